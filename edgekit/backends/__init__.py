@@ -1,0 +1,24 @@
+"""The table of backends and `load`, which opens any artifact or build folder without torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from edgekit.artifact import Format
+from edgekit.backends.base import Backend, ExportSource, Runner
+
+__all__ = ["BACKENDS", "Backend", "ExportSource", "Runner", "get_backend"]
+
+BACKENDS: dict[Format, str] = {
+    "onnx": "edgekit.backends.onnx:OnnxBackend",
+    "openvino": "edgekit.backends.openvino:OpenVinoBackend",
+    "coreml": "edgekit.backends.coreml:CoreMlBackend",
+    "tflite": "edgekit.backends.tflite:TfliteBackend",
+}
+
+
+def get_backend(format_: Format) -> Backend:
+    """The backend of a format; importing it is cheap, its runtime is imported by its methods."""
+    module, _, name = BACKENDS[format_].partition(":")
+    backend: Backend = getattr(import_module(module), name)()
+    return backend

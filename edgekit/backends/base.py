@@ -1,0 +1,78 @@
+"""The two Protocols of a backend: `Backend` turns a float model or a plan into an artifact, `Runner` runs one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2
+    from edgekit.quantize.plan import QuantPlan
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What a backend exports: the baked FP32 model, and the plan when the precision is an integer one.
+
+    `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
+    its patch embedding). `plan` is None for fp32 and fp16.
+    """
+
+    model: DinoV2
+    preprocess: Preprocess
+    plan: QuantPlan | None
+    model_name: str
+    licence: str
+    parent_sha256: str
+    recipe_digest: str
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A loaded artifact. Always fed (B, 3, H, W) float32, whatever the file's own layout; outputs by contract name."""
+
+    artifact: Artifact
+
+    def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """`last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One file format. A backend is one file and one row of `edgekit.backends.BACKENDS`, imported on first use."""
+
+    format: ClassVar[Format]
+
+    def missing(self) -> str | None:
+        """None when export works here; else a sentence that says what is missing and the command that mends it."""
+        ...
+
+    def runner_missing(self) -> str | None:
+        """None when artifacts run here; else why not and the mending command."""
+        ...
+
+    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
+        """Every (precision, variant) this backend can write."""
+        ...
+
+    def filename(self, precision: Precision, variant: Variant) -> str:
+        """File name inside OUT/<format>/, e.g. "model_w8a8_fused.onnx"."""
+        ...
+
+    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
+        """Write `path` atomically and describe it. Raises ExportError or BackendMissing."""
+        ...
+
+    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Load an artifact; None lets the runtime choose its thread count. Raises BackendMissing or DataError."""
+        ...
+
+    def audit(self, artifact: Artifact) -> dict[str, object]:
+        """Placement and fusion: GEMMs in INT8 and in float, attention blocks fused, ops that fell back."""
+        ...

@@ -1,0 +1,278 @@
+"""The reference DINOv2 vision transformer in torch, with the official state-dict keys and the official arithmetic.
+
+Source of the architecture: facebookresearch/dinov2 (Oquab et al. 2023, arXiv 2304.07193; registers: Darcet et al. 2023,
+arXiv 2309.16588). Shapes: B batch, N tokens (1 + R registers + patches), D width, H heads, F hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.errors import RecipeError
+
+Interpolation = Literal["offset", "antialias", "size"]
+
+LAYER_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class DinoV2Config:
+    """Everything that fixes the architecture.
+
+    `interpolation` names one of three ways in which position embeddings are resized in the field: "offset" (official
+    plain models: scale factor with 0.1 added, no antialias), "antialias" (official register models: target size, with
+    antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the (rows, columns) of
+    patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's own once baked.
+    """
+
+    arch: str
+    width: int
+    depth: int
+    heads: int
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    hidden: int = 0  # 0: 4 * width for an MLP; the official 8/3 * width rounded up to 8 for SwiGLU
+    registers: int = 0
+    patch: int = 14
+    grid: tuple[int, int] = (37, 37)
+    interpolation: Interpolation = "offset"
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Width F behind the first linear (for SwiGLU of each of its two halves)."""
+        if self.hidden:
+            return self.hidden
+        return 4 * self.width if self.ffn == "mlp" else (int(4 * self.width * 2 / 3) + 7) // 8 * 8
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per attention head (64 in every official model)."""
+        return self.width // self.heads
+
+    def tokens(self, height: int, width: int) -> int:
+        """Sequence length N = 1 + R + patches for an image of that many pixels."""
+        return 1 + self.registers + (height // self.patch) * (width // self.patch)
+
+
+ARCHITECTURES: dict[str, DinoV2Config] = {
+    f"dinov2_{name}{suffix}": DinoV2Config(
+        arch=f"dinov2_{name}{suffix}", width=width, depth=depth, heads=heads, ffn=ffn, registers=registers,
+        interpolation="antialias" if registers else "offset",
+    )
+    for name, width, depth, heads, ffn in (
+        ("vits14", 384, 12, 6, "mlp"),
+        ("vitb14", 768, 12, 12, "mlp"),
+        ("vitl14", 1024, 24, 16, "mlp"),
+        ("vitg14", 1536, 40, 24, "swiglu"),
+    )
+    for suffix, registers in (("", 0), ("_reg", 4))
+}  # fmt: skip
+
+
+class PatchEmbed(nn.Module):
+    """Image to patch tokens by one unpadded 14x14 convolution of stride 14."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)  # (B, patches, D)
+
+
+class LayerScale(nn.Module):
+    """Learned gain per channel on a branch before it joins the residual stream (Touvron et al. 2021)."""
+
+    def __init__(self, width: int, init: float = 1e-5) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one packed qkv projection; `scale` becomes 1 once folded into the queries."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.scale = config.head_dim**-0.5
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3*D) packed projection -> q, k, v of (B, H, N, D/H) each."""
+        b, n, packed = qkv.shape
+        q, k, v = qkv.reshape(b, n, 3, self.heads, packed // 3 // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T * scale) v with the heads joined again: (B, N, D)."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.mix(*self.split_heads(self.qkv(x))))
+
+
+class Mlp(nn.Module):
+    """fc1 -> GELU -> fc2; `fc2_gain` (F,) is set by the smoothing rewrite and multiplies the GELU output."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.ffn_hidden)
+        self.fc2 = nn.Linear(config.ffn_hidden, config.width)
+        self.fc2_gain: nn.Parameter | None = None
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Input of fc2: (B, N, F)."""
+        h = F.gelu(self.fc1(x))
+        return h if self.fc2_gain is None else h * self.fc2_gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.hidden(x))
+
+
+class SwiGluFfn(nn.Module):
+    """w3(silu(a) * b) with a, b the halves of w12, as in the official giant model."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(config.width, 2 * config.ffn_hidden)
+        self.w3 = nn.Linear(config.ffn_hidden, config.width)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Input of w3: (B, N, F)."""
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return F.silu(a) * b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w3(self.hidden(x))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale on both branches (nn.Identity once folded)."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(config)
+        self.ls1: nn.Module = LayerScale(config.width)
+        self.norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.mlp: Mlp | SwiGluFfn = Mlp(config) if config.ffn == "mlp" else SwiGluFfn(config)
+        self.ls2: nn.Module = LayerScale(config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class DinoV2(nn.Module):
+    """The backbone. State-dict keys equal the official ones, so official checkpoints load with `strict=True`."""
+
+    def __init__(self, config: DinoV2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.grid), config.width))
+        if config.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
+        self.mask_token = nn.Parameter(torch.zeros(1, config.width))
+        self.patch_embed = PatchEmbed(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
+
+    def position_embedding(self, height: int, width: int) -> Tensor:
+        """Position embedding (1, 1 + patches, D) resized to an image of that many pixels (bicubic, float32)."""
+        rows, columns = height // self.config.patch, width // self.config.patch
+        old_rows, old_columns = self.config.grid
+        if (rows, columns) == (old_rows, old_columns):
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].float().reshape(1, old_rows, old_columns, -1).permute(0, 3, 1, 2)
+        if self.config.interpolation == "offset":  # the official +0.1 keeps torch from rounding the size down
+            factors = ((rows + 0.1) / old_rows, (columns + 0.1) / old_columns)
+            grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", antialias=False)
+        else:
+            antialias = self.config.interpolation == "antialias"
+            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=antialias)
+        assert grid.shape[-2:] == (rows, columns)
+        patches = grid.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.cat((self.pos_embed[:, :1], patches.to(self.pos_embed.dtype)), dim=1)
+
+    @torch.no_grad()
+    def bake(self, height: int, width: int) -> DinoV2:
+        """A copy for one image size: position embedding resized once, here and never in the graph.
+
+        Raises:
+            RecipeError: a side is not a positive multiple of the patch size.
+        """
+        patch = self.config.patch
+        for side in (height, width):
+            if side <= 0 or side % patch:
+                raise RecipeError(f"image size {height}x{width} is not a positive multiple of {patch}",
+                                  fix=f"--image-size {max(patch, round(side / patch) * patch)}")
+        from copy import deepcopy
+
+        baked = deepcopy(self)
+        baked.config = replace(self.config, grid=(height // patch, width // patch))
+        baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())
+        return baked.eval()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, 3, height, width) normalised pixels -> (B, N, D) tokens: CLS, registers, patches."""
+        height, width = x.shape[-2:]
+        tokens = self.patch_embed(x)
+        tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), dim=1)
+        tokens = tokens + self.position_embedding(height, width)
+        if self.config.registers:  # registers carry no position
+            registers = self.register_tokens.expand(len(x), -1, -1)
+            tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
+        return tokens
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Final norm over the last block's output (B, N, D)."""
+        return self.norm(x if self.unrotate is None else x @ self.unrotate)
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Features under the official names; `x_prenorm` is the residual stream before the final norm."""
+        tokens = self.embed(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+        normed = self.finish(tokens)
+        first_patch = 1 + self.config.registers
+        return {
+            "x_norm_clstoken": normed[:, 0],
+            "x_norm_regtokens": normed[:, 1:first_patch],
+            "x_norm_patchtokens": normed[:, first_patch:],
+            "x_prenorm": tokens if self.unrotate is None else tokens @ self.unrotate,
+        }
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The export contract: (`last_hidden_state` (B, N, D), `pooler_output` (B, D))."""
+        tokens = self.embed(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+        hidden = self.finish(tokens)
+        return hidden, hidden[:, 0]
+
+
+def random_model(config: DinoV2Config, seed: int = 0) -> DinoV2:
+    """A model with seeded random weights and LayerScale of order one, so that every part of it matters in a test."""
+    generator = torch.Generator().manual_seed(seed)
+    model = DinoV2(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("gamma") or ("norm" in name and name.endswith("weight")):
+                parameter.copy_(1 + 0.1 * noise)
+            elif parameter.ndim >= 2 and "token" not in name and "pos_embed" not in name:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            else:
+                parameter.copy_(0.1 * noise)
+    return model

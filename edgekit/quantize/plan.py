@@ -1,0 +1,202 @@
+"""The QuantPlan: the single numeric truth that the simulator and every backend read, and none of them changes.
+
+A plan holds the rewritten float model (surgery applied, same function as the checkpoint) and, for each quantized GEMM,
+integer weights, weight scales and the quantizer of its input. y = x @ W^T + b is computed in integers as
+
+    acc[n, o] = sum_k (x_q[n, k] - z_n) * w_q[o, k]              exact in int32 (zero point z as uint8)
+    y[n, o]   = acc[n, o] * (x_scale_n * w_scale[o]) + bias[o]   in float32
+
+with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). Weights are symmetric: w_q in [-2^(bits-1)+1, 2^(bits-1)-1].
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgekit.artifact import atomic_path
+from edgekit.errors import DataError
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2, DinoV2Config
+
+PLAN_SCHEMA = "edgekit.plan/1"
+
+
+@dataclass(frozen=True)
+class StaticInput:
+    """One uint8 scale and zero point for the whole tensor, fixed at calibration: real = (q - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+    kind: Literal["static"] = "static"
+
+
+@dataclass(frozen=True)
+class TokenGroupInput:
+    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches)."""
+
+    split: int
+    head: StaticInput
+    tail: StaticInput
+    kind: Literal["token_groups"] = "token_groups"
+
+
+@dataclass(frozen=True)
+class PerTokenInput:
+    """Each token's own range, taken at run time: scale = (max - min) / 255 with 0 inside the range, uint8 asymmetric."""
+
+    kind: Literal["per_token"] = "per_token"
+
+
+InputQuantizer = StaticInput | TokenGroupInput | PerTokenInput
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """One quantized GEMM.
+
+    `weight` int8 (out, in); `weight_scale` float32 (out, groups), groups = 1 for a scale per output channel, else
+    in / group_size; `bias` float32 (out,) belongs to the static input quantizer (bias correction included);
+    `bias_dynamic` is the uncorrected one, for runtimes that quantize activations per token.
+    The patch embedding is stored as a GEMM too: (out, 3 * patch * patch) in the convolution's own element order.
+    """
+
+    name: str  # module path: "blocks.0.attn.qkv", "patch_embed.proj"
+    weight: np.ndarray
+    weight_scale: np.ndarray
+    weight_bits: int
+    bias: np.ndarray
+    bias_dynamic: np.ndarray
+    input: InputQuantizer
+
+    @property
+    def group_size(self) -> int:
+        """Input channels that share a weight scale."""
+        return int(self.weight.shape[1]) // int(self.weight_scale.shape[1])
+
+    def dequantized(self) -> np.ndarray:
+        """Float32 weights (out, in) that the integers stand for."""
+        scale = np.repeat(self.weight_scale, self.group_size, axis=1)
+        return (self.weight.astype(np.float32) * scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """Level "all": the attention products of one block. Scales per tensor and head, symmetric int8 for q, k, v.
+
+    `probability_scale`: softmax numerators exp(s - max) lie in [0, 1] and are rounded to uint8 with scale 1/255; the
+    row sum of the *rounded* numerators divides afterwards, so no probability underflows however many tokens there are.
+    """
+
+    name: str  # "blocks.0.attn"
+    query_scale: np.ndarray  # (H,)
+    key_scale: np.ndarray  # (H,)
+    value_scale: np.ndarray  # (H,)
+    probability_scale: float = 1 / 255
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
+
+    config: DinoV2Config
+    image_size: tuple[int, int]
+    float_tensors: dict[str, np.ndarray]
+    gemms: dict[str, GemmPlan]
+    matmuls: dict[str, MatmulPlan] = field(default_factory=dict)
+    kept_float: dict[str, str] = field(default_factory=dict)  # GEMM name -> reason it is not quantized
+    provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
+
+    def module(self) -> DinoV2:
+        """The rewritten float model as torch module, un-quantized: same function as the checkpoint at this size."""
+        from edgekit.surgery import restore
+
+        return restore(self.config, self.float_tensors)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (safetensors; the JSON part is in its header metadata) atomically."""
+        from safetensors.numpy import save_file
+
+        tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
+        meta: dict[str, Any] = {
+            "schema": PLAN_SCHEMA, "config": asdict(self.config), "image_size": self.image_size, "gemms": {},
+            "matmuls": {}, "kept_float": self.kept_float, "provenance": self.provenance,
+        }  # fmt: skip
+        for name, gemm in self.gemms.items():
+            for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
+                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
+        for name, matmul in self.matmuls.items():
+            for part in ("query_scale", "key_scale", "value_scale"):
+                tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
+            meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: Path) -> QuantPlan:
+        """Read a plan written by `save`; raises DataError when it is missing, truncated or no plan."""
+        from safetensors import SafetensorError, safe_open
+
+        from edgekit.models.dinov2 import DinoV2Config
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})["edgekit.plan"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise DataError(f"{path} is not a readable quantization plan", why=str(error),
+                            fix="edgekit quantize --model demo --out " + str(path)) from None
+        if meta["schema"] != PLAN_SCHEMA:
+            raise DataError(f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
+                            fix="edgekit quantize again")
+        config = meta["config"]
+        config["grid"] = tuple(config["grid"])
+        return cls(
+            config=DinoV2Config(**config),
+            image_size=tuple(meta["image_size"]),
+            float_tensors={k.removeprefix("float/"): v for k, v in tensors.items() if k.startswith("float/")},
+            gemms={
+                name: GemmPlan(
+                    name, *(tensors[f"gemm/{name}/{part}"] for part in ("weight", "weight_scale")),
+                    weight_bits=entry["weight_bits"], bias=tensors[f"gemm/{name}/bias"],
+                    bias_dynamic=tensors[f"gemm/{name}/bias_dynamic"], input=_input_from(entry["input"]),
+                )
+                for name, entry in meta["gemms"].items()
+            },
+            matmuls={
+                name: MatmulPlan(name, *(tensors[f"matmul/{name}/{part}"] for part in
+                                         ("query_scale", "key_scale", "value_scale")), entry["probability_scale"])
+                for name, entry in meta["matmuls"].items()
+            },
+            kept_float=meta["kept_float"],
+            provenance=meta["provenance"],
+        )  # fmt: skip
+
+
+def _input_from(entry: dict[str, Any]) -> InputQuantizer:
+    match entry["kind"]:
+        case "static":
+            return StaticInput(entry["scale"], entry["zero_point"])
+        case "token_groups":
+            return TokenGroupInput(entry["split"], _static(entry["head"]), _static(entry["tail"]))
+        case "per_token":
+            return PerTokenInput()
+        case other:
+            raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
+
+
+def _static(entry: dict[str, Any]) -> StaticInput:
+    return StaticInput(entry["scale"], entry["zero_point"])
+
+
+def gemm_names(config: DinoV2Config, *, patch_embed: bool = True) -> list[str]:
+    """Names of all weight GEMMs in the order they run."""
+    parts = ["attn.qkv", "attn.proj", *(["mlp.fc1", "mlp.fc2"] if config.ffn == "mlp" else ["mlp.w12", "mlp.w3"])]
+    names = [f"blocks.{i}.{part}" for i in range(config.depth) for part in parts]
+    return ["patch_embed.proj", *names] if patch_embed else names

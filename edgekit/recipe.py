@@ -1,0 +1,102 @@
+"""The typed recipe: everything that decides what a build produces, readable from TOML, with a digest that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from edgekit.artifact import Format, Frozen, Precision
+from edgekit.errors import RecipeError
+
+PATCH = 14  # pixels per patch side, the same in every DINOv2 model
+
+
+class CalibrationRecipe(Frozen):
+    """Which images the quantizer may look at. `source` is a folder, or "demo" for the photographs of pip packages."""
+
+    source: str = "demo"
+    samples: int = Field(64, ge=1)
+
+
+class QuantizeRecipe(Frozen):
+    """The steps of the quantization engine, in the order they run. Each can be switched off for an ablation."""
+
+    level: Literal["linears", "all"] = "linears"  # "all": attention matmuls are integer too
+    weight_bits: Literal[4, 7, 8] = 8
+    group_size: int | None = None  # input channels that share a weight scale; None = whole row
+    overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
+    tier: Literal["speed", "quality"] = "speed"  # of the fused ops: 8-bit or 16-bit activations
+    smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs
+    fc2_scale: Literal["off", "search"] = "search"  # explicit per-channel scale behind GELU
+    centre_keys: bool = True
+    centre_values: bool = True
+    balance_values: bool = True  # V -> projection scale folding
+    rotate: Literal["off", "on", "auto"] = "off"  # mean-preserving rotation instead of smoothing
+    activation_range: Literal["minmax", "percentile", "mse", "block"] = "block"
+    token_groups: Literal["off", "on", "auto"] = "auto"  # separate scales for CLS + registers
+    rounding: Literal["rtn", "mse", "gptq"] = "gptq"
+    ridge: bool = True  # ERQ: absorb the activation error into the weights
+    bias_correction: bool = True
+    promote: int = Field(0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
+    max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
+
+
+class Recipe(Frozen):
+    """One build. `Recipe()` is the demo; recipes/<name>.toml holds others; the CLI's flags override single fields."""
+
+    model: str = "demo"
+    image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
+    formats: tuple[Format, ...] = ("onnx",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+    fused: bool = True
+    normalize: Literal["host", "graph"] = "host"
+    calibration: CalibrationRecipe = CalibrationRecipe()
+    evaluation: str = "demo"  # folder, or "demo"
+    evaluation_samples: int = Field(32, ge=1)
+    quantize: QuantizeRecipe = QuantizeRecipe()
+    seed: int = 0
+
+    @field_validator("image_size")
+    @classmethod
+    def _sizes_are_whole_patches(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        for height, width in sizes:
+            for side in (height, width):
+                if side <= 0 or side % PATCH:
+                    near = max(PATCH, round(side / PATCH) * PATCH)
+                    raise ValueError(f"image size {side} is not a positive multiple of {PATCH}; the nearest is {near}")
+        if not sizes:
+            raise ValueError("at least one image size is needed")
+        return sizes
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def make(cls, values: dict[str, Any]) -> Recipe:
+        """Validate a plain dictionary; raises RecipeError naming each bad key, its value and the reason."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
+            raise RecipeError(f"the recipe is not valid: {problems}", fix="edgekit build --help") from None
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Recipe:
+        """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
+        try:
+            return cls.make(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise RecipeError(f"cannot read recipe {path}", why=error.strerror or "", fix="ls recipes/") from None
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{path} is not valid TOML", why=str(error)) from None

@@ -1,0 +1,39 @@
+"""Exact float rewrites: each takes a baked DinoV2 and returns an equal function that quantizes better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2, DinoV2Config
+
+
+def state_of(model: DinoV2) -> dict[str, np.ndarray]:
+    """Float32 arrays that `restore` rebuilds `model` from: its state dict, and each block's attention scale."""
+    tensors = {key: value.detach().float().cpu().numpy() for key, value in model.state_dict().items()}
+    tensors |= {f"blocks.{i}.attn.scale": np.float32([block.attn.scale]) for i, block in enumerate(model.blocks)}
+    return tensors
+
+
+def restore(config: DinoV2Config, tensors: dict[str, np.ndarray]) -> DinoV2:
+    """Rebuild a rewritten model: absent LayerScale means folded, present `fc2_gain` / `unrotate` are set."""
+    import torch
+    from torch import nn
+
+    from edgekit.models.dinov2 import DinoV2
+
+    model = DinoV2(config)
+    for i, block in enumerate(model.blocks):
+        block.attn.scale = float(tensors[f"blocks.{i}.attn.scale"][0])
+        for scale in ("ls1", "ls2"):
+            if f"blocks.{i}.{scale}.gamma" not in tensors:
+                setattr(block, scale, nn.Identity())
+        if f"blocks.{i}.mlp.fc2_gain" in tensors:
+            block.mlp.fc2_gain = nn.Parameter(torch.empty(config.ffn_hidden))
+    if "unrotate" in tensors:
+        model.unrotate = nn.Parameter(torch.empty(config.width, config.width))
+    state = {key: torch.from_numpy(np.array(value)) for key, value in tensors.items() if not key.endswith("attn.scale")}
+    model.load_state_dict(state, strict=True)
+    return model.eval()
