@@ -1,0 +1,56 @@
+"""The official eval transform in PIL and numpy: shortest edge by bicubic, centre crop, ImageNet mean and deviation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgekit.artifact import Preprocess
+from edgekit.errors import DataError
+from edgekit.images.read import read_image
+
+_MAX_RESIZED_PIXELS = 100_000_000
+
+
+def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
+    """(3, H, W) float32 for a model: ImageNet-normalised, or RGB 0..255 when the graph normalises.
+
+    The same steps and roundings as torchvision's Resize and CenterCrop in facebookresearch/dinov2
+    (dinov2/data/transforms.py, make_classification_eval_transform).
+
+    Raises:
+        DataError: unreadable file, or so thin an image that it cannot be resized in memory.
+    """
+    name = f"{image}" if isinstance(image, Path) else "the image"
+    picture = read_image(image) if isinstance(image, Path) else image.convert("RGB")
+    height, width = transform.input_size
+    short, long = sorted(picture.size)
+    long = int(transform.resize * long / short)
+    if transform.resize * long > _MAX_RESIZED_PIXELS:
+        raise DataError(f"{name} is too thin: {picture.width} x {picture.height} pixels")
+    size = (transform.resize, long) if picture.width <= picture.height else (long, transform.resize)
+    picture = _centre_crop(picture.resize(size, Image.Resampling.BICUBIC), height, width)
+    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3) 0..255
+    if transform.normalize == "host":
+        pixels = (pixels / 255 - np.float32(transform.mean)) / np.float32(transform.std)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def to_pixels(pixel_values: np.ndarray, transform: Preprocess) -> np.ndarray:
+    """What the model saw, for thumbnails: (..., 3, H, W) from `preprocess` -> (..., H, W, 3) uint8."""
+    pixels = np.moveaxis(pixel_values, -3, -1)
+    if transform.normalize == "host":
+        pixels = (pixels * np.float32(transform.std) + np.float32(transform.mean)) * 255
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+
+
+def _centre_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Crop about the centre; where the crop is larger (non-square targets) the border is black, as in torchvision."""
+    if picture.width < width or picture.height < height:
+        padded = Image.new("RGB", (max(width, picture.width), max(height, picture.height)))
+        padded.paste(picture, ((padded.width - picture.width) // 2, (padded.height - picture.height) // 2))
+        picture = padded
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
