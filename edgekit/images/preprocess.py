@@ -34,7 +34,7 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
     picture = _centre_crop(picture.resize(size, Image.Resampling.BICUBIC), height, width)
     pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3) 0..255
     if transform.normalize == "host":
-        pixels = (pixels / 255 - np.float32(transform.mean)) / np.float32(transform.std)
+        pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -42,8 +42,13 @@ def to_pixels(pixel_values: np.ndarray, transform: Preprocess) -> np.ndarray:
     """What the model saw, for thumbnails: (..., 3, H, W) from `preprocess` -> (..., H, W, 3) uint8."""
     pixels = np.moveaxis(pixel_values, -3, -1)
     if transform.normalize == "host":
-        pixels = (pixels * np.float32(transform.std) + np.float32(transform.mean)) * 255
-    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+        pixels = (pixels * _per_channel(transform.std) + _per_channel(transform.mean)) * 255
+    rounded: np.ndarray = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+def _per_channel(values: tuple[float, float, float]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
 
 
 def _centre_crop(picture: Image.Image, height: int, width: int) -> Image.Image:

@@ -36,8 +36,16 @@ def read_image(path: Path) -> Image.Image:
         why = "the file is empty" if path.stat().st_size == 0 else "not an image"
         raise DataError(f"cannot read {path}", why=why) from None
     # what Pillow's decoders raise on damaged bytes, over the formats
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error,
-            Image.DecompressionBombError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        TypeError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise DataError(f"cannot read {path}", why=getattr(error, "strerror", None) or str(error)) from None
 
 

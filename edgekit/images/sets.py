@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,62 +82,79 @@ def load_set(
             pixels.append(preprocess(crop, transform))
             if progress:
                 progress(len(pixels), len(crops))
-        return _collect(DEMO, np.stack(pixels), tuple(name for name, _ in crops), None, (), transform)
-    return _load_folder(Path(source), transform, samples, seed, disjoint_from, progress)
-
-
-def _load_folder(
-    root: Path, transform: Preprocess, samples: int | None, seed: int, disjoint_from: ImageSet | None,
-    progress: Progress | None,
-) -> ImageSet:  # fmt: skip
+        return _image_set(DEMO, transform, pixels, [name for name, _ in crops])
+    root = Path(source)
     folder = ImageFolder.scan(root)
-    taken = (
-        set(disjoint_from.paths) if disjoint_from and Path(disjoint_from.source).resolve() == root.resolve() else set()
-    )
-    waiting = [i for i, path in enumerate(folder.paths) if path.as_posix() not in taken]
-    if not waiting:
-        raise DataError(f"every image of {root} is in the other set already", fix="use two folders, or fewer --samples")
+    waiting = _draw(folder, samples, seed, disjoint_from)
     wanted = min(samples or len(waiting), len(waiting))
-    if wanted < len(waiting):
-        np.random.default_rng(seed).shuffle(waiting)
-
-    def read(index: int) -> np.ndarray | Skipped:
-        path = folder.paths[index]
-        try:
-            return preprocess(root / path, transform)
-        except DataError as error:
-            return Skipped(path.as_posix(), error.why or error.what)
-
-    pixels: dict[int, np.ndarray] = {}
+    read: dict[int, np.ndarray] = {}
     skipped: list[Skipped] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
-        while waiting and len(pixels) < wanted:  # each round replaces the images that the last one had to skip
-            now, waiting = waiting[: wanted - len(pixels)], waiting[wanted - len(pixels) :]
-            for index, result in zip(now, pool.map(read, now), strict=True):
+        while waiting and len(read) < wanted:  # each round replaces the images that the last one had to skip
+            now, waiting = waiting[: wanted - len(read)], waiting[wanted - len(read) :]
+            results = pool.map(lambda index: _read(folder, index, transform), now)
+            for index, result in zip(now, results, strict=True):
                 if isinstance(result, Skipped):
                     skipped.append(result)
                 else:
-                    pixels[index] = result
+                    read[index] = result
                 if progress:
-                    progress(len(pixels), wanted)
-    if not pixels:
+                    progress(len(read), wanted)
+    if not read:
         reasons = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
         raise DataError(f"none of the {len(skipped)} images in {root} can be read", why=reasons)
-    order = sorted(pixels)
-    return _collect(
+    order = sorted(read)
+    return _image_set(
         str(root),
-        np.stack([pixels.pop(i) for i in order]),
-        tuple(folder.paths[i].as_posix() for i in order),
-        tuple(folder.labels[i] for i in order) if folder.labels else None,
-        tuple(sorted(skipped, key=lambda s: s.path)),
         transform,
+        [read.pop(i) for i in order],
+        [folder.paths[i].as_posix() for i in order],
+        labels=[folder.labels[i] for i in order] if folder.labels else None,
+        skipped=sorted(skipped, key=lambda s: s.path),
     )
 
 
-def _collect(
-    source: str, pixels: np.ndarray, paths: tuple[str, ...], labels: tuple[str, ...] | None,
-    skipped: tuple[Skipped, ...], transform: Preprocess,
-) -> ImageSet:  # fmt: skip
+def _draw(folder: ImageFolder, samples: int | None, seed: int, disjoint_from: ImageSet | None) -> list[int]:
+    """Indices into `folder.paths` in the order in which they are to be tried: shuffled only if not all are wanted."""
+    same = disjoint_from is not None and Path(disjoint_from.source).resolve() == folder.root.resolve()
+    taken = set(disjoint_from.paths) if disjoint_from and same else set()
+    indices = [i for i, path in enumerate(folder.paths) if path.as_posix() not in taken]
+    if not indices:
+        raise DataError(
+            f"every image of {folder.root} is in the other set already",
+            fix="name two folders, or take fewer --samples",
+        )
+    if samples is not None and samples < len(indices):
+        np.random.default_rng(seed).shuffle(indices)
+    return indices
+
+
+def _read(folder: ImageFolder, index: int, transform: Preprocess) -> np.ndarray | Skipped:
+    path = folder.paths[index]
+    try:
+        return preprocess(folder.root / path, transform)
+    except DataError as error:
+        return Skipped(path.as_posix(), error.why or error.what)
+
+
+def _image_set(
+    source: str,
+    transform: Preprocess,
+    images: list[np.ndarray],
+    paths: list[str],
+    *,
+    labels: list[str] | None = None,
+    skipped: Sequence[Skipped] = (),
+) -> ImageSet:
+    pixel_values = np.stack(images)
     digest = hashlib.sha256("\n".join((transform.model_dump_json(), *paths)).encode())
-    digest.update(pixels.data)
-    return ImageSet(source, pixels, paths, labels, skipped, transform, digest.hexdigest())
+    digest.update(pixel_values.data)
+    return ImageSet(
+        source=source,
+        pixel_values=pixel_values,
+        paths=tuple(paths),
+        labels=None if labels is None else tuple(labels),
+        skipped=tuple(skipped),
+        preprocess=transform,
+        digest=digest.hexdigest(),
+    )

@@ -25,7 +25,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else (heads), under its own keys."""
+    """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
 
     config: DinoV2Config
     tensors: dict[str, Tensor]
@@ -93,8 +93,9 @@ def _read(path: Path) -> _Raw:
             from edgekit.models.onnx_weights import read_onnx
 
             export = read_onnx(path)
-            return _Raw(export.state, {"interpolation": export.interpolation} if export.interpolation else {},
-                        origin=" (onnx)")  # fmt: skip
+            return _Raw(
+                export.state, {"interpolation": export.interpolation} if export.interpolation else {}, origin=" (onnx)"
+            )
         case other:
             raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
 
@@ -120,11 +121,15 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path} holds more than tensors, or is damaged", why=str(error).splitlines()[0],
-                        fix="save its state_dict() as .safetensors; edgekit never unpickles code") from None  # fmt: skip
+        raise DataError(
+            f"{path} holds more than tensors, or is damaged",
+            why=str(error).splitlines()[0],
+            fix="save its state_dict() as .safetensors; edgekit never unpickles code",
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged or truncated", why=str(error).splitlines()[0],
-                        fix="download it again") from None  # fmt: skip
+        raise DataError(
+            f"{path} is damaged or truncated", why=str(error).splitlines()[0], fix="download it again"
+        ) from None
     if not isinstance(tree, Mapping):
         raise DataError(f"{path} holds a {type(tree).__name__}, not a state dict")
     return flatten(tree)
@@ -153,8 +158,11 @@ def _read_directory(path: Path) -> _Raw:
             return replace(raw, hints=hints | raw.hints)
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     if len(files) != 1:
-        raise DataError(f"{path} holds {len(files)} checkpoint files",
-                        why="one file, or Hugging Face's model.safetensors, is needed", fix="name the file itself")  # fmt: skip
+        raise DataError(
+            f"{path} holds {len(files)} checkpoint files",
+            why="one file, or Hugging Face's model.safetensors, is needed",
+            fix="name the file itself",
+        )
     raw = _read(files[0])
     return replace(raw, hints=hints | raw.hints)
 
@@ -175,18 +183,26 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
         raise DataError(f"patches of {patch} pixels", why="every DINOv2 model has patches of 14")
     side = math.isqrt(positions)
     if side * side != positions:
-        raise DataError(f"a position embedding of {positions} patches is no square grid",
-                        fix="use the checkpoint from before it was fixed to one image size")  # fmt: skip
+        raise DataError(
+            f"a position embedding of {positions} patches is no square grid",
+            fix="use the checkpoint from before it was fixed to one image size",
+        )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
     heads = hints.get("heads", width // _HEAD_DIM)
     if not heads or width % heads:
         raise DataError(f"width {width} does not split into heads of {_HEAD_DIM}", fix="keep its config.json beside it")
     plain: Interpolation = "offset" if layout == "official" else "size"
     config = DinoV2Config(
-        arch="", width=width, heads=heads, registers=registers, ffn="swiglu" if swiglu else "mlp", hidden=hidden,
-        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")), grid=(side, side),
+        arch="",
+        width=width,
+        heads=heads,
+        registers=registers,
+        ffn="swiglu" if swiglu else "mlp",
+        hidden=hidden,
+        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
+        grid=(side, side),
         interpolation=hints.get("interpolation", "antialias" if registers else plain),
-    )  # fmt: skip
+    )
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
     return replace(config, arch=_arch(config))
@@ -213,12 +229,17 @@ def _fit(tensors: dict[str, Tensor], config: DinoV2Config) -> tuple[dict[str, Te
         tensors["mask_token"] = torch.zeros(wanted["mask_token"])
     missing = sorted(wanted.keys() - tensors.keys())
     if missing:
-        raise DataError(f"{len(missing)} tensors of {config.arch} are missing ({', '.join(missing[:3])} ...)",
-                        why="it is another model, or not a float export")  # fmt: skip
+        raise DataError(
+            f"{len(missing)} tensors of {config.arch} are missing ({', '.join(missing[:3])} ...)",
+            why="it is another model, or not a float export",
+        )
     for key, shape in wanted.items():
         if tuple(tensors[key].shape) != shape:
-            raise DataError(f"{key} has shape {tuple(tensors[key].shape)}, {config.arch} needs {shape}",
-                            why="it is a checkpoint of another model", fix="edgekit models")  # fmt: skip
+            raise DataError(
+                f"{key} has shape {tuple(tensors[key].shape)}, {config.arch} needs {shape}",
+                why="it is a checkpoint of another model",
+                fix="edgekit models",
+            )
         if not torch.isfinite(tensors[key]).all():
             raise DataError(
                 f"{key} holds NaN or infinite values", why="the checkpoint is damaged", fix="download it again"

@@ -28,13 +28,17 @@ def download(url: str, path: Path, *, sha256: str | None) -> Path:
 
     pooch.get_logger().setLevel("ERROR")
     try:
-        pooch.retrieve(url, known_hash=sha256 and f"sha256:{sha256}", fname=path.name, path=path.parent,
-                       downloader=_fetch)  # fmt: skip
+        pooch.retrieve(
+            url, known_hash=sha256 and f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=_fetch
+        )
     except ValueError as error:
         if "hash" not in str(error):
             raise
-        raise DataError(f"{url} is not the file that is expected", why=f"its sha256 is not {sha256}",
-                        fix="try again; if it stays so, pass a checkpoint you trust with --model PATH") from None  # fmt: skip
+        raise DataError(
+            f"{url} is not the file that is expected",
+            why=f"its sha256 is not {sha256}",
+            fix="try again; if it stays so, pass a checkpoint you trust with --model PATH",
+        ) from None
     except OSError as error:
         raise DataError(
             f"cannot write {path.parent}", why=str(error), fix="set EDGEKIT_CACHE to a writable folder"
@@ -51,13 +55,19 @@ def _fetch(url: str, output_file: str, _pooch: object) -> None:
         try:
             problem = _continue(url, part)
         except urllib.error.HTTPError as error:
-            raise DataError(f"cannot download {url}", why=f"HTTP {error.code} {error.reason}",
-                            fix="pass a local checkpoint with --model PATH") from None  # fmt: skip
+            raise DataError(
+                f"cannot download {url}",
+                why=f"HTTP {error.code} {error.reason}",
+                fix="pass a local checkpoint with --model PATH",
+            ) from None
         except (HTTPException, ConnectionError, TimeoutError) as error:
             problem = f"{type(error).__name__}: {error}"
         except urllib.error.URLError as error:
-            raise DataError(f"cannot download {url}", why=f"no connection: {error.reason}",
-                            fix="check the network, or pass a local checkpoint with --model PATH") from None  # fmt: skip
+            raise DataError(
+                f"cannot download {url}",
+                why=f"no connection: {error.reason}",
+                fix="check the network, or pass a local checkpoint with --model PATH",
+            ) from None
         if not problem:
             os.replace(part, output)
             return

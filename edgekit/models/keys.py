@@ -88,8 +88,10 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
     found = find_backbone(state)
     if found is None:
         some = ", ".join(list(state)[:3]) or "nothing"
-        raise DataError(f"no DINOv2 backbone among {len(state)} tensors ({some} ...)",
-                        why="neither " + " nor ".join(ANCHORS.values()) + " is there")  # fmt: skip
+        raise DataError(
+            f"no DINOv2 backbone among {len(state)} tensors ({some} ...)",
+            why="neither " + " nor ".join(ANCHORS.values()) + " is there",
+        )
     layout, prefix = found
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -59,15 +59,20 @@ def read_onnx(path: Path) -> OnnxExport:
     try:
         graph = onnx.load(path).graph
     except Exception as error:  # protobuf, checker and external-data errors share no base class
-        raise DataError(f"{path} is not a readable ONNX file", why=str(error).splitlines()[0] if str(error) else "truncated",
-                        fix="export or download it again") from None  # fmt: skip
+        raise DataError(
+            f"{path} is not a readable ONNX file",
+            why=str(error).splitlines()[0] if str(error) else "truncated",
+            fix="export or download it again",
+        ) from None
     view = _Graph(graph)
     state = view.state()
     found = find_backbone(state)
     if found is None:
-        raise DataError(f"{path} holds no DINOv2 backbone that can be recognised",
-                        why="no initializer is named " + " or ".join(ANCHORS.values()),
-                        fix="use the checkpoint it was exported from")  # fmt: skip
+        raise DataError(
+            f"{path} holds no DINOv2 backbone that can be recognised",
+            why="no initializer is named " + " or ".join(ANCHORS.values()),
+            fix="use the checkpoint it was exported from",
+        )
     layout, prefix = found
     key = prefix + _POSITION_KEY[layout]
     if key not in state:
@@ -134,8 +139,9 @@ class _Graph:
                             return torch.cat((self.tensors[first], self.tensors[name]), dim=1)
                 if node.op_type == "Add" and name in node.input:
                     return self.tensors[name]
-        raise DataError(f"{path} holds no position embedding that can be recognised",
-                        fix="use the checkpoint it was exported from")  # fmt: skip
+        raise DataError(
+            f"{path} holds no position embedding that can be recognised", fix="use the checkpoint it was exported from"
+        )
 
     def _downstream(self, value: str) -> Iterator[NodeProto]:
         """Readers of a value, and of what they make as long as they only move or resize it."""

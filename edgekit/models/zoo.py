@@ -129,9 +129,11 @@ def find(name: str) -> ZooEntry:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    raise RecipeError(f"unknown model {name!r}: neither a name of the zoo nor an existing file or folder",
-                      why="did you mean " + " or ".join(near) + "?" if near else "",
-                      fix=f"edgekit build --model {near[0]}" if near else "edgekit models")  # fmt: skip
+    raise RecipeError(
+        f"unknown model {name!r}: neither a name of the zoo nor an existing file or folder",
+        why="did you mean " + " or ".join(near) + "?" if near else "",
+        fix=f"edgekit build --model {near[0]}" if near else "edgekit models",
+    )
 
 
 def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
@@ -148,8 +150,9 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     path = Path(name_or_path).expanduser()
     known = any(str(name_or_path) in (entry.name, *entry.aliases) for entry in ENTRIES)
     if not known and path.exists():
-        return _loaded(path, name=path.name, source=str(path), licence="unknown: the file does not say",
-                       origin="local checkpoint")  # fmt: skip
+        return _loaded(
+            path, name=path.name, source=str(path), licence="unknown: the file does not say", origin="local checkpoint"
+        )
     entry = find(str(name_or_path))
     attempts: list[str] = []
     for source in entry.sources:
@@ -161,16 +164,32 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
             attempts.append(f"{source.describe()}: {error}")
             continue
         attempts.append(f"{source.describe()}: ok")
-        return _loaded(path, name=entry.name, source=source.describe(), licence=entry.licence, origin=entry.origin,
-                       config=entry.config, attempts=tuple(attempts))  # fmt: skip
-    raise DataError(f"no source of {entry.name} could be reached", why="; ".join(attempts),
-                    fix="download the checkpoint elsewhere and pass --model PATH")  # fmt: skip
+        return _loaded(
+            path,
+            name=entry.name,
+            source=source.describe(),
+            licence=entry.licence,
+            origin=entry.origin,
+            config=entry.config,
+            attempts=tuple(attempts),
+        )
+    raise DataError(
+        f"no source of {entry.name} could be reached",
+        why="; ".join(attempts),
+        fix="download the checkpoint elsewhere and pass --model PATH",
+    )
 
 
 def _loaded(
-    path: Path, *, name: str, source: str, licence: str, origin: str,
-    config: DinoV2Config | None = None, attempts: tuple[str, ...] = (),
-) -> LoadedModel:  # fmt: skip
+    path: Path,
+    *,
+    name: str,
+    source: str,
+    licence: str,
+    origin: str,
+    config: DinoV2Config | None = None,
+    attempts: tuple[str, ...] = (),
+) -> LoadedModel:
     from edgekit.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path, config=config)
