@@ -35,7 +35,7 @@ class SaliencyHead(nn.Module):
     def forward(self, patch_tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, P, D) patch tokens of the final norm on a grid of (rows, columns) -> (B, H, W) saliency in 0..1."""
         rows, columns = grid
-        x = patch_tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (B, D, rows, columns)
+        x = patch_tokens.transpose(1, 2).reshape(len(patch_tokens), -1, rows, columns)  # (B, D, rows, columns)
         for i in (1, 2, 3):
             x = F.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"upconv{i}")(x)))
         x = self.final_conv(x)  # (B, 1, 8 * rows, 8 * columns)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Interpolation = Literal["offset", "antialias", "size"]
+Ffn = Literal["mlp", "swiglu"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DinoV2Config:
     width: int
     depth: int
     heads: int
-    ffn: Literal["mlp", "swiglu"] = "mlp"
+    ffn: Ffn = "mlp"
     hidden: int = 0  # 0: 4 * width for an MLP; the official 8/3 * width rounded up to 8 for SwiGLU
     registers: int = 0
     patch: int = 14
@@ -46,16 +47,18 @@ class DinoV2Config:
         return 1 + self.registers + (height // self.patch) * (width // self.patch)
 
 
+_SIZES: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, heads, feed-forward
+    ("vits14", 384, 12, 6, "mlp"),
+    ("vitb14", 768, 12, 12, "mlp"),
+    ("vitl14", 1024, 24, 16, "mlp"),
+    ("vitg14", 1536, 40, 24, "swiglu"),
+)
+
 ARCHITECTURES: dict[str, DinoV2Config] = {
-    f"dinov2_{name}{suffix}": DinoV2Config(
-        arch=f"dinov2_{name}{suffix}", width=width, depth=depth, heads=heads, ffn=ffn, registers=registers,
-        interpolation="antialias" if registers else "offset",
+    config.arch: config
+    for name, width, depth, heads, ffn in _SIZES
+    for config in (
+        DinoV2Config(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
+        DinoV2Config(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
     )
-    for name, width, depth, heads, ffn in (
-        ("vits14", 384, 12, 6, "mlp"),
-        ("vitb14", 768, 12, 12, "mlp"),
-        ("vitl14", 1024, 24, 16, "mlp"),
-        ("vitg14", 1536, 40, 24, "swiglu"),
-    )
-    for suffix, registers in (("", 0), ("_reg", 4))
-}  # fmt: skip
+}

@@ -7,6 +7,7 @@ arXiv 2309.16588). Shapes: B batch, N tokens (1 + R registers + patches), D widt
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -132,7 +133,7 @@ class DinoV2(nn.Module):
             self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.patch_embed = PatchEmbed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config) for _ in range(config.depth))  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
         self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
 
