@@ -141,28 +141,38 @@ class Manifest(BaseModel):
                             fix="edgekit build again into an empty folder") from error
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, or of a directory as the digest of its sorted relative paths and file digests."""
+def files_of(path: Path) -> list[Path]:
+    """Files of the artifact at `path`, sorted: all of a directory, `.xml` and `.bin` of an OpenVINO IR, else itself."""
     if path.is_dir():
-        total = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            total.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
-        return total.hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of several (see `files_of`) as the digest of their relative paths and file digests."""
+    if files_of(path) == [path]:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    root = path if path.is_dir() else path.parent
+    total = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(root).as_posix()}\0{digest}\n".encode())
+    return total.hexdigest()
 
 
 def size_mb_of(path: Path) -> float:
-    """Size in MB (10^6 bytes) of a file or a whole directory."""
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return round(sum(p.stat().st_size for p in files) / 1e6, 3)
+    """Size in MB (10^6 bytes) of all files of an artifact."""
+    return round(sum(p.stat().st_size for p in files_of(path)) / 1e6, 3)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; rename it to `path` on success, remove it on any failure (Ctrl-C included).
 
-    The sibling keeps the file suffix, since converters choose their format by it. Works for files and directories.
+    The sibling keeps the file suffix, since converters choose their format by it. Works for files and directories;
+    what a converter writes beside its file (the `.bin` of an `.xml`) is renamed first, the file itself last.
     """
     import shutil
 
@@ -173,6 +183,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        for companion in sorted(p for p in holder.iterdir() if p != temporary):
+            os.replace(companion, path.parent / companion.name)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
