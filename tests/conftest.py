@@ -1,0 +1,51 @@
+"""Models that every test may use. They are shared: copy (or `bake`) before changing one."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgekit.models import zoo
+from edgekit.models.dinov2 import DinoV2, random_model
+from tests import generators
+
+
+@pytest.fixture(scope="session")
+def demo() -> zoo.LoadedModel:
+    """The demo checkpoint with its saliency head, downloaded once per machine into edgekit's cache."""
+    return zoo.load("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo: zoo.LoadedModel) -> DinoV2:
+    """The un-baked ViT-S/14 with real weights."""
+    return demo.model
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> DinoV2:
+    """Random 2-block model without registers."""
+    return random_model(generators.TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_reg_model() -> DinoV2:
+    """Random 2-block model with 4 registers."""
+    return random_model(generators.TINY_REG)
+
+
+@pytest.fixture(scope="session")
+def tiny_swiglu_model() -> DinoV2:
+    """Random 2-block SwiGLU model with 4 registers."""
+    return random_model(generators.TINY_SWIGLU)
+
+
+@pytest.fixture(scope="session")
+def wide_demo_model(demo_model: DinoV2) -> DinoV2:
+    """A ViT-B/14 that computes what the demo ViT-S/14 does, twice over."""
+    return generators.duplicate_width(demo_model)
+
+
+@pytest.fixture(scope="session")
+def stress_model(demo_model: DinoV2) -> DinoV2:
+    """The demo function with injected outliers."""
+    return generators.inject_outliers(demo_model)
