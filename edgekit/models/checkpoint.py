@@ -93,9 +93,8 @@ def _read(path: Path) -> _Raw:
             from edgekit.models.onnx_weights import read_onnx
 
             export = read_onnx(path)
-            return _Raw(
-                export.state, {"interpolation": export.interpolation} if export.interpolation else {}, origin=" (onnx)"
-            )
+            hints = {"interpolation": export.interpolation, "grid": export.grid}
+            return _Raw(export.state, {k: v for k, v in hints.items() if v is not None}, origin=" (onnx)")
         case other:
             raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
 
@@ -181,10 +180,10 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
         raise DataError(f"the backbone lacks {error.args[0]}") from None
     if patch != 14:
         raise DataError(f"patches of {patch} pixels", why="every DINOv2 model has patches of 14")
-    side = math.isqrt(positions)
-    if side * side != positions:
+    grid = hints.get("grid") or (math.isqrt(positions),) * 2
+    if math.prod(grid) != positions:
         raise DataError(
-            f"a position embedding of {positions} patches is no square grid",
+            f"a position embedding of {positions} patches is no {grid[0]}x{grid[1]} grid",
             fix="use the checkpoint from before it was fixed to one image size",
         )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
@@ -200,7 +199,7 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
         depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
-        grid=(side, side),
+        grid=grid,
         interpolation=hints.get("interpolation", "antialias" if registers else plain),
     )
     if hidden == replace(config, hidden=0).ffn_hidden:

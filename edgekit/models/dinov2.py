@@ -164,8 +164,10 @@ class DinoV2(nn.Module):
         patch = self.config.patch
         for side in (height, width):
             if side <= 0 or side % patch:
-                raise RecipeError(f"image size {height}x{width} is not a positive multiple of {patch}",
-                                  fix=f"--image-size {max(patch, round(side / patch) * patch)}")
+                raise RecipeError(
+                    f"image size {height}x{width} is not a positive multiple of {patch}",
+                    fix=f"--image-size {max(patch, round(side / patch) * patch)}",
+                )
         baked = deepcopy(self)
         baked.config = replace(self.config, grid=(height // patch, width // patch))
         baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())

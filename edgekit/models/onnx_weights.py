@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,58 +14,60 @@ from torch import Tensor
 
 from edgekit.errors import BackendMissing, DataError
 from edgekit.models.config import Interpolation
-from edgekit.models.keys import ANCHORS, find_backbone
+from edgekit.models.keys import ANCHORS, Layout, find_backbone
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
-_POSITION_KEY = {"official": "pos_embed", "huggingface": "embeddings.position_embeddings"}
-_MOVES = {
-    "Reshape",
-    "Transpose",
-    "Cast",
-    "Resize",
-    "Identity",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-}  # keep the values' identity
+_TOKEN_KEYS: dict[Layout, dict[str, str]] = {
+    "official": {"cls": "cls_token", "position": "pos_embed", "registers": "register_tokens"},
+    "huggingface": {
+        "cls": "embeddings.cls_token",
+        "position": "embeddings.position_embeddings",
+        "registers": "embeddings.register_tokens",
+    },
+}
+# operators that move, cast or resize values without mixing channels
+_MOVES = {"Reshape", "Transpose", "Cast", "Resize", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
+_FLOATS = (1, 10, 11)  # TensorProto float32, float16, float64
+_SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's dynamo exporter keeps module paths
+_FOLDED_TAIL = ".attn.qkv.weight"
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """State dict of the graph, and how it resizes position embeddings (None: it does not, they are baked)."""
+    """State dict of the graph, and what it says that shapes do not.
+
+    `interpolation` and `grid` exclude each other: a graph either resizes position embeddings or has them fixed to the
+    (rows, columns) of its static input; both are None when neither can be seen.
+    """
 
     state: dict[str, Tensor]
     interpolation: Interpolation | None
+    grid: tuple[int, int] | None
 
 
 def read_onnx(path: Path) -> OnnxExport:
-    """State dict of an ONNX export of DINOv2.
+    """State dict of a float ONNX export of DINOv2 made by torch (either exporter), optimum or edgekit.
 
     Exporters keep the names of biases and norms, but store the weight of a linear layer transposed under a number;
-    its name is then the scope of the MatMul that reads it ("/encoder/layer.0/mlp/fc1/MatMul"). Position embeddings
-    split into class and patch part by the exporter are found by where they flow: patch part -> Resize -> Concat.
+    its name is then the scope of the MatMul that reads it ("/encoder/layer.0/mlp/fc1/MatMul"). Tokens and position
+    embeddings that lost their name to constant folding are told apart by who reads them.
 
     Raises:
         BackendMissing: the `onnx` package is not installed.
-        DataError: unreadable, truncated, or no named DINOv2 weights inside.
+        DataError: unreadable, truncated, quantized, rewritten by edgekit, or no named DINOv2 weights inside.
     """
     try:
         import onnx
     except ImportError:
-        raise BackendMissing(
-            "reading an ONNX checkpoint needs the onnx package", fix="pip install 'edgekit[onnx]'"
-        ) from None
+        raise BackendMissing("reading an ONNX file needs the onnx package", fix="pip install 'edgekit[onnx]'") from None
     try:
-        graph = onnx.load(path).graph
+        model = onnx.load(path)
     except Exception as error:  # protobuf, checker and external-data errors share no base class
-        raise DataError(
-            f"{path} is not a readable ONNX file",
-            why=str(error).splitlines()[0] if str(error) else "truncated",
-            fix="export or download it again",
-        ) from None
-    view = _Graph(graph)
+        why = str(error).splitlines()[0] if str(error) else "truncated"
+        raise DataError(f"{path} is not a readable ONNX file", why=why, fix="export or download it again") from None
+    view = _Graph(model.graph)
     state = view.state()
     found = find_backbone(state)
     if found is None:
@@ -74,10 +77,36 @@ def read_onnx(path: Path) -> OnnxExport:
             fix="use the checkpoint it was exported from",
         )
     layout, prefix = found
-    key = prefix + _POSITION_KEY[layout]
-    if key not in state:
-        state[key] = view.position_embedding(state[prefix + ANCHORS[layout]].shape[0], path)
-    return OnnxExport(state, view.interpolation())
+    width = state[prefix + ANCHORS[layout]].shape[0]
+    for part, tokens in view.tokens(width).items():
+        state.setdefault(prefix + _TOKEN_KEYS[layout][part], tokens)
+    if model.producer_name == "edgekit":
+        _undo_rewrites(state, model, path)
+    interpolation = view.interpolation()
+    return OnnxExport(state, interpolation, None if interpolation else _static_grid(model.graph))
+
+
+def _static_grid(graph: GraphProto) -> tuple[int, int] | None:
+    """(rows, columns) of patches of a static input (B, 3, H, W), None when H or W is symbolic."""
+    sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]
+    return (sides[0] // 14, sides[1] // 14) if len(sides) == 2 and all(sides) else None
+
+
+def _undo_rewrites(state: dict[str, Tensor], model: ModelProto, path: Path) -> None:
+    """Take back what edgekit's export folds into weights, or refuse where that cannot be done exactly."""
+    if any(p.key == "edgekit.manifest" and '"normalize": "graph"' in p.value for p in model.metadata_props):
+        raise DataError(f"{path} normalises pixels inside the graph", fix="use the checkpoint it was exported from")
+    rewritten = sorted(key for key in state if key == "unrotate" or key.endswith("fc2_gain"))
+    if rewritten:
+        raise DataError(
+            f"{path} was rewritten for quantization ({rewritten[0]})", fix="use the checkpoint it was exported from"
+        )
+    for key in [key for key in state if key.endswith(_FOLDED_TAIL)]:
+        block = key.removesuffix(_FOLDED_TAIL)
+        if state.pop(f"{block}.attn.scale", None) is None:
+            raise DataError(
+                f"{path} has the attention scale folded into {key}", fix="use the checkpoint it was exported from"
+            )
 
 
 class _Graph:
@@ -90,8 +119,8 @@ class _Graph:
         self.tensors = {
             t.name: torch.from_numpy(numpy_helper.to_array(t).copy())
             for t in graph.initializer
-            if t.data_type in (1, 10, 11)
-        }  # float32, float16, float64
+            if t.data_type in _FLOATS
+        }
         self.producer = {output: node for node in self.nodes for output in node.output}
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
@@ -110,11 +139,10 @@ class _Graph:
             if node.op_type == "Gemm":
                 transposed ^= any(a.name == "transB" and a.i for a in node.attribute)
             weight = self.tensors[name] if transposed else self.tensors[name].T
-            scope = node.name.strip("/").rpartition("/")[0].replace("/", ".")
             state.pop(name, None)
-            state[name if name.endswith(".weight") else f"{scope}.weight"] = weight.contiguous()
+            state[name if name.endswith(".weight") else f"{_scope(node)}.weight"] = weight.contiguous()
             if node.op_type == "Gemm" and len(node.input) > 2 and not node.input[2].endswith(".bias"):
-                state[f"{scope}.bias"] = self.tensors[node.input[2]]
+                state[f"{_scope(node)}.bias"] = self.tensors[node.input[2]]
         return state
 
     def _origin(self, value: str) -> tuple[str | None, bool]:
@@ -128,20 +156,24 @@ class _Graph:
             value = node.input[0]
         return value, transposed
 
-    def position_embedding(self, width: int, path: Path) -> Tensor:
-        """(1, 1 + patches, D) from an unnamed initializer: whole, or as patch part joined to its class part."""
-        rows = [n for n, t in self.tensors.items() if t.ndim == 3 and t.shape[0] == 1 and t.shape[2] == width]
-        for name in (n for n in rows if self.tensors[n].shape[1] > 1 and not n.endswith("register_tokens")):
+    def tokens(self, width: int) -> dict[str, Tensor]:
+        """CLS token, registers and position embedding (1, n, D) by their readers: what joins the patches is the CLS
+        token, what is added to a sequence is the position embedding, what joins a sequence later are registers."""
+        found: dict[str, Tensor] = {}
+        candidates = {n: t for n, t in self.tensors.items() if t.ndim == 3 and t.shape[2] == width}
+        for name, tensor in candidates.items():
             for node in self._downstream(name):
-                if node.op_type == "Concat":
-                    for first in node.input:
-                        if first in rows and self.tensors[first].shape[1] == 1:
-                            return torch.cat((self.tensors[first], self.tensors[name]), dim=1)
-                if node.op_type == "Add" and name in node.input:
-                    return self.tensors[name]
-        raise DataError(
-            f"{path} holds no position embedding that can be recognised", fix="use the checkpoint it was exported from"
-        )
+                if node.op_type == "Add" and tensor.shape[1] > 1:
+                    found["position"] = tensor[:1]
+                elif node.op_type == "Concat" and any(self._are_patches(value) for value in node.input):
+                    found["cls"] = tensor[:1]
+                elif node.op_type == "Concat" and tensor.shape[1] > 1:
+                    classes = [candidates[v] for v in node.input if v in candidates and candidates[v].shape[1] == 1]
+                    if classes:  # split by the exporter: class part, then the resized patch part
+                        found["position"] = torch.cat((classes[0], tensor), dim=1)
+                    else:
+                        found["registers"] = tensor[:1]
+        return found
 
     def _downstream(self, value: str) -> Iterator[NodeProto]:
         """Readers of a value, and of what they make as long as they only move or resize it."""
@@ -149,6 +181,13 @@ class _Graph:
             yield node
             if node.op_type in _MOVES:
                 yield from self._downstream(node.output[0])
+
+    def _are_patches(self, value: str) -> bool:
+        """Whether a value is the output of a convolution, moved."""
+        node = self.producer.get(value)
+        while node is not None and node.op_type in _MOVES:
+            node = self.producer.get(node.input[0])
+        return node is not None and node.op_type == "Conv"
 
     def interpolation(self) -> Interpolation | None:
         """The variant by which a cubic Resize in the graph resizes position embeddings."""
@@ -159,3 +198,12 @@ class _Graph:
                     return "antialias"
                 return "size" if len(node.input) > 3 and node.input[3] else "offset"
         return None
+
+
+def _scope(node: NodeProto) -> str:
+    """Dotted path of the module that a node belongs to, as either torch exporter notes it."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            scopes: list[str] = ast.literal_eval(entry.value)  # from the root to the op itself
+            return scopes[-2] if len(scopes) > 1 else ""
+    return node.name.strip("/").rpartition("/")[0].replace("/", ".")
