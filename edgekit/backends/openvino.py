@@ -1,0 +1,255 @@
+"""OpenVINO IR: FP32, FP16-compressed, int8 weights or int8 GEMMs, written from the model's tensors or a QuantPlan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from edgekit.artifact import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    Artifact,
+    Format,
+    Precision,
+    TensorSpec,
+    Variant,
+    atomic_path,
+    sha256_of,
+    size_mb_of,
+)
+from edgekit.backends.base import ExportSource, Runner
+from edgekit.errors import BackendMissing, DataError, ExportError
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+Hint = Literal["latency", "throughput"]
+
+_INSTALL = "pip install 'edgekit[openvino]'"
+_SATURATES = (
+    "8-bit weights: x86 CPUs without VNNI may saturate their int8 GEMMs; quantize with --weight-bits 7 for those"
+)
+
+
+@dataclass(frozen=True)
+class OpenVinoBackend:
+    """Reads and writes `.xml` + `.bin`.
+
+    `hint`: "latency" runs a batch as one request; "throughput" spreads its images over parallel streams.
+    `cache_dir`: where the runtime keeps compiled models between runs.
+    """
+
+    format: ClassVar[Format] = "openvino"
+    hint: Hint = "latency"
+    cache_dir: Path | None = None
+
+    def missing(self) -> str | None:
+        """OpenVINO writes its own IR: export needs the runtime only."""
+        return self.runner_missing()
+
+    def runner_missing(self) -> str | None:
+        """Whether the runtime is installed."""
+        return None if find_spec("openvino") else f"OpenVINO is not installed: {_INSTALL}"
+
+    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
+        """The standard-operation precisions."""
+        return (("fp32", "standard"), ("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"))
+
+    def filename(self, precision: Precision, variant: Variant) -> str:
+        """`model.xml`, `model_w8a8.xml`, ..."""
+        return "model" + ("" if precision == "fp32" else f"_{precision}") + ("_fused" * (variant == "fused")) + ".xml"
+
+    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
+        """Write `path` and its `.bin`, read them back, and check every integer and range against the plan.
+
+        Raises:
+            BackendMissing: OpenVINO is not installed.
+            ExportError: this backend does not write that precision, a plan is missing, or it cannot be expressed.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        if (precision, variant) not in self.variants():
+            raise ExportError(f"the OpenVINO backend does not write {precision} {variant}",
+                              fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})))  # fmt: skip
+        import openvino as ov
+
+        from edgekit.backends.openvino_verify import verify_plan
+
+        model = _graph(source, precision)
+        for value, keys in _metadata(source, precision):
+            model.set_rt_info(value, keys)
+        with atomic_path(path) as temporary:
+            ov.save_model(model, temporary, compress_to_fp16=precision == "fp16")
+            if source.plan is not None:
+                verify_plan(temporary, source.plan, precision)
+        height, width = source.preprocess.input_size
+        tokens, channels = source.model.config.tokens(height, width), source.model.config.width
+        shapes: tuple[tuple[int | str, ...], ...] = (("batch", tokens, channels), ("batch", channels))
+        return Artifact(
+            name=f"openvino/{precision}" + ("_fused" * (variant == "fused")),
+            path=path,
+            format="openvino",
+            precision=precision,
+            variant=variant,
+            inputs=(TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),),
+            outputs=tuple(
+                TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True)
+            ),
+            preprocess=source.preprocess,
+            recipe_digest=source.recipe_digest,
+            parent_sha256=source.parent_sha256,
+            tools={"openvino": ov.__version__.split("-")[0]},
+            sha256=sha256_of(path),
+            size_mb=size_mb_of(path),
+            notes=_notes(source, precision),
+        )
+
+    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Load an artifact on the CPU.
+
+        Raises:
+            BackendMissing: OpenVINO is not installed.
+            DataError: the files are missing, damaged or hold another model.
+        """
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        return OpenVinoRunner(artifact, threads, self.hint, self.cache_dir)
+
+    def audit(self, artifact: Artifact) -> dict[str, object]:
+        """What the CPU plugin really runs; see `openvino_audit.audit_model`."""
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.openvino_audit import audit_model
+
+        return audit_model(read_model(artifact.path), plugin_settings("latency", None))
+
+
+class OpenVinoRunner:
+    """A compiled IR. Float arithmetic is float32 (the plugin's own default would be bfloat16 on some CPUs)."""
+
+    def __init__(self, artifact: Artifact, threads: int | None, hint: Hint, cache_dir: Path | None) -> None:
+        """Compile `artifact` for the CPU; `threads` None leaves their number to the runtime."""
+        import openvino as ov
+
+        core = ov.Core()
+        if cache_dir is not None:
+            core.set_property({"CACHE_DIR": str(cache_dir)})
+        self.artifact = artifact
+        self.compiled = core.compile_model(read_model(artifact.path), "CPU", plugin_settings(hint, threads))
+        self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
+        self._request = self.compiled.create_infer_request()
+
+    def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, 3, H, W) float32 -> both outputs by contract name; each call returns arrays of its own."""
+        if self._queue is not None:
+            return self._spread(pixel_values)
+        results = self._request.infer({INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
+        return {name: results[name].copy() for name in OUTPUT_NAMES}
+
+    def _spread(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """One request per image, in parallel streams; order is kept."""
+        assert self._queue is not None
+        rows: list[dict[str, np.ndarray]] = [{} for _ in pixel_values]
+
+        def keep(request: ov.InferRequest, index: int) -> None:
+            rows[index] = {name: request.get_tensor(name).data.copy() for name in OUTPUT_NAMES}
+
+        self._queue.set_callback(keep)
+        for index, image in enumerate(np.ascontiguousarray(pixel_values, np.float32)):
+            self._queue.start_async({INPUT_NAME: image[None]}, index)
+        self._queue.wait_all()
+        return {name: np.concatenate([row[name] for row in rows]) for name in OUTPUT_NAMES}
+
+
+def plugin_settings(hint: Hint, threads: int | None) -> dict[str, Any]:
+    """CPU plugin configuration: float32 arithmetic, and no quantization of activations that the plan does not know."""
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        "PERFORMANCE_HINT": hint.upper(),
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
+def read_model(path: Path) -> ov.Model:
+    """The IR at `path`.
+
+    Raises:
+        DataError: `.xml` or `.bin` is missing or damaged.
+    """
+    import openvino as ov
+
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise DataError(f"{file} is missing", why="an OpenVINO model is two files, .xml and .bin",
+                            fix="edgekit export --format openvino")  # fmt: skip
+    try:
+        return ov.Core().read_model(path)
+    except RuntimeError as error:
+        raise DataError(f"{path} is not a readable OpenVINO model", why=str(error).strip().splitlines()[-1],
+                        fix="edgekit export --format openvino") from None  # fmt: skip
+
+
+def _graph(source: ExportSource, precision: Precision) -> ov.Model:
+    from edgekit.backends.openvino_graph import FloatGemms, build_model
+    from edgekit.backends.openvino_quant import IntegerGemms, WeightGemms
+
+    if precision in ("fp32", "fp16"):
+        tensors = _folded_tensors(source)
+        return build_model(source.model.config, tensors, FloatGemms(tensors))
+    if source.plan is None:
+        raise ExportError(
+            f"{precision} needs a quantization plan", fix="edgekit quantize --model ... --out plan.safetensors"
+        )
+    gemms = WeightGemms(source.plan) if precision == "w8" else IntegerGemms(source.plan)
+    return build_model(source.plan.config, source.plan.float_tensors, gemms)
+
+
+def _folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:
+    """Tensors with LayerScale and the attention scale folded: the same function in 36 nodes less."""
+    from copy import deepcopy
+
+    from edgekit.surgery import state_of
+    from edgekit.surgery.fold_attention_scale import fold_attention_scale
+    from edgekit.surgery.fold_layerscale import fold_layerscale
+
+    model = deepcopy(source.model)
+    fold_layerscale(model)
+    fold_attention_scale(model)
+    return state_of(model)
+
+
+def _metadata(source: ExportSource, precision: Precision) -> list[tuple[str, list[str]]]:
+    """`rt_info` entries: our own under "edgekit"; "model_info" is what OpenVINO's Model API and DL Streamer read."""
+    own = {
+        "model": source.model_name, "licence": source.licence, "precision": precision,
+        "recipe_digest": source.recipe_digest, "parent_sha256": source.parent_sha256,
+        "preprocess": json.dumps(source.preprocess.model_dump(mode="json"), sort_keys=True),
+    }  # fmt: skip
+    in_graph = source.preprocess.normalize == "graph"
+    mean = (0.0, 0.0, 0.0) if in_graph else tuple(255 * value for value in source.preprocess.mean)
+    scale = (1.0, 1.0, 1.0) if in_graph else tuple(255 * value for value in source.preprocess.std)
+    theirs = {
+        "model_type": "feature_extractor",
+        "mean_values": " ".join(f"{value:.6g}" for value in mean),
+        "scale_values": " ".join(f"{value:.6g}" for value in scale),
+        "reverse_input_channels": "True",  # both read BGR frames; the model takes RGB
+        "resize_type": "crop",  # the nearest they know: no margin around the crop
+    }
+    return [(v, ["edgekit", k]) for k, v in own.items()] + [(v, ["model_info", k]) for k, v in theirs.items()]
+
+
+def _notes(source: ExportSource, precision: Precision) -> tuple[str, ...]:
+    if source.plan is None or precision in ("fp32", "fp16"):
+        return ()
+    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    if precision == "w8a8" and any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values()):
+        notes.append(_SATURATES)
+    return tuple(notes)

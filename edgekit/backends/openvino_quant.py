@@ -1,0 +1,114 @@
+"""How a QuantPlan stands in an OpenVINO graph: integer constants with their scales, and FakeQuantize at GEMM inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as op
+
+from edgekit.backends.openvino_graph import FloatGemms, constant
+from edgekit.errors import ExportError
+from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+
+if TYPE_CHECKING:
+    from edgekit.quantize.plan import QuantPlan
+
+LEVELS = 256
+QUANTIZER = "/quantized"  # friendly name of a GEMM's FakeQuantize: the GEMM's name and this
+
+
+class WeightGemms(FloatGemms):
+    """w8: int8 constants -> Convert -> Multiply by the scale; activations and arithmetic stay float.
+
+    The runtime keeps the integers in memory and dequantizes inside the GEMM. The bias is the uncorrected one, since
+    the corrected one repairs an activation error that does not occur here.
+    """
+
+    def __init__(self, plan: QuantPlan) -> None:
+        super().__init__(plan.float_tensors)
+        self.plan = plan
+
+    def weight(self, name: str) -> ov.Output:
+        """The plan's integers with their dequantization; float where the plan keeps the GEMM float."""
+        gemm = self.plan.gemms.get(name)
+        return super().weight(name) if gemm is None else integer_weight(gemm, self.tensors[f"{name}.weight"].shape)
+
+    def bias(self, name: str, shape: tuple[int, ...] = (1, 1, -1)) -> ov.Output:
+        """The plan's uncorrected bias."""
+        gemm = self.plan.gemms.get(name)
+        return super().bias(name, shape) if gemm is None else self.planned_bias(gemm, shape)
+
+    def planned_bias(self, gemm: GemmPlan, shape: tuple[int, ...]) -> ov.Output:
+        """The bias that belongs to float inputs."""
+        return constant(gemm.bias_dynamic.reshape(shape), f"{gemm.name}.bias")
+
+
+class IntegerGemms(WeightGemms):
+    """w8a8: a FakeQuantize whose ranges are the plan's scale and zero point in front of integer weights.
+
+    The CPU plugin's low-precision pass turns each pair into one int8 GEMM. Attention products stay float.
+    """
+
+    def linear(self, name: str, x: ov.Output) -> ov.Output:
+        """Quantizer, MatMul, Add; with token groups two of them over the same integers, joined again."""
+        gemm = self.plan.gemms.get(name)
+        if gemm is None:
+            return super().linear(name, x)
+        if not isinstance(gemm.input, TokenGroupInput):
+            return super().linear(name, self.quantized(gemm, gemm.input, x))
+        # Ranges per row in one FakeQuantize would be shorter, but the low-precision pass (2026.4) throws on
+        # zero points that differ between rows.
+        tokens = self.plan.config.tokens(*self.plan.image_size)
+        sizes = constant(np.array([gemm.input.split, tokens - gemm.input.split], np.int64), f"{name}.group_lengths")
+        axis = constant(np.int64(1), f"{name}.group_axis")
+        groups = op.variadic_split(x, axis, sizes, name=f"{name}.groups").outputs()
+        weight, bias = self.weight(name), self.bias(name)
+        halves = [
+            self.product(f"{name}{suffix}", self.quantized(gemm, quantizer, group, suffix), weight, bias)
+            for group, quantizer, suffix in zip(groups, (gemm.input.head, gemm.input.tail), (".head", ""), strict=True)
+        ]
+        return op.concat(halves, 1, name=f"{name}/joined").output(0)
+
+    def convolution(self, name: str, pixels: ov.Output, patch: int) -> ov.Output:
+        """Quantizer, Convolution, Add."""
+        gemm = self.plan.gemms.get(name)
+        return super().convolution(name, pixels if gemm is None else self.quantized(gemm, gemm.input, pixels), patch)
+
+    def quantized(self, gemm: GemmPlan, quantizer: object, x: ov.Output, suffix: str = "") -> ov.Output:
+        """`x` through a FakeQuantize of 256 levels.
+
+        Raises:
+            ExportError: the quantizer is not a static one.
+        """
+        if not isinstance(quantizer, StaticInput):
+            kind = getattr(quantizer, "kind", type(quantizer).__name__)
+            raise ExportError(f"{gemm.name} has a {kind} input quantizer, which standard OpenVINO cannot express here",
+                              fix="quantize with static ranges, or export the fused variant")  # fmt: skip
+        low, high = quantizer_range(quantizer)
+        ends = [constant(value, f"{gemm.name}{suffix}.input_{end}") for value, end in ((low, "low"), (high, "high"))]
+        return op.fake_quantize(x, *ends, *ends, LEVELS, name=f"{gemm.name}{suffix}{QUANTIZER}").output(0)
+
+    def planned_bias(self, gemm: GemmPlan, shape: tuple[int, ...]) -> ov.Output:
+        """The bias that belongs to the static input quantizer."""
+        return constant(gemm.bias.reshape(shape), f"{gemm.name}.bias")
+
+
+def integer_weight(gemm: GemmPlan, shape: tuple[int, ...]) -> ov.Output:
+    """int8 constant -> Convert -> Multiply(scale): float32 of `shape`, whose first axis is the output channel."""
+    name, groups = gemm.name, gemm.weight_scale.shape[1]
+    stored = shape if groups == 1 else (shape[0], groups, gemm.group_size)
+    integers = op.convert(constant(gemm.weight.reshape(stored), f"{name}.weight"), "f32", name=f"{name}.weight/float")
+    scale = gemm.weight_scale.reshape(shape[0], groups, *[1] * (len(stored) - 2))
+    weight = op.multiply(integers, constant(scale, f"{name}.weight_scale"), name=f"{name}.weight/scaled").output(0)
+    if groups == 1:
+        return weight
+    target = constant(np.array(shape, np.int64), f"{name}.weight_shape")
+    return op.reshape(weight, target, False, name=f"{name}.weight/joined").output(0)
+
+
+def quantizer_range(quantizer: StaticInput) -> tuple[np.float32, np.float32]:
+    """The real values that q = 0 and q = 255 stand for."""
+    scale = np.float32(quantizer.scale).astype(np.float64)
+    return np.float32(-quantizer.zero_point * scale), np.float32((LEVELS - 1 - quantizer.zero_point) * scale)

@@ -1,0 +1,62 @@
+"""Reads an IR back and compares every integer, scale, range and bias with the plan it was written from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+
+from edgekit.artifact import Precision
+from edgekit.backends.openvino_quant import LEVELS, QUANTIZER, quantizer_range
+from edgekit.errors import ExportError
+from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+
+if TYPE_CHECKING:
+    from edgekit.quantize.plan import QuantPlan
+
+
+def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
+    """Compare the IR at `path` with `plan`; returns how many GEMMs were checked.
+
+    Raises:
+        ExportError: a constant, a quantizer range or its levels differ, or a planned GEMM is not in the file.
+    """
+    nodes = {node.get_friendly_name(): node for node in ov.Core().read_model(path).get_ordered_ops()}
+    problems = [problem for gemm in plan.gemms.values() for problem in _differences(gemm, nodes, precision)]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    return len(plan.gemms)
+
+
+def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision) -> list[str]:
+    """What differs for one GEMM, one sentence each."""
+    name = gemm.name
+    expected = {
+        f"{name}.weight": gemm.weight,
+        f"{name}.weight_scale": gemm.weight_scale,
+        f"{name}.bias": gemm.bias_dynamic if precision == "w8" else gemm.bias,
+    }
+    quantizers: dict[str, StaticInput] = {}
+    if precision != "w8":
+        match gemm.input:
+            case StaticInput():
+                quantizers[name] = gemm.input
+            case TokenGroupInput(head=head, tail=tail):
+                quantizers |= {f"{name}.head": head, name: tail}
+    problems = []
+    for prefix, quantizer in quantizers.items():
+        low, high = quantizer_range(quantizer)
+        expected |= {f"{prefix}.input_low": np.array(low), f"{prefix}.input_high": np.array(high)}
+        node = nodes.get(f"{prefix}{QUANTIZER}")
+        if node is None or node.get_attributes()["levels"] != LEVELS:
+            problems.append(f"{prefix} has no quantizer of {LEVELS} levels")
+    for key, value in expected.items():
+        node = nodes.get(key)
+        if node is None or node.get_type_name() != "Constant":
+            problems.append(f"constant {key} is missing")
+        elif node.data.dtype != value.dtype or not np.array_equal(node.data.ravel(), value.ravel()):
+            problems.append(f"{key} differs")
+    return problems
