@@ -122,13 +122,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds more than tensors, or is damaged",
-            why=str(error).splitlines()[0],
+            why=_reason(error),
             fix="save its state_dict() as .safetensors; edgekit never unpickles code",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} is damaged or truncated", why=str(error).splitlines()[0], fix="download it again"
-        ) from None
+        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
     if not isinstance(tree, Mapping):
         raise DataError(f"{path} holds a {type(tree).__name__}, not a state dict")
     return flatten(tree)
@@ -138,15 +136,10 @@ def _read_directory(path: Path) -> _Raw:
     """A Hugging Face folder (config.json beside whole or sharded weights), or a folder with one checkpoint file."""
     hints: dict[str, Any] = {}
     if (path / "config.json").is_file():
-        try:
-            text = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path / 'config.json'} is not valid JSON", why=str(error)) from None
-        if "num_attention_heads" in text:
-            hints["heads"] = int(text["num_attention_heads"])
+        hints["heads"] = _read_json(path / "config.json").get("num_attention_heads")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
         state: dict[str, Tensor] = {}
         for shard in shards:
             state |= _read(path / shard).state
@@ -164,6 +157,19 @@ def _read_directory(path: Path) -> _Raw:
         )
     raw = _read(files[0])
     return replace(raw, hints=hints | raw.hints)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON", why=str(error)) from None
+    return values
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what a library says; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> DinoV2Config:
@@ -187,14 +193,18 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
             fix="use the checkpoint from before it was fixed to one image size",
         )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
-    heads = hints.get("heads", width // _HEAD_DIM)
-    if not heads or width % heads:
-        raise DataError(f"width {width} does not split into heads of {_HEAD_DIM}", fix="keep its config.json beside it")
+    heads = hints.get("heads") or width / _HEAD_DIM
+    if heads != int(heads) or width % heads:
+        raise DataError(
+            f"width {width} does not split into {heads:g} heads",
+            why=f"heads have {_HEAD_DIM} channels unless a config.json says otherwise",
+            fix="keep the config.json of the checkpoint beside it",
+        )
     plain: Interpolation = "offset" if layout == "official" else "size"
     config = DinoV2Config(
         arch="",
         width=width,
-        heads=heads,
+        heads=int(heads),
         registers=registers,
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
