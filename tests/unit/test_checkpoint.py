@@ -162,6 +162,7 @@ def test_the_official_architectures_are_recognised_by_shape(tmp_path):
     assert load_checkpoint(tmp_path / "s.safetensors").config == ARCHITECTURES["dinov2_vits14_reg"]
 
 
+@pytest.mark.filterwarnings("ignore")  # of the exporters
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("config", [TINY, TINY_REG, TINY_SWIGLU], ids=lambda c: c.arch)
 @torch.no_grad()
@@ -196,6 +197,7 @@ def truncate(path: Path, keep: float = 0.6) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
 
 
+@pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".onnx"])
 def test_a_truncated_file_says_so(suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
