@@ -1,0 +1,149 @@
+"""The simulator: runs a QuantPlan with exact integer arithmetic in torch, and is the oracle for every runtime.
+
+Integers are held in float64, whose 53-bit significand makes every int32 accumulation exact. Activations round half to
+even, like QuantizeLinear in ONNX and FakeQuantize in OpenVINO.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.quantize.plan import GemmPlan, InputQuantizer, MatmulPlan, PerTokenInput, StaticInput, TokenGroupInput
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2
+    from edgekit.quantize.plan import QuantPlan
+
+Kernel = Literal["int32", "pmaddubsw", "float32"]
+"""How u8*s8 is accumulated: exactly; in pairs that saturate to int16 first (AVX2 without VNNI); or in float32, equal to
+the first up to rounding and several times faster, for the engine's own runs."""
+
+
+def per_token_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (..., 1) of each token (last axis = channels): uint8, asymmetric, 0 inside the range."""
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # an all-zero token quantizes to its zero point
+    return scale, torch.round(-low / scale).clamp(0, 255)
+
+
+def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point that `quantizer` uses for x (..., N, K), broadcastable to it."""
+    match quantizer:
+        case StaticInput(scale, zero):
+            return torch.tensor(scale, dtype=x.dtype), torch.tensor(float(zero), dtype=x.dtype)
+        case TokenGroupInput(split, head, tail):
+            tokens = torch.arange(x.shape[-2])[:, None] < split  # (N, 1)
+            return (torch.where(tokens, head.scale, tail.scale).to(x.dtype),
+                    torch.where(tokens, float(head.zero_point), float(tail.zero_point)).to(x.dtype))  # fmt: skip
+        case PerTokenInput():
+            return per_token_scale(x)
+
+
+def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x (..., N, K) -> (integers 0..255 held as float32, scale, zero point)."""
+    scale, zero = input_scale(quantizer, x)
+    return (torch.round(x / scale) + zero).clamp(0, 255), scale, zero
+
+
+def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
+    """The real values that the quantized x stands for."""
+    q, scale, zero = quantize_input(quantizer, x)
+    return (q - zero) * scale
+
+
+def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
+    """sum_k (x_q - zero) * w for x_q (..., K) and weight (out, K), as a CPU of that kernel computes it; exact integers."""
+    if kernel == "float32":
+        return (x_q - zero) @ weight.float().T
+    if kernel == "int32":
+        return (x_q.double() - zero.double()) @ weight.double().T
+    pairs_x = x_q.double().unflatten(-1, (-1, 2))  # (..., K/2, 2)
+    pairs_w = weight.double().unflatten(-1, (-1, 2))  # (out, K/2, 2)
+    out = torch.empty(*x_q.shape[:-1], len(weight), dtype=torch.float64)
+    for o in range(len(weight)):  # one output channel at a time bounds the memory
+        out[..., o] = (pairs_x * pairs_w[o]).sum(-1).clamp(-32768, 32767).sum(-1)
+    return out - zero.double() * weight.double().sum(1)
+
+
+class IntegerLinear(nn.Module):
+    """A linear (or the patch convolution) that runs as its GemmPlan says."""
+
+    def __init__(self, gemm: GemmPlan, *, kernel: Kernel = "int32", per_token: bool = False) -> None:
+        """`per_token` overrides the plan's static quantizer: what the fused ops do, with the uncorrected bias."""
+        super().__init__()
+        self.name = gemm.name
+        self.quantizer: InputQuantizer = PerTokenInput() if per_token else gemm.input
+        self.kernel: Kernel = kernel
+        self.register_buffer("weight", torch.from_numpy(gemm.weight))  # (out, K) int8
+        self.register_buffer("weight_scale", torch.from_numpy(gemm.weight_scale))  # (out, groups)
+        self.register_buffer("bias", torch.from_numpy(gemm.bias_dynamic if per_token else gemm.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., N, K) float32 -> (..., N, out) float32."""
+        x_q, x_scale, zero = quantize_input(self.quantizer, x)
+        groups = self.weight_scale.shape[1]
+        total = torch.zeros(*x.shape[:-1], len(self.weight), dtype=x_q.dtype if self.kernel == "float32" else torch.float64)
+        for g, (part_x, part_w) in enumerate(zip(x_q.chunk(groups, -1), self.weight.chunk(groups, 1), strict=True)):
+            total += accumulate(part_x, zero, part_w, self.kernel) * self.weight_scale[:, g].to(total.dtype)
+        return (total * x_scale.to(total.dtype)).float() + self.bias
+
+
+class IntegerPatchEmbed(nn.Module):
+    """The patch convolution as the GEMM it is: 14x14 patches unfolded to rows of 588 values."""
+
+    def __init__(self, linear: IntegerLinear, patch: int) -> None:
+        super().__init__()
+        self.linear, self.patch = linear, patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, patches, D)."""
+        rows = nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)  # (B, patches, 3 * patch^2)
+        return self.linear(rows)
+
+
+class IntegerMix(nn.Module):
+    """Level "all": softmax(q k^T) v with both products in integers, scale per head; see MatmulPlan."""
+
+    def __init__(self, matmul: MatmulPlan, scale: float) -> None:
+        super().__init__()
+        self.scale, self.probability_scale = scale, matmul.probability_scale
+        for part in ("query_scale", "key_scale", "value_scale"):
+            self.register_buffer(part, torch.from_numpy(getattr(matmul, part))[:, None, None])  # (H, 1, 1)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v (B, H, N, d) -> (B, N, H * d)."""
+        q8, k8, v8 = (
+            torch.round(t / s).clamp(-127, 127).double()
+            for t, s in ((q, self.query_scale), (k, self.key_scale), (v, self.value_scale))
+        )
+        logits = (q8 @ k8.mT).float() * (self.query_scale * self.key_scale * self.scale)  # (B, H, N, N)
+        numerators = torch.exp(logits - logits.amax(-1, keepdim=True))
+        p8 = torch.round(numerators / self.probability_scale).clamp(0, 255).double()
+        mixed = (p8 @ v8).float() * self.value_scale / p8.sum(-1, keepdim=True).float()
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = False) -> DinoV2:
+    """The plan as a module with the contract of `DinoV2.forward`.
+
+    Args:
+        plan: what to run.
+        kernel: "pmaddubsw" shows what a saturating CPU would do to the portable file.
+        per_token: run the activations as the fused ops do (own range per token) instead of the plan's static ranges.
+    """
+    model = plan.module()
+    for name, gemm in plan.gemms.items():
+        linear = IntegerLinear(gemm, kernel=kernel, per_token=per_token)
+        if name == "patch_embed.proj":
+            model.patch_embed = IntegerPatchEmbed(linear, plan.config.patch)
+        else:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, linear)
+    for name, matmul in plan.matmuls.items():
+        attention = model.get_submodule(name)
+        attention.mix = IntegerMix(matmul, attention.scale)
+    return model.eval()

@@ -1,0 +1,32 @@
+"""Fold LayerScale into the projection before it: (x W^T + b) * g = x (g W)^T + g b."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import Block, DinoV2
+
+
+def last_linear(block: Block) -> nn.Linear:
+    """The linear that ends the block's feed-forward branch: fc2, or w3 of a SwiGLU."""
+    linear: nn.Linear = block.mlp.fc2 if hasattr(block.mlp, "fc2") else block.mlp.w3
+    return linear
+
+
+@torch.no_grad()
+def fold_layerscale(model: DinoV2) -> int:
+    """Absorb every `ls1` and `ls2` in place; returns how many were folded."""
+    folded = 0
+    for block in model.blocks:
+        for name, linear in (("ls1", block.attn.proj), ("ls2", last_linear(block))):
+            gamma = getattr(getattr(block, name), "gamma", None)
+            if gamma is not None:
+                linear.weight.mul_(gamma[:, None])
+                linear.bias.mul_(gamma)
+                setattr(block, name, nn.Identity())
+                folded += 1
+    return folded
