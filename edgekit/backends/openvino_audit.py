@@ -15,7 +15,7 @@ _INT8 = frozenset({"i8", "u8"})
 
 @dataclass(frozen=True)
 class _Executed:
-    """One node of the execution graph. `sources` are the IR nodes that were fused into it."""
+    """One node of the execution graph. `sources` are its own name and those of the IR nodes fused into it."""
 
     layer: str
     primitive: str
@@ -28,7 +28,7 @@ class _Executed:
         layer, primitive, precision, sources = (
             info[key].astype(str) for key in ("layerType", "primitiveType", "runtimePrecision", "originalLayersNames")
         )
-        return cls(layer, primitive, precision, tuple(sources.split(",")))
+        return cls(layer, primitive, precision, (node.get_friendly_name(), *sources.split(",")))
 
     def computes(self, name: str) -> bool:
         """Whether it is the GEMM of that module path.
