@@ -29,12 +29,12 @@ class Gemms(Protocol):
         """(B, N, in) -> (B, N, out) of the linear layer with that module path, bias included."""
         ...
 
-    def convolution(self, graph: GraphWriter, name: str, pixels: ir.Value, patch: int) -> ir.Value:
-        """(B, 3, H, W) -> (B, D, rows, columns): the patch embedding, bias included."""
+    def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
+        """(B, 3, H, W) -> (B, P, D): the patch embedding, bias included."""
         ...
 
     def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """softmax(q k^T) v for q, k, v of (B, H, N, d), with the scale of the logits already in q."""
+        """softmax(q k^T * scale) v for q, k, v of (B, H, N, d)."""
         ...
 
 
@@ -50,14 +50,18 @@ class FloatGemms:
         product = graph.node("MatMul", [x, weight], f"{name}/MatMul")
         return graph.node("Add", [product, graph.constant(f"{name}.bias", self.tensors[f"{name}.bias"])], f"{name}/Add")
 
-    def convolution(self, graph: GraphWriter, name: str, pixels: ir.Value, patch: int) -> ir.Value:
+    def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
         """Conv with bias, kernel and stride of one patch."""
         weight, bias = (graph.constant(f"{name}.{part}", self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        attributes = {"kernel_shape": [patch, patch], "strides": [patch, patch]}
-        return graph.node("Conv", [pixels, weight, bias], f"{name}/Conv", attributes)
+        sides = [config.patch, config.patch]
+        x = graph.node("Conv", [pixels, weight, bias], f"{name}/Conv", {"kernel_shape": sides, "strides": sides})
+        x = graph.node("Reshape", [x, graph.ints(0, 0, -1)], f"{name}/Reshape")  # (B, D, P)
+        return graph.node("Transpose", [x], f"{name}/Transpose", {"perm": [0, 2, 1]})
 
     def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """MatMul, Softmax, MatMul."""
+        """MatMul, Softmax, MatMul; the scale multiplies q unless it is folded away."""
+        if self.tensors[f"{name}.scale"].item() != 1.0:
+            q = graph.node("Mul", [q, graph.constant(f"{name}.scale", self.tensors[f"{name}.scale"])], f"{name}.q/Mul")
         keys = graph.node("Transpose", [k], f"{name}.k/Transpose", {"perm": [0, 1, 3, 2]})  # (B, H, d, N)
         logits = graph.node("MatMul", [q, keys], f"{name}.logits/MatMul")  # (B, H, N, N)
         weights = graph.node("Softmax", [logits], f"{name}/Softmax", {"axis": -1})
@@ -124,9 +128,7 @@ class _Emission:
     def embed(self, pixels: ir.Value) -> ir.Value:
         """Patch embedding, CLS token, position embedding, registers (which carry no position): (B, N, D)."""
         graph = self.graph
-        patches = self.gemms.convolution(graph, "patch_embed.proj", pixels, self.config.patch)  # (B, D, rows, columns)
-        patches = graph.node("Reshape", [patches, graph.ints(0, 0, -1)], "patch_embed/Reshape")
-        patches = graph.node("Transpose", [patches], "patch_embed/Transpose", {"perm": [0, 2, 1]})  # (B, P, D)
+        patches = self.gemms.patches(graph, "patch_embed.proj", pixels, self.config)  # (B, P, D)
         batch = graph.node("Shape", [pixels], "batch/Shape", {"start": 0, "end": 1})
         each = graph.node("Concat", [batch, graph.ints(1, 1)], "batch/Concat", {"axis": 0})  # [B, 1, 1]
         cls = graph.node("Expand", [self.weight("cls_token"), each], "cls_token/Expand")
@@ -158,8 +160,6 @@ class _Emission:
             graph.node("Gather", [qkv, graph.index(i)], f"{name}.{part}/Gather", {"axis": 0})
             for i, part in enumerate("qkv")
         )
-        if self.tensors[f"{name}.scale"].item() != 1.0:
-            q = graph.node("Mul", [q, self.weight(f"{name}.scale")], f"{name}.q/Mul")
         mixed = self.gemms.attention(graph, name, q, k, v)
         mixed = graph.node("Transpose", [mixed], f"{name}.mix/Transpose", {"perm": [0, 2, 1, 3]})  # (B, N, H, d)
         mixed = graph.node("Reshape", [mixed, graph.ints(0, 0, config.width)], f"{name}.mix/Reshape")

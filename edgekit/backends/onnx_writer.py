@@ -29,8 +29,19 @@ class GraphWriter:
 
     def split(self, x: ir.Value, sizes: Sequence[int], axis: int, name: str, outputs: Sequence[str]) -> list[ir.Value]:
         """Append a Split of `x` into parts of the given sizes, each output named on its own."""
+        return self.multiple("Split", [x, self.ints(*sizes)], name, outputs, {"axis": axis})
+
+    def multiple(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        outputs: Sequence[str],
+        attributes: Attributes | None = None,
+    ) -> list[ir.Value]:
+        """Append a node with several outputs, each named on its own."""
         values = [ir.Value(name=output) for output in outputs]
-        self.nodes.append(ir.node("Split", [x, self.ints(*sizes)], {"axis": axis}, outputs=values, name=name))
+        self.nodes.append(ir.node(op_type, inputs, attributes or {}, outputs=values, name=name))
         return values
 
     def constant(self, name: str, array: np.ndarray, *, dtype: ir.DataType | None = None) -> ir.Value:
