@@ -18,24 +18,36 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
     """(3, H, W) float32 for a model: ImageNet-normalised, or RGB 0..255 when the graph normalises.
 
     The same steps and roundings as torchvision's Resize and CenterCrop in facebookresearch/dinov2
-    (dinov2/data/transforms.py, make_classification_eval_transform).
+    (dinov2/data/transforms.py, make_classification_eval_transform). It knows square crops only; where another crop
+    would reach beyond the resized image, the image is enlarged until it covers the crop.
 
     Raises:
         DataError: unreadable file, or so thin an image that it cannot be resized in memory.
     """
-    name = f"{image}" if isinstance(image, Path) else "the image"
     picture = read_image(image) if isinstance(image, Path) else image.convert("RGB")
     height, width = transform.input_size
-    short, long = sorted(picture.size)
-    long = int(transform.resize * long / short)
-    if transform.resize * long > _MAX_RESIZED_PIXELS:
+    size = _resized(picture.size, transform)
+    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+        name = f"{image}" if isinstance(image, Path) else "the image"
         raise DataError(f"{name} is too thin: {picture.width} x {picture.height} pixels")
-    size = (transform.resize, long) if picture.width <= picture.height else (long, transform.resize)
-    picture = _centre_crop(picture.resize(size, Image.Resampling.BICUBIC), height, width)
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    picture = picture.crop((left, top, left + width, top + height))
     pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3) 0..255
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resized(size: tuple[int, int], transform: Preprocess) -> tuple[int, int]:
+    """(width, height) before the crop: the shorter edge as the transform says, more where the crop needs more."""
+    short, long = transform.resize, int(transform.resize * max(size) / min(size))
+    width, height = (short, long) if size[0] <= size[1] else (long, short)
+    crop_height, crop_width = transform.input_size
+    missing = max(crop_width / width, crop_height / height)
+    if missing > 1:
+        width, height = max(crop_width, round(width * missing)), max(crop_height, round(height * missing))
+    return width, height
 
 
 def to_pixels(pixel_values: np.ndarray, transform: Preprocess) -> np.ndarray:
