@@ -61,13 +61,3 @@ def to_pixels(pixel_values: np.ndarray, transform: Preprocess) -> np.ndarray:
 
 def _per_channel(values: tuple[float, float, float]) -> np.ndarray:
     return np.array(values, dtype=np.float32)
-
-
-def _centre_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop about the centre; where the crop is larger (non-square targets) the border is black, as in torchvision."""
-    if picture.width < width or picture.height < height:
-        padded = Image.new("RGB", (max(width, picture.width), max(height, picture.height)))
-        padded.paste(picture, ((padded.width - picture.width) // 2, (padded.height - picture.height) // 2))
-        picture = padded
-    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
-    return picture.crop((left, top, left + width, top + height))

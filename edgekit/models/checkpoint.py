@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from edgekit.artifact import atomic_path
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ExportError
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 from edgekit.models.dinov2 import DinoV2
 from edgekit.models.keys import Layout, flatten, to_official
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
+_REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
 _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shapes cannot
 
 
@@ -71,10 +72,17 @@ def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkp
 
 
 def save_checkpoint(model: DinoV2, path: Path) -> None:
-    """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again."""
+    """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again.
+
+    Raises:
+        ExportError: surgery has changed the model's structure, which the official keys cannot say.
+    """
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    scale = model.config.head_dim**-0.5
+    if tensors.keys() != _shapes(model.config).keys() or any(block.attn.scale != scale for block in model.blocks):
+        raise ExportError("a rewritten model is no checkpoint", fix="save its QuantPlan, or the model before surgery")
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(asdict(model.config), sort_keys=True)})
 
@@ -136,7 +144,13 @@ def _read_directory(path: Path) -> _Raw:
     """A Hugging Face folder (config.json beside whole or sharded weights), or a folder with one checkpoint file."""
     hints: dict[str, Any] = {}
     if (path / "config.json").is_file():
-        hints["heads"] = _read_json(path / "config.json").get("num_attention_heads")
+        described = _read_json(path / "config.json")
+        for key, needed in _REQUIRED.items():
+            if described.get(key, needed) != needed:
+                raise DataError(
+                    f"{path / 'config.json'} says {key} = {described[key]!r}", why=f"every DINOv2 model has {needed!r}"
+                )
+        hints["heads"] = described.get("num_attention_heads")
     index = path / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
@@ -225,10 +239,15 @@ def _arch(config: DinoV2Config) -> str:
     return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
 
 
+def _shapes(config: DinoV2Config) -> dict[str, tuple[int, ...]]:
+    """Official keys and shapes of an architecture."""
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
+
+
 def _fit(tensors: dict[str, Tensor], config: DinoV2Config) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
-    with torch.device("meta"):
-        wanted = {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
+    wanted = _shapes(config)
     tensors = dict(tensors)
     if not any(".ls1." in key for key in tensors):  # folded before it was saved
         tensors |= {key: torch.ones(shape) for key, shape in wanted.items() if key.endswith(".gamma")}

@@ -42,6 +42,17 @@ class DinoV2Config:
         """Channels per attention head (64 in every official model)."""
         return self.width // self.heads
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, mask token included: four times as many bytes in float32."""
+        d, f = self.width, self.ffn_hidden
+        tokens = (2 + 1 + self.grid[0] * self.grid[1] + self.registers) * d  # CLS, mask, positions, registers
+        patches = (3 * self.patch**2 + 1) * d
+        attention = (d + 1) * 3 * d + (d + 1) * d
+        feed_forward = (d + 1) * f * (1 if self.ffn == "mlp" else 2) + (f + 1) * d
+        norms_and_scales = 4 * d + 2 * d
+        return tokens + patches + self.depth * (attention + feed_forward + norms_and_scales) + 2 * d
+
     def tokens(self, height: int, width: int) -> int:
         """Sequence length N = 1 + R + patches for an image of that many pixels."""
         return 1 + self.registers + (height // self.patch) * (width // self.patch)

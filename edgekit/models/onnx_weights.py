@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _TOKEN_KEYS: dict[Layout, dict[str, str]] = {
 _MOVES = {"Reshape", "Transpose", "Cast", "Resize", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
 _FLOATS = (1, 10, 11)  # TensorProto float32, float16, float64
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's dynamo exporter keeps module paths
+_NORMALIZES = re.compile(r'"normalize":\s*"graph"')  # in the manifest that edgekit's exports carry
 _FOLDED_TAIL = ".attn.qkv.weight"
 
 
@@ -94,7 +96,7 @@ def _static_grid(graph: GraphProto) -> tuple[int, int] | None:
 
 def _undo_rewrites(state: dict[str, Tensor], model: ModelProto, path: Path) -> None:
     """Take back what edgekit's export folds into weights, or refuse where that cannot be done exactly."""
-    if any(p.key == "edgekit.manifest" and '"normalize": "graph"' in p.value for p in model.metadata_props):
+    if any(_NORMALIZES.search(entry.value) for entry in model.metadata_props if entry.key.startswith("edgekit")):
         raise DataError(f"{path} normalises pixels inside the graph", fix="use the checkpoint it was exported from")
     rewritten = sorted(key for key in state if key == "unrotate" or key.endswith("fc2_gain"))
     if rewritten:

@@ -43,6 +43,11 @@ class ZooEntry:
         return first.member_sha256 if isinstance(first, WheelSource) else getattr(first, "sha256", None)
 
     @property
+    def size_mb(self) -> float:
+        """Size in MB (10^6 bytes) of the float32 weights: about what is downloaded."""
+        return round(self.config.parameters * 4 / 1e6, 1)
+
+    @property
     def interpolation(self) -> Interpolation:
         """How position embeddings are resized to another image size."""
         return self.config.interpolation

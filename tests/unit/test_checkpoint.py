@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ExportError
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.dinov2 import ARCHITECTURES, DinoV2, random_model
 from tests.generators import TINY, TINY_REG, TINY_SWIGLU
@@ -153,6 +153,26 @@ def test_a_saved_checkpoint_keeps_what_shapes_cannot_tell(tmp_path):
     before = path.read_bytes()
     save_checkpoint(model, path)
     assert path.read_bytes() == before
+
+
+def test_a_rewritten_model_is_not_saved_as_a_checkpoint(tmp_path):
+    gained, scaled = random_model(TINY), random_model(TINY)
+    gained.blocks[0].mlp.fc2_gain = torch.nn.Parameter(torch.ones(512))
+    scaled.blocks[1].attn.scale = 1.0
+    for model in (gained, scaled):
+        with pytest.raises(ExportError, match="no checkpoint"):
+            save_checkpoint(model, tmp_path / "rewritten.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_huggingface_config_that_changes_the_arithmetic_is_refused(tmp_path):
+    save_file(huggingface_state(random_model(TINY)), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 2, "layer_norm_eps": 1e-5}))
+    with pytest.raises(DataError, match="layer_norm_eps = 1e-05"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_checkpoint(tmp_path)
 
 
 def test_the_official_architectures_are_recognised_by_shape(tmp_path):

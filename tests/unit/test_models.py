@@ -129,8 +129,8 @@ def test_parameter_counts_are_the_official_ones(arch, parameters):
     with torch.device("meta"):
         plain = sum(p.numel() for p in DinoV2(ARCHITECTURES[arch]).parameters())
         registers = sum(p.numel() for p in DinoV2(ARCHITECTURES[arch + "_reg"]).parameters())
-    assert plain == parameters
-    assert registers == parameters + 4 * ARCHITECTURES[arch].width
+    assert plain == ARCHITECTURES[arch].parameters == parameters
+    assert registers == ARCHITECTURES[arch + "_reg"].parameters == parameters + 4 * ARCHITECTURES[arch].width
 
 
 def test_every_official_architecture_is_there_with_its_variant():
