@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Hint = Literal["latency", "throughput"]
 
+_FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 _INSTALL = "pip install 'edgekit[openvino]'"
 _SATURATES = (
     "8-bit weights: x86 CPUs without VNNI may saturate their int8 GEMMs; quantize with --weight-bits 7 for those"
@@ -85,7 +86,7 @@ class OpenVinoBackend:
             model.set_rt_info(value, keys)
         with atomic_path(path) as temporary:
             ov.save_model(model, temporary, compress_to_fp16=precision == "fp16")
-            if source.plan is not None:
+            if source.plan is not None and precision not in _FLOAT:
                 verify_plan(temporary, source.plan, precision)
         height, width = source.preprocess.input_size
         tokens, channels = source.model.config.tokens(height, width), source.model.config.width
@@ -201,7 +202,7 @@ def _graph(source: ExportSource, precision: Precision) -> ov.Model:
     from edgekit.backends.openvino_graph import FloatGemms, build_model
     from edgekit.backends.openvino_quant import IntegerGemms, WeightGemms
 
-    if precision in ("fp32", "fp16"):
+    if precision in _FLOAT:
         tensors = _folded_tensors(source)
         return build_model(source.model.config, tensors, FloatGemms(tensors))
     if source.plan is None:
@@ -247,7 +248,7 @@ def _metadata(source: ExportSource, precision: Precision) -> list[tuple[str, lis
 
 
 def _notes(source: ExportSource, precision: Precision) -> tuple[str, ...]:
-    if source.plan is None or precision in ("fp32", "fp16"):
+    if source.plan is None or precision in _FLOAT:
         return ()
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     if precision == "w8a8" and any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values()):

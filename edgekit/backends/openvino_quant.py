@@ -48,7 +48,8 @@ class WeightGemms(FloatGemms):
 class IntegerGemms(WeightGemms):
     """w8a8: a FakeQuantize whose ranges are the plan's scale and zero point in front of integer weights.
 
-    The CPU plugin's low-precision pass turns each pair into one int8 GEMM. Attention products stay float.
+    The CPU plugin's low-precision pass turns each pair into one int8 GEMM. Attention products stay float unless the
+    plan has scales for them (level "all").
     """
 
     def linear(self, name: str, x: ov.Output) -> ov.Output:
@@ -75,6 +76,27 @@ class IntegerGemms(WeightGemms):
         """Quantizer, Convolution, Add."""
         gemm = self.plan.gemms.get(name)
         return super().convolution(name, pixels if gemm is None else self.quantized(gemm, gemm.input, pixels), patch)
+
+    def attention(self, name: str, q: ov.Output, k: ov.Output, v: ov.Output, scale: float) -> ov.Output:
+        """Integer products with scales per head: uint8 numerators exp(s - max), divided by their own sum afterwards."""
+        matmul = self.plan.matmuls.get(name)
+        if matmul is None:
+            return super().attention(name, q, k, v, scale)
+        q = integers(f"{name}.q", q, matmul.query_scale)
+        k = integers(f"{name}.k", k, matmul.key_scale)
+        v = integers(f"{name}.v", v, matmul.value_scale)
+        logit_scale = per_head(f"{name}.logit_scale", matmul.query_scale * matmul.key_scale * np.float32(scale))
+        logits = op.matmul(q, k, False, True, name=f"{name}.logits")  # (B, H, N, N)
+        logits = op.multiply(logits, logit_scale, name=f"{name}.logits/scaled").output(0)
+        axis = constant(np.array([-1], np.int64), f"{name}.axis")
+        shifted = op.subtract(logits, op.reduce_max(logits, axis, True, name=f"{name}.max"), name=f"{name}.shifted")
+        numerators = op.exp(shifted, name=f"{name}.numerators").output(0)
+        top = constant(np.float32((LEVELS - 1) * matmul.probability_scale), f"{name}.p_high")
+        ends = [constant(np.float32(0), f"{name}.p_low"), top]
+        rounded = op.fake_quantize(numerators, *ends, *ends, LEVELS, name=f"{name}.p{QUANTIZER}").output(0)
+        mixed = op.matmul(rounded, v, False, False, name=f"{name}.weighted")
+        mixed = op.multiply(mixed, per_head(f"{name}.value_scale", matmul.value_scale), name=f"{name}.weighted/scaled")
+        return op.divide(mixed, op.reduce_sum(rounded, axis, True, name=f"{name}.sum"), name=f"{name}.mixed").output(0)
 
     def quantized(self, gemm: GemmPlan, quantizer: object, x: ov.Output, suffix: str = "") -> ov.Output:
         """`x` through a FakeQuantize of 256 levels.
@@ -106,6 +128,21 @@ def integer_weight(gemm: GemmPlan, shape: tuple[int, ...]) -> ov.Output:
         return weight
     target = constant(np.array(shape, np.int64), f"{name}.weight_shape")
     return op.reshape(weight, target, False, name=f"{name}.weight/joined").output(0)
+
+
+def integers(name: str, x: ov.Output, scale: np.ndarray) -> ov.Output:
+    """(B, H, N, d) -> the integers -127..127 it rounds to at a scale per head (H,).
+
+    Divided by the scale first: the low-precision pass takes a quantizer with one range for all heads only.
+    """
+    x = op.divide(x, per_head(f"{name}.scale", scale), name=f"{name}/divided").output(0)
+    ends = [constant(np.float32(side * (LEVELS // 2 - 1)), f"{name}.{end}") for side, end in ((-1, "low"), (1, "high"))]
+    return op.fake_quantize(x, *ends, *ends, LEVELS - 1, name=f"{name}{QUANTIZER}").output(0)
+
+
+def per_head(name: str, scale: np.ndarray) -> ov.Output:
+    """(H,) as (1, H, 1, 1) constant."""
+    return constant(scale.astype(np.float32).reshape(1, -1, 1, 1), name)
 
 
 def quantizer_range(quantizer: StaticInput) -> tuple[np.float32, np.float32]:

@@ -11,7 +11,7 @@ import openvino as ov
 from edgekit.artifact import Precision
 from edgekit.backends.openvino_quant import LEVELS, QUANTIZER, quantizer_range
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import GemmPlan, MatmulPlan, StaticInput, TokenGroupInput
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -25,6 +25,8 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     """
     nodes = {node.get_friendly_name(): node for node in ov.Core().read_model(path).get_ordered_ops()}
     problems = [problem for gemm in plan.gemms.values() for problem in _differences(gemm, nodes, precision)]
+    if precision != "w8":
+        problems += [problem for matmul in plan.matmuls.values() for problem in _product_differences(matmul, nodes)]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
@@ -46,13 +48,26 @@ def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision
                 quantizers[name] = gemm.input
             case TokenGroupInput(head=head, tail=tail):
                 quantizers |= {f"{name}.head": head, name: tail}
-    problems = []
+    problems: list[str] = []
     for prefix, quantizer in quantizers.items():
         low, high = quantizer_range(quantizer)
         expected |= {f"{prefix}.input_low": np.array(low), f"{prefix}.input_high": np.array(high)}
         node = nodes.get(f"{prefix}{QUANTIZER}")
         if node is None or node.get_attributes()["levels"] != LEVELS:
             problems.append(f"{prefix} has no quantizer of {LEVELS} levels")
+    return problems + _wrong_constants(expected, nodes)
+
+
+def _product_differences(matmul: MatmulPlan, nodes: dict[str, ov.Node]) -> list[str]:
+    """What differs in the attention products of one block."""
+    scales = {"q": matmul.query_scale, "k": matmul.key_scale, "v": matmul.value_scale}
+    expected = {f"{matmul.name}.{part}.scale": scale.astype(np.float32) for part, scale in scales.items()}
+    expected[f"{matmul.name}.p_high"] = np.array((LEVELS - 1) * matmul.probability_scale, np.float32)
+    return _wrong_constants(expected, nodes)
+
+
+def _wrong_constants(expected: dict[str, np.ndarray], nodes: dict[str, ov.Node]) -> list[str]:
+    problems = []
     for key, value in expected.items():
         node = nodes.get(key)
         if node is None or node.get_type_name() != "Constant":
