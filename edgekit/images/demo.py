@@ -99,6 +99,7 @@ _MOST_CROPS = 256  # of a split; more would only repeat themselves
 _CANDIDATES = 24
 _ASPECTS = (1.0, 4 / 3, 3 / 4)  # width / height
 _LEAST_CONTRAST = 0.5  # of the whole photograph's: no crop of nothing but sky
+_COARSE = 4  # pixels per side that are averaged before contrast is measured
 
 
 def demo_crops(split: Split, samples: int, *, seed: int = 0) -> Iterator[tuple[str, Image.Image]]:
@@ -125,12 +126,12 @@ def demo_crops(split: Split, samples: int, *, seed: int = 0) -> Iterator[tuple[s
 
 def _crops(photograph: Photograph, index: int, count: int, seed: int) -> list[Image.Image]:
     picture = photograph.open()
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)
+    grey = np.asarray(picture.convert("L").reduce(_COARSE), dtype=np.float32)
     generator = np.random.default_rng((seed, index, photograph.split == "evaluation"))
     boxes = [(0, 0, picture.width, picture.height)]
     while len(boxes) < count:
         drawn = [_box(picture.size, photograph.smallest, generator) for _ in range(_CANDIDATES)]
-        rich = [box for box in drawn if grey[box[1] : box[3], box[0] : box[2]].std() >= _LEAST_CONTRAST * grey.std()]
+        rich = [box for box in drawn if _contrast(grey, box) >= _LEAST_CONTRAST * grey.std()]
         boxes.append(min(rich or drawn, key=lambda box: max(_overlap(box, other) for other in boxes)))
     return [picture.crop(box) for box in boxes]
 
@@ -145,6 +146,12 @@ def _box(size: tuple[int, int], smallest: float, generator: np.random.Generator)
     width, height = min(size[0], round(side * max(1.0, aspect))), min(size[1], round(side * max(1.0, 1 / aspect)))
     left, top = (int(generator.integers(room + 1)) for room in (size[0] - width, size[1] - height))
     return left, top, left + width, top + height
+
+
+def _contrast(grey: np.ndarray, box: Box) -> float:
+    """Standard deviation of the coarse grey picture inside a box."""
+    left, top, right, bottom = (side // _COARSE for side in box)
+    return float(grey[top:bottom, left:right].std())
 
 
 def _overlap(a: Box, b: Box) -> float:

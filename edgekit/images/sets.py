@@ -146,7 +146,9 @@ def _image_set(
     labels: list[str] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> ImageSet:
-    pixel_values = np.stack(images)
+    pixel_values = np.empty((len(images), *images[0].shape), np.float32)
+    for i in reversed(range(len(images))):
+        pixel_values[i] = images.pop()  # freed as it is copied: 256 images at 518 pixels are 0.8 GB once, not twice
     digest = hashlib.sha256("\n".join((transform.model_dump_json(), *paths)).encode())
     digest.update(pixel_values.data)
     return ImageSet(

