@@ -1,0 +1,212 @@
+"""Feature drift: how far a candidate's features are from the reference's on the same pixels, image by image."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekit.artifact import Frozen
+from edgekit.errors import DataError
+from edgekit.measure.features import Features
+from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
+from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
+from edgekit.measure.task import TaskDrift
+
+Grade = Literal["excellent", "good", "acceptable", "broken"]
+
+_OUTLIER_SIGMA = 3.0  # patch norms this many deviations above the mean are the field's "outlier tokens"
+
+# Mean class-token and mean patch cosine that a grade needs. The field has no standard; these are edgekit's own bands:
+# FP16 exports reach 0.99999, the published INT8 (bitsandbytes) of a ViT-B 0.996.
+# fmt: off
+_GRADES: tuple[tuple[Grade, float, float], ...] = (
+    ("excellent",  0.999, 0.998),
+    ("good",       0.995, 0.995),
+    ("acceptable", 0.99,  0.985),
+)
+# fmt: on
+
+
+class ImageDrift(Frozen):
+    """One image: cosines of its class token and patches, SQNR in dB over all its tokens, and whom it now resembles."""
+
+    name: str
+    cls_cosine: float
+    patch_cosine_mean: float
+    patch_cosine_min: float
+    sqnr_db: float
+    nearest: str  # image whose class token the reference finds nearest; "" with one image only
+    nearest_same: bool
+
+
+class DriftReport(Frozen):
+    """Drift of `candidate` against `reference` over n images. Cosines are dimensionless, energies ratios in dB.
+
+    "Centred" cosines are taken after the reference's mean token is subtracted: DINOv2 tokens share a large common
+    vector that makes plain cosines look better than they are. `own` retrieval searches each model's own class tokens,
+    `mixed` searches the reference's gallery with the candidate's queries, as an app with an old index would.
+    """
+
+    reference: str
+    candidate: str
+    n: int
+    image_size: tuple[int, int]  # (height, width) in pixels
+    seed: int
+    cls_cosine: Spread
+    centred_cls_cosine: Spread | None  # None with one image
+    patch_cosine: Spread
+    centred_patch_cosine: Spread
+    normal_patch_cosine_mean: float
+    outlier_patch_cosine_mean: float | None  # None when no patch norm exceeds mean + 3 deviations
+    outlier_patches: int
+    sqnr_db: Estimate  # all final tokens
+    cls_sqnr_db: Estimate
+    patch_sqnr_db: Estimate
+    own: Retrieval
+    mixed: Retrieval
+    images: tuple[ImageDrift, ...]
+    tasks: tuple[TaskDrift, ...] = ()
+
+    @property
+    def grade(self) -> Grade:
+        """The best of excellent, good, acceptable whose mean class and patch cosines are both reached, else broken."""
+        for grade, cls, patch in _GRADES:
+            if self.cls_cosine.mean >= cls and self.patch_cosine.mean >= patch:
+                return grade
+        return "broken"
+
+    def worst(self, count: int) -> tuple[ImageDrift, ...]:
+        """The images that drifted most, by SQNR, worst first."""
+        return tuple(sorted(self.images, key=lambda image: image.sqnr_db)[:count])
+
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that go into the manifest row."""
+        numbers: dict[str, float | None] = {
+            "cls_cosine_mean": self.cls_cosine.mean,
+            "cls_cosine_p1": self.cls_cosine.p1,
+            "cls_cosine_min": self.cls_cosine.min,
+            "patch_cosine_mean": self.patch_cosine.mean,
+            "patch_cosine_p1": self.patch_cosine.p1,
+            "patch_cosine_min": self.patch_cosine.min,
+            "centred_patch_cosine_mean": self.centred_patch_cosine.mean,
+            "sqnr_db": self.sqnr_db.value,
+            "nn_agreement": self.own.nn_agreement.value,
+            "recall_at_5": self.own.recall_at_5.value,
+        }
+        for task in self.tasks:
+            numbers[f"{task.head}_mae"] = task.mae.value
+            numbers[f"{task.head}_iou"] = task.iou.value
+        rounded = {key: None if value is None else round(value, 6) for key, value in numbers.items()}
+        return {**rounded, "grade": self.grade, "n": self.n, "reference": self.reference}
+
+
+def measure_drift(
+    reference: Features,
+    candidate: Features,
+    *,
+    reference_name: str = "fp32",
+    candidate_name: str = "candidate",
+    patch: int = 14,
+    seed: int = 0,
+    tasks: tuple[TaskDrift, ...] = (),
+) -> DriftReport:
+    """Compare two models' features of the same images in the same order.
+
+    Args:
+        reference: usually of the FP32 model.
+        candidate: of the quantized or converted one.
+        reference_name: shown in the report.
+        candidate_name: shown in the report.
+        patch: pixels per patch side.
+        seed: of the bootstrap.
+        tasks: drift of heads on top of these features, see `measure_map_drift`.
+
+    Raises:
+        DataError: the two are not of the same images and shape, or hold values that are not finite.
+    """
+    _require_comparable(reference, candidate, candidate_name)
+    n = len(reference)
+    signal, noise = np.zeros((n, 2)), np.zeros((n, 2))  # per image: class token, patches
+    cls, cls_mean = np.zeros(n), reference.cls.mean(axis=0, dtype=np.float64)
+    centred_cls = np.zeros(n)
+    patch_mean = reference.patches.mean(axis=(0, 1), dtype=np.float64)
+    patches = np.zeros(reference.patches.shape[:2])
+    centred, norms, registers = np.zeros_like(patches), np.zeros_like(patches), np.zeros((n, 2))
+    first = 1 + reference.registers
+    for i in range(n):  # one image at a time, in float64: 37 x 37 patches of ViT-g would not fit otherwise
+        a, b = reference.tokens[i].astype(np.float64), candidate.tokens[i].astype(np.float64)  # (1 + R + P, D)
+        error = ((a - b) ** 2).sum(axis=1)
+        energy = (a**2).sum(axis=1)
+        signal[i], noise[i] = (energy[0], energy[first:].sum()), (error[0], error[first:].sum())
+        registers[i] = energy[1:first].sum(), error[1:first].sum()
+        cls[i], patches[i] = _cosine(a[:1], b[:1])[0], _cosine(a[first:], b[first:])
+        centred_cls[i] = _cosine(a[:1] - cls_mean, b[:1] - cls_mean)[0]
+        centred[i] = _cosine(a[first:] - patch_mean, b[first:] - patch_mean)
+        norms[i] = np.sqrt(energy[first:])
+    outlier = norms > norms.mean() + _OUTLIER_SIGMA * norms.std()
+    all_signal, all_noise = signal.sum(axis=1) + registers[:, 0], noise.sum(axis=1) + registers[:, 1]
+    own, mixed, same = retrieval_drift(reference.cls, candidate.cls, seed=seed)
+    neighbours = nearest(reference.cls, reference.cls, 1)[:, 0] if n > 1 else None
+    images = tuple(
+        ImageDrift(
+            name=reference.names[i],
+            cls_cosine=float(cls[i]),
+            patch_cosine_mean=float(patches[i].mean()),
+            patch_cosine_min=float(patches[i].min()),
+            sqnr_db=decibel(all_signal[i], all_noise[i]),
+            nearest="" if neighbours is None else reference.names[neighbours[i]],
+            nearest_same=bool(same[i]),
+        )
+        for i in range(n)
+    )
+    return DriftReport(
+        reference=reference_name,
+        candidate=candidate_name,
+        n=n,
+        image_size=(reference.grid[0] * patch, reference.grid[1] * patch),
+        seed=seed,
+        cls_cosine=spread(cls, seed=seed),
+        centred_cls_cosine=spread(centred_cls, seed=seed) if n > 1 else None,
+        patch_cosine=spread(patches, seed=seed),
+        centred_patch_cosine=spread(centred, seed=seed),
+        normal_patch_cosine_mean=float(patches[~outlier].mean()),
+        outlier_patch_cosine_mean=float(patches[outlier].mean()) if outlier.any() else None,
+        outlier_patches=int(outlier.sum()),
+        sqnr_db=_sqnr(all_signal, all_noise, seed),
+        cls_sqnr_db=_sqnr(signal[:, 0], noise[:, 0], seed),
+        patch_sqnr_db=_sqnr(signal[:, 1], noise[:, 1], seed),
+        own=own,
+        mixed=mixed,
+        images=images,
+        tasks=tasks,
+    )
+
+
+def _require_comparable(reference: Features, candidate: Features, name: str) -> None:
+    if reference.tokens.shape != candidate.tokens.shape or reference.grid != candidate.grid:
+        raise DataError(
+            f"features of {name} have shape {candidate.tokens.shape}, the reference's {reference.tokens.shape}",
+            fix="measure both on the same images at the same size",
+        )
+    if reference.names != candidate.names:
+        raise DataError(f"features of {name} are of other images than the reference's")
+    for who, features in (("the reference", reference), (name, candidate)):
+        bad = int((~np.isfinite(features.tokens)).sum())
+        if bad:
+            raise DataError(f"{who} put out {bad} values that are not finite (NaN or infinite)")
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) cosines of the rows of two (N, D) arrays; two zero vectors are equal, one alone is orthogonal."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same_zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
+    cosines = (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+    result: np.ndarray = np.where(same_zero, 1.0, cosines).clip(-1.0, 1.0)
+    return result
+
+
+def _sqnr(signal: np.ndarray, noise: np.ndarray, seed: int) -> Estimate:
+    """Signal-to-quantization-noise ratio in dB of energies (n,) summed over images."""
+    ratio = bootstrap_ratio(noise, signal, seed=seed)
+    return Estimate(value=decibel(1.0, ratio.value), low=decibel(1.0, ratio.high), high=decibel(1.0, ratio.low))

@@ -1,0 +1,79 @@
+"""Features of a set of images as a model puts them out: class token, registers and patch tokens, kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.backends.base import Runner
+from edgekit.errors import DataError
+from edgekit.recipe import PATCH
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class Features:
+    """`tokens` (n, 1 + R + P, D) float32 after the final norm: class token, R registers, P = rows * columns patches."""
+
+    tokens: np.ndarray
+    grid: tuple[int, int]  # (rows, columns) of patches
+    names: tuple[str, ...]  # one per image
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def registers(self) -> int:
+        """Register tokens between the class token and the patches."""
+        return int(self.tokens.shape[1]) - 1 - self.grid[0] * self.grid[1]
+
+    @property
+    def cls(self) -> np.ndarray:
+        """(n, D)."""
+        return self.tokens[:, 0]
+
+    @property
+    def patches(self) -> np.ndarray:
+        """(n, P, D)."""
+        return self.tokens[:, 1 + self.registers :]
+
+
+def features_of(
+    runner: Runner,
+    pixel_values: np.ndarray,
+    batch: int = 1,
+    *,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """Run all images through a model.
+
+    Args:
+        runner: any loaded artifact, or a callable that returns `last_hidden_state`.
+        pixel_values: (n, 3, H, W) float32, preprocessed as the artifact's `preprocess` says.
+        batch: images per call; 1 suits files with a fixed batch.
+        names: of the images, for the per-image table; numbers when not given.
+        progress: told (done, total) after each batch.
+
+    Raises:
+        DataError: no image, or the number of tokens does not fit the image size.
+    """
+    if len(pixel_values) == 0:
+        raise DataError("no images to measure on", fix="--eval DIR")
+    height, width = pixel_values.shape[-2:]
+    grid = (height // PATCH, width // PATCH)
+    parts = []
+    for start in range(0, len(pixel_values), batch):
+        parts.append(np.asarray(runner(pixel_values[start : start + batch])["last_hidden_state"], dtype=np.float32))
+        if progress:
+            progress(min(start + batch, len(pixel_values)), len(pixel_values))
+    tokens = np.concatenate(parts)
+    if tokens.shape[1] < 1 + grid[0] * grid[1]:
+        raise DataError(
+            f"a model put out {tokens.shape[1]} tokens for an image of {height} x {width} pixels",
+            why=f"1 + {grid[0]} * {grid[1]} or more are needed",
+        )
+    return Features(tokens, grid, tuple(names) if names else tuple(str(i) for i in range(len(tokens))))

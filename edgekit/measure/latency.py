@@ -1,0 +1,218 @@
+"""Latency of several artifacts measured fairly: own processes, turns interleaved with idle gaps, doubt stated."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.artifact import Artifact, Frozen
+from edgekit.errors import EdgekitError
+from edgekit.measure.energy import EnergyCounter
+from edgekit.measure.noise import Noise, cpu_load
+from edgekit.measure.statistics import Estimate, bootstrap_mean
+from edgekit.measure.worker import Target, Timed, Worker
+
+MIN_SAMPLES_FOR_P99 = 100
+Notify = Callable[[str], None]
+
+
+class Speedup(Frozen):
+    """How many times faster than `reference`, paired round by round: geometric mean with its 95 % interval."""
+
+    reference: str
+    value: float
+    low: float
+    high: float
+
+
+class LatencyReport(Frozen):
+    """Latency of one artifact on this host. Times in ms per call of `batch` images; memory in MB (10^6 bytes).
+
+    `p99_ms` is None below 100 samples. `peak_rss_mb` is of the artifact's own process, interpreter and runtime included
+    (`base_rss_mb` before anything was loaded). `energy_mj` per call is None where no counter is readable.
+    """
+
+    name: str
+    batch: int
+    image_size: tuple[int, int]  # (height, width) in pixels
+    threads: int | None  # None: the runtime's own choice
+    rounds: int
+    times_ms: tuple[tuple[float, ...], ...]  # per round
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    min_ms: float
+    mean_ms: float
+    load_ms: float
+    first_ms: float
+    throughput_ips: float  # images per second
+    peak_rss_mb: float
+    base_rss_mb: float
+    energy_mj: float | None
+    noise: Noise
+    speedup: Speedup | None  # None without a reference in the same run
+
+    @property
+    def stable(self) -> bool:
+        """False when other work on the host makes these numbers unfit to compare with another run's."""
+        return not self.noise.reasons
+
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that go into the manifest row."""
+        speedup = self.speedup
+        numbers: dict[str, float | int | None] = {
+            "p50_ms": round(self.p50_ms, 3),
+            "p90_ms": round(self.p90_ms, 3),
+            "p99_ms": None if self.p99_ms is None else round(self.p99_ms, 3),
+            "min_ms": round(self.min_ms, 3),
+            "load_ms": round(self.load_ms, 1),
+            "first_ms": round(self.first_ms, 1),
+            "throughput_ips": round(self.throughput_ips, 2),
+            "peak_rss_mb": round(self.peak_rss_mb, 1),
+            "threads": self.threads,
+            "batch": self.batch,
+            "rounds": self.rounds,
+            "speedup_vs_fp32": None if speedup is None else round(speedup.value, 3),
+            "speedup_low": None if speedup is None else round(speedup.low, 3),
+            "speedup_high": None if speedup is None else round(speedup.high, 3),
+            "energy_mj": None if self.energy_mj is None else round(self.energy_mj, 2),
+        }
+        return {**numbers, "stable": self.stable}
+
+
+class LatencyRun(Frozen):
+    """One interleaved measurement of several artifacts; `failures` says of the others why they did not run."""
+
+    reports: dict[str, LatencyReport]
+    failures: dict[str, str]
+
+
+def measure_latency(
+    targets: Sequence[Artifact | Target],
+    pixel_values: np.ndarray,
+    *,
+    threads: int | None = None,
+    reference: str | None = None,
+    rounds: int = 10,
+    iterations: int = 10,
+    warmup: int = 3,
+    gap_s: float = 0.2,
+    budget_s: float = 12.0,
+    seed: int = 0,
+    notify: Notify | None = None,
+) -> LatencyRun:
+    """Load every target in its own process, then time them in turn, round after round.
+
+    Every round visits all targets in a fresh random order, so that a slow minute of the host hits all of them alike;
+    the idle gap before each turn lets the threads of the runtime before it fall asleep.
+
+    Args:
+        targets: artifacts, or anything a worker can load.
+        pixel_values: one batch (B, 3, H, W) float32.
+        threads: per runtime; None lets each choose.
+        reference: name of the target that speedups refer to.
+        rounds: at least 3, else there is nothing to pair.
+        iterations: inferences per target and round; fewer when they would not fit in the budget.
+        warmup: untimed inferences at the start.
+        gap_s: idle seconds before each turn.
+        budget_s: seconds of inference per target over all rounds.
+        seed: of the order of turns and of the intervals.
+        notify: told what happens, in one line.
+
+    Raises:
+        EdgekitError: the reference is not among the targets.
+    """
+    wanted = [target if isinstance(target, Target) else Target.of(target) for target in targets]
+    if reference is not None and reference not in {target.name for target in wanted}:
+        raise EdgekitError(f"the reference {reference!r} is not among the measured artifacts")
+    load_before = cpu_load()
+    failures: dict[str, str] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
+        np.save(folder / "pixels.npy", pixel_values)
+        workers: dict[str, Worker] = {}
+        counts: dict[str, int] = {}
+        for target in wanted:
+            if notify:
+                notify(f"load {target.name}")
+            try:
+                worker = stack.enter_context(Worker(target, folder / "pixels.npy", threads))
+                usual = float(np.median(worker.run(warmup, settle=1))) if warmup else worker.start.first_ms
+            except EdgekitError as error:
+                failures[target.name] = error.why or error.what
+                continue
+            workers[target.name] = worker
+            counts[target.name] = int(np.clip(budget_s * 1000 / (rounds * usual), 1, iterations))
+        times, energy = interleave(workers, counts, rounds=rounds, gap_s=gap_s, seed=seed, notify=notify)
+        reports = {}
+        for name, worker in workers.items():
+            flat = np.concatenate(times[name])
+            p50, p90, p99 = (float(p) for p in np.quantile(flat, (0.5, 0.9, 0.99)))
+            reports[name] = LatencyReport(
+                name=name,
+                batch=pixel_values.shape[0],
+                image_size=(pixel_values.shape[-2], pixel_values.shape[-1]),
+                threads=threads,
+                rounds=rounds,
+                times_ms=tuple(tuple(round(t, 4) for t in turn) for turn in times[name]),
+                p50_ms=p50,
+                p90_ms=p90,
+                p99_ms=p99 if len(flat) >= MIN_SAMPLES_FOR_P99 else None,
+                min_ms=float(flat.min()),
+                mean_ms=float(flat.mean()),
+                throughput_ips=1000 * len(pixel_values) / p50,
+                load_ms=worker.start.load_ms,
+                first_ms=worker.start.first_ms,
+                base_rss_mb=worker.start.base_rss_mb,
+                peak_rss_mb=worker.peak_rss_mb(),
+                energy_mj=energy[name],
+                noise=Noise.of(times[name], load_before),
+                speedup=None
+                if reference is None or reference not in times
+                else paired_speedup(times[reference], times[name], reference, seed=seed),
+            )
+    return LatencyRun(reports=reports, failures=failures)
+
+
+def interleave(
+    targets: Mapping[str, Timed],
+    iterations: Mapping[str, int],
+    *,
+    rounds: int,
+    gap_s: float,
+    seed: int = 0,
+    notify: Notify | None = None,
+) -> tuple[dict[str, list[list[float]]], dict[str, float | None]]:
+    """Times in ms per target and round, and mJ per call where an energy counter is readable (else None)."""
+    order = np.random.default_rng(seed)
+    counter = EnergyCounter()
+    times: dict[str, list[list[float]]] = {name: [] for name in targets}
+    joules: dict[str, float] = dict.fromkeys(targets, 0.0)
+    for i in range(rounds):
+        if notify:
+            notify(f"round {i + 1} of {rounds}")
+        for name in order.permutation(list(targets)).tolist():
+            time.sleep(gap_s)
+            targets[name].run(0, settle=1)  # caches and clock speed belong to the turn before
+            before = counter.read()
+            times[name].append(targets[name].run(iterations[name]))
+            joules[name] += counter.since(before)
+    calls = {name: rounds * iterations[name] for name in targets}
+    return times, {name: 1000 * joules[name] / calls[name] if counter.readable else None for name in targets}
+
+
+def paired_speedup(
+    reference: Sequence[Sequence[float]], own: Sequence[Sequence[float]], name: str, *, seed: int = 0
+) -> Speedup:
+    """Ratio of the two round medians, round by round: a host that slows down for a while slows both sides of it."""
+    logs = np.log([np.median(a) / np.median(b) for a, b in zip(reference, own, strict=True)])
+    mean: Estimate = bootstrap_mean(logs, seed=seed)
+    return Speedup(
+        reference=name, value=float(np.exp(mean.value)), low=float(np.exp(mean.low)), high=float(np.exp(mean.high))
+    )

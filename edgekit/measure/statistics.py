@@ -1,0 +1,92 @@
+"""Estimates that carry their doubt: means with bootstrap intervals, and rates that are refused when n is small."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from edgekit.artifact import Frozen
+
+MIN_IMAGES_FOR_RATE = 20  # below this one image moves a rate by more than 5 points
+MIN_SAMPLES_FOR_P1 = 100  # below this the first percentile is only another name for the minimum
+MAX_DB = 150.0  # about the resolution of float32: what identical features are said to reach
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+_Z = 1.959964  # of a 95 % normal interval
+
+Cosine = Annotated[float, Field(ge=-1.000001, le=1.000001)]
+
+
+class Estimate(Frozen):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Spread(Frozen):
+    """A cosine over many vectors: the mean with its 95 % interval, and the tail. `p1` is None below 100 vectors."""
+
+    mean: Cosine
+    low: Cosine
+    high: Cosine
+    p1: Cosine | None
+    min: Cosine
+
+
+class Rate(Frozen):
+    """A share 0..1 of n cases with its 95 % interval, or None and the reason why no share is given."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    reason: str = ""
+
+
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0) -> Estimate:
+    """Mean of `values` (n,) with its percentile bootstrap interval (Efron 1979), 2000 resamples."""
+    return bootstrap_ratio(values, np.ones(len(values)), seed=seed)
+
+
+def bootstrap_ratio(numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0) -> Estimate:
+    """sum(numerators) / sum(denominators) over (n,) cases; the interval comes from resampling whole cases."""
+    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    n = len(top)
+    picks = np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
+    resampled = top[picks].sum(axis=1) / bottom[picks].sum(axis=1)
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value=float(top.sum() / bottom.sum()), low=float(low), high=float(high))
+
+
+def spread(cosines: np.ndarray, *, seed: int = 0) -> Spread:
+    """Summary of cosines (n,) or (n, tokens); the interval of the mean resamples the n images, not their tokens."""
+    per_image = cosines if cosines.ndim == 1 else cosines.mean(axis=1)
+    mean = bootstrap_mean(per_image, seed=seed)
+    p1 = float(np.quantile(cosines, 0.01)) if cosines.size >= MIN_SAMPLES_FOR_P1 else None
+    return Spread(mean=mean.value, low=mean.low, high=mean.high, p1=p1, min=float(cosines.min()))
+
+
+def rate(hits: np.ndarray, *, seed: int = 0, least: int = MIN_IMAGES_FOR_RATE) -> Rate:
+    """Mean of `hits` (n,), each 0..1, as a share; yes/no hits get Wilson's interval (1927), never an empty one."""
+    n = len(hits)
+    if n < least:
+        return Rate(value=None, n=n, reason=f"{n} images are too few for a percentage (at least {least} are needed)")
+    values = np.asarray(hits, np.float64)
+    if not np.isin(values, (0.0, 1.0)).all():
+        mean = bootstrap_mean(values, seed=seed)
+        return Rate(value=mean.value, low=mean.low, high=mean.high, n=n)
+    share = float(values.mean())
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two energies, at most 150 dB (equal to the last float32 bit)."""
+    least = 10 ** (-MAX_DB / 10)
+    return MAX_DB if noise <= least * signal else 10 * math.log10(max(signal / noise, least))

@@ -1,0 +1,150 @@
+"""Everything the report shows, as data: `report.json` is this model, `report.html` is a view of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgekit.artifact import Frozen, Manifest, atomic_path
+from edgekit.errors import DataError
+from edgekit.measure.drift import DriftReport
+from edgekit.measure.host import Host
+from edgekit.measure.latency import LatencyReport
+from edgekit.report.verdict import Verdict, judge
+
+REPORT_SCHEMA: Final = "edgekit.report/1"
+DataUri = str  # "data:image/webp;base64,..."
+
+
+class ImagePanel(Frozen):
+    """One image and what the models see in it; pictures by artifact name, all of the same size and colours."""
+
+    name: str
+    photo: DataUri
+    pca: dict[str, DataUri]  # first three principal components of the patch tokens as RGB
+    maps: dict[str, DataUri]  # the dense head's map over the photo
+
+
+class Command(Frozen):
+    """A line to type, and what it does."""
+
+    text: str
+    meaning: str
+
+
+class QuantizationStep(Frozen):
+    """One step of the quantization engine and the SQNR in dB of the simulated model after it."""
+
+    name: str
+    sqnr_db: float
+    meaning: str = ""
+
+
+class BlockDrift(Frozen):
+    """Drift of the residual stream behind one block, and the largest activation there."""
+
+    block: str
+    sqnr_db: float
+    largest: float | None = None
+
+
+class SkippedImage(Frozen):
+    """An image that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+class BuildReport(BaseModel):
+    """One build as it is shown. Maps are keyed by artifact name; `reference` is the one all others are compared with.
+
+    `thumbnails` (by image name) feed the per-image table, `panels` the side-by-side pictures. `steps` and `blocks` are
+    keyed by precision and by artifact, empty when the build did not look. `head` names what `panels[].maps` show.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal["edgekit.report/1"] = REPORT_SCHEMA
+    manifest: Manifest
+    host: Host
+    reference: str
+    verdict: Verdict
+    drift: dict[str, DriftReport] = {}
+    latency: dict[str, LatencyReport] = {}
+    thumbnails: dict[str, DataUri] = {}
+    panels: tuple[ImagePanel, ...] = ()
+    head: str = ""
+    evaluation: str = ""  # what the evaluation images are, for the reader
+    calibration: str = ""
+    commands: tuple[Command, ...] = ()
+    steps: dict[str, tuple[QuantizationStep, ...]] = {}
+    blocks: dict[str, tuple[BlockDrift, ...]] = {}
+    skipped: tuple[SkippedImage, ...] = ()
+
+    @classmethod
+    def assemble(
+        cls,
+        manifest: Manifest,
+        host: Host,
+        *,
+        reference: str,
+        drift: Mapping[str, DriftReport] | None = None,
+        latency: Mapping[str, LatencyReport] | None = None,
+        thumbnails: Mapping[str, DataUri] | None = None,
+        panels: Sequence[ImagePanel] = (),
+        head: str = "",
+        evaluation: str = "",
+        calibration: str = "",
+        commands: Sequence[Command] = (),
+        steps: Mapping[str, Sequence[QuantizationStep]] | None = None,
+        blocks: Mapping[str, Sequence[BlockDrift]] | None = None,
+        skipped: Sequence[SkippedImage] = (),
+    ) -> BuildReport:
+        """Put a report together; the verdict is drawn from the measurements here, never passed in."""
+        drift, latency = dict(drift or {}), dict(latency or {})
+        return cls(
+            manifest=manifest,
+            host=host,
+            reference=reference,
+            verdict=judge(manifest.artifacts, drift, latency, reference=reference),
+            drift=drift,
+            latency=latency,
+            thumbnails=dict(thumbnails or {}),
+            panels=tuple(panels),
+            head=head,
+            evaluation=evaluation,
+            calibration=calibration,
+            commands=tuple(commands),
+            steps={name: tuple(rows) for name, rows in (steps or {}).items()},
+            blocks={name: tuple(rows) for name, rows in (blocks or {}).items()},
+            skipped=tuple(skipped),
+        )
+
+    def write_json(self, folder: Path) -> Path:
+        """Write `folder/report.json` atomically and return its path."""
+        data = self.model_dump(mode="json")
+        manifest = data.pop("manifest")
+        manifest = {"schema": manifest.pop("schema_"), **manifest}
+        data = {"schema": data.pop("schema_"), "manifest": manifest, **data}
+        path = folder / "report.json"
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read_json(cls, path: Path) -> BuildReport:
+        """Read what `write_json` wrote; raises DataError when it is missing, damaged or of another schema."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data["schema_"] = data.pop("schema")
+            data["manifest"]["schema_"] = data["manifest"].pop("schema")
+            return cls.model_validate(data)
+        except FileNotFoundError:
+            raise DataError(f"there is no report at {path}", fix=f"edgekit report {path.parent}") from None
+        except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+            why = str(error).splitlines()[0]
+            raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error

@@ -1,0 +1,125 @@
+"""Pictures of what a model sees: thumbnails, patch features as colours (PCA), and maps laid over the photo."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from edgekit.artifact import Preprocess
+from edgekit.images.preprocess import to_pixels
+from edgekit.measure.features import Features
+from edgekit.report.content import DataUri, ImagePanel
+
+# Viridis at nine stops (van der Walt and Smith, CC0): even in lightness and readable without red-green vision.
+_VIRIDIS = np.array(
+    [(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
+     (170, 220, 50), (253, 231, 37)], dtype=np.float32,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PatchColours:
+    """Three principal directions of the reference's patch tokens, with the range that becomes 0..255 in each."""
+
+    mean: np.ndarray  # (D,)
+    axes: np.ndarray  # (D, 3)
+    low: np.ndarray  # (3,)
+    high: np.ndarray  # (3,)
+
+    @classmethod
+    def fit(cls, patches: np.ndarray) -> PatchColours:
+        """Fit on patch tokens (n, P, D) of all shown images at once, so that equal parts get equal colours."""
+        flat = patches.reshape(-1, patches.shape[-1]).astype(np.float64)
+        mean = flat.mean(axis=0)
+        _, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False))
+        axes = vectors[:, ::-1][:, :3]
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])  # a sign is arbitrary; fix it
+        scores = (flat - mean) @ axes
+        low, high = np.quantile(scores, (0.01, 0.99), axis=0)
+        return cls(mean, axes, low, high)
+
+    def paint(self, patches: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """(P, D) tokens of one image -> (rows, columns, 3) uint8."""
+        scores = (patches.astype(np.float64) - self.mean) @ self.axes
+        unit = ((scores - self.low) / np.maximum(self.high - self.low, 1e-12)).clip(0, 1)
+        painted: np.ndarray = np.rint(255 * unit).astype(np.uint8).reshape(*grid, 3)
+        return painted
+
+
+def data_uri(pixels: np.ndarray, *, size: tuple[int, int] | None = None, sharp: bool = False) -> DataUri:
+    """(H, W, 3) uint8 -> WebP data URI, scaled to (width, height); `sharp` keeps the patches' edges."""
+    picture = Image.fromarray(pixels)
+    if size and size != picture.size:
+        picture = picture.resize(size, Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if sharp:
+        picture.save(buffer, "PNG", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, "WEBP", quality=82, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def overlay(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map (H, W) in 0..1 in viridis over the grey photo (H, W, 3) uint8."""
+    position = heat.clip(0, 1) * (len(_VIRIDIS) - 1)
+    lower = np.minimum(position.astype(int), len(_VIRIDIS) - 2)
+    weight = (position - lower)[..., None]
+    colour = _VIRIDIS[lower] * (1 - weight) + _VIRIDIS[lower + 1] * weight
+    grey = photo.astype(np.float32).mean(axis=-1, keepdims=True)
+    mixed: np.ndarray = np.rint(0.4 * grey + 0.6 * colour).clip(0, 255).astype(np.uint8)
+    return mixed
+
+
+def thumbnails(
+    pixel_values: np.ndarray, preprocess: Preprocess, names: Sequence[str], *, side: int = 72
+) -> dict[str, DataUri]:
+    """Small pictures of all evaluation images by name, from the very pixels the model was given (n, 3, H, W)."""
+    photos = to_pixels(pixel_values, preprocess)
+    height, width = photos.shape[1:3]
+    size = (side, round(side * height / width)) if width >= height else (round(side * width / height), side)
+    return {name: data_uri(photo, size=size) for name, photo in zip(names, photos, strict=True)}
+
+
+def panels(
+    pixel_values: np.ndarray,
+    preprocess: Preprocess,
+    features: Mapping[str, Features],
+    *,
+    reference: str,
+    maps: Mapping[str, np.ndarray] | None = None,
+    show: Sequence[int],
+    side: int = 224,
+) -> tuple[ImagePanel, ...]:
+    """Side-by-side pictures of chosen images.
+
+    Args:
+        pixel_values: all evaluation images (n, 3, H, W), as the models got them.
+        preprocess: that made them.
+        features: by artifact name, of all evaluation images; `reference` must be among them.
+        reference: whose patch tokens the colours are fitted on.
+        maps: by artifact name, (n, H, W) in 0..1, of a dense head.
+        show: which images.
+        side: longer side of each picture in pixels.
+    """
+    if not show:
+        return ()
+    base = features[reference]
+    rows, columns = base.grid
+    longer = max(rows, columns)
+    size = (round(side * columns / longer), round(side * rows / longer))
+    colours = PatchColours.fit(base.patches[list(show)])
+    photos = to_pixels(pixel_values, preprocess)
+    return tuple(
+        ImagePanel(
+            name=base.names[i],
+            photo=data_uri(photos[i], size=size),
+            pca={name: data_uri(colours.paint(f.patches[i], f.grid), sharp=True) for name, f in features.items()},
+            maps={name: data_uri(overlay(photos[i], heat[i]), size=size) for name, heat in (maps or {}).items()},
+        )
+        for i in show
+    )
