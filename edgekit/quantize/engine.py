@@ -256,7 +256,7 @@ class _Fit:
             cross = self.cross / self.rows - torch.outer(mean - mean_hat, mean_hat)  # E[(x - x^) x^^T], centred
             damped = covariance + RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
             weight = weight + torch.linalg.solve(damped, (weight @ cross).T).T
-        hessian = covariance if recipe.bias_correction else self.hessian / self.rows
+        hessian = self.hessian / self.rows  # not centred: the mean moves between kinds of photos, the bias cannot follow
         integers, scale = quantize_weight(weight.float(), recipe.weight_bits, recipe.group_size, recipe.rounding, hessian)
         real = integers.double() * scale.double().repeat_interleave(weight.shape[1] // scale.shape[1], 1)
         bias = bias_dynamic = self.bias.double()
