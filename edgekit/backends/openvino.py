@@ -141,15 +141,19 @@ class OpenVinoRunner:
         if cache_dir is not None:
             core.set_property({"CACHE_DIR": str(cache_dir)})
         self.artifact = artifact
+        self._input = artifact.inputs[0]
         self.compiled = core.compile_model(read_model(artifact.path), "CPU", plugin_settings(hint, threads))
         self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
         self._request = self.compiled.create_infer_request()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> both outputs by contract name; each call returns arrays of its own."""
+        """(B, 3, H, W) float32 -> both outputs by contract name; each call returns arrays of its own.
+
+        An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
+        """
         if self._queue is not None:
             return self._spread(pixel_values)
-        results = self._request.infer({INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
+        results = self._request.infer({self._input.name: np.ascontiguousarray(pixel_values, self._input.dtype)})
         return {name: results[name].copy() for name in OUTPUT_NAMES}
 
     def _spread(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,8 +165,8 @@ class OpenVinoRunner:
             rows[index] = {name: request.get_tensor(name).data.copy() for name in OUTPUT_NAMES}
 
         self._queue.set_callback(keep)
-        for index, image in enumerate(np.ascontiguousarray(pixel_values, np.float32)):
-            self._queue.start_async({INPUT_NAME: image[None]}, index)
+        for index, image in enumerate(np.ascontiguousarray(pixel_values, self._input.dtype)):
+            self._queue.start_async({self._input.name: image[None]}, index)
         self._queue.wait_all()
         return {name: np.concatenate([row[name] for row in rows]) for name in OUTPUT_NAMES}
 
