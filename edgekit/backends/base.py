@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
     from edgekit.quantize.plan import QuantPlan
+
+
+Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
+"""Cure for CPUs whose u8*s8 products saturate: "u8u8" stores weights as uint8, "reduce-range" is in the plan already
+(7-bit weights), "auto" decides by this CPU."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,21 @@ class ExportSource:
     licence: str
     parent_sha256: str
     recipe_digest: str
+    overflow: Overflow = "auto"
+
+
+def folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:
+    """`edgekit.surgery.state_of` of the model with LayerScale and attention scale folded: equal, with fewer ops."""
+    from copy import deepcopy
+
+    from edgekit.surgery import state_of
+    from edgekit.surgery.fold_attention_scale import fold_attention_scale
+    from edgekit.surgery.fold_layerscale import fold_layerscale
+
+    model = deepcopy(source.model)
+    fold_layerscale(model)
+    fold_attention_scale(model)
+    return state_of(model)
 
 
 @runtime_checkable

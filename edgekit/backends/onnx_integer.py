@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
@@ -20,8 +21,18 @@ from edgekit.backends.onnx_weights import (
     integer_weight,
 )
 from edgekit.backends.onnx_writer import GraphWriter
+from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
 from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a GEMM's input share one static quantizer: all tokens, or one of several groups."""
+
+    tokens: int
+    quantizer: StaticInput
+    part: str = ""  # ".head", ".tail": added to the names of a group's nodes
 
 
 class StaticGemms(FloatGemms):
@@ -35,16 +46,29 @@ class StaticGemms(FloatGemms):
         super().__init__(plan.float_tensors)
         self.plan, self.storage = plan, storage
 
+    def gemm(self, name: str) -> GemmPlan | None:
+        """The plan's entry.
+
+        Raises:
+            ExportError: its weights share scales in groups, for which standard ops have no integer kernel.
+        """
+        gemm = self.plan.gemms.get(name)
+        if gemm is not None and gemm.weight_scale.shape[1] > 1:
+            raise ExportError(f"{name} has {gemm.weight_scale.shape[1]} weight scales per row",
+                              why="integer GEMMs of standard ONNX ops take one per output channel",
+                              fix="--precision w4a8, or a recipe without group_size")  # fmt: skip
+        return gemm
+
     def linear(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
         """Integer GEMM when the plan has one, else the float layer."""
-        gemm = self.plan.gemms.get(name)
+        gemm = self.gemm(name)
         if gemm is None:
             return super().linear(graph, name, x)
         return self.integer(graph, gemm, x, self.plan.config.tokens(*self.plan.image_size))
 
     def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
         """The patch embedding as the GEMM it is, over patches laid out in rows of 3 * patch * patch values."""
-        gemm = self.plan.gemms.get(name)
+        gemm = self.gemm(name)
         if gemm is None:
             return super().patches(graph, name, pixels, config)
         (rows, columns), patch = config.grid, config.patch
@@ -64,19 +88,18 @@ class StaticGemms(FloatGemms):
         """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
         match gemm.input:
             case StaticInput():
-                return self.static(graph, gemm, x, tokens, gemm.input)
+                return self.static(graph, gemm, x, Rows(tokens, gemm.input))
             case TokenGroupInput(split, head, tail):
-                return self.token_groups(graph, gemm, x, (split, tokens - split), (head, tail))
+                groups = Rows(split, head, ".head"), Rows(tokens - split, tail, ".tail")
+                return self.token_groups(graph, gemm, x, groups)
             case PerTokenInput():
                 return per_token_gemm(graph, gemm, x, self.storage)
             case _:
                 assert_never(gemm.input)
 
-    def static(
-        self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int, quantizer: StaticInput, part: str = ""
-    ) -> ir.Value:
-        """One GEMM with one scale and zero point for all its input; `part` names one of several token groups."""
-        name, (out, features) = gemm.name + part, gemm.weight.shape
+    def static(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows) -> ir.Value:
+        """One GEMM with one scale and zero point for all its rows."""
+        name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
         x = graph.node("Reshape", [x, graph.ints(-1, features)], f"{name}.input/Reshape")
         x = quantize_dequantize(graph, name, x, quantizer)
         weight, zero = integer_weight(graph, gemm, self.storage)
@@ -88,26 +111,16 @@ class StaticGemms(FloatGemms):
             steps = graph.constant(f"{name}.bias", bias)
             inputs.append(graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0}))
         y = graph.node("Gemm", inputs, f"{name}/Gemm")
-        y = graph.node("Reshape", [y, graph.ints(-1, tokens, out)], f"{name}.output/Reshape")
+        y = graph.node("Reshape", [y, graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
         if bias is not None:
             return y
         return graph.node("Add", [y, graph.constant(f"{gemm.name}.float_bias", gemm.bias)], f"{name}/Add")
 
-    def token_groups(
-        self,
-        graph: GraphWriter,
-        gemm: GemmPlan,
-        x: ir.Value,
-        sizes: tuple[int, int],
-        inputs: tuple[StaticInput, StaticInput],
-    ) -> ir.Value:
+    def token_groups(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
         """The same GEMM over the first tokens (CLS and registers) and over the patches, each with its own scale."""
-        parts = (".head", ".tail")
-        pieces = graph.split(x, sizes, 1, f"{gemm.name}.input/Split", [f"{gemm.name}{part}.tokens" for part in parts])
-        outputs = [
-            self.static(graph, gemm, piece, size, quantizer, part)
-            for piece, size, quantizer, part in zip(pieces, sizes, inputs, parts, strict=True)
-        ]
+        sizes, names = [rows.tokens for rows in groups], [f"{gemm.name}{rows.part}.tokens" for rows in groups]
+        pieces = graph.split(x, sizes, 1, f"{gemm.name}.input/Split", names)
+        outputs = [self.static(graph, gemm, piece, rows) for piece, rows in zip(pieces, groups, strict=True)]
         return graph.node("Concat", outputs, f"{gemm.name}/Concat", {"axis": 1})
 
 
@@ -143,6 +156,11 @@ class BlockedGemms(StaticGemms):
     scale per token and block; so the plan's input quantizers are not used, and its uncorrected bias is. GEMMs that the
     plan keeps at 8 bits, and those no block size divides (the patch embedding), are written as in w8a8.
     """
+
+    def gemm(self, name: str) -> GemmPlan | None:
+        """The plan's entry; groups are what blocks are for, if their size is one that the runtime knows."""
+        gemm = self.plan.gemms.get(name)
+        return super().gemm(name) if gemm is None or block_size_of(gemm) is None else gemm
 
     def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """MatMul over blocked int4 weights where they can be, else static QDQ."""

@@ -11,7 +11,7 @@ from edgekit.backends.onnx_writer import GraphWriter
 from edgekit.quantize.plan import GemmPlan, StaticInput
 
 Storage = Literal["int8", "uint8"]
-"""How 8-bit weights are stored: as they are, or plus 128 with zero point 128, which no CPU accumulates with saturation."""
+"""How 8-bit weights are stored: as they are, or plus 128 with zero point 128, which saturates on no CPU."""
 
 LARGEST_INT32_BIAS = 2**30  # leaves as much again for the accumulated products
 BLOCK_SIZES = (128, 64, 32, 16)  # that MatMulNBits of ONNX Runtime takes, largest first
@@ -41,11 +41,10 @@ def block_size_of(gemm: GemmPlan) -> int | None:
 
 
 def blocked_weight(graph: GraphWriter, gemm: GemmPlan) -> ir.Value:
-    """The weights (in, out) as int4, or int8 above 4 bits, behind a DequantizeLinear with a scale per group of inputs."""
-    dtype = ir.DataType.INT4 if gemm.weight_bits <= 4 else ir.DataType.INT8
+    """The weights (in, out) as int4 behind a DequantizeLinear with a scale per group of inputs."""
     size = block_size_of(gemm) or gemm.group_size
     scales = np.repeat(gemm.weight_scale, gemm.group_size // size, axis=1).T  # (in / size, out)
-    inputs = [graph.constant(f"{gemm.name}.weight", gemm.weight.T, dtype=dtype),
+    inputs = [graph.constant(f"{gemm.name}.weight", gemm.weight.T, dtype=ir.DataType.INT4),
               graph.constant(f"{gemm.name}.weight_scale", scales)]  # fmt: skip
     attributes = {"axis": 0, "block_size": size}
     return graph.node("DequantizeLinear", inputs, f"{gemm.name}.weight/DequantizeLinear", attributes)

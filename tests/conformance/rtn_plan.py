@@ -44,7 +44,8 @@ def rtn_plan(
     gemms = {}
     for name in names:
         weight = state[f"{name}.weight"].reshape(len(state[f"{name}.weight"]), -1)
-        integers, scale = round_weights(weight, bits, group_size if name != "patch_embed.proj" else None)
+        grouped = group_size is not None and weight.shape[1] % group_size == 0
+        integers, scale = round_weights(weight, bits, group_size if grouped else None)
         bias = state[f"{name}.bias"]
         is_patches = name == "patch_embed.proj"
         quantizer = _quantizer("static" if is_patches else inputs, seen[name], 1 + model.config.registers)

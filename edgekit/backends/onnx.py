@@ -1,0 +1,271 @@
+"""ONNX for ONNX Runtime: float, INT8 and int4 files in standard ops, and those fused by edgekit.ops."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgekit.artifact import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    Artifact,
+    Format,
+    Precision,
+    TensorSpec,
+    Variant,
+    atomic_path,
+    sha256_of,
+    size_mb_of,
+)
+from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.errors import BackendMissing, DataError, ExportError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.backends.onnx_weights import Storage
+    from edgekit.quantize.plan import QuantPlan
+
+MANIFEST_KEY = "edgekit.manifest"  # of metadata_props: the artifact as JSON, without path, digest and size
+_INSTALL = "pip install 'edgekit[onnx]'"
+_FLOAT = ("fp32", "fp16")
+_ONE_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger weights go into a file beside it
+
+
+@dataclass(frozen=True)
+class OnnxBackend:
+    """Writes one `.onnx` per precision (with `.onnx_data` beside it above 1.9 GB) and runs it in ONNX Runtime."""
+
+    format: ClassVar[Format] = "onnx"
+
+    def missing(self) -> str | None:
+        """Which of the packages that export needs is not installed."""
+        return _not_installed("onnx", "onnx_ir", "onnxruntime")
+
+    def runner_missing(self) -> str | None:
+        """Whether ONNX Runtime is installed."""
+        return _not_installed("onnxruntime")
+
+    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
+        """Every precision in standard ops, and the two that the fused ops serve."""
+        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w4a8")
+        return (*((precision, "standard") for precision in standard), ("fp32", "fused"), ("w8a8", "fused"))
+
+    def filename(self, precision: Precision, variant: Variant) -> str:
+        """`model.onnx`, `model_w8a8_fused.onnx`, ..."""
+        return "model" + ("" if precision == "fp32" else f"_{precision}") + "_fused" * (variant == "fused") + ".onnx"
+
+    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
+        """Write `path`, check the graph, and compare it with its source.
+
+        Float files are run against the torch model, integer ones read back and compared with the plan number by number.
+
+        Raises:
+            BackendMissing: a package is not installed.
+            ExportError: no such variant, no plan, or the file is not equal to its source.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        if (precision, variant) not in self.variants():
+            raise ExportError(f"the ONNX backend does not write {precision} {variant}",
+                              fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})))  # fmt: skip
+        if precision not in _FLOAT and source.plan is None:
+            raise ExportError(
+                f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
+            )
+        described = _describe(source, precision, variant)
+        metadata = {
+            MANIFEST_KEY: json.dumps(described, sort_keys=True),
+            "model": source.model_name,
+            "licence": source.licence,
+            "source": f"sha256:{source.parent_sha256}",
+        }
+        with atomic_path(path) as temporary:
+            _save(_graph(source, precision, variant, metadata), temporary)
+            _check(source, precision, variant, temporary)
+        return Artifact.model_validate(
+            described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
+        )
+
+    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Load an artifact into ONNX Runtime on the CPU.
+
+        Raises:
+            BackendMissing: ONNX Runtime, or the op library of a fused file, is not here.
+            DataError: the file is missing or damaged.
+        """
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.onnx_runner import OnnxRunner
+
+        return OnnxRunner(artifact, threads)
+
+    def audit(self, artifact: Artifact) -> dict[str, object]:
+        """What ONNX Runtime makes of the file on this CPU; see `onnx_audit.audit_file`."""
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.onnx_audit import audit_file
+
+        return audit_file(artifact)
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact that a `.onnx` file of edgekit says it is, from its own metadata.
+
+    Raises:
+        BackendMissing: the `onnx` package is not installed.
+        DataError: missing, damaged, or not written by edgekit.
+    """
+    if problem := _not_installed("onnx"):
+        raise BackendMissing(problem, fix=_INSTALL)
+    import onnx
+
+    try:
+        properties = onnx.load(path, load_external_data=False).metadata_props
+        described = json.loads(next(p.value for p in properties if p.key == MANIFEST_KEY))
+        return Artifact.model_validate(
+            described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
+        )
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format onnx"
+        ) from None
+    except Exception as error:  # protobuf, JSON and pydantic errors share no base class
+        raise DataError(f"{path} is no ONNX file of edgekit", why=_first_line(error) or f"it has no {MANIFEST_KEY}",
+                        fix="edgekit export --format onnx") from None  # fmt: skip
+
+
+def storage_for(source: ExportSource) -> Storage:
+    """uint8 weights where u8*s8 products would saturate, as the source's `overflow` says; "auto" asks this CPU."""
+    assert source.plan is not None
+    if source.overflow == "auto":
+        from edgekit.backends.saturation import cpu_saturates
+
+        eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
+        return "uint8" if eight_bits and cpu_saturates() else "int8"
+    return "uint8" if source.overflow == "u8u8" else "int8"
+
+
+def _graph(source: ExportSource, precision: Precision, variant: Variant, metadata: dict[str, str]) -> ir.Model:
+    import onnx_ir as ir
+
+    from edgekit.backends.onnx_graph import FloatGemms, dinov2_graph
+
+    if precision in _FLOAT:
+        tensors = folded_tensors(source)
+        float_type = ir.DataType.FLOAT if precision == "fp32" else ir.DataType.FLOAT16
+        model = dinov2_graph(
+            source.model.config, tensors, FloatGemms(tensors), float_type=float_type, metadata=metadata
+        )
+        return _fused(model, None) if variant == "fused" else model
+    from edgekit.backends.onnx_integer import BlockedGemms, DynamicGemms, StaticGemms
+
+    assert source.plan is not None
+    config, tensors = source.plan.config, source.plan.float_tensors
+    if variant == "fused":
+        return _fused(dinov2_graph(config, tensors, FloatGemms(tensors), metadata=metadata), source.plan)
+    storage = storage_for(source)
+    match precision:
+        case "w8":
+            return dinov2_graph(config, tensors, DynamicGemms(source.plan, storage), metadata=metadata)
+        case "w4a8":
+            return dinov2_graph(config, tensors, BlockedGemms(source.plan, storage), opset=21, metadata=metadata)
+        case _:
+            return dinov2_graph(config, tensors, StaticGemms(source.plan, storage), metadata=metadata)
+
+
+def _fused(model: ir.Model, plan: QuantPlan | None) -> ir.Model:
+    """The float graph with edgekit's own ops in place of its blocks."""
+    if find_spec("edgekit.ops.fuse") is None:
+        raise ExportError("the fused ops are not part of this edgekit", fix="--precision w8a8 without --fused")
+    from edgekit.ops.fuse import fuse
+
+    return fuse(model, plan)
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """Serialize deterministically; weights beyond protobuf's limit go into `<name>_data` beside it."""
+    import onnx_ir as ir
+
+    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    if sum(tensor.nbytes for tensor in weights) > _ONE_FILE:
+        ir.save(model, path, external_data=f"{path.name}_data")
+    else:
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _check(source: ExportSource, precision: Precision, variant: Variant, path: Path) -> None:
+    """Refuse a file that breaks the ONNX rules or does not compute what it was written from."""
+    import onnx
+
+    from edgekit.backends.onnx_verify import verify_float, verify_plan
+
+    if variant == "standard":  # the checker knows no custom domain
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(f"the {precision} graph breaks the ONNX rules", why=_first_line(error)) from error
+    if precision in _FLOAT:
+        verify_float(path, source.model, precision)
+    elif variant == "standard":
+        assert source.plan is not None
+        verify_plan(path, source.plan, precision)
+
+
+def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
+    """The fields of the artifact that are known before the file is written."""
+    height, width = source.preprocess.input_size
+    config = source.model.config
+    shapes: tuple[tuple[int | str, ...], ...] = (
+        ("batch", config.tokens(height, width), config.width),
+        ("batch", config.width),
+    )
+    inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
+    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
+    return {
+        "name": f"onnx/{precision}" + "_fused" * (variant == "fused"),
+        "format": "onnx",
+        "precision": precision,
+        "variant": variant,
+        "inputs": [spec.model_dump(mode="json") for spec in inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "preprocess": source.preprocess.model_dump(mode="json"),
+        "recipe_digest": source.recipe_digest,
+        "parent_sha256": source.parent_sha256,
+        "tools": {package: version(package) for package in ("onnx", "onnx-ir", "onnxruntime")},
+        "notes": list(_notes(source, precision, variant)),
+    }
+
+
+def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
+    """What a reader of the report should know about the file."""
+    if source.plan is None or precision in _FLOAT:
+        return ()
+    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    if precision == "w8":
+        notes.append("activations: uint8, one range per tensor taken at run time")
+    if precision == "w4a8":
+        notes.append(
+            "int4 weights in blocks; activations are float in the file, int8 per block in ONNX Runtime's MatMulNBits"
+        )
+    if variant == "standard" and storage_for(source) == "uint8":
+        notes.append("weights stored as uint8 with zero point 128: exact on CPUs whose u8*s8 products saturate")
+    elif variant == "standard" and any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values()):
+        notes.append(
+            "on x86 CPUs without VNNI set session.x64quantprecision=1 (edgekit's runner does): u8*s8 saturates there"
+        )
+    return tuple(notes)
+
+
+def _not_installed(*packages: str) -> str | None:
+    absent = [package.replace("_", "-") for package in packages if find_spec(package) is None]
+    return f"{', '.join(absent)} not installed for Python {platform.python_version()}: {_INSTALL}" if absent else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else ""

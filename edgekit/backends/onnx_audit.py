@@ -1,0 +1,53 @@
+"""What ONNX Runtime makes of a file on this CPU: which GEMMs run on integers, which attention is one op."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from edgekit.artifact import Artifact
+from edgekit.backends.onnx_runner import session_options
+
+_INT8 = frozenset({"QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul"})
+_INT4 = frozenset({"MatMulNBits"})
+_FLOAT = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"})
+_WEIGHT_INPUT = {"QGemm": 3, "QLinearMatMul": 3}  # others: 1
+
+
+def audit_file(artifact: Artifact) -> dict[str, object]:
+    """Load as the runner does, keep the optimized graph, and count.
+
+    Returns:
+        Counts of GEMMs with fixed weights by the kernel that runs them (`gemms_int8`, `gemms_int4`, `gemms_float`, with
+        the names of the float ones), of attention products in integers and in float, of edgekit's own ops, of all ops.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = session_options(artifact, None)
+        options.optimized_model_filepath = str(optimized)
+        ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(optimized, load_external_data=False).graph
+    fixed = {tensor.name for tensor in graph.initializer}
+    fixed |= {
+        output for node in graph.node if set(node.input) <= fixed for output in node.output
+    }  # dequantized weights
+    gemms = [node for node in graph.node if node.op_type in _INT8 | _INT4 | _FLOAT]
+    weighted = [node for node in gemms if node.input[_WEIGHT_INPUT.get(node.op_type, 1)] in fixed]
+    products = [node for node in gemms if node not in weighted]
+    floats = [node.name or node.output[0] for node in weighted if node.op_type in _FLOAT]
+    return {
+        "runtime": f"onnxruntime {ort.__version__}",
+        "gemms": len(weighted),
+        "gemms_int8": sum(node.op_type in _INT8 for node in weighted),
+        "gemms_int4": sum(node.op_type in _INT4 for node in weighted),
+        "gemms_float": len(floats),
+        "float_gemms": sorted(floats) if len(floats) < len(weighted) else [],
+        "attention_products_int8": sum(node.op_type in _INT8 for node in products),
+        "attention_products_float": sum(node.op_type in _FLOAT for node in products),
+        "fused_ops": dict(sorted(Counter(node.op_type for node in graph.node if node.domain == "edgekit").items())),
+        "ops": dict(sorted(Counter(node.op_type for node in graph.node).items())),
+    }

@@ -1,0 +1,221 @@
+"""Compares an ONNX file with what it was written from: a plan number by number, a float model by running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgekit.artifact import INPUT_NAME, Precision
+from edgekit.backends.onnx_weights import accumulator_scale, int32_bias
+from edgekit.errors import ExportError
+from edgekit.quantize.plan import GemmPlan, MatmulPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2
+
+FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
+FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
+
+
+def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
+    """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
+
+    Raises:
+        ExportError: not finite, or further away than the precision explains.
+    """
+    import onnxruntime as ort
+    import torch
+
+    height, width = (side * model.config.patch for side in model.config.grid)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pixels))[0].numpy()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    actual = session.run(None, {INPUT_NAME: pixels})[0]
+    if not np.isfinite(actual).all():
+        raise ExportError(f"the {precision} file computes values that are not finite",
+                          why="an activation is out of the type's range", fix="--precision fp32")  # fmt: skip
+    error = np.abs(actual - expected)
+    largest = float(error.max())
+    sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
+    if precision == "fp32" and largest > FP32_TOLERANCE:
+        raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
+    if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
+        raise ExportError(f"the fp16 file reaches {sqnr_db:.1f} dB only", why=f"{FP16_SQNR_DB:.0f} dB are expected",
+                          fix="--precision fp32")  # fmt: skip
+    return largest
+
+
+def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
+    """Compare every integer, scale, zero point and bias of a standard-op file with `plan`; returns the GEMMs checked.
+
+    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well.
+
+    Raises:
+        ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
+    """
+    file = _File.read(path)
+    problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
+    matmuls = plan.matmuls if precision != "w8" else {}
+    problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul)]
+    problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
+    problems += _unplanned(file, {*plan.gemms}, {*matmuls})
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    return len(plan.gemms)
+
+
+@dataclass(frozen=True)
+class _File:
+    """Look-ups over one graph."""
+
+    nodes: dict[str, onnx.NodeProto]  # by name
+    makers: dict[str, onnx.NodeProto]  # by output
+    constants: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        graph = onnx.load(path).graph
+        return cls(
+            {node.name: node for node in graph.node},
+            {output: node for node in graph.node for output in node.output},
+            {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
+        )
+
+    def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """The initializer at that input, if it is one."""
+        return self.constants.get(node.input[index]) if index < len(node.input) else None
+
+    def maker(self, node: onnx.NodeProto, index: int, op_type: str) -> onnx.NodeProto | None:
+        """The node behind that input, if it is of that type."""
+        found = self.makers.get(node.input[index]) if index < len(node.input) else None
+        return found if found is not None and found.op_type == op_type else None
+
+
+def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
+    """What differs for one GEMM, one sentence each."""
+    name = gemm.name
+    if f"{name}/MatMulInteger" in file.nodes:
+        node = file.nodes[f"{name}/MatMulInteger"]
+        yield from _weight_problems(name, gemm.weight, file.constant(node, 1), file.constant(node, 3))
+        yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], _second(file, f"{name}.scale/Mul"))
+        bias = (
+            gemm.bias
+            if isinstance(gemm.input, PerTokenInput) and f"{name}.input/Round" in file.nodes
+            else gemm.bias_dynamic
+        )
+        yield from _same(f"{name} bias", bias, _second(file, f"{name}/Add"))
+    elif f"{name}/MatMul" in file.nodes:
+        yield from _blocked_problems(file, gemm, file.nodes[f"{name}/MatMul"])
+    else:
+        match gemm.input:
+            case StaticInput():
+                parts: tuple[tuple[str, StaticInput], ...] = (("", gemm.input),)
+            case TokenGroupInput(head=head, tail=tail):
+                parts = ((".head", head), (".tail", tail))
+            case PerTokenInput():
+                parts = ()
+                yield f"{name} has no MatMulInteger"
+        for part, quantizer in parts:
+            yield from _static_problems(file, gemm, quantizer, part)
+
+
+def _static_problems(file: _File, gemm: GemmPlan, quantizer: StaticInput, part: str) -> Iterator[str]:
+    name = gemm.name + part
+    node = file.nodes.get(f"{name}/Gemm")
+    input_ = file.maker(node, 0, "DequantizeLinear") if node else None
+    weight = file.maker(node, 1, "DequantizeLinear") if node else None
+    quantize = file.maker(input_, 0, "QuantizeLinear") if input_ else None
+    if node is None or input_ is None or weight is None or quantize is None:
+        yield f"{name} is not a Gemm over quantized inputs"
+        return
+    for step in (quantize, input_):
+        yield from _same(f"{name} input scale", np.float32(quantizer.scale), file.constant(step, 1))
+        yield from _same(f"{name} input zero point", np.uint8(quantizer.zero_point), file.constant(step, 2))
+    yield from _weight_problems(name, gemm.weight, file.constant(weight, 0), file.constant(weight, 2))
+    yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], file.constant(weight, 1))
+    steps = int32_bias(gemm, quantizer)
+    bias = file.maker(node, 2, "DequantizeLinear")
+    if steps is None:
+        yield from _same(f"{name} bias", gemm.bias, _second(file, f"{name}/Add"))
+    elif bias is None:
+        yield f"{name} has no bias"
+    else:
+        yield from _same(f"{name} bias", steps, file.constant(bias, 0))
+        yield from _same(f"{name} bias scale", accumulator_scale(gemm, quantizer), file.constant(bias, 1))
+
+
+def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iterator[str]:
+    weight = file.maker(node, 1, "DequantizeLinear")
+    if weight is None:
+        yield f"{gemm.name} has float weights"
+        return
+    yield from _weight_problems(gemm.name, gemm.weight, file.constant(weight, 0), None)
+    scale = file.constant(weight, 1)  # (blocks, out), perhaps finer than the plan's groups
+    if scale is not None:
+        size = gemm.weight.shape[1] // len(scale)
+        scale = np.repeat(scale, size, axis=0)
+    yield from _same(f"{gemm.name} weight scale", np.repeat(gemm.weight_scale, gemm.group_size, axis=1).T, scale)
+    yield from _same(f"{gemm.name} bias", gemm.bias_dynamic, _second(file, f"{gemm.name}/Add"))
+
+
+def _weight_problems(
+    name: str, expected: np.ndarray, stored: np.ndarray | None, zero: np.ndarray | None
+) -> Iterator[str]:
+    if stored is not None:
+        stored = stored.astype(np.int16) - (0 if zero is None else zero.astype(np.int16))
+    yield from _same(f"{name} weights", expected.T, stored)
+
+
+def _matmul_problems(file: _File, matmul: MatmulPlan) -> Iterator[str]:
+    """Scales of q, k, v and of the softmax numerators of one attention."""
+    roles = (("q", matmul.query_scale), ("k", matmul.key_scale), ("v", matmul.value_scale),
+             ("numerators", np.float32(matmul.probability_scale)))  # fmt: skip
+    for part, scale in roles:
+        yield from _same(f"{matmul.name} {part} scale", scale, _second(file, f"{matmul.name}.{part}/QuantizeLinear"))
+    for product in ("logits", "mix"):
+        if f"{matmul.name}.{product}/MatMulInteger" not in file.nodes:
+            yield f"{matmul.name} {product} is not an integer product"
+
+
+def _float_problems(file: _File, plan: QuantPlan, name: str) -> Iterator[str]:
+    """A GEMM that stays float must have the rewritten model's weights."""
+    node = file.nodes.get(f"{name}/MatMul") or file.nodes.get(f"{name}/Conv")
+    weight = plan.float_tensors[f"{name}.weight"]
+    yield from _same(
+        f"{name} float weights", weight.T if weight.ndim == 2 else weight, file.constant(node, 1) if node else None
+    )
+
+
+def _unplanned(file: _File, gemms: set[str], matmuls: set[str]) -> Iterator[str]:
+    """Quantizers that belong to no GEMM or attention of the plan."""
+    for name, node in file.nodes.items():
+        owner = name.rpartition("/")[0]
+        owners = {
+            owner.removesuffix(suffix)
+            for suffix in (".input", ".head.input", ".tail.input", ".q", ".k", ".v", ".numerators")
+        }
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") and not owners & (gemms | matmuls):
+            yield f"{owner} is quantized but not in the plan"
+
+
+def _second(file: _File, name: str) -> np.ndarray | None:
+    """The constant at the second input of a node."""
+    node = file.nodes.get(name)
+    return file.constant(node, 1) if node is not None else None
+
+
+def _same(what: str, expected: np.ndarray | np.generic, actual: np.ndarray | None) -> Iterator[str]:
+    if actual is None:
+        yield f"{what} missing"
+    elif not np.array_equal(expected, actual):
+        yield f"{what} differ" if what.endswith("s") else f"{what} differs"
