@@ -74,7 +74,7 @@ def _sides(x: ov.Output, name: str) -> ov.Output:
 
 
 def _resized(image: ov.Output, edge: int, crop: tuple[int, int]) -> ov.Output:
-    """Shortest edge to `edge` by Pillow's antialiased bicubic, the longest rounded down; larger if the crop needs it."""
+    """Shortest edge to `edge` by Pillow's antialiased bicubic, longest rounded down; larger if the crop needs it."""
     sides = _sides(image, "image")
     shortest = op.reduce_min(sides, _ints([0], "image.min_axis"), True, name="image.shortest")
     target = op.divide(
