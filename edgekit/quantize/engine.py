@@ -20,8 +20,8 @@ from torch import Tensor
 from edgekit.errors import DataError
 from edgekit.quantize.observe import InputObserver
 from edgekit.quantize.plan import GemmPlan, InputQuantizer, QuantPlan, StaticInput, TokenGroupInput
-from edgekit.quantize.ranges import Smoothing, choose_smoothing, static_input, unlike_halves
-from edgekit.quantize.rounding import quantize_weight
+from edgekit.quantize.ranges import MARGINS, Smoothing, choose_smoothing, static_input, unlike_halves
+from edgekit.quantize.rounding import quantize_weight, weight_limit
 from edgekit.quantize.simulate import IntegerLinear, IntegerPatchEmbed, fake_quantize
 from edgekit.quantize.stages import Stage, State, stages_of
 from edgekit.surgery import state_of
@@ -48,9 +48,12 @@ class InputChoice:
     """How one GEMM's input was decided: for the plan's provenance and `explain`."""
 
     quantizer: InputQuantizer
-    alpha: float
-    tail: float
-    margin: float
+    smoothing: Smoothing
+
+    def words(self) -> dict[str, float | str]:
+        """The choice as plain values for the plan's provenance."""
+        s = self.smoothing
+        return {"alpha": s.alpha, "spread": s.spread, "floor": s.floor, "margin": s.margin}
 
 
 @torch.no_grad()
@@ -111,7 +114,7 @@ class _Engine:
             config=self.model.config, image_size=size, float_tensors=state_of(self.model), gemms=self.gemms,
             provenance={
                 "recipe": self.recipe.model_dump(mode="json"),
-                "inputs": {n: {"alpha": c.alpha, "tail": c.tail, "margin": c.margin} for n, c in self.choices.items()},
+                "inputs": {name: choice.words() for name, choice in self.choices.items()},
             },
         )  # fmt: skip
 
@@ -160,7 +163,8 @@ class _Engine:
             }[stage.part]
             smoothing = choose_smoothing(
                 rows, self.half[owners], stage.linear.weight, shift=can_shift, scale=can_scale,
-                **({"margins": (1.0,)} if recipe.activation_range == "minmax" else {}),
+                margins=(1.0,) if recipe.activation_range == "minmax" else MARGINS,
+                weight_levels=weight_limit(recipe.weight_bits), weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
             )  # fmt: skip
             _rewrite(block, stage, smoothing)
             observer = observers[stage.part]
@@ -168,9 +172,8 @@ class _Engine:
             extremes = (extremes - smoothing.shift) / smoothing.scale
             rows = (rows - smoothing.shift) / smoothing.scale
             choices[stage.part] = InputChoice(
-                self._quantizer(rows, special, extremes, smoothing.margin),
-                smoothing.alpha, smoothing.tail, smoothing.margin,
-            )  # fmt: skip
+                self._quantizer(rows, special, extremes, smoothing.margin), smoothing
+            )
         return choices
 
     def _quantizer(self, rows: Tensor, special: Tensor, extremes: Tensor, margin: float) -> InputQuantizer:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +22,10 @@ from edgekit.quantize.plan import StaticInput
 LEVELS = 255
 
 ALPHAS = (0.5, 0.65, 0.8, 1.0)  # SmoothQuant's migration strength: 1 moves all spread into the weights
-TAILS = (0.0, 5e-4, 1e-2)  # share of rows cut off at either end before a channel's spread is read
-MARGINS = (0.4, 0.55, 0.7, 0.85, 1.0, 1.15)  # of the observed range; below 1 clips, above 1 leaves headroom
+SPREADS: tuple[float | Literal["mse"], ...] = (0.0, 5e-4, 1e-2, "mse")  # how a channel's spread is read, see below
+FLOORS = (1.0, 0.15)  # least ratio of negative to positive reach that an unshifted input's channels are held to
+MARGINS = (0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # of the observed range; below 1 clips, above 1 leaves headroom
+CLIPS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.22)  # shares of a channel's extreme tried by the spread "mse"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Smoothing:
     shift: Tensor  # (K,)
     scale: Tensor  # (K,) > 0
     alpha: float
-    tail: float
+    spread: float | Literal["mse"]
+    floor: float
     margin: float
 
 
@@ -49,27 +54,53 @@ def rounding_error(x: Tensor, quantizer: StaticInput, energy: Tensor) -> float:
     return float(q.mul_(quantizer.scale).sub_(x).square_().mean(0) @ energy)
 
 
-def channel_range(rows: Tensor, tail: float) -> tuple[Tensor, Tensor]:
-    """Range per channel (K,), (K,) with a share `tail` of the rows cut off at both ends."""
-    if tail == 0:
+def channel_range(rows: Tensor, spread: float | Literal["mse"]) -> tuple[Tensor, Tensor]:
+    """Range per channel (K,), (K,): a share of the rows cut off at both ends, or the one with the least squared error.
+
+    "mse" weighs, for each channel alone, the rounding error of a 255-level quantizer over the range against what it
+    clips: with white errors across channels this is the best scale whatever the weights are.
+    """
+    if spread == "mse":
+        centre = (rows.amax(0) + rows.amin(0)) / 2
+        distance = (rows - centre).abs_()
+        extreme = distance.amax(0)
+        clips = torch.tensor(CLIPS)
+        errors = torch.stack([
+            (2 * clip * extreme / LEVELS).square() / 12 + (distance - clip * extreme).clamp_(min=0).square_().mean(0)
+            for clip in CLIPS
+        ])  # fmt: skip
+        reach = extreme * clips[errors.argmin(0)]
+        return centre - reach, centre + reach
+    if spread == 0:
         return rows.amin(0), rows.amax(0)
-    cut = max(1, round(tail * len(rows)))
+    cut = max(1, round(spread * len(rows)))
     return rows.topk(cut, dim=0, largest=False).values[-1], rows.topk(cut, dim=0).values[-1]
 
 
-def smoothing_scale(low: Tensor, high: Tensor, shift: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """s = spread^alpha / |W|^(1 - alpha) per channel, geometric mean 1 (SmoothQuant, arXiv 2211.10438, eq. 4)."""
-    spread = torch.maximum(high - shift, shift - low)
-    spread = spread.clamp(min=float(spread.max()) * 1e-4 + 1e-12)
+def smoothing_scale(low: Tensor, high: Tensor, shift: Tensor, weight: Tensor, alpha: float, floor: float) -> Tensor:
+    """s = reach^alpha / |W|^(1 - alpha) per channel, geometric mean 1 (SmoothQuant, arXiv 2211.10438, eq. 4).
+
+    A channel's reach is at least its negative side / `floor`, so that channels that are hardly ever positive (as behind
+    GELU) do not stretch the common range on the side where nobody needs it.
+    """
+    reach = torch.maximum(high - shift, (shift - low) / floor)
+    reach = reach.clamp(min=float(reach.max()) * 1e-4 + 1e-12)
     peak = weight.abs().amax(0)
     peak = peak.clamp(min=float(peak.max()) * 1e-4 + 1e-12)
-    scale = spread.pow(alpha) / peak.pow(1 - alpha)
+    scale = reach.pow(alpha) / peak.pow(1 - alpha)
     return scale / scale.log().mean().exp()
 
 
+def weight_error(weight: Tensor, scale: Tensor, power: Tensor, levels: int) -> float:
+    """Expected output error of rounding W * s per output channel, for an input power E[x'^2] (K,)."""
+    step = (weight * scale).abs().amax(1) / levels  # (out,)
+    return float(step.square().sum() / 12 * power.sum())
+
+
 def choose_smoothing(
-    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, margins: Iterable[float] = MARGINS
-) -> Smoothing:
+    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, margins: Iterable[float] = MARGINS,
+    weight_levels: int = 127, weight_gain: float = 0.25,
+) -> Smoothing:  # fmt: skip
     """The shift, scale and clipping of a GEMM input with the least cross-validated output error.
 
     Args:
@@ -79,33 +110,37 @@ def choose_smoothing(
         shift: whether a shift can be folded away before this GEMM.
         scale: whether a scale can.
         margins: shares of the observed range to try.
+        weight_levels: largest integer weight; what scaling does to the weights' rounding is counted too,
+        weight_gain: times this factor (GPTQ leaves about a quarter of plain rounding's error).
     """
     energy = weight.square().sum(0)
     zero, one = torch.zeros(rows.shape[1]), torch.ones(rows.shape[1])
     margins = tuple(margins)
-    best: tuple[float, float, float, float] | None = None
+    best: tuple[float, float, float | Literal["mse"], float, float] | None = None
     folds = [(rows[fold], rows[~fold]) for fold in (half, ~half)]
     extremes = [channel_range(seen, 0.0) for seen, _ in folds]
-    for tail in TAILS if scale else (0.0,):
-        spreads = [channel_range(seen, tail) for seen, _ in folds]
-        for alpha in ALPHAS if scale else (0.0,):
+    for spread in SPREADS if scale else (0.0,):
+        ranges = [channel_range(seen, spread) for seen, _ in folds]
+        for floor, alpha in product((1.0,) if shift or not scale else FLOORS, ALPHAS if scale else (0.0,)):
             errors = [0.0] * len(margins)
-            for (_, unseen), (low, high), (least, most) in zip(folds, spreads, extremes, strict=True):
+            for (_, unseen), (low, high), (least, most) in zip(folds, ranges, extremes, strict=True):
                 s = (low + high) / 2 if shift else zero
-                k = smoothing_scale(low, high, s, weight, alpha) if scale else one
+                k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
                 reach = float(((least - s) / k).min()), float(((most - s) / k).max())
                 smooth = (unseen - s) / k
+                fixed = weight_gain * weight_error(weight, k, smooth.square().mean(0), weight_levels)
                 for i, margin in enumerate(margins):
                     quantizer = static_input(reach[0] * margin, reach[1] * margin)
-                    errors[i] += rounding_error(smooth, quantizer, energy * k.square())
+                    errors[i] += fixed + rounding_error(smooth, quantizer, energy * k.square())
             for margin, error in zip(margins, errors, strict=True):
                 if best is None or error < best[0]:
-                    best = error, alpha, tail, margin
+                    best = error, alpha, spread, floor, margin
     assert best is not None
-    _, alpha, tail, margin = best
-    low, high = channel_range(rows, tail)
+    _, alpha, spread, floor, margin = best
+    low, high = channel_range(rows, spread)
     s = (low + high) / 2 if shift else zero
-    return Smoothing(s, smoothing_scale(low, high, s, weight, alpha) if scale else one, alpha, tail, margin)
+    k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
+    return Smoothing(s, k, alpha, spread, floor, margin)
 
 
 def unlike_halves(features: Tensor) -> Tensor:
