@@ -6,8 +6,9 @@ from importlib import import_module
 
 from edgekit.artifact import Format
 from edgekit.backends.base import Backend, ExportSource, Runner
+from edgekit.backends.loading import LoadedModel, artifact_of, load
 
-__all__ = ["BACKENDS", "Backend", "ExportSource", "Runner", "get_backend"]
+__all__ = ["BACKENDS", "Backend", "ExportSource", "LoadedModel", "Runner", "artifact_of", "get_backend", "load"]
 
 BACKENDS: dict[Format, str] = {
     "onnx": "edgekit.backends.onnx:OnnxBackend",

@@ -102,7 +102,11 @@ class StaticGemms(FloatGemms):
         name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
         x = graph.node("Reshape", [x, graph.ints(-1, features)], f"{name}.input/Reshape")
         x = quantize_dequantize(graph, name, x, quantizer)
-        weight, zero = integer_weight(graph, gemm, self.storage)
+        weight, zero = integer_weight(graph, gemm, self.storage, rows.part)
+        if (
+            rows.part == ".tail"
+        ):  # a tensor of its own once constants are folded: ONNX Runtime cannot turn a shared one into uint8
+            weight = graph.node("Reshape", [weight, graph.ints(features, out)], f"{name}.weight/Reshape")
         weights = [weight, channel_scale(graph, gemm), zero]
         inputs = [x, graph.node("DequantizeLinear", weights, f"{name}.weight/DequantizeLinear", {"axis": 1})]
         bias = int32_bias(gemm, quantizer)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.backends.saturation import cpu_saturates
 from edgekit.errors import BackendMissing, DataError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class OnnxRunner:
 
 
 def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptions:
-    """How edgekit runs a file: all graph optimizations, integer arithmetic that never saturates.
+    """How edgekit runs a file: all graph optimizations, and integer arithmetic that does not saturate.
 
     Raises:
         BackendMissing: the op library of a fused file is not here.
@@ -59,9 +60,8 @@ def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptio
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    if artifact.precision not in ("fp32", "fp16"):
-        # On x86 without VNNI this turns u8*s8 into u8*u8, which does not saturate; elsewhere it does nothing.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    if artifact.precision not in ("fp32", "fp16") and cpu_saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # u8*u8 instead of u8*s8
     if artifact.precision == "w4a8":
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")  # int8 activations
     if artifact.variant == "fused":

@@ -141,7 +141,8 @@ def _static_problems(file: _File, gemm: GemmPlan, quantizer: StaticInput, part: 
     for step in (quantize, input_):
         yield from _same(f"{name} input scale", np.float32(quantizer.scale), file.constant(step, 1))
         yield from _same(f"{name} input zero point", np.uint8(quantizer.zero_point), file.constant(step, 2))
-    yield from _weight_problems(name, gemm.weight, file.constant(weight, 0), file.constant(weight, 2))
+    stored = file.maker(weight, 0, "Reshape") or weight  # token groups: same shape, another tensor
+    yield from _weight_problems(name, gemm.weight, file.constant(stored, 0), file.constant(weight, 2))
     yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], file.constant(weight, 1))
     steps = int32_bias(gemm, quantizer)
     bias = file.maker(node, 2, "DequantizeLinear")

@@ -17,12 +17,12 @@ LARGEST_INT32_BIAS = 2**30  # leaves as much again for the accumulated products
 BLOCK_SIZES = (128, 64, 32, 16)  # that MatMulNBits of ONNX Runtime takes, largest first
 
 
-def integer_weight(graph: GraphWriter, gemm: GemmPlan, storage: Storage) -> tuple[ir.Value, ir.Value]:
-    """The weights as 8-bit initializer (in, out) and their zero points (out,)."""
+def integer_weight(graph: GraphWriter, gemm: GemmPlan, storage: Storage, part: str = "") -> tuple[ir.Value, ir.Value]:
+    """The weights as 8-bit initializer (in, out), and their zero points (out,) for that part of the tokens."""
     offset = 128 if storage == "uint8" else 0
     stored = (gemm.weight.T.astype(np.int16) + offset).astype(storage)
     zero = np.full(len(gemm.weight), offset, storage)
-    return graph.constant(f"{gemm.name}.weight", stored), graph.constant(f"{gemm.name}.weight_zero_point", zero)
+    return graph.constant(f"{gemm.name}.weight", stored), graph.constant(f"{gemm.name}{part}.weight_zero_point", zero)
 
 
 def channel_scale(graph: GraphWriter, gemm: GemmPlan) -> ir.Value:
