@@ -10,7 +10,7 @@ __all__ = ["Artifact", "EdgekitError", "Recipe", "build", "load"]
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.backends import load
-    from edgekit.build import build
+    from edgekit.pipeline import build
     from edgekit.errors import EdgekitError
     from edgekit.recipe import Recipe
 
@@ -18,7 +18,7 @@ _HOMES = {
     "Artifact": "edgekit.artifact",
     "EdgekitError": "edgekit.errors",
     "Recipe": "edgekit.recipe",
-    "build": "edgekit.build",
+    "build": "edgekit.pipeline",
     "load": "edgekit.backends",
 }
 

@@ -1,0 +1,123 @@
+"""The command line: one row per command, each imported only when it is run, and one place where errors become words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from click import Command, Context
+
+    from edgekit.errors import EdgekitError
+
+# name -> module:function and its line in `edgekit --help`; a new command is a new row.
+# fmt: off
+COMMANDS: dict[str, tuple[str, str]] = {
+    "models":   ("edgekit.cli.models:models",     "The models edgekit knows, with size, source and licence."),
+    "inspect":  ("edgekit.cli.models:inspect",    "What a model, an artifact or a build folder holds."),
+    "build":    ("edgekit.cli.build:build",       "Checkpoint in; measured artifacts and a report out."),
+    "export":   ("edgekit.cli.build:export",      "Only write the artifacts, without measuring them."),
+    "quantize": ("edgekit.cli.build:quantize",    "Only make the quantization plan."),
+    "drift":    ("edgekit.cli.measure:drift",     "How far an artifact's features are from another's."),
+    "bench":    ("edgekit.cli.measure:bench",     "Latency of artifacts, measured in turns."),
+    "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
+    "embed":    ("edgekit.cli.embed:embed",       "Features of your images, as a file."),
+    "doctor":   ("edgekit.cli.doctor:doctor",     "What is installed, and what each backend can do here."),
+}
+# fmt: on
+
+
+class _LazyGroup(TyperGroup):
+    """Lists all commands from the table; imports a command's module when it is run."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        return _listed(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _loaded(name), rest
+
+
+def _listed(name: str) -> Command:
+    """A stand-in that knows no more than the list in --help shows."""
+    single = typer.Typer(add_completion=False)
+    single.command(name=name, help=COMMANDS[name][1])(lambda: None)
+    return typer.main.get_command(single)
+
+
+def _loaded(name: str) -> Command:
+    module, _, function = COMMANDS[name][0].partition(":")
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name=name)(getattr(import_module(module), function))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgekit import __version__
+
+        print(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _edgekit(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """DINOv2 for the edge: fused INT8 models for ONNX Runtime, OpenVINO, Core ML and TFLite, each with proof.
+
+    Start with:  edgekit build --model demo --out OUT
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 ok, 1 error, 2 usage, 3 gate failed, 130 interrupted."""
+    from edgekit.errors import EdgekitError
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(app(words, prog_name="edgekit", standalone_mode=True) or 0)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except EdgekitError as error:
+        _show_error(error, "--json" in words)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished artifacts are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+
+
+def _show_error(error: EdgekitError, as_json: bool) -> None:
+    """What, why and fix: as lines on stderr, or as JSON on stdout."""
+    if as_json:
+        import json
+
+        print(json.dumps({"error": {"what": error.what, "why": error.why, "fix": error.fix}}))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error[/] {escape(error.what)}")
+    if error.why:
+        console.print(f"  why  {escape(error.why)}")
+    if error.fix:
+        console.print(f"  fix  [bold]{escape(error.fix)}[/]")

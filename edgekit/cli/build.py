@@ -1,0 +1,156 @@
+"""`edgekit build`, `export` and `quantize`: the pipeline, the whole of it or a part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgekit.pipeline.run import BuildResult, Measure
+    from edgekit.recipe import Recipe
+
+
+def build(
+    out: options.Out,
+    model: options.Model = None,
+    recipe: options.RecipeFile = None,
+    format_: options.Formats = None,
+    precision: options.Precisions = None,
+    image_size: options.Sizes = None,
+    calib: options.Calib = None,
+    eval_: options.Eval = None,
+    samples: options.Samples = None,
+    eval_samples: options.EvalSamples = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    max_drop: options.MaxDrop = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Build every format and precision, measure drift and latency, write report.html.
+
+    Run it again and only what is missing is made.
+    """
+    made = options.recipe_from(
+        file=recipe, model=model, formats=format_, precisions=precision, sizes=image_size, calib=calib,
+        evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
+    )  # fmt: skip
+    raise typer.Exit(_run(made, out, "all", threads=threads, max_drop=max_drop, dry_run=dry_run, as_json=as_json))
+
+
+def export(
+    out: options.Out,
+    model: options.Model = None,
+    recipe: options.RecipeFile = None,
+    format_: options.Formats = None,
+    precision: options.Precisions = None,
+    image_size: options.Sizes = None,
+    calib: options.Calib = None,
+    samples: options.Samples = None,
+    seed: options.Seed = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the artifacts and check them against the golden outputs; measure nothing else."""
+    made = options.recipe_from(
+        file=recipe, model=model, formats=format_, precisions=precision, sizes=image_size, calib=calib, samples=samples,
+        seed=seed,
+    )  # fmt: skip
+    raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    measure: Measure,
+    *,
+    threads: int | None = None,
+    max_drop: float | None = None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    from rich.console import Console
+
+    from edgekit.pipeline import Silent, build, jobs_of
+
+    console = Console(stderr=as_json, highlight=False)
+    if dry_run:
+        return _plan(recipe, out, console, as_json)
+    if as_json:
+        result = build(recipe, out, measure=measure, threads=threads, watcher=Silent())
+    else:
+        from edgekit.cli.show import Live
+
+        jobs = jobs_of(recipe)
+        console.print(f"[bold]{recipe.model}[/] -> {len(jobs)} artifacts in {out}")
+        with Live(console) as live:
+            result = build(recipe, out, measure=measure, threads=threads, watcher=live)
+    _show(result, console, as_json)
+    return _gate(result, max_drop, console) or result.exit_code
+
+
+def _plan(recipe: Recipe, out: Path, console: Console, as_json: bool) -> int:
+    """What a build would do, without doing it."""
+    from edgekit.models.zoo import find
+    from edgekit.pipeline import jobs_of
+
+    jobs = jobs_of(recipe)
+    if not Path(recipe.model).expanduser().exists():
+        find(recipe.model)  # an unknown model is an error here too
+    if as_json:
+        rows = [{"name": job.name, "path": job.path or None, "blocked": job.blocked} for job in jobs]
+        print(
+            json.dumps({"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "artifacts": rows}, indent=2)
+        )
+        return 0
+    console.print(f"recipe {recipe.digest}: {recipe.model}, calibrated on {recipe.calibration.samples} images of "
+                  f"{recipe.calibration.source}, judged on {recipe.evaluation_samples} of {recipe.evaluation}")  # fmt: skip
+    for job in jobs:
+        console.print(
+            f"  {job.name:<24}" + (f"not here: {job.blocked}" if job.blocked else f"{out / job.path}"), soft_wrap=True
+        )
+    return 0
+
+
+def _show(result: BuildResult, console: Console, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({
+            "out": str(result.out), "made": result.made, "kept": result.kept, "seconds": round(result.seconds, 1),
+            "report": str(result.report) if result.report else None, "verdict": result.sentence,
+            "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
+        }, indent=2))  # fmt: skip
+        return
+    from edgekit.cli.show import build_table
+
+    console.print()
+    console.print(build_table(result.manifest.artifacts))
+    console.print()
+    if not result.made and result.kept:
+        console.print(f"nothing to do: all {len(result.kept)} artifacts are up to date ({result.seconds:.1f} s)")
+    else:
+        console.print(f"{len(result.made)} made, {len(result.kept)} kept in {result.seconds:.0f} s")
+    if result.sentence:
+        console.print(f"[bold]{result.sentence}[/]")
+    if result.report:
+        console.print(f"report  {result.report}", soft_wrap=True)
+
+
+def _gate(result: BuildResult, max_drop: float | None, console: Console) -> int:
+    """3 when an artifact's class token drifts by more than the caller allows, else 0."""
+    if max_drop is None:
+        return 0
+    over = [
+        f"{row.name} drops {1 - row.drift['cls_cosine_mean']:.5f}"
+        for row in result.manifest.artifacts
+        if row.status == "ok" and row.drift and 1 - row.drift["cls_cosine_mean"] > max_drop
+    ]
+    if over:
+        console.print(f"[bold red]gate[/] at most {max_drop} is allowed, but " + "; ".join(over))
+    return 3 if over else 0

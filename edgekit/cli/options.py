@@ -1,0 +1,81 @@
+"""The flags that several commands share, and how their words become a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="A name of `edgekit models`, or a checkpoint file or folder.")
+]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
+Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
+Precisions = Annotated[str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w4a8.", metavar="A,B")]
+Sizes = Annotated[
+    str | None, typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S")
+]  # fmt: skip
+Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
+Eval = Annotated[str | None, typer.Option("--eval", help="Folder of evaluation images, or `demo`.", metavar="DIR")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many images calibrate (64).")]
+EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="How many images judge (32).")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of every random draw (0).")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of each runtime while it is timed.")]
+Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]
+MaxDrop = Annotated[
+    float | None, typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine of an artifact (exit 3).")
+]  # fmt: skip
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+
+
+def recipe_from(
+    *,
+    file: Path | None,
+    model: str | None = None,
+    formats: str | None = None,
+    precisions: str | None = None,
+    sizes: str | None = None,
+    calib: str | None = None,
+    evaluation: str | None = None,
+    samples: int | None = None,
+    eval_samples: int | None = None,
+    seed: int | None = None,
+) -> Any:
+    """The recipe of a file, or the default one, with every flag that was given put over it.
+
+    Raises:
+        RecipeError: an unreadable file, an unknown word or an impossible value.
+    """
+    from edgekit.recipe import Recipe
+
+    base = Recipe.from_toml(file) if file else Recipe()
+    values = base.model_dump()
+    given = {
+        "model": model, "formats": _words(formats), "precisions": _words(precisions), "image_size": _sizes(sizes),
+        "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
+    }  # fmt: skip
+    values |= {key: value for key, value in given.items() if value is not None}
+    calibration = {"source": calib, "samples": samples}
+    values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
+    return Recipe.make(values)
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _sizes(text: str | None) -> list[tuple[int, int]] | None:
+    """ "224,518x784" -> [(224, 224), (518, 784)]: height x width."""
+    if text is None:
+        return None
+    from edgekit.errors import RecipeError
+
+    sizes = []
+    for word in _words(text) or []:
+        sides = word.lower().split("x")
+        if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+            raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")
+        sizes.append((int(sides[0]), int(sides[-1])))
+    return sizes

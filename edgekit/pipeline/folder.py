@@ -1,0 +1,85 @@
+"""The build folder: made and proved writable, held by one build at a time, swept of what a killed one left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekit.errors import DataError
+
+_LOCK = ".lock"
+_LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}$")  # of artifact.atomic_path: .<stem>.<eight random characters>
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Make `out`, prove that it can be written, and keep other builds away while the block runs.
+
+    Raises:
+        DataError: it cannot be made or written, the disk is full, or another build is at work in it.
+    """
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"\0" * 4096)
+        lock = out / _LOCK
+        _take(lock, out)
+    try:
+        _sweep(out)
+        with storage_errors(out):
+            yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage_errors(out: Path) -> Iterator[None]:
+    """Turn the system's refusals to write into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space and run the same command again: finished artifacts are kept" if full else "--out FOLDER"
+        raise DataError(f"cannot write to {out}", why=error.strerror or str(error), fix=fix) from error
+
+
+def _take(lock: Path, out: Path) -> None:
+    """Write our process id into the lock unless a living process holds it."""
+    import psutil
+
+    try:
+        holder = int(lock.read_text())
+    except (OSError, ValueError):
+        holder = 0
+    if holder and holder != os.getpid() and psutil.pid_exists(holder) and _is_python(holder):
+        raise DataError(f"another build (process {holder}) is at work in {out}",
+                        fix=f"wait for it, choose another --out, or delete {lock}")  # fmt: skip
+    lock.write_text(str(os.getpid()))
+
+
+def _is_python(process: int) -> bool:
+    """Whether the process may be a build: ids are given out again, and any other program is none."""
+    import psutil
+
+    try:
+        name = psutil.Process(process).name().lower()
+    except psutil.Error:
+        return False
+    return "python" in name or "edgekit" in name
+
+
+def _sweep(out: Path) -> None:
+    """Remove the temporary folders that a killed build could not remove itself."""
+    for parent in (out, *(path for path in out.iterdir() if path.is_dir() and not path.name.startswith("."))):
+        for path in parent.iterdir():
+            if path.is_dir() and _LEFTOVER.match(path.name):
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""The artifacts a recipe asks for, each with its place in the build folder and the reason if it cannot be made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
+from edgekit.backends import BACKENDS, Backend, get_backend
+from edgekit.errors import RecipeError
+from edgekit.recipe import Recipe
+
+Size = tuple[int, int]  # (height, width) in pixels
+
+_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
+_FUSED_REASON = "the fused ops of edgekit are not here: run `edgekit doctor`"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to make. `blocked` says why it cannot be made on this machine, None when it can.
+
+    The first image size of a recipe has the contract's plain names (onnx/w8a8, onnx/model_w8a8.onnx); every further one
+    carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx).
+    """
+
+    format: Format
+    precision: Precision
+    variant: Variant
+    size: Size
+    suffix: str  # "" for the main size, else "_518x518"
+    path: str  # relative to the build folder, POSIX separators
+    blocked: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in a build folder."""
+        fused = "_fused" if self.variant == "fused" else ""
+        return f"{self.format}/{self.precision}{fused}{self.suffix}"
+
+    @property
+    def slug(self) -> str:
+        """The name as a file name."""
+        return self.name.replace("/", "_")
+
+    @property
+    def integer(self) -> bool:
+        """Whether it is written from a quantization plan."""
+        return self.precision not in _FLOAT
+
+    def row(self, status: Status, reason: str = "") -> ArtifactRow:
+        """A row of the manifest without artifact."""
+        return ArtifactRow(name=self.name, format=self.format, precision=self.precision, variant=self.variant,
+                           status=status, reason=reason)  # fmt: skip
+
+
+def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
+    """All artifacts of a recipe in the order in which they are made: the float ones, whose parity is known, first.
+
+    Raises:
+        RecipeError: no format, no precision or no image size is asked for.
+    """
+    if not (recipe.formats and recipe.precisions and recipe.image_size):
+        raise RecipeError("nothing to build", why="the recipe names no format, no precision or no image size",
+                          fix="edgekit build --format onnx --precision fp32,w8a8")  # fmt: skip
+    order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w4a8")
+    precisions = [precision for precision in order if precision in recipe.precisions]
+    jobs = []
+    for index, size in enumerate(dict.fromkeys(recipe.image_size)):
+        suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
+        for format_ in dict.fromkeys(recipe.formats):
+            jobs += _of_format(recipe, format_, precisions, size, suffix)
+    return tuple(jobs)
+
+
+def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], size: Size, suffix: str) -> list[Job]:
+    backend, blocked = _backend(format_)
+    if backend is None:
+        return [Job(format_, precision, "standard", size, suffix, "", blocked) for precision in precisions]
+    jobs = []
+    written = backend.variants()
+    for precision in precisions:
+        variants: list[Variant] = [v for v in ("standard", "fused") if (precision, v) in written]
+        if not variants:
+            why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
+            jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
+        for variant in variants:
+            if variant == "fused" and not recipe.fused:
+                continue
+            name = PurePosixPath(format_, backend.filename(precision, variant))
+            path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
+            why_not = blocked or (fused_missing() if variant == "fused" else None)
+            jobs.append(Job(format_, precision, variant, size, suffix, path, why_not))
+    return jobs
+
+
+def _backend(format_: Format) -> tuple[Backend | None, str | None]:
+    """The backend and why it cannot export here; no backend at all when this edgekit has none for the format."""
+    try:
+        backend = get_backend(format_)
+    except ModuleNotFoundError as error:
+        if error.name != BACKENDS[format_].partition(":")[0]:
+            return None, f"the {format_} backend needs {error.name}: pip install 'edgekit[{format_}]'"
+        return None, f"this edgekit has no {format_} backend yet"
+    return backend, backend.missing()
+
+
+def fused_missing() -> str | None:
+    """None when edgekit's fused ops can be exported and run here, else why not."""
+    from edgekit import ops
+
+    library = getattr(ops, "ort_library", None)
+    return _FUSED_REASON if library is None or library() is None else None

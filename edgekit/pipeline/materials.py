@@ -1,0 +1,166 @@
+"""What the artifacts of one build share, each made on first use: images, baked models, plans, reference features."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import __version__
+from edgekit.artifact import Preprocess
+from edgekit.backends.base import ExportSource
+from edgekit.errors import DataError
+from edgekit.images.folder import ImageFolder
+from edgekit.images.sets import ImageSet, load_set
+from edgekit.measure.features import Features, features_of
+from edgekit.pipeline.jobs import Job, Size
+from edgekit.pipeline.records import digest_of
+from edgekit.pipeline.watch import Watcher
+from edgekit.recipe import QuantizeRecipe, Recipe
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.zoo import LoadedModel
+    from edgekit.quantize.plan import QuantPlan
+
+PLANS = "plan"  # folder inside a build folder
+_BATCH = 8
+_W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
+
+
+class Materials:
+    """Lazily made inputs of one build; nothing here is made twice."""
+
+    def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
+        self.recipe, self.loaded, self.out, self._watcher = recipe, loaded, out, watcher
+        self._samples = samples_that_fit(recipe)
+        self.calibration = cache(self._calibration)
+        self.evaluation = cache(self._evaluation)
+        self.model = cache(self._model)
+        self.plan = cache(self._plan)
+        self.reference = cache(self._reference)
+
+    def preprocess(self, size: Size) -> Preprocess:
+        """How images become input of this size."""
+        return Preprocess.for_size(*size, normalize=self.recipe.normalize)
+
+    def source(self, job: Job) -> ExportSource:
+        """What a backend needs to export a job; its plan is made now if it is an integer one."""
+        plan = self.plan(job.size, job.precision == "w4a8") if job.integer else None
+        return ExportSource(
+            model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,
+            model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,
+            recipe_digest=self.recipe.digest, overflow=self.recipe.quantize.overflow,
+        )  # fmt: skip
+
+    def plan_key(self, size: Size, four_bits: bool) -> str:
+        """Digest of all that decides a plan."""
+        return digest_of(
+            parent=self.loaded.sha256, size=size, normalize=self.recipe.normalize, seed=self.recipe.seed,
+            quantize=quantize_recipe(self.recipe.quantize, four_bits).model_dump(mode="json"),
+            calibration=self.calibration(size).digest, edgekit=__version__,
+        )  # fmt: skip
+
+    def plan_path(self, size: Size, four_bits: bool) -> Path:
+        """OUT/plan/int8.safetensors or int4.safetensors, with the size unless it is the main one."""
+        suffix = "" if size == self.recipe.image_size[0] else f"_{size[0]}x{size[1]}"
+        return self.out / PLANS / f"{'int4' if four_bits else 'int8'}{suffix}.safetensors"
+
+    def _calibration(self, size: Size) -> ImageSet:
+        return load_set(
+            self.recipe.calibration.source, self.preprocess(size), samples=self._samples[0], seed=self.recipe.seed,
+            split="calibration", progress=lambda done, total: self._watcher.stage("calibration images", done, total),
+        )  # fmt: skip
+
+    def _evaluation(self, size: Size) -> ImageSet:
+        return load_set(
+            self.recipe.evaluation, self.preprocess(size), samples=self._samples[1], seed=self.recipe.seed,
+            split="evaluation", disjoint_from=self.calibration(size),
+            progress=lambda done, total: self._watcher.stage("evaluation images", done, total),
+        )  # fmt: skip
+
+    def _model(self, size: Size) -> DinoV2:
+        """Baked for one size, with the normalisation folded in when the recipe wants it in the graph."""
+        from edgekit.surgery.fold_normalization import fold_normalization
+
+        model = self.loaded.model.bake(*size)
+        transform = self.preprocess(size)
+        if transform.normalize == "graph":
+            fold_normalization(model, transform.mean, transform.std)
+        return model
+
+    def _plan(self, size: Size, four_bits: bool) -> QuantPlan:
+        """The plan that all formats write out: read from the build folder when it is there, else made and saved."""
+        from edgekit.quantize.engine import quantize
+        from edgekit.quantize.plan import QuantPlan
+
+        key, path = self.plan_key(size, four_bits), self.plan_path(size, four_bits)
+        if path.exists():
+            try:
+                plan = QuantPlan.load(path)
+            except DataError:
+                self._watcher.note(f"{path.name} is damaged and is made anew")
+            else:
+                if plan.provenance.get("key") == key:
+                    return plan
+        bits = "4-bit" if four_bits else "8-bit"
+        blocks = path.with_name(f".{key}")  # of a killed run
+        plan = quantize(
+            self.model(size), self.calibration(size).pixel_values, quantize_recipe(self.recipe.quantize, four_bits),
+            progress=lambda what, done, total: self._watcher.stage(f"quantize to {bits}: {what}", done, total),
+            cache=blocks,
+        )  # fmt: skip
+        plan = replace(plan, provenance={
+            **plan.provenance, "key": key, "model": self.loaded.name, "parent_sha256": self.loaded.sha256,
+            "recipe_digest": self.recipe.digest, "calibration_digest": self.calibration(size).digest,
+            "calibration": self.calibration(size).source, "samples": len(self.calibration(size)),
+        })  # fmt: skip
+        plan.save(path)
+        shutil.rmtree(blocks, ignore_errors=True)
+        return plan
+
+    def _reference(self, size: Size) -> Features:
+        """Features of the float model in torch on the evaluation images."""
+        import torch
+
+        model, images = self.model(size), self.evaluation(size)
+
+        @torch.no_grad()
+        def run(pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+            return {"last_hidden_state": model(torch.from_numpy(pixel_values))[0].numpy()}
+
+        return features_of(
+            run, images.pixel_values, _BATCH, names=images.paths,  # type: ignore[arg-type]
+            progress=lambda done, total: self._watcher.stage("reference features", done, total),
+        )  # fmt: skip
+
+
+def quantize_recipe(recipe: QuantizeRecipe, four_bits: bool) -> QuantizeRecipe:
+    """The steps for a plan of 4-bit weights in groups, or of 8-bit (7-bit) ones per channel."""
+    if not four_bits:
+        return recipe.model_copy(update={"weight_bits": 8}) if recipe.weight_bits == 4 else recipe
+    return recipe.model_copy(update={"weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP})
+
+
+def samples_that_fit(recipe: Recipe) -> tuple[int, int]:
+    """How many images calibrate and how many judge: as asked, or fewer of each when one folder must serve for both.
+
+    Raises:
+        DataError: the folder is missing, or holds fewer than three images, too few for both.
+    """
+    asked = recipe.calibration.samples, recipe.evaluation_samples
+    source, evaluation = recipe.calibration.source, recipe.evaluation
+    if "demo" in (source, evaluation) or Path(source).resolve() != Path(evaluation).resolve():
+        return asked
+    found = len(ImageFolder.scan(Path(source)).paths)
+    if found < 3:
+        raise DataError(f"{source} holds {found} images, too few to calibrate on some and judge on others",
+                        fix="name a second folder with --eval")  # fmt: skip
+    if found >= sum(asked):
+        return asked
+    judges = min(asked[1], max(1, round(found * asked[1] / sum(asked))))
+    return found - judges if found - judges < asked[0] else asked[0], judges

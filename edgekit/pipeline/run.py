@@ -1,0 +1,227 @@
+"""Runs a recipe: makes what is missing, keeps what is finished, and writes the manifest after every artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekit import __version__
+from edgekit.artifact import ArtifactRow, Format, Manifest
+from edgekit.errors import DataError
+from edgekit.golden import FOLDER as GOLDEN
+from edgekit.golden import INPUTS, OUTPUTS, write_golden
+from edgekit.measure.host import describe_host
+from edgekit.pipeline.folder import held
+from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.make import golden_home, make
+from edgekit.pipeline.materials import Materials
+from edgekit.pipeline.records import FOLDER as RECORDS
+from edgekit.pipeline.records import Record, digest_of, read_record
+from edgekit.pipeline.timing import timed
+from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgekit.models.zoo import LoadedModel
+
+Measure = Literal["all", "drift", "none"]
+"""How much is measured: drift and latency; drift alone; or only the golden check."""
+
+_GOLDEN_IMAGES = 4
+# fmt: off
+_TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
+    "onnx":     ("torch", "onnx", "onnx-ir", "onnxruntime"),
+    "openvino": ("torch", "openvino"),
+    "coreml":   ("torch", "coremltools"),
+    "tflite":   ("torch", "litert-torch", "ai-edge-quantizer"),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did. `kept` and `made` name artifacts; `report` is the page, None when none was asked for."""
+
+    out: Path
+    manifest: Manifest
+    kept: tuple[str, ...]
+    made: tuple[str, ...]
+    report: Path | None
+    sentence: str  # of the verdict
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 when something was built and no FP32 artifact failed, else 1."""
+        rows = self.manifest.artifacts
+        fp32_failed = any(row.precision == "fp32" and row.status == "failed" for row in rows)
+        return int(fp32_failed or not any(row.status == "ok" for row in rows))
+
+
+def build(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    measure: Measure = "all",
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> BuildResult:
+    """Build every artifact of a recipe into `out`.
+
+    Finished artifacts of an earlier run are kept when nothing that decides them has changed: checkpoint, calibration
+    images, quantization steps, image size, package versions. Artifacts of the same model that this recipe does not
+    name stay listed in the manifest.
+
+    Args:
+        recipe: what to build.
+        out: the build folder, see the contract in the README.
+        measure: drift and latency, drift alone, or neither.
+        threads: of each runtime while latency is measured; None leaves it to the runtime.
+        watcher: told what happens.
+
+    Raises:
+        RecipeError: unknown model or impossible request.
+        DataError: images or checkpoint cannot be read, `out` cannot be written or holds another model.
+        BackendMissing: torch is not installed.
+    """
+    from edgekit.models import zoo
+
+    start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
+    jobs = jobs_of(recipe)
+    with held(out):
+        watcher.stage(f"load {recipe.model}")
+        loaded = zoo.load(recipe.model, notify=watcher.note)
+        _refuse_other_model(out, loaded)
+        materials = Materials(recipe, loaded, out, watcher)
+        records, kept = _artifacts(jobs, materials, measure, watcher)
+        if measure == "all":
+            records = timed(jobs, records, materials, threads, watcher)
+        manifest = _write(jobs, records, materials)
+        report, sentence = None, ""
+        if measure != "none":
+            from edgekit.pipeline.reporting import report_build
+
+            made = any(job.name not in kept for job in jobs if records[job.name].row.status == "ok")
+            report, sentence = report_build(jobs, records, manifest, materials, changed=made, watcher=watcher)
+    names = [job.name for job in jobs if records[job.name].row.status == "ok"]
+    return BuildResult(
+        out, manifest, tuple(name for name in names if name in kept), tuple(n for n in names if n not in kept),
+        report, sentence, time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _artifacts(
+    jobs: Sequence[Job], materials: Materials, measure: Measure, watcher: Watcher
+) -> tuple[dict[str, Record], set[str]]:
+    """The record of every job, and the names of those that an earlier run had finished."""
+    records: dict[str, Record] = {}
+    kept: set[str] = set()
+    for job in jobs:
+        if job.blocked:
+            records[job.name] = Record(key="", row=job.row("not here", job.blocked))
+        else:
+            key, drift_key = _keys(job, materials, measure)
+            record = read_record(materials.out, job.name)
+            if record is not None and record.holds(materials.out, key) and drift_key in ("", record.drift_key):
+                kept.add(job.name)
+            else:
+                _golden(job, materials)
+                record = make(job, materials, key, drift_key, watcher)
+                record.write(materials.out)
+            records[job.name] = record
+        _write(jobs, records, materials)
+        watcher.finished(records[job.name].row, "kept" if job.name in kept else "made")
+    return records, kept
+
+
+def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
+    """Digests of all that decides the artifact, and its drift ("" when that is not to be measured)."""
+    recipe = materials.recipe
+    key = digest_of(
+        parent=materials.loaded.sha256, format=job.format, precision=job.precision, variant=job.variant, size=job.size,
+        normalize=recipe.normalize, overflow=recipe.quantize.overflow, tools=_tools(job.format), edgekit=__version__,
+        plan=materials.plan_key(job.size, job.precision == "w4a8") if job.integer else "",
+    )  # fmt: skip
+    if measure == "none":
+        return key, ""
+    images = materials.evaluation(job.size)
+    return key, digest_of(images=images.digest, seed=recipe.seed, heads=sorted(materials.loaded.heads))
+
+
+def _tools(format_: Format) -> dict[str, str]:
+    found = {}
+    for package in _TOOLS[format_]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _golden(job: Job, materials: Materials) -> None:
+    """Golden files of the job's image size, unless they are there and of these very images."""
+    import numpy as np
+    import torch
+
+    home = golden_home(materials.out, job)
+    pixels = materials.evaluation(job.size).pixel_values[:_GOLDEN_IMAGES]
+    if all((home / GOLDEN / file).exists() for file in (INPUTS, OUTPUTS)):
+        from edgekit.golden import read_golden
+
+        try:
+            if np.array_equal(read_golden(home)[0], pixels):
+                return
+        except DataError:
+            pass
+    with torch.no_grad():
+        hidden, pooled = materials.model(job.size)(torch.from_numpy(pixels))
+    write_golden(home, pixels, {"last_hidden_state": hidden.numpy(), "pooler_output": pooled.numpy()})
+
+
+def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials) -> Manifest:
+    """The manifest of what is finished so far; of an earlier run's other artifacts those that are still there."""
+    rows = [records[job.name].row for job in jobs if job.name in records]
+    mine = {job.name for job in jobs}
+    rows += [row for row in _others(materials.out) if row.name not in mine]
+    loaded, config = materials.loaded, materials.loaded.model.config
+    manifest = Manifest(
+        model={
+            "name": loaded.name, "source": loaded.source, "licence": loaded.licence, "origin": loaded.origin,
+            "sha256": loaded.sha256, "heads": sorted(loaded.heads), "config": _plain(config),
+        },
+        recipe=materials.recipe.model_dump(mode="json"),
+        recipe_digest=materials.recipe.digest,
+        host=describe_host().model_dump(mode="json"),
+        artifacts=tuple(rows),
+    )  # fmt: skip
+    manifest.write(materials.out)
+    return manifest
+
+
+def _others(out: Path) -> list[ArtifactRow]:
+    """Rows of all records whose file is still there."""
+    found = []
+    for path in sorted((out / RECORDS).glob("*.json")):
+        record = read_record(out, path.stem.replace("_", "/", 1))
+        if record and record.row.status == "ok" and record.row.path and (out / record.row.path).exists():
+            found.append(record.row)
+    return found
+
+
+def _plain(config: object) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(config)  # type: ignore[call-overload]
+
+
+def _refuse_other_model(out: Path, loaded: LoadedModel) -> None:
+    if not (out / "manifest.json").exists():
+        return
+    other = Manifest.read(out).model
+    if other.get("sha256") != loaded.sha256:
+        raise DataError(f"{out} holds a build of {other.get('name')}, not of {loaded.name}",
+                        why="a build folder belongs to one checkpoint", fix="--out ANOTHER_FOLDER")  # fmt: skip

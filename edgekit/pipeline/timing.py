@@ -1,0 +1,87 @@
+"""Latency of everything a build made, measured together so that the artifacts can be compared with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.artifact import Artifact, ArtifactRow
+from edgekit.backends import get_backend
+from edgekit.errors import EdgekitError
+from edgekit.measure.host import describe_host
+from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.materials import Materials
+from edgekit.pipeline.records import Record, digest_of
+from edgekit.pipeline.watch import Watcher
+
+_BUDGET_S = 6.0  # seconds of inference per artifact
+
+
+def reference_name(rows: Sequence[ArtifactRow], suffix: str = "") -> str | None:
+    """The FP32 artifact that others are compared with: ONNX if there is one, else the first; None without any."""
+    names = [row.name for row in rows if row.status == "ok" and row.precision == "fp32" and row.variant == "standard"]
+    names = [name for name in names if name.partition("/")[2] == f"fp32{suffix}"]
+    return min(names, key=lambda name: (not name.startswith("onnx/"), names.index(name)), default=None)
+
+
+def timed(
+    jobs: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
+) -> dict[str, Record]:
+    """The records with latencies: those at hand when nothing changed, else all of an image size measured anew."""
+    done = dict(records)
+    for suffix in dict.fromkeys(job.suffix for job in jobs):
+        group = [job for job in jobs if job.suffix == suffix and records[job.name].row.status == "ok"]
+        if not group:
+            continue
+        key = digest_of(artifacts={job.name: records[job.name].key for job in group}, threads=threads,
+                        host=describe_host().model_dump(exclude={"ram_gb"}))  # fmt: skip
+        if all(records[job.name].latency_key == key for job in group):
+            continue
+        run = _measure(group, records, materials, threads, watcher)
+        for job in group:
+            done[job.name] = _with_latency(records[job.name], run, key)
+    return done
+
+
+def _measure(
+    group: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
+) -> LatencyRun:
+    runnable = [job for job in group if get_backend(job.format).runner_missing() is None]
+    rows = [records[job.name].row for job in runnable]
+    if not runnable:
+        return LatencyRun(reports={}, failures={})
+    step = iter(range(10_000))
+    return measure_latency(
+        [artifact_from(row, materials) for row in rows],
+        materials.evaluation(group[0].size).pixel_values[:1],
+        threads=threads,
+        reference=reference_name(rows, group[0].suffix),
+        budget_s=_BUDGET_S,
+        gap_s=0.1,
+        seed=materials.recipe.seed,
+        notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + 10),
+    )
+
+
+def artifact_from(row: ArtifactRow, materials: Materials) -> Artifact:
+    """The artifact that a row of this build describes."""
+    if row.path is None or row.preprocess is None:
+        raise EdgekitError(f"{row.name} has no file to time")
+    kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
+    return Artifact(
+        **kept, path=materials.out / row.path, preprocess=row.preprocess, sha256=row.sha256 or "",
+        size_mb=row.size_mb or 0.0, recipe_digest=materials.recipe.digest, parent_sha256=materials.loaded.sha256,
+    )  # fmt: skip
+
+
+def _with_latency(record: Record, run: LatencyRun, key: str) -> Record:
+    name = record.row.name
+    notes = tuple(note for note in record.row.notes if not note.startswith("not timed here:"))
+    if name in run.reports:
+        report = run.reports[name]
+        row = record.row.model_copy(update={"latency": report.summary(), "notes": notes})
+        return record.model_copy(update={"row": row, "latency": report, "latency_key": key})
+    if name in run.failures:
+        notes = (*notes, f"not timed here: {run.failures[name]}")
+    row = record.row.model_copy(update={"latency": None, "notes": notes})
+    return record.model_copy(update={"row": row, "latency": None, "latency_key": key})
