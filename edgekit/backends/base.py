@@ -89,6 +89,10 @@ class Backend(Protocol):
         """Write `path` atomically and describe it. Raises ExportError or BackendMissing."""
         ...
 
+    def read(self, path: Path) -> Artifact:
+        """The artifact that a file says it is, by the manifest in its metadata. Raises BackendMissing or DataError."""
+        ...
+
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact; None lets the runtime choose its thread count. Raises BackendMissing or DataError."""
         ...

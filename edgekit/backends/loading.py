@@ -48,8 +48,8 @@ class LoadedModel:
         """`last_hidden_state` (B, N, D) and `pooler_output` (B, D).
 
         Args:
-            images: one picture or several (PIL image, path, or RGB uint8 array (H, W, 3)), which are preprocessed as the
-                artifact says; or `pixel_values`, a float32 array (B, 3, H, W), which is taken as it is.
+            images: one picture or several (PIL image, path, or RGB uint8 array (H, W, 3)), which are preprocessed as
+                the artifact says; or `pixel_values`, a float32 array (B, 3, H, W), which is taken as it is.
 
         Raises:
             DataError: an array of another shape or type, or a picture that cannot be read.
@@ -138,12 +138,9 @@ def _artifact_at(path: Path) -> Artifact:
             for row in manifest.artifacts:
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
                     return artifact_of(row, manifest, folder)
-    if path.suffix == ".onnx":
-        from edgekit.backends.onnx import read_artifact
+    from edgekit.backends import get_backend
 
-        return read_artifact(path)
-    raise DataError(f"{path} stands outside its build folder", why="its manifest.json says how images are prepared for it",
-                    fix="move it back, or edgekit build again")  # fmt: skip
+    return get_backend(_SUFFIXES[path.suffix]).read(path)
 
 
 def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,7 +22,8 @@ from edgekit.artifact import (
     size_mb_of,
 )
 from edgekit.backends.base import ExportSource, Runner, folded_tensors
-from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.backends.metadata import MANIFEST_KEY, artifact_from, manifest_text
+from edgekit.errors import BackendMissing, ExportError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from edgekit.backends.onnx_weights import Storage
     from edgekit.quantize.plan import QuantPlan
 
-MANIFEST_KEY = "edgekit.manifest"  # of metadata_props: the artifact as JSON, without path, digest and size
 _INSTALL = "pip install 'edgekit[onnx]'"
 _FLOAT = ("fp32", "fp16")
 _ONE_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger weights go into a file beside it
@@ -57,8 +56,9 @@ class OnnxBackend:
         return (*((precision, "standard") for precision in standard), ("fp32", "fused"), ("w8a8", "fused"))
 
     def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.onnx`, `model_w8a8_fused.onnx`, ..."""
-        return "model" + ("" if precision == "fp32" else f"_{precision}") + "_fused" * (variant == "fused") + ".onnx"
+        """`model.onnx`, `model_w8a8.onnx`, `model_fp32_fused.onnx`, ..."""
+        fused = "_fused" * (variant == "fused")
+        return "model" + (f"_{precision}" if precision != "fp32" or fused else "") + fused + ".onnx"
 
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
         """Write `path`, check the graph, and compare it with its source.
@@ -80,7 +80,7 @@ class OnnxBackend:
             )
         described = _describe(source, precision, variant)
         metadata = {
-            MANIFEST_KEY: json.dumps(described, sort_keys=True),
+            MANIFEST_KEY: manifest_text(described),
             "model": source.model_name,
             "licence": source.licence,
             "source": f"sha256:{source.parent_sha256}",
@@ -105,6 +105,16 @@ class OnnxBackend:
 
         return OnnxRunner(artifact, threads)
 
+    def read(self, path: Path) -> Artifact:
+        """The artifact that a `.onnx` file says it is; needs no other package.
+
+        Raises:
+            DataError: missing, damaged, or not written by edgekit.
+        """
+        from edgekit.backends.onnx_metadata import metadata_of
+
+        return artifact_from(path, metadata_of(path).get(MANIFEST_KEY))
+
     def audit(self, artifact: Artifact) -> dict[str, object]:
         """What ONNX Runtime makes of the file on this CPU; see `onnx_audit.audit_file`."""
         if problem := self.missing():
@@ -112,32 +122,6 @@ class OnnxBackend:
         from edgekit.backends.onnx_audit import audit_file
 
         return audit_file(artifact)
-
-
-def read_artifact(path: Path) -> Artifact:
-    """The artifact that a `.onnx` file of edgekit says it is, from its own metadata.
-
-    Raises:
-        BackendMissing: the `onnx` package is not installed.
-        DataError: missing, damaged, or not written by edgekit.
-    """
-    if problem := _not_installed("onnx"):
-        raise BackendMissing(problem, fix=_INSTALL)
-    import onnx
-
-    try:
-        properties = onnx.load(path, load_external_data=False).metadata_props
-        described = json.loads(next(p.value for p in properties if p.key == MANIFEST_KEY))
-        return Artifact.model_validate(
-            described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
-        )
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format onnx"
-        ) from None
-    except Exception as error:  # protobuf, JSON and pydantic errors share no base class
-        raise DataError(f"{path} is no ONNX file of edgekit", why=_first_line(error) or f"it has no {MANIFEST_KEY}",
-                        fix="edgekit export --format onnx") from None  # fmt: skip
 
 
 def storage_for(source: ExportSource) -> Storage:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,7 +23,8 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import ExportSource, Runner
+from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.metadata import artifact_from, manifest_text
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Hint = Literal["latency", "throughput"]
 
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+_MANIFEST = ["edgekit", "manifest"]  # its place in rt_info
 _INSTALL = "pip install 'edgekit[openvino]'"
 _SATURATES = (
     "8-bit weights: x86 CPUs without VNNI may saturate their int8 GEMMs; quantize with --weight-bits 7 for those"
@@ -63,7 +66,7 @@ class OpenVinoBackend:
 
     def filename(self, precision: Precision, variant: Variant) -> str:
         """`model.xml`, `model_w8a8.xml`, ..."""
-        return "model" + ("" if precision == "fp32" else f"_{precision}") + ("_fused" * (variant == "fused")) + ".xml"
+        return "model" + (f"_{precision}" if precision != "fp32" else "") + ".xml"
 
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
         """Write `path` and its `.bin`, read them back, and check every integer and range against the plan.
@@ -82,33 +85,30 @@ class OpenVinoBackend:
         from edgekit.backends.openvino_verify import verify_plan
 
         model = _graph(source, precision)
-        for value, keys in _metadata(source, precision):
-            model.set_rt_info(value, keys)
+        described = _describe(source, precision, variant)
+        stamp(model, described)
+        for value, key in _model_api(source):
+            model.set_rt_info(value, ["model_info", key])
         with atomic_path(path) as temporary:
             ov.save_model(model, temporary, compress_to_fp16=precision == "fp16")
             if source.plan is not None and precision not in _FLOAT:
                 verify_plan(temporary, source.plan, precision)
-        height, width = source.preprocess.input_size
-        tokens, channels = source.model.config.tokens(height, width), source.model.config.width
-        shapes: tuple[tuple[int | str, ...], ...] = (("batch", tokens, channels), ("batch", channels))
-        return Artifact(
-            name=f"openvino/{precision}" + ("_fused" * (variant == "fused")),
-            path=path,
-            format="openvino",
-            precision=precision,
-            variant=variant,
-            inputs=(TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),),
-            outputs=tuple(
-                TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True)
-            ),
-            preprocess=source.preprocess,
-            recipe_digest=source.recipe_digest,
-            parent_sha256=source.parent_sha256,
-            tools={"openvino": ov.__version__.split("-")[0]},
-            sha256=sha256_of(path),
-            size_mb=size_mb_of(path),
-            notes=_notes(source, precision),
+        return Artifact.model_validate(
+            described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
         )
+
+    def read(self, path: Path) -> Artifact:
+        """The artifact that an IR says it is, from its `rt_info`.
+
+        Raises:
+            BackendMissing: OpenVINO is not installed.
+            DataError: missing, damaged, or not written by edgekit.
+        """
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        model = read_model(path)
+        text = model.get_rt_info(_MANIFEST).astype(str) if model.has_rt_info(_MANIFEST) else None
+        return artifact_from(path, text)
 
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact on the CPU.
@@ -207,7 +207,7 @@ def _graph(source: ExportSource, precision: Precision) -> ov.Model:
     from edgekit.backends.openvino_quant import IntegerGemms, WeightGemms
 
     if precision in _FLOAT:
-        tensors = _folded_tensors(source)
+        tensors = folded_tensors(source)
         return build_model(source.model.config, tensors, FloatGemms(tensors))
     if source.plan is None:
         raise ExportError(
@@ -217,38 +217,47 @@ def _graph(source: ExportSource, precision: Precision) -> ov.Model:
     return build_model(source.plan.config, source.plan.float_tensors, gemms)
 
 
-def _folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:
-    """Tensors with LayerScale and the attention scale folded: the same function in 36 nodes less."""
-    from copy import deepcopy
-
-    from edgekit.surgery import state_of
-    from edgekit.surgery.fold_attention_scale import fold_attention_scale
-    from edgekit.surgery.fold_layerscale import fold_layerscale
-
-    model = deepcopy(source.model)
-    fold_layerscale(model)
-    fold_attention_scale(model)
-    return state_of(model)
+def stamp(model: ov.Model, described: Mapping[str, object]) -> None:
+    """Write the manifest into `rt_info`; a transform of an artifact stamps what it has become."""
+    model.set_rt_info(manifest_text(described), _MANIFEST)
 
 
-def _metadata(source: ExportSource, precision: Precision) -> list[tuple[str, list[str]]]:
-    """`rt_info` entries: our own under "edgekit"; "model_info" is what OpenVINO's Model API and DL Streamer read."""
-    own = {
-        "model": source.model_name, "licence": source.licence, "precision": precision,
-        "recipe_digest": source.recipe_digest, "parent_sha256": source.parent_sha256,
-        "preprocess": json.dumps(source.preprocess.model_dump(mode="json"), sort_keys=True),
-    }  # fmt: skip
+def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
+    """The fields of the artifact that are known before the files are written, in JSON's types."""
+    height, width = source.preprocess.input_size
+    tokens, channels = source.model.config.tokens(height, width), source.model.config.width
+    shapes: tuple[tuple[int | str, ...], ...] = (("batch", tokens, channels), ("batch", channels))
+    inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
+    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
+    return {
+        "name": f"openvino/{precision}" + "_fused" * (variant == "fused"),
+        "format": "openvino",
+        "precision": precision,
+        "variant": variant,
+        "inputs": [spec.model_dump(mode="json") for spec in inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "preprocess": source.preprocess.model_dump(mode="json"),
+        "recipe_digest": source.recipe_digest,
+        "parent_sha256": source.parent_sha256,
+        "tools": {"openvino": version("openvino")},
+        "notes": list(_notes(source, precision)),
+    }
+
+
+def _model_api(source: ExportSource) -> list[tuple[str, str]]:
+    """(value, key) under "model_info", which OpenVINO's Model API and DL Streamer read."""
     in_graph = source.preprocess.normalize == "graph"
     mean = (0.0, 0.0, 0.0) if in_graph else tuple(255 * value for value in source.preprocess.mean)
     scale = (1.0, 1.0, 1.0) if in_graph else tuple(255 * value for value in source.preprocess.std)
-    theirs = {
-        "model_type": "feature_extractor",
-        "mean_values": " ".join(f"{value:.6g}" for value in mean),
-        "scale_values": " ".join(f"{value:.6g}" for value in scale),
-        "reverse_input_channels": "True",  # both read BGR frames; the model takes RGB
-        "resize_type": "crop",  # the nearest they know: no margin around the crop
-    }
-    return [(v, ["edgekit", k]) for k, v in own.items()] + [(v, ["model_info", k]) for k, v in theirs.items()]
+    return [
+        ("feature_extractor", "model_type"),
+        (" ".join(f"{value:.6g}" for value in mean), "mean_values"),
+        (" ".join(f"{value:.6g}" for value in scale), "scale_values"),
+        ("True", "reverse_input_channels"),  # both read BGR frames; the model takes RGB
+        ("crop", "resize_type"),  # the nearest they know: no margin around the crop
+        (source.model_name, "model_name"),
+        (source.licence, "licence"),
+    ]
 
 
 def _notes(source: ExportSource, precision: Precision) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
-from edgekit.backends.openvino import read_model
+from edgekit.backends.openvino import read_model, stamp
 from edgekit.backends.openvino_graph import constant
 from edgekit.errors import ExportError
 
@@ -37,16 +37,15 @@ def embed_preprocessing(artifact: Artifact, path: Path) -> Artifact:
     model.remove_parameter(pixels)
     model.validate_nodes_and_infer_types()
     model.set_rt_info("True", ["model_info", "embedded_processing"])
-    with atomic_path(path) as temporary:
-        ov.save_model(model, temporary, compress_to_fp16=False)
-    return artifact.model_copy(update={
+    embedded = artifact.model_copy(update={
         "name": f"{artifact.name}_image",
-        "path": path,
         "inputs": (TensorSpec(name=IMAGE_NAME, dtype="uint8", shape=("batch", "height", "width", 3), layout="NHWC"),),
         "preprocess": artifact.preprocess.model_copy(update={"normalize": "graph"}),
-        "sha256": sha256_of(path),
-        "size_mb": size_mb_of(path),
     })  # fmt: skip
+    stamp(model, embedded.model_dump(mode="json"))
+    with atomic_path(path) as temporary:
+        ov.save_model(model, temporary, compress_to_fp16=False)
+    return embedded.model_copy(update={"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
 
 
 def transformed(image: ov.Output, transform: Preprocess) -> ov.Output:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -81,6 +80,8 @@ def nncf_quantize(
     import nncf
     import openvino as ov
 
+    from edgekit.backends.openvino import stamp
+
     model = ov.Core().read_model(source.path)
     try:
         if options.max_drop is None or held_out is None:
@@ -90,19 +91,16 @@ def nncf_quantize(
     except (RuntimeError, nncf.InternalError, nncf.ValidationError) as error:
         raise ExportError(f"NNCF {nncf.__version__} could not quantize {source.name}", why=str(error)) from error
     _name_by_position(quantized)
-    quantized.set_rt_info("w8a8", ["edgekit", "precision"])
-    quantized.set_rt_info(json.dumps(asdict(options), sort_keys=True), ["edgekit", "nncf_options"])
-    with atomic_path(path) as temporary:
-        ov.save_model(quantized, temporary, compress_to_fp16=False)
-    return source.model_copy(update={
+    described = source.model_copy(update={
         "name": "openvino/w8a8_nncf",
-        "path": path,
         "precision": "w8a8",
         "tools": source.tools | {"nncf": nncf.__version__},
-        "sha256": sha256_of(path),
-        "size_mb": size_mb_of(path),
         "notes": (f"quantized by NNCF, not by edgekit's plan: {asdict(options)}",),
     })  # fmt: skip
+    stamp(quantized, described.model_dump(mode="json"))
+    with atomic_path(path) as temporary:
+        ov.save_model(quantized, temporary, compress_to_fp16=False)
+    return described.model_copy(update={"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
 
 
 def _arguments(options: NncfOptions, images: int) -> dict[str, Any]:

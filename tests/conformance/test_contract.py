@@ -1,0 +1,118 @@
+"""The export contract of DESIGN: names, shapes, types, batches, parity with torch, and the plan's own integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.models.dinov2 import DinoV2
+from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.simulate import simulate
+from tests.conformance.conftest import SIZE, Exported, random_pixels
+
+MODELS = ("tiny_model", "tiny_reg_model", "tiny_swiglu_model")
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of all tokens of all images as one vector: single tokens differ more where float rounding flips an integer."""
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@torch.no_grad()
+def torch_tokens(model: DinoV2, pixels: torch.Tensor) -> np.ndarray:
+    return model(pixels)[0].numpy()
+
+
+def float_activations(plan: QuantPlan) -> DinoV2:
+    """The plan's integer weights and uncorrected biases under float activations."""
+    model = plan.module()
+    for name, gemm in plan.gemms.items():
+        module = model.get_submodule(name)
+        module.weight.data = torch.from_numpy(gemm.dequantized()).reshape(module.weight.shape)
+        module.bias.data = torch.from_numpy(gemm.bias_dynamic)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fp32_equals_torch(
+    name: str, make: Callable[[DinoV2], Exported], tiny: Exported, request: pytest.FixtureRequest
+) -> None:
+    exported = tiny if name == "tiny_reg_model" else make(request.getfixturevalue(name))
+    pixels = random_pixels(2)
+    outputs = exported.run(exported.export("fp32", "standard"), pixels.numpy())
+    assert np.abs(outputs["last_hidden_state"] - torch_tokens(exported.model, pixels)).max() < 1e-4
+
+
+def test_every_variant_keeps_the_contract(tiny: Exported) -> None:
+    """Names, shapes, types, any batch, and images that do not see each other; and it is the same model."""
+    pixels = random_pixels(3)
+    tokens, channels = 1 + 4 + 5 * 4, tiny.model.config.width
+    expected = torch_tokens(tiny.model, pixels)
+    for precision, variant in tiny.kinds():
+        artifact = tiny.export(precision, variant)
+        _check_description(artifact, tokens, channels)
+        three = tiny.run(artifact, pixels.numpy())
+        assert tuple(three) == OUTPUT_NAMES, artifact.name
+        assert [value.shape for value in three.values()] == [(3, tokens, channels), (3, channels)], artifact.name
+        assert {value.dtype for value in three.values()} == {np.dtype(np.float32)}, artifact.name
+        np.testing.assert_array_equal(three["pooler_output"], three["last_hidden_state"][:, 0])
+        one = tiny.run(artifact, pixels[1:2].numpy())
+        if precision != "w8":  # whose range, one per tensor, is that of the whole batch in ONNX Runtime
+            assert cosine(one["last_hidden_state"], three["last_hidden_state"][1:2]) > 0.99999, artifact.name
+        assert cosine(three["last_hidden_state"], expected) > {"w4a8": 0.9}.get(precision, 0.99), artifact.name
+
+
+def _check_description(artifact: Artifact, tokens: int, channels: int) -> None:
+    (pixels,) = artifact.inputs
+    assert (pixels.name, pixels.dtype) == (INPUT_NAME, "float32")
+    sides = {"NCHW": (3, *SIZE), "NHWC": (*SIZE, 3)}[pixels.layout]
+    batch = pixels.shape[0]
+    assert batch in ("batch", 1)
+    assert pixels.shape[1:] == sides
+    assert [spec.name for spec in artifact.outputs] == [*OUTPUT_NAMES]
+    assert {spec.dtype for spec in artifact.outputs} == {"float32"}
+    assert [spec.shape for spec in artifact.outputs] == [(batch, tokens, channels), (batch, channels)]
+
+
+def test_integers_are_those_of_the_plan(tiny: Exported) -> None:
+    """The runtime computes what the simulator computes from the same plan."""
+    pixels = random_pixels(3)
+    for precision, variant in tiny.kinds():
+        if precision in ("fp32", "fp16"):
+            continue
+        artifact = tiny.export(precision, variant)
+        actual = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
+        if precision == "w8a8":
+            static = simulate(tiny.plan, per_token=variant == "fused")
+            assert cosine(actual, torch_tokens(static, pixels)) >= 0.9999, artifact.name
+        else:  # the runtime quantizes activations by itself, or not at all
+            assert cosine(actual, torch_tokens(float_activations(tiny.plan), pixels)) >= 0.999, artifact.name
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj", "blocks.0.attn.qkv", "blocks.1.mlp.fc2"])
+def test_one_gemm_alone_is_nearly_exact(name: str, tiny: Exported) -> None:
+    """No later quantizer turns float rounding into flipped integers: what is left is the arithmetic of one GEMM."""
+    alone = replace(tiny, plan=replace(tiny.plan, gemms={name: tiny.plan.gemms[name]}), artifacts={})
+    alone = replace(alone, folder=tiny.folder / name)
+    pixels = random_pixels(1)
+    actual = alone.run(alone.export("w8a8", "standard"), pixels.numpy())["last_hidden_state"]
+    expected = torch_tokens(simulate(alone.plan), pixels)
+    error = float(np.square(actual - expected).sum())
+    assert 10 * np.log10(np.square(expected).sum() / error) > 55
+    unquantized = torch_tokens(tiny.model, pixels)
+    assert error < 0.05 * np.square(actual - unquantized).sum()  # and it is quantized
+
+
+def test_threads_are_taken_and_change_nothing(tiny: Exported) -> None:
+    artifact = tiny.export("fp32", "standard")
+    pixels = random_pixels(1).numpy()
+    one = tiny.run(artifact, pixels)["last_hidden_state"]
+    for threads in (None, 2):
+        many = tiny.backend.runner(artifact, threads)(pixels)["last_hidden_state"]
+        np.testing.assert_allclose(many, one, atol=1e-4)
