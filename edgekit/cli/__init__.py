@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from click import Command, Context
-
     from edgekit.errors import EdgekitError
 
 # name -> module:function and its line in `edgekit --help`; a new command is a new row.
@@ -35,25 +33,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class _LazyGroup(TyperGroup):
     """Lists all commands from the table; imports a command's module when it is run."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _listed(cmd_name) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command if name is None else _loaded(name), rest
 
 
-def _listed(name: str) -> Command:
+def _listed(name: str) -> Any:
     """A stand-in that knows no more than the list in --help shows."""
     single = typer.Typer(add_completion=False)
     single.command(name=name, help=COMMANDS[name][1])(lambda: None)
     return typer.main.get_command(single)
 
 
-def _loaded(name: str) -> Command:
+def _loaded(name: str) -> Any:
     module, _, function = COMMANDS[name][0].partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(name=name)(getattr(import_module(module), function))

@@ -13,11 +13,13 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.pipeline.run import BuildResult, Measure
+    from edgekit.pipeline.run import BuildResult
+    from edgekit.pipeline.stamp import Measure
     from edgekit.recipe import Recipe
 
 
 def build(
+    *,
     out: options.Out,
     model: options.Model = None,
     recipe: options.RecipeFile = None,
@@ -46,6 +48,7 @@ def build(
 
 
 def export(
+    *,
     out: options.Out,
     model: options.Model = None,
     recipe: options.RecipeFile = None,
@@ -110,8 +113,11 @@ def _plan(recipe: Recipe, out: Path, console: Console, as_json: bool) -> int:
             json.dumps({"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "artifacts": rows}, indent=2)
         )
         return 0
-    console.print(f"recipe {recipe.digest}: {recipe.model}, calibrated on {recipe.calibration.samples} images of "
-                  f"{recipe.calibration.source}, judged on {recipe.evaluation_samples} of {recipe.evaluation}")  # fmt: skip
+    calibration = recipe.calibration
+    console.print(
+        f"recipe {recipe.digest}: {recipe.model}, calibrated on {calibration.samples} images of {calibration.source}, "
+        f"judged on {recipe.evaluation_samples} of {recipe.evaluation}"
+    )
     for job in jobs:
         console.print(
             f"  {job.name:<24}" + (f"not here: {job.blocked}" if job.blocked else f"{out / job.path}"), soft_wrap=True

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edgekit.recipe import Recipe
 
 Model = Annotated[
     str | None, typer.Option("--model", help="A name of `edgekit models`, or a checkpoint file or folder.")
@@ -14,19 +17,22 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
 Precisions = Annotated[str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w4a8.", metavar="A,B")]
 Sizes = Annotated[
-    str | None, typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S")
-]  # fmt: skip
+    str | None,
+    typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
+]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[str | None, typer.Option("--eval", help="Folder of evaluation images, or `demo`.", metavar="DIR")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many images calibrate (64).")]
 EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="How many images judge (32).")]
+EvalImages = Annotated[int, typer.Option("--samples", min=1, help="How many images judge.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of every random draw (0).")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of each runtime while it is timed.")]
 Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]
 MaxDrop = Annotated[
-    float | None, typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine of an artifact (exit 3).")
-]  # fmt: skip
+    float | None,
+    typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine of an artifact (exit 3)."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 
@@ -42,7 +48,7 @@ def recipe_from(
     samples: int | None = None,
     eval_samples: int | None = None,
     seed: int | None = None,
-) -> Any:
+) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
     Raises:
@@ -50,7 +56,7 @@ def recipe_from(
     """
     from edgekit.recipe import Recipe
 
-    base = Recipe.from_toml(file) if file else Recipe()
+    base = Recipe.from_toml(file) if file else Recipe.make({})
     values = base.model_dump()
     given = {
         "model": model, "formats": _words(formats), "precisions": _words(precisions), "image_size": _sizes(sizes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.artifact import ArtifactRow
+from edgekit.measure.drift import DriftReport
+from edgekit.measure.latency import LatencyRun
 from edgekit.pipeline.watch import Fate
 
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
@@ -58,10 +60,10 @@ def build_table(rows: Sequence[ArtifactRow]) -> Table:
     """Size, drift and latency of every artifact; a dash where nothing was measured."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("artifact", "status"):
-        table.add_column(name)
-    for name in ("MB", "SQNR dB", "CLS cosine", "patch cosine", "p50 ms", "vs FP32"):
+        table.add_column(name, no_wrap=True)
+    for name in ("MB", "dB", "CLS cos", "patch cos", "p50 ms", "speed"):
         table.add_column(name, justify="right")
-    table.add_column("grade")
+    table.add_column("grade", no_wrap=True)
     for row in rows:
         drift, latency = row.drift or {}, row.latency or {}
         table.add_row(
@@ -74,3 +76,40 @@ def build_table(rows: Sequence[ArtifactRow]) -> Table:
 
 def _number(value: Any, digits: int, unit: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def drift_table(reports: Mapping[str, DriftReport]) -> Table:
+    """The drift of each artifact, with what the few images leave open."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("artifact", no_wrap=True)
+    for name in ("SQNR dB", "CLS cosine", "worst image", "patch cosine", "centred", "same neighbour"):
+        table.add_column(name, justify="right")
+    table.add_column("grade", no_wrap=True)
+    for name, report in reports.items():
+        agreement = report.own.nn_agreement
+        centred = report.centred_patch_cosine.mean
+        table.add_row(
+            name, f"{report.sqnr_db.value:.1f}", f"{report.cls_cosine.mean:.5f}", f"{report.cls_cosine.min:.5f}",
+            f"{report.patch_cosine.mean:.5f}", f"{centred:.5f}",
+            f"too few ({agreement.n})" if agreement.value is None else f"{agreement.value:.0%}", report.grade,
+        )  # fmt: skip
+    return table
+
+
+def latency_table(run: LatencyRun) -> Table:
+    """Times in ms, memory in MB; what could not run is a row with its reason."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("artifact", no_wrap=True)
+    for name in ("p50 ms", "p90 ms", "min ms", "images/s", "load ms", "peak MB", "vs FP32"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for name, report in run.reports.items():
+        speedup = f"{report.speedup.value:.2f}x" if report.speedup else "-"
+        table.add_row(
+            name, f"{report.p50_ms:.1f}", f"{report.p90_ms:.1f}", f"{report.min_ms:.1f}",
+            f"{report.throughput_ips:.1f}", f"{report.load_ms:.0f}", f"{report.peak_rss_mb:.0f}", speedup,
+            Text("" if report.stable else "noisy: " + report.noise.reasons[0], "yellow"),
+        )  # fmt: skip
+    for name, reason in run.failures.items():
+        table.add_row(name, *["-"] * 7, Text(reason, "red"))
+    return table

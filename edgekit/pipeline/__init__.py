@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.pipeline.run import BuildResult, build
 from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.run import BuildResult, build
 from edgekit.pipeline.watch import Silent, Watcher
 
 __all__ = ["BuildResult", "Job", "Silent", "Watcher", "build", "jobs_of"]

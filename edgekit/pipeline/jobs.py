@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
-from edgekit.backends import BACKENDS, Backend, get_backend
+from edgekit.backends import BACKENDS, Backend
 from edgekit.errors import RecipeError
 from edgekit.recipe import Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
 
 _FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
-_FUSED_REASON = "the fused ops of edgekit are not here: run `edgekit doctor`"
+_FUSED_REASON = "the library of fused ops is not built here"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
 
 
 def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], size: Size, suffix: str) -> list[Job]:
-    backend, blocked = _backend(format_)
+    backend, blocked = backend_of(format_)
     if backend is None:
         return [Job(format_, precision, "standard", size, suffix, "", blocked) for precision in precisions]
     jobs = []
@@ -94,7 +94,7 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     return jobs
 
 
-def _backend(format_: Format) -> tuple[Backend | None, str | None]:
+def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
     """The backend and why it cannot export here; no backend at all when this edgekit has none for the format."""
     try:
         backend = get_backend(format_)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
 
 from edgekit.artifact import Artifact, ArtifactRow
-from edgekit.backends import get_backend
+from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, EdgekitError
 from edgekit.golden import check_golden
 from edgekit.measure.drift import DriftReport, measure_drift
@@ -19,7 +22,16 @@ from edgekit.pipeline.records import Record
 from edgekit.pipeline.watch import Watcher
 
 if TYPE_CHECKING:
-    from edgekit.backends import Runner
+    from edgekit.models.zoo import LoadedModel
+
+
+class DenseHead(Protocol):
+    """A task on the frozen backbone that puts out one map per image."""
+
+    def predict(self, last_hidden_state: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """(B, 1 + R + P, D) -> (B, H, W)."""
+        ...
+
 
 LOGS = "logs"  # folder inside a build folder
 REFERENCE = "fp32 in torch"
@@ -41,30 +53,27 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
         return Record(key=key, row=job.row("not here", str(error)))
     except Exception as error:
         return Record(key=key, row=job.row("failed", _logged(error, job, materials.out)))
-    artifact = artifact.model_copy(update={"name": job.name})
-    row = row_of(artifact, materials.out)
-    try:
-        runner = backend.runner(artifact)
-    except BackendMissing as error:
-        note = f"built, but not run on this machine: {error.what}" + (f" ({error.why})" if error.why else "")
-        return Record(key=key, row=row.model_copy(update={"notes": (*row.notes, note)}))
-    except Exception as error:
-        return Record(key=key, row=failed(row, _logged(error, job, materials.out)))
-    return _measured(Record(key=key, row=row), job, materials, runner, drift_key, watcher)
+    row = row_of(artifact.model_copy(update={"name": job.name}), materials.out)
+    return _examined(Record(key=key, row=row), job, materials, drift_key, watcher)
 
 
-def _measured(
-    record: Record, job: Job, materials: Materials, runner: Runner, drift_key: str, watcher: Watcher
-) -> Record:
-    """Drift first, so that even an artifact that fails its golden check shows by how much."""
+def _examined(record: Record, job: Job, materials: Materials, drift_key: str, watcher: Watcher) -> Record:
+    """The record of an exported artifact after its drift and its golden check, as far as it runs here."""
     row = record.row
     try:
-        drift = drift_of(runner, job, materials, watcher)
-        row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
+        runner = get_backend(job.format).runner(artifact_from(row, materials))
+        if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
+            drift = drift_of(runner, job, materials, watcher)
+            row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
+            record = record.model_copy(update={"row": row, "drift_key": drift_key, "drift": drift})
         check_golden(golden_home(materials.out, job), runner)
+    except BackendMissing as error:
+        note = f"built, but not run on this machine: {error}"
+        return record.model_copy(update={"row": row.model_copy(update={"notes": (*row.notes, note)}),
+                                         "drift_key": drift_key})  # fmt: skip
     except Exception as error:
         return record.model_copy(update={"row": failed(row, _logged(error, job, materials.out))})
-    return record.model_copy(update={"row": row, "drift_key": drift_key, "drift": drift})
+    return record
 
 
 def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -> DriftReport:
@@ -81,14 +90,18 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
     )  # fmt: skip
 
 
+def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
+    """What each dense head of a model makes of features: by its name, (n, H, W)."""
+    heads = cast("Mapping[str, DenseHead]", loaded.heads)
+    return {name: head.predict(features.tokens, features.grid) for name, head in heads.items()}
+
+
 def _tasks(reference: Features, candidate: Features, materials: Materials) -> tuple[TaskDrift, ...]:
+    expected, actual = (maps_of(features, materials.loaded) for features in (reference, candidate))
     return tuple(
-        measure_map_drift(
-            head.predict(reference.tokens, reference.grid), head.predict(candidate.tokens, candidate.grid),
-            head=name, names=reference.names, seed=materials.recipe.seed,
-        )
-        for name, head in materials.loaded.heads.items()
-    )  # fmt: skip
+        measure_map_drift(expected[head], actual[head], head=head, names=reference.names, seed=materials.recipe.seed)
+        for head in expected
+    )
 
 
 def _audit(runner: Runner, job: Job) -> dict[str, object]:
@@ -108,6 +121,17 @@ def row_of(artifact: Artifact, out: Path) -> ArtifactRow:
     """The manifest row of an artifact that was made."""
     kept = artifact.model_dump(exclude={"path", "recipe_digest", "parent_sha256"})
     return ArtifactRow(**kept, path=artifact.path.relative_to(out).as_posix(), status="ok")
+
+
+def artifact_from(row: ArtifactRow, materials: Materials) -> Artifact:
+    """The artifact that a row of this build describes."""
+    if row.path is None or row.preprocess is None:
+        raise EdgekitError(f"{row.name} has no file to time")
+    kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
+    return Artifact(
+        **kept, path=materials.out / row.path, preprocess=row.preprocess, sha256=row.sha256 or "",
+        size_mb=row.size_mb or 0.0, recipe_digest=materials.recipe.digest, parent_sha256=materials.loaded.sha256,
+    )  # fmt: skip
 
 
 def failed(row: ArtifactRow, reason: str) -> ArtifactRow:

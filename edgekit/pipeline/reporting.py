@@ -15,10 +15,10 @@ from edgekit.errors import EdgekitError
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import Host
 from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.make import LOGS, REFERENCE
+from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
-from edgekit.pipeline.timing import artifact_from, reference_name
+from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Watcher
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
@@ -115,9 +115,8 @@ def _panels(
             features[job.name] = features_of(runner, images.pixel_values[show], names=[images.paths[i] for i in show])
         except EdgekitError as error:
             watcher.note(f"no pictures of {job.name}: {error}")
-    maps: dict[str, np.ndarray] = {}
-    for head in list(materials.loaded.heads.values())[:1]:
-        maps = {name: head.predict(f.tokens, f.grid) for name, f in features.items()}
+    head = next(iter(materials.loaded.heads), None)
+    maps = {name: maps_of(f, materials.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
         return ()
     return panels(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from edgekit import __version__
-from edgekit.artifact import ArtifactRow, Format, Manifest
+from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.errors import DataError
 from edgekit.golden import FOLDER as GOLDEN
 from edgekit.golden import INPUTS, OUTPUTS, write_golden
@@ -21,6 +20,7 @@ from edgekit.pipeline.make import golden_home, make
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import FOLDER as RECORDS
 from edgekit.pipeline.records import Record, digest_of, read_record
+from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
 from edgekit.pipeline.timing import timed
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.recipe import Recipe
@@ -28,18 +28,7 @@ from edgekit.recipe import Recipe
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
 
-Measure = Literal["all", "drift", "none"]
-"""How much is measured: drift and latency; drift alone; or only the golden check."""
-
 _GOLDEN_IMAGES = 4
-# fmt: off
-_TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
-    "onnx":     ("torch", "onnx", "onnx-ir", "onnxruntime"),
-    "openvino": ("torch", "openvino"),
-    "coreml":   ("torch", "coremltools"),
-    "tflite":   ("torch", "litert-torch", "ai-edge-quantizer"),
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -88,30 +77,49 @@ def build(
         DataError: images or checkpoint cannot be read, `out` cannot be written or holds another model.
         BackendMissing: torch is not installed.
     """
+
+    start, out = time.monotonic(), Path(out)
+    request = Request(recipe, jobs_of(recipe), out, measure, threads)
+    if manifest := finished(request):
+        return _nothing_done(request, manifest, time.monotonic() - start)
+    with held(out):
+        result = _build(request, watcher or Silent())
+    return replace(result, seconds=time.monotonic() - start)
+
+
+def _build(request: Request, watcher: Watcher) -> BuildResult:
     from edgekit.models import zoo
 
-    start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
-    jobs = jobs_of(recipe)
-    with held(out):
-        watcher.stage(f"load {recipe.model}")
-        loaded = zoo.load(recipe.model, notify=watcher.note)
-        _refuse_other_model(out, loaded)
-        materials = Materials(recipe, loaded, out, watcher)
-        records, kept = _artifacts(jobs, materials, measure, watcher)
-        if measure == "all":
-            records = timed(jobs, records, materials, threads, watcher)
-        manifest = _write(jobs, records, materials)
-        report, sentence = None, ""
-        if measure != "none":
-            from edgekit.pipeline.reporting import report_build
-
-            made = any(job.name not in kept for job in jobs if records[job.name].row.status == "ok")
-            report, sentence = report_build(jobs, records, manifest, materials, changed=made, watcher=watcher)
+    jobs, out, measure = request.jobs, request.out, request.measure
+    watcher.stage(f"load {request.recipe.model}")
+    loaded = zoo.load(request.recipe.model, notify=watcher.note)
+    _refuse_other_model(out, loaded)
+    materials = Materials(request.recipe, loaded, out, watcher)
+    records, kept = _artifacts(jobs, materials, measure, watcher)
+    if measure == "all":
+        records = timed(jobs, records, materials, request.threads, watcher)
+    manifest = _write(jobs, records, materials)
     names = [job.name for job in jobs if records[job.name].row.status == "ok"]
-    return BuildResult(
-        out, manifest, tuple(name for name in names if name in kept), tuple(n for n in names if n not in kept),
-        report, sentence, time.monotonic() - start,
-    )  # fmt: skip
+    report, sentence = None, ""
+    if measure != "none":
+        from edgekit.pipeline.reporting import report_build
+
+        changed = any(name not in kept for name in names)
+        report, sentence = report_build(jobs, records, manifest, materials, changed=changed, watcher=watcher)
+    if not any(record.row.status == "failed" for record in records.values()):
+        mark_finished(request)
+    made = tuple(name for name in names if name not in kept)
+    return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, sentence, 0.0)
+
+
+def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> BuildResult:
+    from edgekit.report.content import BuildReport
+
+    out = request.out
+    page, data = out / "report.html", out / "report.json"
+    sentence = BuildReport.read_json(data).verdict.sentence if data.exists() else ""
+    kept = tuple(job.name for job in request.jobs if not job.blocked)
+    return BuildResult(out, manifest, kept, (), page if page.exists() else None, sentence, seconds)
 
 
 def _artifacts(
@@ -143,23 +151,13 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
     recipe = materials.recipe
     key = digest_of(
         parent=materials.loaded.sha256, format=job.format, precision=job.precision, variant=job.variant, size=job.size,
-        normalize=recipe.normalize, overflow=recipe.quantize.overflow, tools=_tools(job.format), edgekit=__version__,
+        normalize=recipe.normalize, overflow=recipe.quantize.overflow, tools=tools_of(job.format), edgekit=__version__,
         plan=materials.plan_key(job.size, job.precision == "w4a8") if job.integer else "",
     )  # fmt: skip
     if measure == "none":
         return key, ""
     images = materials.evaluation(job.size)
     return key, digest_of(images=images.digest, seed=recipe.seed, heads=sorted(materials.loaded.heads))
-
-
-def _tools(format_: Format) -> dict[str, str]:
-    found = {}
-    for package in _TOOLS[format_]:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _golden(job: Job, materials: Materials) -> None:
@@ -191,7 +189,7 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
     manifest = Manifest(
         model={
             "name": loaded.name, "source": loaded.source, "licence": loaded.licence, "origin": loaded.origin,
-            "sha256": loaded.sha256, "heads": sorted(loaded.heads), "config": _plain(config),
+            "sha256": loaded.sha256, "heads": sorted(loaded.heads), "config": asdict(config),
         },
         recipe=materials.recipe.model_dump(mode="json"),
         recipe_digest=materials.recipe.digest,
@@ -210,12 +208,6 @@ def _others(out: Path) -> list[ArtifactRow]:
         if record and record.row.status == "ok" and record.row.path and (out / record.row.path).exists():
             found.append(record.row)
     return found
-
-
-def _plain(config: object) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(config)  # type: ignore[call-overload]
 
 
 def _refuse_other_model(out: Path, loaded: LoadedModel) -> None:

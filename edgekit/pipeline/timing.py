@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.artifact import Artifact, ArtifactRow
+from edgekit.artifact import ArtifactRow
 from edgekit.backends import get_backend
-from edgekit.errors import EdgekitError
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyRun, measure_latency
 from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.make import artifact_from
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
@@ -40,6 +40,7 @@ def timed(
         run = _measure(group, records, materials, threads, watcher)
         for job in group:
             done[job.name] = _with_latency(records[job.name], run, key)
+            done[job.name].write(materials.out)
     return done
 
 
@@ -61,17 +62,6 @@ def _measure(
         seed=materials.recipe.seed,
         notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + 10),
     )
-
-
-def artifact_from(row: ArtifactRow, materials: Materials) -> Artifact:
-    """The artifact that a row of this build describes."""
-    if row.path is None or row.preprocess is None:
-        raise EdgekitError(f"{row.name} has no file to time")
-    kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
-    return Artifact(
-        **kept, path=materials.out / row.path, preprocess=row.preprocess, sha256=row.sha256 or "",
-        size_mb=row.size_mb or 0.0, recipe_digest=materials.recipe.digest, parent_sha256=materials.loaded.sha256,
-    )  # fmt: skip
 
 
 def _with_latency(record: Record, run: LatencyRun, key: str) -> Record:

@@ -1,0 +1,36 @@
+"""`edgekit doctor`: what this machine can do, and the command that adds what it cannot."""
+
+from __future__ import annotations
+
+from edgekit.cli import options
+
+
+def doctor(*, as_json: options.Json = False) -> None:
+    """What is installed, which instruction sets there are, and what each backend can do here."""
+    from edgekit.doctor import examine
+
+    health = examine()
+    if as_json:
+        print(health.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    host = health.host
+    console.print(
+        f"{host.cpu}, {host.cores_usable} of {host.cores} cores, {host.ram_gb} GB, {host.os}, Python {host.python}"
+    )
+    console.print(f"instruction sets: {', '.join(host.isa) or 'none that matter here'}")
+    if host.saturates_u8s8:
+        console.print("[yellow]u8*s8 products saturate on this CPU: edgekit uses exact weights or 7 bits here[/]")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "export", "run"):
+        table.add_column(name, overflow="fold")
+    for check in health.backends:
+        words = (f"[yellow]{why}[/]" if (why := problem) else "[green]yes[/]" for problem in (check.export, check.run))
+        table.add_row(check.name, *words)
+    console.print(table)
+    for part in health.parts:
+        console.print(f"{'[green]yes[/]' if part.problem is None else '[yellow]no [/]'} {part.name}"
+                      + (f": {part.problem}" if part.problem else ""), soft_wrap=True)  # fmt: skip

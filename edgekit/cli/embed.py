@@ -1,0 +1,44 @@
+"""`edgekit embed`: features of a folder of images, computed by any artifact, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgekit.cli import options
+
+Tokens = Literal["cls", "patches", "all"]
+
+
+def embed(
+    model: Annotated[Path, typer.Argument(help="An artifact, or a build folder: the best artifact that runs here.")],
+    images: Annotated[str, typer.Argument(help="A folder of images, or `demo`.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The .npz or .safetensors file to write.")],
+    tokens: Annotated[Tokens, typer.Option("--tokens", help="Which features to keep.")] = "cls",
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="At most this many images.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Features of your images: one row per image, with the images' names and folder labels."""
+    import json
+
+    from rich.console import Console
+
+    from edgekit.cli.show import Live
+    from edgekit.embed import embed_folder
+
+    with Live(Console(stderr=True)) as live:
+        done = embed_folder(
+            model, images, out, tokens=tokens, samples=samples, batch=batch, threads=threads,
+            progress=lambda count, total: live.stage("embed", count, total),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"out": str(out), "model": done.model, "shape": done.shape, "skipped": done.skipped}))
+        return
+    print(f"{out}: {done.shape[0]} images, {' x '.join(map(str, done.shape[1:]))} float32 each, by {done.model}")
+    for name, reason in done.skipped:
+        print(f"  skipped {name}: {reason}")

@@ -1,0 +1,102 @@
+"""`edgekit models` and `inspect`: what there is to build from, and what was built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekit.cli import options
+
+
+def models(*, as_json: options.Json = False) -> None:
+    """The models edgekit knows: name, size of the FP32 weights, where they come from, licence."""
+    from edgekit.models.zoo import entries
+
+    if as_json:
+        print(json.dumps([
+            {"name": e.name, "aliases": e.aliases, "parameters": e.config.parameters, "size_mb": e.size_mb,
+             "sources": [source.describe() for source in e.sources], "licence": e.licence, "origin": e.origin,
+             "sha256": e.sha256, "heads": e.heads}
+            for e in entries()
+        ], indent=2))  # fmt: skip
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("MB", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("licence", no_wrap=True)
+    table.add_column("sources, tried in this order", overflow="fold")
+    for entry in entries():
+        names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
+        sources = "\n".join(source.describe() for source in entry.sources)
+        table.add_row(names, f"{entry.size_mb:.1f}", f"{entry.config.parameters / 1e6:.1f} M", entry.licence, sources)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nA path works as well: .pth, .safetensors, .onnx, or a Hugging Face folder.")
+
+
+def inspect(
+    target: Annotated[str, typer.Argument(help="A model name, a checkpoint, an artifact or a build folder.")],
+    *,
+    as_json: options.Json = False,
+) -> None:
+    """What a model, an artifact or a build folder holds, without running it."""
+    path = Path(target)
+    facts = _build_folder(path) if (path / "manifest.json").is_file() else _file_or_model(target)
+    if as_json:
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if (path / "manifest.json").is_file():
+        from edgekit.artifact import Manifest
+        from edgekit.cli.show import build_table
+
+        manifest = Manifest.read(path)
+        console.print(
+            f"build of [bold]{manifest.model['name']}[/], recipe {manifest.recipe_digest}, {manifest.host['cpu']}"
+        )
+        console.print(build_table(manifest.artifacts))
+        return
+    for key, value in facts.items():
+        console.print(f"[bold]{key:<14}[/] {value}", soft_wrap=True)
+
+
+def _build_folder(path: Path) -> dict[str, Any]:
+    from edgekit.artifact import Manifest
+
+    return Manifest.read(path).model_dump(mode="json", by_alias=True)
+
+
+def _file_or_model(target: str) -> dict[str, Any]:
+    """An artifact by its own account, a checkpoint by loading it, a name by its zoo entry."""
+    from dataclasses import asdict
+
+    from edgekit.errors import DataError
+    from edgekit.models import zoo
+
+    path = Path(target)
+    known = {name for entry in zoo.entries() for name in (entry.name, *entry.aliases)}
+    if target in known or not path.exists():
+        entry = zoo.find(target)
+        return {
+            "name": entry.name, "size_mb": entry.size_mb, "parameters": entry.config.parameters,
+            "licence": entry.licence, "origin": entry.origin, "sha256": entry.sha256, "heads": ", ".join(entry.heads),
+            **{f"source {i + 1}": source.describe() for i, source in enumerate(entry.sources)}, **asdict(entry.config),
+        }  # fmt: skip
+    try:
+        from edgekit.pipeline.compare import artifacts_in
+
+        artifact = artifacts_in(path)[0]
+    except DataError:
+        loaded = zoo.load(target)
+        return {"name": loaded.name, "sha256": loaded.sha256, "heads": ", ".join(loaded.heads),
+                **asdict(loaded.model.config)}  # fmt: skip
+    return artifact.model_dump(mode="json")

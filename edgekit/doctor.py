@@ -1,0 +1,62 @@
+"""What this machine can do: host, packages, backends, fused ops and caches, each with the command that mends it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from edgekit.artifact import Frozen
+from edgekit.backends import BACKENDS
+from edgekit.measure.host import Host, describe_host
+
+# What a part of edgekit needs -> packages and the extra that installs them.
+# fmt: off
+_PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("load checkpoints, quantize",  ("torch",),                            "torch"),
+    ("report.html",                 ("jinja2", "altair", "vl_convert"),    "report"),
+    ("demo photographs",            ("skimage", "sklearn"),                "eval"),
+    ("Hugging Face hub",            ("huggingface_hub",),                  "hub"),
+    ("NNCF as a second engine",     ("nncf",),                             "openvino"),
+)
+# fmt: on
+
+
+class BackendHealth(Frozen):
+    """One format: why it cannot be exported or run here, None where it can."""
+
+    name: str
+    export: str | None
+    run: str | None
+
+
+class PartHealth(Frozen):
+    """One further part of edgekit and why it does not work here, None when it does."""
+
+    name: str
+    problem: str | None
+
+
+class Health(Frozen):
+    """The answer of `edgekit doctor`."""
+
+    host: Host
+    backends: tuple[BackendHealth, ...]
+    parts: tuple[PartHealth, ...]
+
+
+def examine() -> Health:
+    """Look at this machine; imports no runtime."""
+    from edgekit.pipeline.jobs import backend_of, fused_missing
+
+    backends = []
+    for format_ in BACKENDS:
+        backend, problem = backend_of(format_)
+        run = problem if backend is None else backend.runner_missing()
+        backends.append(BackendHealth(name=format_, export=problem, run=run))
+    parts = [PartHealth(name=name, problem=_missing(packages, extra)) for name, packages, extra in _PARTS]
+    parts.append(PartHealth(name="fused INT8 ops", problem=fused_missing()))
+    return Health(host=describe_host(), backends=tuple(backends), parts=tuple(parts))
+
+
+def _missing(packages: tuple[str, ...], extra: str) -> str | None:
+    absent = [name for name in packages if find_spec(name) is None]
+    return f"{', '.join(absent)} not installed: pip install 'edgekit[{extra}]'" if absent else None

@@ -1,0 +1,104 @@
+"""Measures artifacts that exist already: drift against one of them, and latency in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.artifact import Artifact, Manifest
+from edgekit.backends import artifact_of, get_backend
+from edgekit.backends.loading import _artifact_at as artifact_at
+from edgekit.errors import DataError, EdgekitError
+from edgekit.images.sets import load_set
+from edgekit.measure.drift import DriftReport, measure_drift
+from edgekit.measure.features import Features, features_of
+from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.pipeline.timing import reference_name
+from edgekit.pipeline.watch import Silent, Watcher
+
+
+def artifacts_in(path: Path) -> tuple[Artifact, ...]:
+    """The artifact at `path`, or all finished ones of the build folder `path`, in the manifest's order.
+
+    Raises:
+        DataError: neither, or a build folder without any artifact.
+    """
+    if not (path / "manifest.json").is_file():
+        return (artifact_at(path),)
+    manifest = Manifest.read(path)
+    found = tuple(artifact_of(row, manifest, path) for row in manifest.artifacts if row.status == "ok")
+    if not found:
+        raise DataError(f"{path} holds no finished artifact", fix=f"edgekit build --out {path}")
+    return found
+
+
+def reference_of(path: Path) -> Artifact:
+    """The FP32 artifact of the build folder `path`, or of the one around the artifact `path`.
+
+    Raises:
+        DataError: there is none.
+    """
+    for folder in (path, *path.resolve().parents[:2]):
+        if (folder / "manifest.json").is_file():
+            manifest = Manifest.read(folder)
+            name = reference_name(manifest.artifacts)
+            if name is not None:
+                return next(artifact_of(row, manifest, folder) for row in manifest.artifacts if row.name == name)
+    raise DataError(f"no FP32 artifact to compare {path} with", fix="--reference ARTIFACT")
+
+
+def drift_between(
+    reference: Artifact, candidates: Sequence[Artifact], source: str, *, samples: int, seed: int = 0,
+    watcher: Watcher | None = None,
+) -> dict[str, DriftReport]:  # fmt: skip
+    """Drift of each candidate against `reference` on `samples` images of `source` (a folder, or "demo").
+
+    Each model gets the images prepared as it wants them; those of another image size are compared with nothing.
+
+    Raises:
+        DataError: no images, or an artifact of another image size than the reference.
+        BackendMissing: a runtime is missing.
+    """
+    watcher = watcher or Silent()
+
+    def features(artifact: Artifact) -> Features:
+        images = load_set(source, artifact.preprocess, samples=samples, seed=seed, split="evaluation")
+        runner = get_backend(artifact.format).runner(artifact)
+        return features_of(runner, images.pixel_values, names=images.paths,
+                           progress=lambda done, total: watcher.stage(artifact.name, done, total))  # fmt: skip
+
+    expected = features(reference)
+    reports = {}
+    for candidate in candidates:
+        if candidate.preprocess.input_size != reference.preprocess.input_size:
+            raise DataError(f"{candidate.name} takes {candidate.preprocess.input_size} pixels, {reference.name} "
+                            f"{reference.preprocess.input_size}", fix="--reference ARTIFACT of the same size")  # fmt: skip
+        reports[candidate.name] = measure_drift(
+            expected, features(candidate), reference_name=reference.name, candidate_name=candidate.name, seed=seed
+        )
+    return reports
+
+
+def latency_of(
+    artifacts: Sequence[Artifact], *, batch: int = 1, threads: int | None = None, rounds: int = 10, seed: int = 0,
+    watcher: Watcher | None = None,
+) -> LatencyRun:  # fmt: skip
+    """Latency of artifacts on random pixels of their image size; the first FP32 one is what speedups refer to.
+
+    Raises:
+        EdgekitError: the artifacts take images of different sizes, or two have the same name.
+    """
+    watcher = watcher or Silent()
+    sizes = {artifact.preprocess.input_size for artifact in artifacts}
+    if len(sizes) != 1:
+        raise EdgekitError(f"the artifacts take images of different sizes: {sorted(sizes)}", fix="time them one by one")
+    if len({artifact.name for artifact in artifacts}) != len(artifacts):  # of several build folders
+        artifacts = [artifact.model_copy(update={"name": str(artifact.path)}) for artifact in artifacts]
+    pixels = np.random.default_rng(seed).standard_normal((batch, 3, *sizes.pop())).astype(np.float32)
+    reference = next((a.name for a in artifacts if a.precision == "fp32" and a.variant == "standard"), None)
+    return measure_latency(
+        artifacts, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed,
+        notify=lambda text: watcher.stage(text),
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""The stamp of a complete build: an equal one tells, without reading a model, that nothing needs doing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from edgekit import __version__
+from edgekit.artifact import Format, Manifest, atomic_path, files_of
+from edgekit.errors import DataError
+from edgekit.images.folder import ImageFolder
+from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.records import FOLDER, digest_of
+from edgekit.recipe import Recipe
+
+Measure = Literal["all", "drift", "none"]
+"""How much is measured: drift and latency; drift alone; or only the golden check."""
+
+_FILE = "stamp"
+# fmt: off
+_TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
+    "onnx":     ("torch", "onnx", "onnx-ir", "onnxruntime"),
+    "openvino": ("torch", "openvino"),
+    "coreml":   ("torch", "coremltools"),
+    "tflite":   ("torch", "litert-torch", "ai-edge-quantizer"),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a build was asked to do; `jobs` are the recipe's on this machine."""
+
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    out: Path
+    measure: Measure
+    threads: int | None
+
+
+def tools_of(format_: Format) -> dict[str, str]:
+    """Installed packages that decide what a format's files hold, with their versions."""
+    found = {}
+    for package in _TOOLS[format_]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def finished(request: Request) -> Manifest | None:
+    """The manifest of a complete build of the same request; None when anything may have to be done."""
+    try:
+        if (request.out / FOLDER / _FILE).read_text() == _stamp(request):
+            return Manifest.read(request.out)
+    except (OSError, DataError):
+        pass
+    return None
+
+
+def mark_finished(request: Request) -> None:
+    """Leave the stamp of a build in which no artifact failed."""
+    with atomic_path(request.out / FOLDER / _FILE) as temporary:
+        temporary.write_text(_stamp(request))
+
+
+def _stamp(request: Request) -> str:
+    """Digest of the request, the tools, and the size and time of every file read or written."""
+    recipe, out = request.recipe, request.out
+    sources = [Path(s) for s in {recipe.calibration.source, recipe.evaluation} if s != "demo"]
+    images = [folder / path for folder in sources for path in ImageFolder.scan(folder).paths]
+    model = Path(recipe.model).expanduser()
+    checkpoint = files_of(model) if model.exists() else []
+    written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
+    return digest_of(
+        recipe=recipe.digest, measure=request.measure, threads=request.threads, edgekit=__version__,
+        tools={format_: tools_of(format_) for format_ in recipe.formats},
+        jobs=[(job.name, job.blocked) for job in request.jobs],
+        files=_faces([*sorted(images), *checkpoint, *written, out / "manifest.json"]),
+    )  # fmt: skip
+
+
+def _faces(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of change; raises OSError when one is missing."""
+    found = []
+    for file in files:
+        state = os.stat(file)
+        found.append((str(file), state.st_size, state.st_mtime_ns))
+    return found
