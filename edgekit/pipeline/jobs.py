@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
-from edgekit.backends import BACKENDS, Backend
+from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.errors import RecipeError
 from edgekit.recipe import Recipe
 
