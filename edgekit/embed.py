@@ -77,9 +77,10 @@ def embed_folder(
 
 def _save(path: Path, values: np.ndarray, paths: tuple[str, ...], labels: tuple[str, ...] | None) -> None:
     if path.suffix == ".npz":
-        extra = {} if labels is None else {"labels": np.array(labels)}
+        arrays = {"features": values, "paths": np.array(paths)}
+        arrays |= {} if labels is None else {"labels": np.array(labels)}
         with path.open("wb") as stream:
-            np.savez(stream, features=values, paths=np.array(paths), **extra)
+            np.savez(stream, allow_pickle=False, **arrays)
         return
     import json
 

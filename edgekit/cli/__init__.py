@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -59,7 +60,7 @@ def _loaded(name: str) -> Any:
 
 
 app = typer.Typer(
-    cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    cls=_LazyGroup, pretty_exceptions_enable=False, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
@@ -97,10 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: finished artifacts are kept, the same command goes on from there", file=sys.stderr)
         return 130
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get("EDGEKIT_TRACEBACK"):
+            raise
+        _show_error(_unexpected(error), "--json" in words)
         return 1
+
+
+def _unexpected(error: Exception) -> EdgekitError:
+    """The system's refusals in its own words; anything else is a bug, and said to be one."""
+    from edgekit.errors import EdgekitError
+
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return EdgekitError(f"{where}{error.strerror or error}")
+    return EdgekitError(f"{type(error).__name__}: {error}", why="edgekit did not expect this: it is a bug",
+                        fix="EDGEKIT_TRACEBACK=1 edgekit ...   shows where, for a bug report")  # fmt: skip
 
 
 def _show_error(error: EdgekitError, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,37 @@ def export(
     raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
 
 
+def quantize(
+    *,
+    out: options.Out,
+    model: options.Model = None,
+    recipe: options.RecipeFile = None,
+    precision: options.Precisions = "w8a8",
+    image_size: options.Sizes = None,
+    calib: options.Calib = None,
+    samples: options.Samples = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make the quantization plan that every format writes out, and nothing else: OUT/plan/."""
+    from edgekit.cli.show import Live, terminal
+    from edgekit.pipeline import make_plans
+
+    wanted = options.recipe_from(
+        file=recipe, model=model, precisions=precision, sizes=image_size, calib=calib, samples=samples, seed=seed
+    )
+    console = terminal(stderr=as_json)
+    with Live(console) as live:
+        plans = make_plans(wanted, out, watcher=live)
+    if as_json:
+        print(json.dumps([asdict(plan) | {"path": str(plan.path)} for plan in plans], indent=2))
+        return
+    for plan in plans:
+        console.print(f"{plan.path}: {plan.gemms} GEMMs in integers, {len(plan.kept_float)} kept float", soft_wrap=True)
+        for name, reason in plan.kept_float.items():
+            console.print(f"  {name}: {reason}", soft_wrap=True)
+
+
 def _run(
     recipe: Recipe,
     out: Path,
@@ -79,11 +111,10 @@ def _run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    from rich.console import Console
-
+    from edgekit.cli.show import terminal
     from edgekit.pipeline import Silent, build, jobs_of
 
-    console = Console(stderr=as_json, highlight=False)
+    console = terminal(stderr=as_json)
     if dry_run:
         return _plan(recipe, out, console, as_json)
     if as_json:

@@ -13,10 +13,11 @@ def doctor(*, as_json: options.Json = False) -> None:
     if as_json:
         print(health.model_dump_json(indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from edgekit.cli.show import terminal
+
+    console = terminal()
     host = health.host
     console.print(
         f"{host.cpu}, {host.cores_usable} of {host.cores} cores, {host.ram_gb} GB, {host.os}, Python {host.python}"

@@ -26,12 +26,10 @@ def embed(
     """Features of your images: one row per image, with the images' names and folder labels."""
     import json
 
-    from rich.console import Console
-
-    from edgekit.cli.show import Live
+    from edgekit.cli.show import Live, terminal
     from edgekit.embed import embed_folder
 
-    with Live(Console(stderr=True)) as live:
+    with Live(terminal(stderr=True)) as live:
         done = embed_folder(
             model, images, out, tokens=tokens, samples=samples, batch=batch, threads=threads,
             progress=lambda count, total: live.stage("embed", count, total),

@@ -24,20 +24,18 @@ def drift(
     as_json: options.Json = False,
 ) -> None:
     """How far an artifact's features are from the FP32 one's, on your images."""
-    from rich.console import Console
-
-    from edgekit.cli.show import Live, drift_table
+    from edgekit.cli.show import Live, drift_table, terminal
     from edgekit.pipeline.compare import artifacts_in, drift_between, reference_of
 
     base = artifacts_in(reference)[0] if reference else reference_of(target)
     candidates = [a for a in artifacts_in(target) if a.path.resolve() != base.path.resolve()]
     candidates = [a for a in candidates if a.preprocess.input_size == base.preprocess.input_size] or candidates
-    with Live(Console(stderr=True)) as live:
+    with Live(terminal(stderr=True)) as live:
         reports = drift_between(base, candidates, eval_ or "demo", samples=samples, seed=seed or 0, watcher=live)
     if as_json:
         print(json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}, indent=2))
     else:
-        Console().print(drift_table(reports))
+        terminal().print(drift_table(reports))
     over = [name for name, report in reports.items() if max_drop is not None and 1 - report.cls_cosine.mean > max_drop]
     if over:
         from edgekit.errors import DriftExceeded
@@ -56,20 +54,18 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Latency, throughput and memory of artifacts on this machine, each in its own process, measured in turns."""
-    from rich.console import Console
-
-    from edgekit.cli.show import Live, latency_table
+    from edgekit.cli.show import Live, latency_table, terminal
     from edgekit.pipeline.compare import artifacts_in, latency_of
 
     artifacts = [artifact for target in targets for artifact in artifacts_in(target)]
     main = artifacts[0].preprocess.input_size
     artifacts = [artifact for artifact in artifacts if artifact.preprocess.input_size == main]
-    with Live(Console(stderr=True)) as live:
+    with Live(terminal(stderr=True)) as live:
         run = latency_of(artifacts, batch=batch, threads=threads, rounds=rounds, seed=seed or 0, watcher=live)
     if as_json:
         print(run.model_dump_json(indent=2))
     else:
-        Console().print(latency_table(run))
+        terminal().print(latency_table(run))
     if not run.reports:
         raise typer.Exit(1)
 

@@ -23,22 +23,30 @@ def models(*, as_json: options.Json = False) -> None:
             for e in entries()
         ], indent=2))  # fmt: skip
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from edgekit.cli.show import terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("MB", justify="right")
     table.add_column("parameters", justify="right")
     table.add_column("licence", no_wrap=True)
-    table.add_column("sources, tried in this order", overflow="fold")
+    table.add_column("source", no_wrap=True)
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
-        sources = "\n".join(source.describe() for source in entry.sources)
-        table.add_row(names, f"{entry.size_mb:.1f}", f"{entry.config.parameters / 1e6:.1f} M", entry.licence, sources)
-    console = Console(highlight=False)
+        table.add_row(
+            names,
+            f"{entry.size_mb:.1f}",
+            f"{entry.config.parameters / 1e6:.1f} M",
+            entry.licence,
+            entry.sources[0].describe(),
+        )
+    console = terminal()
     console.print(table)
-    console.print("\nA path works as well: .pth, .safetensors, .onnx, or a Hugging Face folder.")
+    console.print(
+        "\n`edgekit inspect NAME` says more. A path works as well: .pth, .safetensors, .onnx, or a Hugging Face folder."
+    )
 
 
 def inspect(
@@ -52,9 +60,9 @@ def inspect(
     if as_json:
         print(json.dumps(facts, indent=2, default=str))
         return
-    from rich.console import Console
+    from edgekit.cli.show import terminal
 
-    console = Console(highlight=False)
+    console = terminal()
     if (path / "manifest.json").is_file():
         from edgekit.artifact import Manifest
         from edgekit.cli.show import build_table
@@ -72,7 +80,8 @@ def inspect(
 def _build_folder(path: Path) -> dict[str, Any]:
     from edgekit.artifact import Manifest
 
-    return Manifest.read(path).model_dump(mode="json", by_alias=True)
+    Manifest.read(path)  # refuse what is no manifest
+    return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
 
 
 def _file_or_model(target: str) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def _file_or_model(target: str) -> dict[str, Any]:
         entry = zoo.find(target)
         return {
             "name": entry.name, "size_mb": entry.size_mb, "parameters": entry.config.parameters,
-            "licence": entry.licence, "origin": entry.origin, "sha256": entry.sha256, "heads": ", ".join(entry.heads),
+            "licence": entry.licence, "origin": entry.origin, "sha256": entry.sha256, "tasks": ", ".join(entry.heads),
             **{f"source {i + 1}": source.describe() for i, source in enumerate(entry.sources)}, **asdict(entry.config),
         }  # fmt: skip
     try:
@@ -97,6 +106,6 @@ def _file_or_model(target: str) -> dict[str, Any]:
         artifact = artifacts_in(path)[0]
     except DataError:
         loaded = zoo.load(target)
-        return {"name": loaded.name, "sha256": loaded.sha256, "heads": ", ".join(loaded.heads),
+        return {"name": loaded.name, "sha256": loaded.sha256, "tasks": ", ".join(loaded.heads),
                 **asdict(loaded.model.config)}  # fmt: skip
     return artifact.model_dump(mode="json")

@@ -16,7 +16,16 @@ from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
 from edgekit.pipeline.watch import Fate
 
+_PIPE_WIDTH = 140  # columns where there is no terminal to ask
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Where a command prints: as wide as the terminal, or wide enough for every table in a pipe or a log."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 class Live:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.pipeline.jobs import Job, jobs_of
-from edgekit.pipeline.run import BuildResult, build
+from edgekit.pipeline.run import BuildResult, PlanSummary, build, make_plans
 from edgekit.pipeline.watch import Silent, Watcher
 
-__all__ = ["BuildResult", "Job", "Silent", "Watcher", "build", "jobs_of"]
+__all__ = ["BuildResult", "Job", "PlanSummary", "Silent", "Watcher", "build", "jobs_of", "make_plans"]

@@ -74,7 +74,7 @@ def drift_between(
     for candidate in candidates:
         if candidate.preprocess.input_size != reference.preprocess.input_size:
             raise DataError(f"{candidate.name} takes {candidate.preprocess.input_size} pixels, {reference.name} "
-                            f"{reference.preprocess.input_size}", fix="--reference ARTIFACT of the same size")  # fmt: skip
+                            f"{reference.preprocess.input_size}", fix="--reference ARTIFACT")  # fmt: skip
         reports[candidate.name] = measure_drift(
             expected, features(candidate), reference_name=reference.name, candidate_name=candidate.name, seed=seed
         )
@@ -100,5 +100,5 @@ def latency_of(
     reference = next((a.name for a in artifacts if a.precision == "fp32" and a.variant == "standard"), None)
     return measure_latency(
         artifacts, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed,
-        notify=lambda text: watcher.stage(text),
+        notify=watcher.stage,
     )  # fmt: skip

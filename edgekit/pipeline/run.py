@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.artifact import ArtifactRow, Manifest
-from edgekit.errors import DataError
+from edgekit.errors import DataError, RecipeError
 from edgekit.golden import FOLDER as GOLDEN
 from edgekit.golden import INPUTS, OUTPUTS, write_golden
 from edgekit.measure.host import describe_host
@@ -110,6 +110,38 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
         mark_finished(request)
     made = tuple(name for name in names if name not in kept)
     return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, sentence, 0.0)
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """A quantization plan that was made: how many GEMMs are integers, and why the others are not."""
+
+    path: Path
+    gemms: int
+    kept_float: dict[str, str]
+
+
+def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = None) -> tuple[PlanSummary, ...]:
+    """Make the plans of a recipe's integer precisions in OUT/plan, where a later build finds them.
+
+    Raises:
+        RecipeError: no integer precision is asked for, or the model is unknown.
+        DataError: as `build`.
+    """
+    from edgekit.models import zoo
+
+    out, watcher = Path(out), watcher or Silent()
+    kinds = sorted({precision == "w4a8" for precision in recipe.precisions if precision not in ("fp32", "fp16")})
+    if not kinds:
+        raise RecipeError("no integer precision to plan", fix="--precision w8a8")
+    with held(out):
+        materials = Materials(recipe, zoo.load(recipe.model, notify=watcher.note), out, watcher)
+        found = []
+        for size in recipe.image_size:
+            for four_bits in kinds:
+                plan = materials.plan(size, four_bits)
+                found.append(PlanSummary(materials.plan_path(size, four_bits), len(plan.gemms), plan.kept_float))
+    return tuple(found)
 
 
 def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> BuildResult:
