@@ -40,10 +40,15 @@ class QuantizeRecipe(Frozen):
     activation_range: Literal["minmax", "percentile", "mse", "block"] = "block"
     token_groups: Literal["off", "on", "auto"] = "auto"  # separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
-    ridge: bool = True  # ERQ: absorb the activation error into the weights
+    ridge: bool = False  # ERQ: absorb the activation error into the weights; measured to gain nothing here
     bias_correction: bool = True
     promote: int = Field(0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
     max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
+
+    @property
+    def bits(self) -> int:
+        """Bits that weights really get: 7 instead of 8 where the range is reduced against saturation."""
+        return 7 if self.overflow == "reduce-range" and self.weight_bits == 8 else self.weight_bits
 
 
 class Recipe(Frozen):

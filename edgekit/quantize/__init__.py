@@ -1,0 +1,1 @@
+"""Quantization: a float model and calibration images in, one QuantPlan for all formats out."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +17,19 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
-from edgekit.quantize.observe import InputObserver
-from edgekit.quantize.plan import GemmPlan, InputQuantizer, QuantPlan, StaticInput, TokenGroupInput
-from edgekit.quantize.ranges import MARGINS, Smoothing, choose_smoothing, static_input, unlike_halves
-from edgekit.quantize.rounding import quantize_weight, weight_limit
-from edgekit.quantize.simulate import IntegerLinear, IntegerPatchEmbed, fake_quantize
-from edgekit.quantize.stages import Stage, State, stages_of
+from edgekit.quantize.attention import plan_products
+from edgekit.quantize.condition import InputChoice, condition, observe
+from edgekit.quantize.fit import GemmFit
+from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.progress import Saved, run_digest
+from edgekit.quantize.ranges import static_input, unlike_halves
+from edgekit.quantize.sensitivity import promote, verify
+from edgekit.quantize.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
+from edgekit.quantize.stages import State, stages_of
 from edgekit.surgery import state_of
-from edgekit.surgery.balance_values import balance_values
-from edgekit.surgery.centre_keys import centre_keys
-from edgekit.surgery.centre_values import centre_values
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
-from edgekit.surgery.scale_hidden import scale_hidden
-from edgekit.surgery.smooth_norm import smooth_norm
+from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import Block, DinoV2
@@ -40,20 +38,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 BATCH = 8  # images that run together: bounds the activations alive at once
-RIDGE = 0.01  # share of the mean Hessian diagonal that holds the fitted weights near the original ones
-
-
-@dataclass(frozen=True)
-class InputChoice:
-    """How one GEMM's input was decided: for the plan's provenance and `explain`."""
-
-    quantizer: InputQuantizer
-    smoothing: Smoothing
-
-    def words(self) -> dict[str, float | str]:
-        """The choice as plain values for the plan's provenance."""
-        s = self.smoothing
-        return {"alpha": s.alpha, "spread": s.spread, "floor": s.floor, "margin": s.margin}
+HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
 
 
 @torch.no_grad()
@@ -67,6 +52,8 @@ def quantize(
 ) -> QuantPlan:
     """Quantize a baked model.
 
+    An eighth of the images calibrates nothing: the plan is verified, promotions and "auto" choices are made on it.
+
     Args:
         model: un-rewritten float model for one image size (`DinoV2.bake`); it is not changed.
         pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
@@ -75,198 +62,119 @@ def quantize(
         cache: folder that keeps finished blocks, so that a killed run continues where it was.
 
     Raises:
-        DataError: fewer than two calibration images, or their size is not the model's.
+        DataError: fewer than four calibration images, or their size is not the model's.
     """
     rows, columns = model.config.grid
     size = (rows * model.config.patch, columns * model.config.patch)
-    if len(pixel_values) < 2 or pixel_values.shape[2:] != size:
+    if len(pixel_values) < 4 or pixel_values.shape[2:] != size:
         raise DataError(f"calibration pixels have shape {tuple(pixel_values.shape)}",
-                        why=f"at least 2 images of {size[0]}x{size[1]} are needed", fix="--samples 64")
-    return _Engine(model, torch.from_numpy(pixel_values), recipe, progress or (lambda *_: None)).run(size)
+                        why=f"at least 4 images of {size[0]}x{size[1]} are needed", fix="--samples 64")  # fmt: skip
+    held = max(1, len(pixel_values) // HELD_OUT)
+    seen, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
+    reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
+    plans = []
+    for turned in {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate]:
+        plan = _Engine(model, seen, recipe, turned, progress or (lambda *_: None), cache).run(size)
+        plan = promote(plan, unseen, reference, at_most=recipe.promote, max_drop=recipe.max_drop)
+        plan.provenance["verification"] = verify(plan, unseen, reference)
+        plans.append(plan)
+    return max(plans, key=lambda plan: float(plan.provenance["verification"]["sqnr_db"]))
 
 
 class _Engine:
     """State of one run: the rewritten model, the two streams and the GEMMs finished so far."""
 
-    def __init__(self, model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, progress: Progress) -> None:
-        self.model, self.recipe, self.pixels, self._progress = deepcopy(model), recipe, pixels, progress
+    def __init__(
+        self, model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, turned: bool, progress: Progress,
+        cache: Path | None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.pixels, self._progress = recipe, pixels, progress
+        self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
+        self.saved = Saved(cache, run_digest(model, pixels, recipe, turned))
+        self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
-        self.special = 1 + model.config.registers
-        self.gemms: dict[str, GemmPlan] = {}
-        self.choices: dict[str, InputChoice] = {}
-        self.half = unlike_halves(torch.cat([self.model(batch)[1] for batch in pixels.split(BATCH)]))
+        if turned:
+            rotate(self.model, mean_preserving_rotation(model.config.width))
+        self.provenance = {"recipe": recipe.model_dump(mode="json"), "rotated": turned, "inputs": {}}
 
     def run(self, size: tuple[int, int]) -> QuantPlan:
-        total = 1 + 4 * len(self.model.blocks)
-        embedded = self._patch_embedding()
-        self._progress("patch_embed.proj", 1, total)
+        """Quantize what the cache does not hold yet."""
+        plan = self.saved.read()
+        finished = 0
+        if plan is None:
+            plan = QuantPlan(self.model.config, size, state_of(self.model), {}, provenance=self.provenance)
+            self._patch_embedding(plan)
+        else:
+            self.model = plan.module()
+            finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
+        self._report(plan, "patch_embed.proj")
         exact = [self.model.embed(batch) for batch in self.pixels.split(BATCH)]
-        patch_embed, self.model.patch_embed = self.model.patch_embed, embedded
-        quantized = [self.model.embed(batch) for batch in self.pixels.split(BATCH)]
-        self.model.patch_embed = patch_embed
+        integer = make_integer(deepcopy(self.model), plan, kernel="float32")
+        quantized = [integer.embed(batch) for batch in self.pixels.split(BATCH)]
         for index, block in enumerate(self.model.blocks):
-            observers = self._observe(block, exact)
-            choices = self._condition(block, observers)
+            if index < finished:
+                integer_block = integer.blocks[index]
+                exact, quantized = [block(x) for x in exact], [integer_block(x) for x in quantized]
+                continue
+            observers, mean_key = observe(block, exact, 1 + self.model.config.registers, len(self.pixels))
+            choices = condition(block, observers, mean_key, self.half, self.recipe,
+                                registers=self.model.config.registers)  # fmt: skip
             del observers
-            exact, quantized = self._quantize_block(index, block, choices, exact, quantized, total)
-        return QuantPlan(
-            config=self.model.config, image_size=size, float_tensors=state_of(self.model), gemms=self.gemms,
-            provenance={
-                "recipe": self.recipe.model_dump(mode="json"),
-                "inputs": {name: choice.words() for name, choice in self.choices.items()},
-            },
-        )  # fmt: skip
+            exact, quantized = self._quantize_block(index, block, choices, plan, exact, quantized)
+            plan.float_tensors.clear()
+            plan.float_tensors.update(state_of(self.model))
+            self.saved.write(plan)
+        self.saved.remove()
+        return plan
 
-    def _patch_embedding(self) -> IntegerPatchEmbed:
-        """Quantize the patch convolution; pixels have a known range, so nothing needs to be searched."""
+    def _report(self, plan: QuantPlan, name: str) -> None:
+        self._progress(name, len(plan.gemms), 1 + 4 * len(self.model.blocks))
+
+    def _patch_embedding(self, plan: QuantPlan) -> None:
+        """Quantize the patch convolution; pixels have a known range, so nothing needs to be searched.
+
+        At four bits its weights keep eight: it is 1 % of the weights, and its output is in every later sum.
+        """
         conv, patch = self.model.patch_embed.proj, self.model.config.patch
+        bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias
         quantizer = static_input(float(self.pixels.min()), float(self.pixels.max()))
-        weight = conv.weight.flatten(1)  # (D, 3 * patch * patch)
-        fit = _Fit(weight, conv.bias)
-        for batch in self.pixels.split(BATCH):
+        fit = GemmFit(conv.weight.flatten(1), bias, ridge=self.recipe.ridge)  # (D, 3 * patch * patch)
+        for batch, half in zip(self.pixels.split(BATCH), self.half.split(BATCH), strict=True):
             rows = torch.nn.functional.unfold(batch, patch, stride=patch).transpose(1, 2)
-            fit.update(rows, fake_quantize(quantizer, rows))
-        gemm = fit.solve("patch_embed.proj", quantizer, self.recipe)
-        self.gemms[gemm.name] = gemm
-        return IntegerPatchEmbed(IntegerLinear(gemm, kernel="float32"), patch)
-
-    def _observe(self, block: Block, stream: list[Tensor]) -> dict[str, InputObserver]:
-        """Statistics of every GEMM input of a float block; also centres its keys, which needs nothing else."""
-        observers = {stage.part: InputObserver(self.special, len(self.pixels)) for stage in stages_of(block)}
-        keys = torch.zeros(block.attn.proj.in_features, dtype=torch.float64)
-        for x in stream:
-            state: State = {"x": x}
-            for stage in stages_of(block):
-                inputs = stage.input(state)
-                observers[stage.part].update(inputs)
-                outputs = stage.linear(inputs)
-                if stage.part == "attn.qkv":
-                    keys += outputs.chunk(3, -1)[1].double().mean(1).sum(0)
-                state = stage.advance(state, outputs)
-        if self.recipe.centre_keys:
-            centre_keys(block, (keys / len(self.pixels)).float())
-        return observers
-
-    def _condition(self, block: Block, observers: dict[str, InputObserver]) -> dict[str, InputChoice]:
-        """Choose each input's smoothing and range, and rewrite the block accordingly (exact surgery)."""
-        recipe, choices = self.recipe, {}
-        for stage in stages_of(block):
-            rows, special, owners = observers[stage.part].sample()
-            can_shift, can_scale = {
-                "attn.qkv": (recipe.smooth == "search",) * 2,
-                "attn.proj": (recipe.centre_values, recipe.balance_values),
-                "mlp.fc1": (recipe.smooth == "search",) * 2,
-                "mlp.w12": (recipe.smooth == "search",) * 2,
-                "mlp.fc2": (False, recipe.fc2_scale == "search"),
-                "mlp.w3": (False, False),
-            }[stage.part]
-            smoothing = choose_smoothing(
-                rows, self.half[owners], stage.linear.weight, shift=can_shift, scale=can_scale,
-                margins=(1.0,) if recipe.activation_range == "minmax" else MARGINS,
-                weight_levels=weight_limit(recipe.weight_bits), weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
-            )  # fmt: skip
-            _rewrite(block, stage, smoothing)
-            observer = observers[stage.part]
-            extremes = torch.stack((observer.low, observer.high))  # type: ignore[arg-type]
-            extremes = (extremes - smoothing.shift) / smoothing.scale
-            rows = (rows - smoothing.shift) / smoothing.scale
-            choices[stage.part] = InputChoice(
-                self._quantizer(rows, special, extremes, smoothing.margin), smoothing
-            )
-        return choices
-
-    def _quantizer(self, rows: Tensor, special: Tensor, extremes: Tensor, margin: float) -> InputQuantizer:
-        """Static quantizer over `margin` of the observed range; two of them when CLS and registers get their own."""
-        groups = self.recipe.token_groups
-        if groups == "off" or (groups == "auto" and self.model.config.registers == 0):
-            return static_input(float(extremes.min()) * margin, float(extremes.max()) * margin)
-        head, tail = (
-            static_input(float(part.min()) * margin, float(part.max()) * margin)
-            for part in (rows[special], rows[~special])
-        )
-        return TokenGroupInput(self.special, head, tail)
+            fit.update(rows, fake_quantize(quantizer, rows), half)
+        bits = 8 if self.recipe.bits == 4 else self.recipe.bits
+        recipe = self.recipe.model_copy(update={"group_size": None, "weight_bits": bits})
+        plan.gemms["patch_embed.proj"] = fit.solve("patch_embed.proj", quantizer, recipe)
 
     def _quantize_block(
-        self, index: int, block: Block, choices: dict[str, InputChoice], exact: list[Tensor], quantized: list[Tensor],
-        total: int,
+        self, index: int, block: Block, choices: dict[str, InputChoice], plan: QuantPlan, exact: list[Tensor],
+        quantized: list[Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
         """Quantize the block's GEMMs in order; returns both streams behind the block."""
         integer_block = deepcopy(block)
         exact_states: list[State] = [{"x": x} for x in exact]
         quantized_states: list[State] = [{"x": x} for x in quantized]
-        for step, stage in enumerate(stages_of(block)):
+        if self.recipe.level == "all":
+            name = f"blocks.{index}.attn"
+            packed = [block.attn.qkv(block.norm1(x)) for x in exact]
+            plan.matmuls[name] = plan_products(name, block.attn, packed)
+            integer_block.attn.mix = IntegerMix(  # type: ignore[method-assign]
+                plan.matmuls[name], block.attn.scale
+            )
+            del packed
+        for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"
             choice = choices[stage.part]
-            fit = _Fit(stage.linear.weight, stage.linear.bias)
-            integer_stage = stages_of(integer_block)[step]
-            for state, integer_state in zip(exact_states, quantized_states, strict=True):
-                fit.update(stage.input(state), fake_quantize(choice.quantizer, integer_stage.input(integer_state)))
-            gemm = fit.solve(name, choice.quantizer, self.recipe)
-            linear = IntegerLinear(gemm, kernel="float32")
-            exact_states = [stage.advance(s, stage.linear(stage.input(s))) for s in exact_states]
-            quantized_states = [integer_stage.advance(s, linear(integer_stage.input(s))) for s in quantized_states]
-            self.gemms[name], self.choices[name] = gemm, choice
-            self._progress(name, 2 + 4 * index + step, total)
+            fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge)
+            for state, integer_state, half in zip(exact_states, quantized_states, self.half.split(BATCH), strict=True):
+                seen = integer_stage.input(integer_state)
+                fit.update(stage.input(state), fake_quantize(choice.quantizer, seen), half)
+            plan.gemms[name] = fit.solve(name, choice.quantizer, self.recipe)
+            plan.provenance["inputs"][name] = choice.words()
+            linear = IntegerLinear(plan.gemms[name], kernel="float32")
+            for i, (state, integer_state) in enumerate(zip(exact_states, quantized_states, strict=True)):
+                exact_states[i] = stage.advance(state, stage.linear(stage.input(state)))
+                quantized_states[i] = integer_stage.advance(integer_state, linear(integer_stage.input(integer_state)))
+            self._report(plan, name)
         return [s["x"] for s in exact_states], [s["x"] for s in quantized_states]
-
-
-def _rewrite(block: Block, stage: Stage, smoothing: Smoothing) -> None:
-    match stage.part:
-        case "attn.qkv":
-            smooth_norm(block.norm1, stage.linear, smoothing.shift, smoothing.scale)
-        case "attn.proj":
-            centre_values(block, smoothing.shift)
-            balance_values(block, smoothing.scale)
-        case "mlp.fc1" | "mlp.w12":
-            smooth_norm(block.norm2, stage.linear, smoothing.shift, smoothing.scale)
-        case "mlp.fc2" if bool((smoothing.scale != 1).any()):
-            scale_hidden(block.mlp, smoothing.scale)
-
-
-class _Fit:
-    """Streams the second moments of one GEMM and solves for its integer weights and bias.
-
-    With x the float input, x^ the quantized one: the target is W x + b, the model W' x^ + b'. The ridge solution
-    W' = (W E[x x^^T] + lambda W) (E[x^ x^^T] + lambda I)^-1 absorbs what activation quantization does systematically
-    (ERQ, arXiv 2407.06794, eq. 9); rounding then follows the same Hessian, and b' takes up the means exactly.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        width = weight.shape[1]
-        self.weight, self.bias = weight, bias
-        self.hessian = torch.zeros(width, width, dtype=torch.float64)  # sum x^ x^^T
-        self.cross = torch.zeros(width, width, dtype=torch.float64)  # sum (x - x^) x^^T
-        self.sum_exact = torch.zeros(width, dtype=torch.float64)
-        self.sum_quantized = torch.zeros(width, dtype=torch.float64)
-        self.rows = 0
-
-    def update(self, exact: Tensor, quantized: Tensor) -> None:
-        """Add a batch: both (B, N, K)."""
-        x, x_hat = exact.flatten(0, -2), quantized.flatten(0, -2)
-        self.hessian += (x_hat.T @ x_hat).double()
-        self.cross += ((x - x_hat).T @ x_hat).double()
-        self.sum_exact += x.double().sum(0)
-        self.sum_quantized += x_hat.double().sum(0)
-        self.rows += len(x)
-
-    def solve(self, name: str, quantizer: InputQuantizer, recipe: QuantizeRecipe) -> GemmPlan:
-        """Integer weights, scales and both biases."""
-        mean, mean_hat = self.sum_exact / self.rows, self.sum_quantized / self.rows
-        covariance = self.hessian / self.rows - torch.outer(mean_hat, mean_hat)
-        weight = self.weight.double()
-        if recipe.ridge:
-            cross = self.cross / self.rows - torch.outer(mean - mean_hat, mean_hat)  # E[(x - x^) x^^T], centred
-            damped = covariance + RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
-            weight = weight + torch.linalg.solve(damped, (weight @ cross).T).T
-        hessian = self.hessian / self.rows  # not centred: the mean moves between kinds of photos, the bias cannot follow
-        integers, scale = quantize_weight(weight.float(), recipe.weight_bits, recipe.group_size, recipe.rounding, hessian)
-        real = integers.double() * scale.double().repeat_interleave(weight.shape[1] // scale.shape[1], 1)
-        bias = bias_dynamic = self.bias.double()
-        if recipe.bias_correction:
-            bias = bias + self.weight.double() @ mean - real @ mean_hat
-            bias_dynamic = bias_dynamic + (self.weight.double() - real) @ mean
-        return GemmPlan(
-            name=name, weight=integers.numpy(), weight_scale=scale.numpy(), weight_bits=recipe.weight_bits,
-            bias=bias.float().numpy(), bias_dynamic=bias_dynamic.float().numpy(), input=quantizer,
-        )  # fmt: skip

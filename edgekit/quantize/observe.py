@@ -1,4 +1,4 @@
-"""What the engine remembers of a GEMM's input: extremes of every channel over all tokens, and a bounded sample of rows."""
+"""What the engine remembers of a GEMM's input: extremes of every channel, and a bounded sample of rows."""
 
 from __future__ import annotations
 

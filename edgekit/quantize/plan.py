@@ -48,7 +48,7 @@ class TokenGroupInput:
 
 @dataclass(frozen=True)
 class PerTokenInput:
-    """Each token's own range, taken at run time: scale = (max - min) / 255 with 0 inside the range, uint8 asymmetric."""
+    """Each token's own range, taken at run time: uint8, scale = (max - min) / 255 with 0 inside the range."""
 
     kind: Literal["per_token"] = "per_token"
 
@@ -150,11 +150,16 @@ class QuantPlan:
                 meta = json.loads((file.metadata() or {})["edgekit.plan"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise DataError(f"{path} is not a readable quantization plan", why=str(error),
-                            fix="edgekit quantize --model demo --out " + str(path)) from None
+            raise DataError(
+                f"{path} is not a readable quantization plan",
+                why=str(error),
+                fix="edgekit quantize --model demo --out " + str(path),
+            ) from None
         if meta["schema"] != PLAN_SCHEMA:
-            raise DataError(f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
-                            fix="edgekit quantize again")
+            raise DataError(
+                f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
+                fix="edgekit quantize again",
+            )
         config = meta["config"]
         config["grid"] = tuple(config["grid"])
         return cls(

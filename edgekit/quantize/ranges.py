@@ -3,8 +3,8 @@
 Every choice is made by cross-validation between two unlike halves of the calibration images: statistics come from one
 half, the error is counted on the other. A range that only fits its own images loses there, as it would in the field.
 
-The error of a candidate is the squared error it causes at the GEMM's output, sum_k |W_k|^2 e_k^2 with e the error of the
-input's channel k: rounding errors of different channels are uncorrelated, so cross terms average out.
+The error of a candidate is the squared error it causes at the GEMM's output, sum_k |W_k|^2 e_k^2 with e_k the error of
+the input's channel k: rounding errors of different channels are uncorrelated, so cross terms average out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LEVELS = 255
 ALPHAS = (0.5, 0.65, 0.8, 1.0)  # SmoothQuant's migration strength: 1 moves all spread into the weights
 SPREADS: tuple[float | Literal["mse"], ...] = (0.0, 5e-4, 1e-2, "mse")  # how a channel's spread is read, see below
 FLOORS = (1.0, 0.15)  # least ratio of negative to positive reach that an unshifted input's channels are held to
-MARGINS = (0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # of the observed range; below 1 clips, above 1 leaves headroom
+CLIPPED = (0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # of the observed range; below 1 clips, above 1 leaves headroom
+EXACT = (1.0,)  # the observed range as it is
 CLIPS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.22)  # shares of a channel's extreme tried by the spread "mse"
 
 
@@ -46,6 +47,13 @@ def static_input(low: float, high: float) -> StaticInput:
     scale = (high - low) / LEVELS or 1.0
     scale = float(torch.tensor(scale, dtype=torch.float32))  # what every file format will store
     return StaticInput(scale, int(min(max(round(-low / scale), 0), LEVELS)))
+
+
+def quantile_reach(rows: Tensor, share: float = 1e-4) -> Tensor:
+    """Range of x (T, K) that leaves out `share` of the values at either end: tensor (low, high)."""
+    values = rows.flatten()
+    cut = max(1, round(share * len(values)))
+    return torch.stack((values.topk(cut, largest=False).values[-1], values.topk(cut).values[-1]))
 
 
 def rounding_error(x: Tensor, quantizer: StaticInput, energy: Tensor) -> float:
@@ -98,7 +106,7 @@ def weight_error(weight: Tensor, scale: Tensor, power: Tensor, levels: int) -> f
 
 
 def choose_smoothing(
-    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, margins: Iterable[float] = MARGINS,
+    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, margins: Iterable[float] = CLIPPED,
     weight_levels: int = 127, weight_gain: float = 0.25,
 ) -> Smoothing:  # fmt: skip
     """The shift, scale and clipping of a GEMM input with the least cross-validated output error.

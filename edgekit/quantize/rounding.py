@@ -88,7 +88,9 @@ def gptq(weight: Tensor, scale: Tensor, bits: int, hessian: Tensor) -> Tensor:
     return integers.to(torch.int8)
 
 
-def quantize_weight(weight: Tensor, bits: int, group: int | None, rounding: Rounding, hessian: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_weight(
+    weight: Tensor, bits: int, group: int | None, rounding: Rounding, hessian: Tensor
+) -> tuple[Tensor, Tensor]:
     """(integers (out, in) int8, scale (out, groups) float32) by the chosen method.
 
     Raises:

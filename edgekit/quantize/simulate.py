@@ -55,10 +55,8 @@ def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
     return (q - zero) * scale
 
 
-def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
-    """sum_k (x_q - zero) * w for x_q (..., K) and weight (out, K), as a CPU of that kernel computes it; exact integers."""
-    if kernel == "float32":
-        return (x_q - zero) @ weight.float().T
+def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Literal["int32", "pmaddubsw"]) -> Tensor:
+    """sum_k (x_q - zero) * w for x_q (..., K) and weight (out, K), as a CPU of that kernel computes it."""
     if kernel == "int32":
         return (x_q.double() - zero.double()) @ weight.double().T
     pairs_x = x_q.double().unflatten(-1, (-1, 2))  # (..., K/2, 2)
@@ -72,24 +70,31 @@ def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Kernel) -> Ten
 class IntegerLinear(nn.Module):
     """A linear (or the patch convolution) that runs as its GemmPlan says."""
 
+    weight: Tensor  # (out, K) int8
+    weight_scale: Tensor  # (out, groups)
+    bias: Tensor
+
     def __init__(self, gemm: GemmPlan, *, kernel: Kernel = "int32", per_token: bool = False) -> None:
         """`per_token` overrides the plan's static quantizer: what the fused ops do, with the uncorrected bias."""
         super().__init__()
         self.name = gemm.name
         self.quantizer: InputQuantizer = PerTokenInput() if per_token else gemm.input
         self.kernel: Kernel = kernel
-        self.register_buffer("weight", torch.from_numpy(gemm.weight))  # (out, K) int8
-        self.register_buffer("weight_scale", torch.from_numpy(gemm.weight_scale))  # (out, groups)
+        self.register_buffer("weight", torch.from_numpy(gemm.weight))
+        self.register_buffer("weight_scale", torch.from_numpy(gemm.weight_scale))
         self.register_buffer("bias", torch.from_numpy(gemm.bias_dynamic if per_token else gemm.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., N, K) float32 -> (..., N, out) float32."""
         x_q, x_scale, zero = quantize_input(self.quantizer, x)
         groups = self.weight_scale.shape[1]
-        total = torch.zeros(*x.shape[:-1], len(self.weight), dtype=x_q.dtype if self.kernel == "float32" else torch.float64)
+        if self.kernel == "float32":
+            weight = self.weight.float() * self.weight_scale.repeat_interleave(self.weight.shape[1] // groups, 1)
+            return nn.functional.linear(x_q - zero, weight) * x_scale + self.bias
+        total = torch.zeros(*x.shape[:-1], len(self.weight), dtype=torch.float64)
         for g, (part_x, part_w) in enumerate(zip(x_q.chunk(groups, -1), self.weight.chunk(groups, 1), strict=True)):
-            total += accumulate(part_x, zero, part_w, self.kernel) * self.weight_scale[:, g].to(total.dtype)
-        return (total * x_scale.to(total.dtype)).float() + self.bias
+            total += accumulate(part_x, zero, part_w, self.kernel) * self.weight_scale[:, g].double()
+        return (total * x_scale.double()).float() + self.bias
 
 
 class IntegerPatchEmbed(nn.Module):
@@ -108,11 +113,15 @@ class IntegerPatchEmbed(nn.Module):
 class IntegerMix(nn.Module):
     """Level "all": softmax(q k^T) v with both products in integers, scale per head; see MatmulPlan."""
 
+    query_scale: Tensor  # (H, 1, 1)
+    key_scale: Tensor
+    value_scale: Tensor
+
     def __init__(self, matmul: MatmulPlan, scale: float) -> None:
         super().__init__()
         self.scale, self.probability_scale = scale, matmul.probability_scale
         for part in ("query_scale", "key_scale", "value_scale"):
-            self.register_buffer(part, torch.from_numpy(getattr(matmul, part))[:, None, None])  # (H, 1, 1)
+            self.register_buffer(part, torch.from_numpy(getattr(matmul, part))[:, None, None])
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (B, H, N, d) -> (B, N, H * d)."""
@@ -135,15 +144,19 @@ def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = Fal
         kernel: "pmaddubsw" shows what a saturating CPU would do to the portable file.
         per_token: run the activations as the fused ops do (own range per token) instead of the plan's static ranges.
     """
-    model = plan.module()
+    return make_integer(plan.module(), plan, kernel=kernel, per_token=per_token)
+
+
+def make_integer(model: DinoV2, plan: QuantPlan, *, kernel: Kernel, per_token: bool = False) -> DinoV2:
+    """Replace, in place, what `plan` quantizes in its rewritten float model (which may go further than the plan)."""
     for name, gemm in plan.gemms.items():
         linear = IntegerLinear(gemm, kernel=kernel, per_token=per_token)
         if name == "patch_embed.proj":
-            model.patch_embed = IntegerPatchEmbed(linear, plan.config.patch)
+            model.patch_embed = IntegerPatchEmbed(linear, plan.config.patch)  # type: ignore[assignment]
         else:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, linear)
     for name, matmul in plan.matmuls.items():
         attention = model.get_submodule(name)
-        attention.mix = IntegerMix(matmul, attention.scale)
+        attention.mix = IntegerMix(matmul, float(attention.scale))  # type: ignore[arg-type]
     return model.eval()

@@ -1,4 +1,4 @@
-"""Move scale per channel from the projection's input into its weights: P V is linear in V, so V/s needs only W_proj * s."""
+"""Move scale per channel from the projection's input into its weights: P V is linear in V, so V/s needs W_proj * s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recentre keys by a constant per channel: softmax ignores what q.c adds to a whole row (SageAttention's smooth K, static).
+"""Recentre keys by a constant per channel: softmax ignores what q.c adds to a whole row (a static smooth K).
 
 Source: SageAttention, arXiv 2410.02367, with the mean taken at calibration instead of at run time.
 """

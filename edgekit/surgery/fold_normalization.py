@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def fold_normalization(
-    model: DinoV2, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> None:
+def fold_normalization(model: DinoV2, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
     """w' = w / (255 std), b' = b - sum(w mean / std), in place; exact because the convolution is not padded."""
     conv = model.patch_embed.proj
     mean_, std_ = torch.tensor(mean)[None, :, None, None], torch.tensor(std)[None, :, None, None]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def scale_hidden(mlp: Mlp, scale: Tensor) -> None:
-    """Set `fc2_gain` = 1 / scale (F,) and multiply fc2's columns by `scale`, in place; composes with an earlier gain."""
+    """Set `fc2_gain` = 1 / scale (F,) and multiply fc2's columns by `scale`, in place; composes with an earlier one."""
     gain = 1 / scale if mlp.fc2_gain is None else mlp.fc2_gain / scale
     mlp.fc2_gain = nn.Parameter(gain)
     mlp.fc2.weight.mul_(scale)

@@ -1,0 +1,142 @@
+"""Prepares one float block for integers: observes its GEMM inputs, rewrites it exactly, chooses input ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from edgekit.quantize.observe import InputObserver
+from edgekit.quantize.plan import InputQuantizer, TokenGroupInput
+from edgekit.quantize.ranges import CLIPPED, EXACT, Smoothing, choose_smoothing, quantile_reach, static_input
+from edgekit.quantize.rounding import weight_limit
+from edgekit.quantize.stages import Stage, State, stages_of
+from edgekit.surgery.balance_values import balance_values
+from edgekit.surgery.centre_keys import centre_keys
+from edgekit.surgery.centre_values import centre_values
+from edgekit.surgery.scale_hidden import scale_hidden
+from edgekit.surgery.smooth_norm import smooth_norm
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import Block, Mlp
+    from edgekit.recipe import QuantizeRecipe
+
+
+@dataclass(frozen=True)
+class InputChoice:
+    """How one GEMM's input was decided: for the plan's provenance and `explain`."""
+
+    quantizer: InputQuantizer
+    smoothing: Smoothing
+    peak: float  # largest magnitude seen before the rewrite
+    peak_channel: int
+    typical: float  # median over channels of their largest magnitude
+
+    def words(self) -> dict[str, float | str | int]:
+        """The choice as plain values for the plan's provenance."""
+        s = self.smoothing
+        return {
+            "alpha": s.alpha, "spread": s.spread, "floor": s.floor, "margin": s.margin,
+            "peak": self.peak, "peak_channel": self.peak_channel, "typical": self.typical,
+        }  # fmt: skip
+
+
+def observe(
+    block: Block, stream: Iterable[Tensor], special: int, images: int
+) -> tuple[dict[str, InputObserver], Tensor]:
+    """Statistics of every GEMM input of a float block, and the mean key (D,).
+
+    Args:
+        block: before its surgery.
+        stream: batches (B, N, D) of the residual stream in front of it.
+        special: CLS and registers are tokens [0, special).
+        images: how many images the stream holds in all.
+    """
+    observers = {stage.part: InputObserver(special, images) for stage in stages_of(block)}
+    keys = torch.zeros(block.attn.proj.in_features, dtype=torch.float64)
+    for x in stream:
+        state: State = {"x": x}
+        for stage in stages_of(block):
+            inputs = stage.input(state)
+            observers[stage.part].update(inputs)
+            outputs = stage.linear(inputs)
+            if stage.part == "attn.qkv":
+                keys += outputs.chunk(3, -1)[1].double().mean(1).sum(0)
+            state = stage.advance(state, outputs)
+    return observers, (keys / images).float()
+
+
+def condition(
+    block: Block, observers: dict[str, InputObserver], mean_key: Tensor, half: Tensor, recipe: QuantizeRecipe, *,
+    registers: int,
+) -> dict[str, InputChoice]:  # fmt: skip
+    """Choose each input's smoothing and range, and rewrite `block` accordingly, in place (the function stays equal).
+
+    Args:
+        block: float block, LayerScale folded.
+        observers: of `observe`, by stage.
+        mean_key: (D,), taken out of the keys.
+        half: (images,) bool, the unlike halves for cross-validation.
+        recipe: which rewrites are wanted.
+        registers: number of register tokens; decides on token groups when the recipe leaves it open.
+    """
+    choices = {}
+    if recipe.centre_keys:
+        centre_keys(block, mean_key)
+    for stage in stages_of(block):
+        observer = observers[stage.part]
+        rows, special, owners = observer.sample()
+        can_shift, can_scale = _allowed(stage, recipe)
+        smoothing = choose_smoothing(
+            rows, half[owners], stage.linear.weight, shift=can_shift, scale=can_scale,
+            margins=CLIPPED if recipe.activation_range in ("block", "mse") else EXACT,
+            weight_levels=weight_limit(recipe.bits), weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
+        )  # fmt: skip
+        _rewrite(block, stage, smoothing)
+        extremes = torch.stack((observer.low, observer.high))  # type: ignore[arg-type]
+        magnitudes = extremes.abs().amax(0)
+        extremes = (extremes - smoothing.shift) / smoothing.scale
+        rows = (rows - smoothing.shift) / smoothing.scale
+        if recipe.activation_range == "percentile":
+            extremes = quantile_reach(rows)
+        split = recipe.token_groups == "on" or (recipe.token_groups == "auto" and registers > 0)
+        quantizer: InputQuantizer = static_input(
+            float(extremes.min()) * smoothing.margin, float(extremes.max()) * smoothing.margin
+        )
+        if split:
+            head, tail = (static_input(float(part.min()) * smoothing.margin, float(part.max()) * smoothing.margin)
+                          for part in (rows[special], rows[~special]))  # fmt: skip
+            quantizer = TokenGroupInput(observer.special, head, tail)
+        choices[stage.part] = InputChoice(
+            quantizer, smoothing, float(magnitudes.max()), int(magnitudes.argmax()), float(magnitudes.median())
+        )
+    return choices
+
+
+def _allowed(stage: Stage, recipe: QuantizeRecipe) -> tuple[bool, bool]:
+    """Whether a shift and a scale of this input can be folded away before it, and are wanted."""
+    smooth = recipe.smooth == "search"
+    return {
+        "attn.qkv": (smooth, smooth),
+        "attn.proj": (recipe.centre_values, recipe.balance_values),
+        "mlp.fc1": (smooth, smooth),
+        "mlp.w12": (smooth, smooth),
+        "mlp.fc2": (False, recipe.fc2_scale == "search"),
+        "mlp.w3": (False, False),
+    }[stage.part]
+
+
+def _rewrite(block: Block, stage: Stage, smoothing: Smoothing) -> None:
+    match stage.part:
+        case "attn.qkv":
+            smooth_norm(block.norm1, stage.linear, smoothing.shift, smoothing.scale)
+        case "attn.proj":
+            centre_values(block, smoothing.shift)
+            balance_values(block, smoothing.scale)
+        case "mlp.fc1" | "mlp.w12":
+            smooth_norm(block.norm2, stage.linear, smoothing.shift, smoothing.scale)
+        case "mlp.fc2" if bool((smoothing.scale != 1).any()):
+            scale_hidden(cast("Mlp", block.mlp), smoothing.scale)
