@@ -1,0 +1,214 @@
+"""TFLite: FP32, float16 or int8 weights, and int8 GEMMs, written from the model's tensors or a QuantPlan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgekit.artifact import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    Artifact,
+    Format,
+    Precision,
+    TensorSpec,
+    Variant,
+    atomic_path,
+    sha256_of,
+    size_mb_of,
+)
+from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.errors import BackendMissing, DataError, ExportError
+
+if TYPE_CHECKING:
+    from edgekit.backends.tflite_runner import Runtime
+
+MANIFEST_KEY = "edgekit.manifest"  # metadata buffer: the artifact as JSON, without path, digest and size
+_INSTALL = "pip install 'edgekit[tflite]'"
+_FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+
+
+@dataclass(frozen=True)
+class TfliteBackend:
+    """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
+
+    w8a8 has two forms. "standard" rounds GEMM inputs with the plan's static quantizers and multiplies in float32: the
+    plan's very arithmetic, in every TFLite runtime since 2.14, small but not faster. "fused" leaves the rounding to
+    XNNPACK's int8 GEMM, which takes each token's own range at run time: fast and closer still, ai-edge-litert only.
+
+    `runtime` None takes what is installed, ai-edge-litert first.
+    """
+
+    format: ClassVar[Format] = "tflite"
+    runtime: Runtime | None = None
+
+    def missing(self) -> str | None:
+        """Whether ai-edge-litert is installed, whose schema the writer uses."""
+        return None if find_spec("ai_edge_litert") else f"ai-edge-litert is not installed: {_INSTALL}"
+
+    def runner_missing(self) -> str | None:
+        """Whether a runtime is installed."""
+        return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {_INSTALL}"
+
+    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
+        """Every precision in plain operators, and the int8 GEMMs of XNNPACK."""
+        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+        return (*((precision, "standard") for precision in standard), ("w8a8", "fused"))
+
+    def filename(self, precision: Precision, variant: Variant) -> str:
+        """`model.tflite`, `model_w8a8.tflite`, ..."""
+        return "model" + ("" if precision == "fp32" else f"_{precision}") + "_fused" * (variant == "fused") + ".tflite"
+
+    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
+        """Write `path` and compare it with its source.
+
+        Float files are run against the torch model, integer ones read back and compared with the plan number by number.
+
+        Raises:
+            BackendMissing: ai-edge-litert is not installed.
+            ExportError: no such variant, no plan, the plan cannot be expressed, or the file is not equal to its source.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        if (precision, variant) not in self.variants():
+            raise ExportError(f"the TFLite backend does not write {precision} {variant}",
+                              fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})))  # fmt: skip
+        if precision not in _FLOAT and source.plan is None:
+            raise ExportError(
+                f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
+            )
+        from edgekit.backends.tflite_verify import verify_float, verify_plan
+
+        described = _describe(source, precision, variant)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(_flatbuffer(source, precision, variant, json.dumps(described, sort_keys=True)))
+            if source.plan is None or precision in _FLOAT:
+                verify_float(temporary, source.model, precision)
+            else:
+                verify_plan(temporary, source.plan, precision, variant)
+        return _artifact(described, path)
+
+    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Load an artifact on the CPU.
+
+        Raises:
+            BackendMissing: no runtime is installed, or only one that is too old for this file.
+            DataError: the file is missing, damaged or holds another model.
+        """
+        from edgekit.backends.tflite_runner import TfliteRunner
+
+        runtime = self._runtime()
+        if runtime is None:
+            raise BackendMissing(self.runner_missing() or "", fix=_INSTALL)
+        return TfliteRunner(artifact, threads, runtime)
+
+    def audit(self, artifact: Artifact) -> dict[str, object]:
+        """What the runtime and XNNPACK make of the file; see `tflite_audit.audit_file`."""
+        from edgekit.backends.tflite_audit import audit_file
+
+        runtime = self._runtime()
+        if runtime is None:
+            raise BackendMissing(self.runner_missing() or "", fix=_INSTALL)
+        return audit_file(artifact, runtime)
+
+    def _runtime(self) -> Runtime | None:
+        from edgekit.backends.tflite_runner import installed_runtime
+
+        if self.runtime is None:
+            return installed_runtime()
+        return self.runtime if find_spec(self.runtime) else None
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact that a `.tflite` file of edgekit says it is, from its own metadata.
+
+    Raises:
+        BackendMissing: ai-edge-litert is not installed.
+        DataError: missing, damaged, or not written by edgekit.
+    """
+    if not find_spec("ai_edge_litert"):
+        raise BackendMissing("ai-edge-litert is not installed", fix=_INSTALL)
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+        entries = [model.Metadata(i) for i in range(model.MetadataLength())]
+        entry = next(entry for entry in entries if entry.Name() == MANIFEST_KEY.encode())
+        return _artifact(json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()), path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite"
+        ) from None
+    except Exception as error:  # flatbuffers checks nothing: a damaged file may raise anything
+        raise DataError(f"{path} is no TFLite file of edgekit", why=str(error) or f"it has no {MANIFEST_KEY}",
+                        fix="edgekit export --format tflite") from None  # fmt: skip
+
+
+def _artifact(described: dict[str, object], path: Path) -> Artifact:
+    return Artifact.model_validate(described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
+
+
+def _flatbuffer(source: ExportSource, precision: Precision, variant: Variant, manifest: str) -> bytes:
+    from edgekit.backends.tflite_graph import Gemms, build_graph
+    from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, PerTokenGemms, StaticGemms, WeightGemms
+
+    gemms: Gemms
+    if precision in _FLOAT or source.plan is None:
+        config, tensors = source.model.config, folded_tensors(source)
+        gemms = FloatGemms(tensors) if precision == "fp32" else HalfGemms(tensors)
+    else:
+        config, tensors = source.plan.config, source.plan.float_tensors
+        if precision == "w8":
+            gemms = WeightGemms(source.plan)
+        else:
+            gemms = PerTokenGemms(source.plan) if variant == "fused" else StaticGemms(source.plan)
+    metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
+    return build_graph(config, tensors, gemms, f"{source.model_name} {precision} by edgekit", metadata)
+
+
+def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
+    """The fields of the artifact that are known before the file is written."""
+    height, width = source.preprocess.input_size
+    config = source.model.config
+    shapes: tuple[tuple[int | str, ...], ...] = (
+        ("batch", config.tokens(height, width), config.width),
+        ("batch", config.width),
+    )
+    inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", height, width, 3), layout="NHWC"),)
+    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
+    return {
+        "name": f"tflite/{precision}" + "_fused" * (variant == "fused"),
+        "format": "tflite",
+        "precision": precision,
+        "variant": variant,
+        "inputs": [spec.model_dump(mode="json") for spec in inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "preprocess": source.preprocess.model_dump(mode="json"),
+        "recipe_digest": source.recipe_digest,
+        "parent_sha256": source.parent_sha256,
+        "tools": {"ai-edge-litert": version("ai-edge-litert")},
+        "notes": list(_notes(source, precision, variant)),
+    }
+
+
+def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
+    """What a reader of the report should know about the file."""
+    if precision == "fp16":
+        return ("float16 weights, widened when loaded: arithmetic is float32",)
+    if source.plan is None or precision == "fp32":
+        return ()
+    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    if precision == "w8":
+        notes.append("int8 weights, widened when loaded: arithmetic is float32")
+    elif variant == "fused":
+        notes.append("int8 GEMMs of XNNPACK with a range per token at run time; not for tflite-runtime")
+    else:
+        notes.append("GEMM inputs rounded by the plan's static quantizers, products in float32: TFLite's static int8 "
+                     "GEMM would round its output to 8 bits too; for speed take the fused variant")  # fmt: skip
+    if precision == "w8a8" and source.plan.matmuls:
+        notes.append("attention products stay float32")
+    return tuple(notes)

@@ -1,0 +1,203 @@
+"""How weights stand in a TFLite graph: float32, float16, or the plan's integers and input quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekit.backends.tflite_flatbuffer import Graph, Quantization, Value
+from edgekit.errors import ExportError
+from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+
+if TYPE_CHECKING:
+    from edgekit.quantize.plan import QuantPlan
+
+SHIFT = 128  # the plan's uint8 is TFLite's int8 plus this
+
+
+class FloatGemms:
+    """Every product in float32, weights and biases straight from the model's tensors."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.tensors = tensors
+
+    def linear(self, graph: Graph, name: str, x: Value) -> Value:
+        """FULLY_CONNECTED with bias."""
+        return self.product(graph, name, x, self.weight(graph, name), self.bias(graph, name))
+
+    def product(self, graph: Graph, name: str, x: Value, weight: Value, bias: Value) -> Value:
+        """x W^T + b."""
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+        shape = (*x.shape[:-1], weight.shape[0])
+        return graph.add("FULLY_CONNECTED", name, [x, weight, bias], shape, options=options, version=5)
+
+    def convolution(self, graph: Graph, name: str, pixels: Value, patch: int) -> Value:
+        """CONV_2D, kernel and stride of one patch."""
+        options = schema.Conv2DOptionsT()
+        options.padding, options.strideH, options.strideW = schema.Padding.VALID, patch, patch
+        options.dilationHFactor = options.dilationWFactor = 1
+        weight = self.weight(graph, name)
+        shape = (-1, pixels.shape[1] // patch, pixels.shape[2] // patch, weight.shape[0])
+        return graph.add("CONV_2D", name, [pixels, weight, self.bias(graph, name)], shape, options=options)
+
+    def weight(self, graph: Graph, name: str) -> Value:
+        """(out, in), or (D, patch, patch, 3) of the patch embedding."""
+        return graph.constant(f"{name}.weight", channels_last(self.tensors[f"{name}.weight"]))
+
+    def bias(self, graph: Graph, name: str) -> Value:
+        """Float32 (out,)."""
+        return graph.constant(f"{name}.bias", self.tensors[f"{name}.bias"])
+
+
+class HalfGemms(FloatGemms):
+    """fp16: weights stored in half, widened to float32 when the file is loaded; arithmetic stays float32."""
+
+    def weight(self, graph: Graph, name: str) -> Value:
+        """float16 constant -> DEQUANTIZE.
+
+        Raises:
+            ExportError: a weight is beyond what float16 holds.
+        """
+        full = channels_last(self.tensors[f"{name}.weight"])
+        if np.abs(full).max() > np.finfo(np.float16).max:
+            raise ExportError(
+                f"{name}.weight holds {np.abs(full).max():.3g}, which float16 cannot", fix="--precision fp32"
+            )
+        return widened(graph, f"{name}.weight", graph.constant(f"{name}.weight", full.astype(np.float16)), version=3)
+
+
+class WeightGemms(FloatGemms):
+    """w8: the plan's int8 weights, float inputs.
+
+    The bias is the uncorrected one, since the corrected one repairs an activation error that does not occur here.
+    """
+
+    def __init__(self, plan: QuantPlan) -> None:
+        super().__init__(plan.float_tensors)
+        self.plan = plan
+
+    def weight(self, graph: Graph, name: str) -> Value:
+        """The plan's integers -> DEQUANTIZE; float where the plan keeps the GEMM float."""
+        gemm = self.plan.gemms.get(name)
+        if gemm is None:
+            return super().weight(graph, name)
+        return widened(graph, f"{name}.weight", self.integers(graph, gemm), version=5)
+
+    def integers(self, graph: Graph, gemm: GemmPlan, *, flat: bool = False) -> Value:
+        """int8 constant with a scale per output channel, in the layout of the operator; `flat` (out, in) in any case.
+
+        Raises:
+            ExportError: the plan's scales belong to groups of input channels.
+        """
+        if gemm.weight_scale.shape[1] != 1:
+            raise ExportError(f"{gemm.name} has {gemm.weight_scale.shape[1]} weight scales per output channel",
+                              why="TFLite takes one", fix="quantize without --group-size")  # fmt: skip
+        integers = channels_last(gemm.weight.reshape(self.tensors[f"{gemm.name}.weight"].shape))
+        integers = integers.reshape(len(integers), -1) if flat else integers
+        return graph.constant(f"{gemm.name}.weight_q", integers, Quantization(gemm.weight_scale[:, 0]))
+
+    def bias(self, graph: Graph, name: str) -> Value:
+        """The plan's uncorrected bias."""
+        gemm = self.plan.gemms.get(name)
+        return super().bias(graph, name) if gemm is None else graph.constant(f"{name}.bias", self.planned_bias(gemm))
+
+    def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
+        """The bias that belongs to float inputs."""
+        return gemm.bias_dynamic
+
+
+class PerTokenGemms(WeightGemms):
+    """w8a8 fused: int8 weights go into the operator as they are, and XNNPACK quantizes each token inside its int8 GEMM.
+
+    What edgekit's own fused ops do as well: each token's own range (`simulate(plan, per_token=True)`), float32 out.
+    """
+
+    def linear(self, graph: Graph, name: str, x: Value) -> Value:
+        """Hybrid FULLY_CONNECTED."""
+        gemm = self.plan.gemms.get(name)
+        if gemm is None:
+            return super().linear(graph, name, x)
+        return self.hybrid(graph, name, x, self.integers(graph, gemm))
+
+    def convolution(self, graph: Graph, name: str, pixels: Value, patch: int) -> Value:
+        """The patches as rows, so that each gets its own range, and a hybrid FULLY_CONNECTED."""
+        gemm = self.plan.gemms.get(name)
+        if gemm is None:
+            return super().convolution(graph, name, pixels, patch)
+        options = schema.SpaceToDepthOptionsT()
+        options.blockSize = patch
+        shape = (-1, pixels.shape[1] // patch, pixels.shape[2] // patch, 3 * patch * patch)
+        rows = graph.add("SPACE_TO_DEPTH", f"{name}.rows", [pixels], shape, options=options)
+        return self.hybrid(graph, name, rows, self.integers(graph, gemm, flat=True))
+
+    def hybrid(self, graph: Graph, name: str, x: Value, weight: Value) -> Value:
+        """Float in, int8 weights, float out. Version 12 says "scale per channel": an older runtime refuses the file."""
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = options.asymmetricQuantizeInputs = True
+        shape = (*x.shape[:-1], weight.shape[0])
+        inputs = [x, weight, self.bias(graph, name)]
+        return graph.add("FULLY_CONNECTED", name, inputs, shape, options=options, version=12)
+
+
+class StaticGemms(WeightGemms):
+    """w8a8: the plan's static quantizer in front of the plan's integer weights."""
+
+    def linear(self, graph: Graph, name: str, x: Value) -> Value:
+        """Quantizer and product; with token groups two quantizers, joined again before the product."""
+        gemm = self.plan.gemms.get(name)
+        if gemm is None:
+            return super().linear(graph, name, x)
+        return super().linear(graph, name, self.quantized(graph, gemm, x))
+
+    def convolution(self, graph: Graph, name: str, pixels: Value, patch: int) -> Value:
+        """Quantizer and convolution."""
+        gemm = self.plan.gemms.get(name)
+        return super().convolution(graph, name, pixels if gemm is None else self.quantized(graph, gemm, pixels), patch)
+
+    def quantized(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
+        """`x` rounded to what the plan's quantizer can hold."""
+        match gemm.input:
+            case StaticInput():
+                return rounded(graph, gemm.name, x, gemm.input)
+            case TokenGroupInput(split, head, tail):
+                options = schema.SplitVOptionsT()
+                options.numSplits = 2
+                tokens = x.shape[1]
+                sizes = graph.constant(f"{gemm.name}.group_sizes", np.array([split, tokens - split], np.int32))
+                axis = graph.constant(f"{gemm.name}.group_axis", np.array(1, np.int32))
+                shapes = [(x.shape[0], n, x.shape[2]) for n in (split, tokens - split)]
+                names = [f"{gemm.name}.{group}" for group in ("head", "tail")]
+                groups = graph.add_several("SPLIT_V", names, [x, sizes, axis], shapes, options)
+                parts = [rounded(graph, n, g, q) for n, g, q in zip(names, groups, (head, tail), strict=True)]
+                joined = schema.ConcatenationOptionsT()
+                joined.axis = 1
+                return graph.add("CONCATENATION", f"{gemm.name}.joined", parts, x.shape, options=joined)
+            case _:
+                raise ExportError(f"{gemm.name} has a {gemm.input.kind} input quantizer", why="TFLite's w8a8 is static",
+                                  fix="quantize with static ranges, or --precision w8")  # fmt: skip
+
+    def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
+        """The bias that belongs to the static input quantizer."""
+        return gemm.bias
+
+
+def rounded(graph: Graph, name: str, x: Value, quantizer: StaticInput) -> Value:
+    """QUANTIZE to int8 and DEQUANTIZE: the values of the plan's uint8 quantizer, whose integers are 128 higher."""
+    grid = Quantization(np.array([quantizer.scale], np.float32), quantizer.zero_point - SHIFT)
+    options = schema.QuantizeOptionsT()
+    integers = graph.add("QUANTIZE", f"{name}.input_q", [x], x.shape, options=options, dtype=np.int8, quantization=grid)
+    return graph.add("DEQUANTIZE", f"{name}.input", [integers], x.shape, options=schema.DequantizeOptionsT(), version=2)
+
+
+def widened(graph: Graph, name: str, stored: Value, *, version: int) -> Value:
+    """float32 of a float16 or int8 constant."""
+    return graph.add("DEQUANTIZE", name, [stored], stored.shape, options=schema.DequantizeOptionsT(), version=version)
+
+
+def channels_last(weight: np.ndarray) -> np.ndarray:
+    """(D, 3, patch, patch) -> (D, patch, patch, 3); (out, in) stays."""
+    return weight if weight.ndim == 2 else np.ascontiguousarray(weight.transpose(0, 2, 3, 1))

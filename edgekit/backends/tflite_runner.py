@@ -1,0 +1,83 @@
+"""Runs a TFLite artifact in ai-edge-litert, or in the older tflite-runtime, with numpy alone."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.errors import BackendMissing, DataError
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+Runtime = Literal["ai_edge_litert", "tflite_runtime"]
+RUNTIMES: tuple[Runtime, ...] = ("ai_edge_litert", "tflite_runtime")  # the first that is installed is used
+SIGNATURE = "serving_default"
+
+
+def installed_runtime() -> Runtime | None:
+    """The runtime that artifacts run in here."""
+    return next((runtime for runtime in RUNTIMES if find_spec(runtime)), None)
+
+
+class TfliteRunner:
+    """An interpreter of one artifact with XNNPACK, which both runtimes switch on by themselves."""
+
+    def __init__(self, artifact: Artifact, threads: int | None, runtime: Runtime) -> None:
+        """Load `artifact`; None leaves the number of threads to the runtime.
+
+        Raises:
+            BackendMissing: the runtime is too old for this file, or was built for another numpy.
+            DataError: the file is missing or damaged, or has other inputs and outputs than the contract.
+        """
+        if runtime == "tflite_runtime" and artifact.variant == "fused":
+            raise BackendMissing(f"{artifact.name} does not run in tflite-runtime",
+                                 why="its kernel ignores the weight scales per channel and would compute nonsense",
+                                 fix="pip install ai-edge-litert, or use model_w8a8.tflite")  # fmt: skip
+        self.artifact = artifact
+        self.interpreter = open_interpreter(artifact, threads, runtime)
+        signatures: dict[str, Any] = self.interpreter.get_signature_list()
+        names = signatures.get(SIGNATURE, {"inputs": [], "outputs": []})
+        if names["inputs"] != [INPUT_NAME] or sorted(names["outputs"]) != sorted(OUTPUT_NAMES):
+            raise DataError(f"{artifact.path} has the signatures {signatures}", why="not what edgekit writes",
+                            fix="edgekit export --format tflite")  # fmt: skip
+        self._input = self.interpreter.get_input_details()[0]["index"]
+        self._outputs = {detail["name"]: detail["index"] for detail in self.interpreter.get_output_details()}
+        self._batch = 1
+
+    def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
+        if len(pixel_values) != self._batch:
+            shape = (len(pixel_values), *self.artifact.inputs[0].shape[1:])
+            self.interpreter.resize_tensor_input(self._input, shape)
+            self.interpreter.allocate_tensors()
+            self._batch = len(pixel_values)
+        self.interpreter.set_tensor(self._input, np.ascontiguousarray(pixel_values.transpose(0, 2, 3, 1), np.float32))
+        self.interpreter.invoke()
+        return {name: self.interpreter.get_tensor(self._outputs[name]) for name in OUTPUT_NAMES}  # copies
+
+
+def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) -> Interpreter:
+    """Load the file and allocate its tensors for one image.
+
+    Raises:
+        BackendMissing: tflite-runtime beside numpy 2, for which it was not built.
+        DataError: the file is missing or damaged.
+    """
+    if not artifact.path.is_file():
+        raise DataError(f"{artifact.path} is missing", fix="edgekit export --format tflite")
+    module = import_module(f"{runtime}.interpreter")
+    try:
+        interpreter: Interpreter = module.Interpreter(model_path=str(artifact.path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except SystemError as error:  # its C++ part could not import numpy's C API
+        raise BackendMissing("tflite-runtime cannot run beside numpy 2", why=str(error),
+                             fix="pip install 'edgekit[tflite-legacy]' in its own environment") from None  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"{runtime.replace('_', '-')} cannot load {artifact.path}", why=str(error).strip(),
+                        fix="edgekit export --format tflite") from None  # fmt: skip
+    return interpreter
