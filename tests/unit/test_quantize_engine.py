@@ -1,0 +1,172 @@
+"""The engine on tiny random models: equal surgery, deterministic bytes, resume after a kill, options that matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.errors import DataError, DriftExceeded
+from edgekit.models.dinov2 import DinoV2
+from edgekit.quantize.engine import quantize
+from edgekit.quantize.plan import PLAN_SCHEMA, QuantPlan, TokenGroupInput, gemm_names
+from edgekit.quantize.sensitivity import sensitivity, sqnr_db
+from edgekit.quantize.simulate import simulate
+from edgekit.recipe import QuantizeRecipe
+
+
+def _pixels(model: DinoV2, n: int = 16, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures with a character each: nearer to photos than white noise."""
+    side = model.config.grid[0] * model.config.patch
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 3, 4, 4, generator=generator) + torch.randn(n, 3, 1, 1, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").numpy()
+
+
+@torch.no_grad()
+def _sqnr(plan: QuantPlan, model: DinoV2, *, per_token: bool = False) -> float:
+    pixels = torch.from_numpy(_pixels(model, 4, seed=9))
+    return sqnr_db(simulate(plan, per_token=per_token)(pixels)[0], model(pixels)[0])
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_model: DinoV2) -> QuantPlan:
+    return quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe())
+
+
+def test_every_gemm_is_planned_and_the_float_part_is_the_same_function(plan: QuantPlan, tiny_model: DinoV2) -> None:
+    assert list(plan.gemms) == gemm_names(tiny_model.config)
+    pixels = torch.from_numpy(_pixels(tiny_model, 2, seed=5))
+    with torch.no_grad():
+        assert (plan.module()(pixels)[0] - tiny_model(pixels)[0]).abs().max() < 1e-4
+    assert _sqnr(plan, tiny_model) > 25
+    assert _sqnr(plan, tiny_model, per_token=True) > 25
+    verified = plan.provenance["verification"]
+    assert verified["images"] == 2
+    assert verified["sqnr_db"] > 25
+
+
+def test_the_model_given_is_not_changed(plan: QuantPlan, tiny_model: DinoV2) -> None:
+    assert "blocks.0.ls1.gamma" in tiny_model.state_dict()
+    assert "blocks.0.ls1.gamma" not in plan.float_tensors
+
+
+def test_same_images_and_recipe_give_the_same_bytes(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+    again = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe())
+    for name, each in (("first", plan), ("second", again)):
+        each.save(tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    loaded = QuantPlan.load(tmp_path / "first")
+    assert _sqnr(loaded, tiny_model) == _sqnr(plan, tiny_model)
+    assert PLAN_SCHEMA.encode() in (tmp_path / "first").read_bytes()[:100_000]
+
+
+@pytest.mark.parametrize("kind", ["tiny_reg_model", "tiny_swiglu_model"])
+def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -> None:
+    model: DinoV2 = request.getfixturevalue(kind)
+    plan = quantize(model, _pixels(model), QuantizeRecipe())
+    inputs = [gemm.input for name, gemm in plan.gemms.items() if name.startswith("blocks.")]
+    assert all(isinstance(each, TokenGroupInput) and each.split == 5 for each in inputs)
+    assert _sqnr(plan, model) > 25
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"level": "all"},
+        {"rotate": "on"},
+        {"rounding": "rtn", "smooth": "off", "activation_range": "minmax", "bias_correction": False},
+        {"activation_range": "percentile"},
+        {"ridge": True},
+        {"overflow": "reduce-range"},
+    ],
+    ids="-".join,
+)
+def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe.model_validate(options))
+    assert _sqnr(plan, tiny_model) > 18
+    assert bool(plan.matmuls) == (options.get("level") == "all")
+    assert ("unrotate" in plan.float_tensors) == (options.get("rotate") == "on")
+    bits = 7 if options.get("overflow") == "reduce-range" else 8
+    assert {gemm.weight_bits for gemm in plan.gemms.values()} == {bits}
+    assert max(int(np.abs(gemm.weight).max()) for gemm in plan.gemms.values()) <= 2 ** (bits - 1) - 1
+
+
+def test_rotation_is_chosen_by_measurement(tiny_model: DinoV2) -> None:
+    plans = {r: quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(rotate=r)) for r in ("off", "on", "auto")}
+    scores = {r: plan.provenance["verification"]["sqnr_db"] for r, plan in plans.items()}
+    assert scores["auto"] == max(scores["off"], scores["on"])
+
+
+def test_four_bit_groups(tiny_model: DinoV2) -> None:
+    coarse, fine = (
+        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(weight_bits=4, group_size=group))
+        for group in (None, 16)
+    )
+    assert fine.gemms["blocks.0.mlp.fc2"].group_size == 16
+    assert int(np.abs(fine.gemms["blocks.0.mlp.fc2"].weight).max()) <= 7
+    assert fine.gemms["patch_embed.proj"].weight_bits == 8
+    assert _sqnr(fine, tiny_model) > _sqnr(coarse, tiny_model)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_continues_to_the_same_plan(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def until_the_second_block(name: str, done: int, total: int) -> None:
+        seen.append(name)
+        if name == "blocks.1.attn.proj":
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=until_the_second_block, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    seen.clear()
+    resumed = quantize(
+        tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=lambda name, *_: seen.append(name), cache=tmp_path
+    )
+    assert "blocks.0.attn.qkv" not in seen
+    assert not list(tmp_path.iterdir())
+    for name, gemm in plan.gemms.items():
+        np.testing.assert_array_equal(resumed.gemms[name].weight, gemm.weight)
+        np.testing.assert_array_equal(resumed.gemms[name].bias, gemm.bias)
+    assert resumed.provenance == plan.provenance
+
+
+def test_another_recipe_does_not_continue_a_killed_run(tiny_model: DinoV2, tmp_path: Path) -> None:
+    def at_the_second_block(name: str, done: int, total: int) -> None:
+        if name == "blocks.1.attn.qkv":
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=at_the_second_block, cache=tmp_path)
+    seen: list[str] = []
+    recipe = QuantizeRecipe(rounding="rtn")
+    quantize(tiny_model, _pixels(tiny_model), recipe, progress=lambda name, *_: seen.append(name), cache=tmp_path)
+    assert "blocks.0.attn.qkv" in seen
+
+
+@torch.no_grad()
+def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: DinoV2) -> None:
+    promoted = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(promote=1))
+    (name,) = promoted.kept_float
+    assert name not in promoted.gemms
+    unseen = torch.from_numpy(_pixels(tiny_model)[-2:])
+    assert sensitivity(plan, unseen, tiny_model(unseen)[0])[0].name == name
+    assert _sqnr(promoted, tiny_model) > _sqnr(plan, tiny_model)
+
+
+def test_a_drop_out_of_reach_is_an_error(tiny_model: DinoV2) -> None:
+    with pytest.raises(DriftExceeded, match="with 2 GEMMs kept float"):
+        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(promote=2, max_drop=1e-9))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 70, 70), (8, 3, 56, 70)])
+def test_pixels_of_another_shape_are_refused(shape: tuple[int, ...], tiny_model: DinoV2) -> None:
+    with pytest.raises(DataError, match="at least 4 images"):
+        quantize(tiny_model, np.zeros(shape, np.float32), QuantizeRecipe())
