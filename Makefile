@@ -1,19 +1,41 @@
-# Everything is set up in .venv by the first target that needs it.
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv themselves; nothing else is touched.
+# On Linux `TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the small CPU build of torch.
+PYTHON ?= python3
 TORCH_INDEX ?=
+DEMO_OUT ?= demo
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet
 
-.venv/ready: pyproject.toml
-	python3 -m venv .venv
-	$(PIP) --upgrade pip
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	$(PIP) -e ".[all,dev]"
-	touch $@
+.PHONY: demo test test-full lint clean
 
-.PHONY: test lint
-test: .venv/ready
+demo: .venv/ready
+	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8,w8a8 --out $(DEMO_OUT)
+	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
+
+test: .venv/ready-for-tests
 	$(PY) -m pytest -m "not full"
 
-lint: .venv/ready
+test-full: .venv/ready-for-tests
+	$(PY) -m pytest
+
+lint: .venv/ready-for-tests
 	.venv/bin/ruff check .
 	$(PY) -m mypy
+
+clean:
+	rm -rf .venv $(DEMO_OUT)
+
+# torch first: its index may be another one, and what follows must not replace it
+.venv/torch:
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@touch $@
+
+.venv/ready: .venv/torch pyproject.toml
+	$(PIP) -e ".[all]"
+	@touch $@
+
+.venv/ready-for-tests: .venv/torch pyproject.toml
+	$(PIP) -e ".[all,dev]"
+	@touch $@ .venv/ready

@@ -29,10 +29,10 @@ def models(*, as_json: options.Json = False) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
-    table.add_column("MB", justify="right")
-    table.add_column("parameters", justify="right")
+    table.add_column("MB", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
-    table.add_column("source", no_wrap=True)
+    table.add_column("first source", overflow="ellipsis", no_wrap=True)
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
         table.add_row(

@@ -77,11 +77,17 @@ def _sizes(text: str | None) -> list[tuple[int, int]] | None:
     if text is None:
         return None
     from edgekit.errors import RecipeError
+    from edgekit.recipe import PATCH
 
     sizes = []
     for word in _words(text) or []:
         sides = word.lower().split("x")
         if not all(side.isdecimal() for side in sides) or len(sides) > 2:
             raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")
+        near = "x".join(str(max(PATCH, round(int(side) / PATCH) * PATCH)) for side in sides)
+        if near != "x".join(str(int(side)) for side in sides):
+            raise RecipeError(f"image size {word} is not a positive multiple of {PATCH}",
+                              why=f"the models cut images into patches of {PATCH}x{PATCH} pixels",
+                              fix=f"--image-size {near}")  # fmt: skip
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes

@@ -15,7 +15,8 @@ from edgekit.errors import DataError
 
 _LOCK = ".lock"
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}$")  # of artifact.atomic_path: .<stem>.<eight random characters>
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+            errno.ENOENT}  # fmt: skip
 
 
 @contextmanager

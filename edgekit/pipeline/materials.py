@@ -140,9 +140,10 @@ class Materials:
 
 
 def quantize_recipe(recipe: QuantizeRecipe, four_bits: bool) -> QuantizeRecipe:
-    """The steps for a plan of 4-bit weights in groups, or of 8-bit (7-bit) ones per channel."""
+    """The steps for a plan of 4-bit weights in groups, or of 8-bit (7-bit) ones per channel, which kernels want."""
     if not four_bits:
-        return recipe.model_copy(update={"weight_bits": 8}) if recipe.weight_bits == 4 else recipe
+        bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
+        return recipe.model_copy(update={"weight_bits": bits, "group_size": None})
     return recipe.model_copy(update={"weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP})
 
 

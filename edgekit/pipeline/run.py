@@ -82,6 +82,7 @@ def build(
     request = Request(recipe, jobs_of(recipe), out, measure, threads)
     if manifest := finished(request):
         return _nothing_done(request, manifest, time.monotonic() - start)
+    _known(recipe.model)
     with held(out):
         result = _build(request, watcher or Silent())
     return replace(result, seconds=time.monotonic() - start)
@@ -134,6 +135,7 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     kinds = sorted({precision == "w4a8" for precision in recipe.precisions if precision not in ("fp32", "fp16")})
     if not kinds:
         raise RecipeError("no integer precision to plan", fix="--precision w8a8")
+    _known(recipe.model)
     with held(out):
         materials = Materials(recipe, zoo.load(recipe.model, notify=watcher.note), out, watcher)
         found = []
@@ -142,6 +144,14 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
                 plan = materials.plan(size, four_bits)
                 found.append(PlanSummary(materials.plan_path(size, four_bits), len(plan.gemms), plan.kept_float))
     return tuple(found)
+
+
+def _known(model: str) -> None:
+    """Refuse an unknown model before any folder is made."""
+    from edgekit.models.zoo import find
+
+    if not Path(model).expanduser().exists():
+        find(model)
 
 
 def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> BuildResult:
