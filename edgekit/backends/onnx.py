@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.backends.onnx_weights import Storage
-    from edgekit.quantize.plan import QuantPlan
 
 _INSTALL = "pip install 'edgekit[onnx]'"
 _FLOAT = ("fp32", "fp16")
@@ -138,7 +137,9 @@ def storage_for(source: ExportSource) -> Storage:
 def _graph(source: ExportSource, precision: Precision, variant: Variant, metadata: dict[str, str]) -> ir.Model:
     import onnx_ir as ir
 
+    from edgekit.backends.onnx_fused import FusableGemms, tier_of
     from edgekit.backends.onnx_graph import FloatGemms, dinov2_graph
+    from edgekit.ops.fuse import fuse
 
     if precision in _FLOAT:
         tensors = folded_tensors(source)
@@ -146,13 +147,17 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant, metadat
         model = dinov2_graph(
             source.model.config, tensors, FloatGemms(tensors), float_type=float_type, metadata=metadata
         )
-        return _fused(model, None) if variant == "fused" else model
+        if variant == "fused":
+            fuse(model, None)
+        return model
     from edgekit.backends.onnx_integer import BlockedGemms, DynamicGemms, StaticGemms
 
     assert source.plan is not None
     config, tensors = source.plan.config, source.plan.float_tensors
     if variant == "fused":
-        return _fused(dinov2_graph(config, tensors, FloatGemms(tensors), metadata=metadata), source.plan)
+        model = dinov2_graph(config, tensors, FusableGemms(source.plan, storage_for(source)), metadata=metadata)
+        fuse(model, source.plan, tier_of(source.plan))
+        return model
     storage = storage_for(source)
     match precision:
         case "w8":
@@ -161,15 +166,6 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant, metadat
             return dinov2_graph(config, tensors, BlockedGemms(source.plan, storage), opset=21, metadata=metadata)
         case _:
             return dinov2_graph(config, tensors, StaticGemms(source.plan, storage), metadata=metadata)
-
-
-def _fused(model: ir.Model, plan: QuantPlan | None) -> ir.Model:
-    """The float graph with edgekit's own ops in place of its blocks."""
-    if find_spec("edgekit.ops.fuse") is None:
-        raise ExportError("the fused ops are not part of this edgekit", fix="--precision w8a8 without --fused")
-    from edgekit.ops.fuse import fuse
-
-    return fuse(model, plan)
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -187,17 +183,22 @@ def _check(source: ExportSource, precision: Precision, variant: Variant, path: P
     """Refuse a file that breaks the ONNX rules or does not compute what it was written from."""
     import onnx
 
+    from edgekit.backends.onnx_fused import verify_blocks
     from edgekit.backends.onnx_verify import verify_float, verify_plan
+    from edgekit.ops.schemas import known_to_onnx
 
-    if variant == "standard":  # the checker knows no custom domain
-        try:
-            onnx.checker.check_model(str(path), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"the {precision} graph breaks the ONNX rules", why=_first_line(error)) from error
+    try:
+        with known_to_onnx():
+            onnx.checker.check_model(str(path), full_check=True, check_custom_domain=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the {precision} graph breaks the ONNX rules", why=_first_line(error)) from error
     if precision in _FLOAT:
-        verify_float(path, source.model, precision)
-    elif variant == "standard":
-        assert source.plan is not None
+        verify_float(path, source.model, precision, variant)
+        return
+    assert source.plan is not None
+    if variant == "fused":
+        verify_blocks(path, source.plan)
+    else:
         verify_plan(path, source.plan, precision)
 
 

@@ -23,7 +23,8 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
 
     Returns:
         Counts of GEMMs with fixed weights by the kernel that runs them (`gemms_int8`, `gemms_int4`, `gemms_float`, with
-        the names of the float ones), of attention products in integers and in float, of edgekit's own ops, of all ops.
+        the names of the float ones), of attention products in integers and in float, of attentions and whole blocks
+        that are one op, and of all ops.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -38,16 +39,20 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     gemms = [node for node in graph.node if node.op_type in _INT8 | _INT4 | _FLOAT]
     weighted = [node for node in gemms if node.input[_WEIGHT_INPUT.get(node.op_type, 1)] in fixed]
     products = [node for node in gemms if node not in weighted]
+    blocks = sum(node.op_type == "QViTBlock" for node in graph.node)  # four GEMMs and an attention each
+    attentions = sum(node.op_type == "FusedQKVAttention" for node in graph.node)
     floats = [node.name or node.output[0] for node in weighted if node.op_type in _FLOAT]
     return {
         "runtime": f"onnxruntime {ort.__version__}",
-        "gemms": len(weighted),
-        "gemms_int8": sum(node.op_type in _INT8 for node in weighted),
+        "gemms": len(weighted) + 4 * blocks,
+        "gemms_int8": sum(node.op_type in _INT8 for node in weighted) + 4 * blocks,
         "gemms_int4": sum(node.op_type in _INT4 for node in weighted),
         "gemms_float": len(floats),
         "float_gemms": sorted(floats) if len(floats) < len(weighted) else [],
         "attention_products_int8": sum(node.op_type in _INT8 for node in products),
         "attention_products_float": sum(node.op_type in _FLOAT for node in products),
+        "attention_fused": blocks + attentions,
+        "blocks_fused": blocks,
         "fused_ops": dict(sorted(Counter(node.op_type for node in graph.node if node.domain == "edgekit").items())),
         "ops": dict(sorted(Counter(node.op_type for node in graph.node).items())),
     }

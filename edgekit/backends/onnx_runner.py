@@ -65,11 +65,19 @@ def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptio
     if artifact.precision == "w4a8":
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")  # int8 activations
     if artifact.variant == "fused":
-        from edgekit import ops
-
-        library = ops.ort_library()
-        if library is None:
-            raise BackendMissing(f"{artifact.path.name} needs edgekit's op library, which is not built here",
-                                 fix="edgekit doctor")  # fmt: skip
-        options.register_custom_ops_library(str(library))
+        register_ops(options)
     return options
+
+
+def register_ops(options: ort.SessionOptions) -> None:
+    """Make edgekit's op library known to the sessions that these options open.
+
+    Raises:
+        BackendMissing: it is not built here.
+    """
+    from edgekit import ops
+
+    library = ops.ort_library()
+    if library is None:
+        raise BackendMissing("edgekit's op library, which fused files need, is not built here", fix="edgekit doctor")
+    options.register_custom_ops_library(str(library))

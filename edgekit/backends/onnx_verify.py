@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.artifact import INPUT_NAME, Precision
+from edgekit.artifact import INPUT_NAME, Precision, Variant
+from edgekit.backends.onnx_runner import register_ops
 from edgekit.backends.onnx_weights import accumulator_scale, int32_bias
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, MatmulPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
@@ -23,10 +24,11 @@ FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torc
 FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
+def verify_float(path: Path, model: DinoV2, precision: Precision, variant: Variant) -> float:
     """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
 
     Raises:
+        BackendMissing: it is a fused file and the op library is not here.
         ExportError: not finite, or further away than the precision explains.
     """
     import onnxruntime as ort
@@ -38,6 +40,8 @@ def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
         expected = model(torch.from_numpy(pixels))[0].numpy()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if variant == "fused":
+        register_ops(options)
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     actual = session.run(None, {INPUT_NAME: pixels})[0]
     if not np.isfinite(actual).all():
