@@ -1,0 +1,1 @@
+"""Whole builds, from a checkpoint and photographs to a build folder."""
