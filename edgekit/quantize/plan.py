@@ -168,15 +168,16 @@ class QuantPlan:
             float_tensors={k.removeprefix("float/"): v for k, v in tensors.items() if k.startswith("float/")},
             gemms={
                 name: GemmPlan(
-                    name, *(tensors[f"gemm/{name}/{part}"] for part in ("weight", "weight_scale")),
-                    weight_bits=entry["weight_bits"], bias=tensors[f"gemm/{name}/bias"],
-                    bias_dynamic=tensors[f"gemm/{name}/bias_dynamic"], input=_input_from(entry["input"]),
+                    name, tensors[f"gemm/{name}/weight"], tensors[f"gemm/{name}/weight_scale"], entry["weight_bits"],
+                    tensors[f"gemm/{name}/bias"], tensors[f"gemm/{name}/bias_dynamic"], _input_from(entry["input"]),
                 )
                 for name, entry in meta["gemms"].items()
             },
             matmuls={
-                name: MatmulPlan(name, *(tensors[f"matmul/{name}/{part}"] for part in
-                                         ("query_scale", "key_scale", "value_scale")), entry["probability_scale"])
+                name: MatmulPlan(
+                    name, tensors[f"matmul/{name}/query_scale"], tensors[f"matmul/{name}/key_scale"],
+                    tensors[f"matmul/{name}/value_scale"], entry["probability_scale"],
+                )
                 for name, entry in meta["matmuls"].items()
             },
             kept_float=meta["kept_float"],

@@ -37,7 +37,8 @@ def _outputs(plan: QuantPlan, pixels: Tensor, per_token: bool = False) -> Tensor
     return torch.cat([model(batch)[0] for batch in pixels.split(BATCH)])
 
 
-def _cls_cosine(actual: Tensor, reference: Tensor) -> float:
+def cls_cosine(actual: Tensor, reference: Tensor) -> float:
+    """Mean cosine of the class tokens of two `last_hidden_state` (n, N, D)."""
     return float(torch.nn.functional.cosine_similarity(actual[:, 0], reference[:, 0]).mean())
 
 
@@ -48,9 +49,9 @@ def verify(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> dict[str, floa
     return {
         "images": len(pixels),
         "sqnr_db": round(sqnr_db(static, reference), 3),
-        "cls_cosine": round(_cls_cosine(static, reference), 6),
+        "cls_cosine": round(cls_cosine(static, reference), 6),
         "per_token_sqnr_db": round(sqnr_db(dynamic, reference), 3),
-        "per_token_cls_cosine": round(_cls_cosine(dynamic, reference), 6),
+        "per_tokencls_cosine": round(cls_cosine(dynamic, reference), 6),
     }
 
 
@@ -60,7 +61,7 @@ def sensitivity(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> list[Sens
     found = []
     for name, gemm in plan.gemms.items():
         alone = _outputs(replace(plan, gemms={name: gemm}, matmuls={}), pixels)
-        found.append(Sensitivity(name, sqnr_db(alone, reference), 1 - _cls_cosine(alone, reference)))
+        found.append(Sensitivity(name, sqnr_db(alone, reference), 1 - cls_cosine(alone, reference)))
     return sorted(found, key=lambda s: s.sqnr_db)
 
 
@@ -78,7 +79,7 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
     Raises:
         DriftExceeded: `max_drop` is not reached with the promotions allowed.
     """
-    drop = 1 - _cls_cosine(_outputs(plan, pixels), reference)
+    drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
     if max_drop is not None and drop <= max_drop:
         return plan
     ranked = sensitivity(plan, pixels, reference)[:at_most] if at_most else []
@@ -86,7 +87,7 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
         gemms = {name: gemm for name, gemm in plan.gemms.items() if name != worst.name}
         reason = f"promoted: quantized alone it leaves {worst.sqnr_db:.1f} dB"
         plan = replace(plan, gemms=gemms, kept_float=plan.kept_float | {worst.name: reason})
-        drop = 1 - _cls_cosine(_outputs(plan, pixels), reference)
+        drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
         if max_drop is not None and drop <= max_drop:
             break
     if max_drop is not None and drop > max_drop:

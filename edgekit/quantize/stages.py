@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block
+    from edgekit.models.dinov2 import Block, Mlp
 
 State = dict[str, Tensor]  # "x": residual stream (B, N, D); "mixed", "hidden": input of proj / of fc2
 
@@ -37,7 +37,8 @@ def stages_of(block: Block) -> list[Stage]:
 
     def after_fc1(state: State, y: Tensor) -> State:
         hidden = F.gelu(y)
-        return {"x": state["x"], "hidden": hidden if mlp.fc2_gain is None else hidden * mlp.fc2_gain}
+        gain = cast("Mlp", mlp).fc2_gain
+        return {"x": state["x"], "hidden": hidden if gain is None else hidden * gain}
 
     def after_w12(state: State, y: Tensor) -> State:
         a, b = y.chunk(2, dim=-1)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def state_of(model: DinoV2) -> dict[str, np.ndarray]:
     """Float32 arrays that `restore` rebuilds `model` from: its state dict, and each block's attention scale."""
     tensors = {key: value.detach().float().cpu().numpy() for key, value in model.state_dict().items()}
-    tensors |= {f"blocks.{i}.attn.scale": np.float32([block.attn.scale]) for i, block in enumerate(model.blocks)}
+    tensors |= {
+        f"blocks.{i}.attn.scale": np.array([block.attn.scale], np.float32) for i, block in enumerate(model.blocks)
+    }
     return tensors
 
 

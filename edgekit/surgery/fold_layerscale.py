@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from edgekit.models.dinov2 import Mlp
+
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import Block, DinoV2
 
 
 def last_linear(block: Block) -> nn.Linear:
     """The linear that ends the block's feed-forward branch: fc2, or w3 of a SwiGLU."""
-    linear: nn.Linear = block.mlp.fc2 if hasattr(block.mlp, "fc2") else block.mlp.w3
-    return linear
+    return block.mlp.fc2 if isinstance(block.mlp, Mlp) else block.mlp.w3
+
+
+def first_linear(block: Block) -> nn.Linear:
+    """The linear that starts it: fc1, or w12 of a SwiGLU."""
+    return block.mlp.fc1 if isinstance(block.mlp, Mlp) else block.mlp.w12
 
 
 @torch.no_grad()

@@ -16,5 +16,6 @@ def fold_normalization(model: DinoV2, mean: tuple[float, float, float], std: tup
     conv = model.patch_embed.proj
     mean_, std_ = torch.tensor(mean)[None, :, None, None], torch.tensor(std)[None, :, None, None]
     weight = conv.weight.double() / std_
+    assert conv.bias is not None  # the patch embedding of every DINOv2 has one
     conv.bias.copy_(conv.bias - (weight * mean_).sum(dim=(1, 2, 3)))
     conv.weight.copy_(weight / 255)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from edgekit.surgery.fold_layerscale import first_linear, last_linear
+
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
 
@@ -60,9 +62,10 @@ def rotate(model: DinoV2, rotation: Tensor) -> None:
             getattr(model, name).copy_(turn(getattr(model, name)))
     conv = model.patch_embed.proj
     conv.weight.copy_((q.T @ conv.weight.double().flatten(1)).reshape(conv.weight.shape).float())
-    conv.bias.copy_(turn(conv.bias))
+    if conv.bias is not None:
+        conv.bias.copy_(turn(conv.bias))
     for block in model.blocks:
-        first, last = (block.mlp.fc1, block.mlp.fc2) if hasattr(block.mlp, "fc1") else (block.mlp.w12, block.mlp.w3)
+        first, last = first_linear(block), last_linear(block)
         for norm, reader, writer in ((block.norm1, block.attn.qkv, block.attn.proj), (block.norm2, first, last)):
             _fold_affine(norm, reader)
             reader.weight.copy_(turn(reader.weight))

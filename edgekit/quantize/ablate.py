@@ -1,0 +1,84 @@
+"""What each step of the quantization recipe brings: the plan is made again without it, and judged again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgekit.quantize.engine import quantize
+from edgekit.quantize.sensitivity import cls_cosine, sqnr_db
+from edgekit.quantize.simulate import simulate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekit.models.dinov2 import DinoV2
+    from edgekit.recipe import QuantizeRecipe
+
+# what is changed -> fields of QuantizeRecipe; "all of it" is the plain quantizer that other tools start from
+WITHOUT: dict[str, dict[str, Any]] = {
+    "GPTQ (round to nearest instead)": {"rounding": "rtn"},
+    "smoothing of LayerNorm outputs": {"smooth": "off"},
+    "scale behind GELU": {"fc2_scale": "off"},
+    "centred keys": {"centre_keys": False},
+    "centred values": {"centre_values": False},
+    "balanced values": {"balance_values": False},
+    "searched ranges (min-max instead)": {"activation_range": "minmax"},
+    "bias correction": {"bias_correction": False},
+    "all of it": {
+        "rounding": "rtn", "smooth": "off", "fc2_scale": "off", "centre_keys": False, "centre_values": False,
+        "balance_values": False, "activation_range": "minmax", "bias_correction": False,
+    },
+}  # fmt: skip
+WITH: dict[str, dict[str, Any]] = {
+    "ridge correction (ERQ)": {"ridge": True},
+    "rotation of the residual stream": {"rotate": "on"},
+    "rotation instead of smoothing": {"rotate": "on", "smooth": "off"},
+    "token groups": {"token_groups": "on"},
+    "7-bit weights": {"overflow": "reduce-range"},
+    "integer attention products": {"level": "all"},
+}
+
+
+def ablate(
+    model: DinoV2,
+    calibration: np.ndarray,
+    evaluation: np.ndarray,
+    recipe: QuantizeRecipe,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """SQNR (dB) and mean CLS cosine of the recipe, of it without each step, and with each that is off by default.
+
+    Args:
+        model: baked float model.
+        calibration: (n, 3, H, W) pixels.
+        evaluation: (m, 3, H, W) pixels, best of another kind.
+        recipe: what is varied.
+        progress: called with (variant, done, total).
+
+    Returns:
+        {"as it is" | "without X" | "with Y": {"sqnr_db", "cls_cosine", "per_token_sqnr_db"}}
+    """
+    variants: dict[str, dict[str, Any]] = {"as it is": {}}
+    variants |= {f"without {k}": v for k, v in WITHOUT.items()} | {f"with {k}": v for k, v in WITH.items()}
+    pixels = torch.from_numpy(evaluation)
+    with torch.no_grad():
+        reference = torch.cat([model(batch)[0] for batch in torch.split(pixels, 8)])
+    table = {}
+    for done, (name, change) in enumerate(variants.items()):
+        if progress:
+            progress(name, done, len(variants))
+        plan = quantize(model, calibration, recipe.model_copy(update=change))
+        with torch.no_grad():
+            static, dynamic = (
+                torch.cat([integer(batch)[0] for batch in torch.split(pixels, 8)])
+                for integer in (simulate(plan, kernel="float32", per_token=per_token) for per_token in (False, True))
+            )
+        table[name] = {
+            "sqnr_db": sqnr_db(static, reference), "cls_cosine": cls_cosine(static, reference),
+            "per_token_sqnr_db": sqnr_db(dynamic, reference),
+        }  # fmt: skip
+    return table

@@ -1,0 +1,210 @@
+"""Says where a plan's drift comes from: which GEMM, which block and token kind, weights or inputs, which channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from edgekit.artifact import Frozen, atomic_path
+from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.sensitivity import sqnr_db
+from edgekit.quantize.simulate import fake_quantize, simulate
+
+if TYPE_CHECKING:
+    from edgekit.models.dinov2 import DinoV2
+
+BATCH = 8
+FILE = "explain.json"  # inside a build folder
+SATURATED_IMAGES = 1  # emulating a saturating kernel is slow
+Told = Callable[[str, int, int], None]
+
+
+class GemmDrift(Frozen):
+    """One GEMM (or the attention products of a block) quantized alone."""
+
+    name: str
+    sqnr_db: float
+    noise_share: float  # of the sum over all rows
+    input_kind: str
+    input_peak: float | None = None  # largest magnitude of its input after the rewrites
+    peak_channel: int | None = None
+    peak_token: str = ""  # "class", "register 2", "patch 131"
+    peak_over_median: float | None = None  # that channel's largest magnitude over the median channel's
+    before: float | None = None  # the same ratio before the rewrites
+    alpha: float | None = None  # of the smoothing chosen
+
+
+class BlockDrift(Frozen):
+    """Signal to noise (dB) of the residual stream behind one block, by kind of token."""
+
+    block: int
+    all_db: float
+    class_db: float
+    register_db: float | None
+    patch_db: float
+
+
+class Explanation(Frozen):
+    """Where the drift of one plan comes from, measured on images of the user's choice. All figures are dB of SQNR."""
+
+    images: int
+    whole_db: float
+    per_token_db: float  # the same integers with a range per token, as the fused ops run them
+    weights_only_db: float
+    inputs_only_db: float
+    saturating_db: float | None  # what a CPU that saturates u8*s8 would leave of a file that does not mind
+    gemms: tuple[GemmDrift, ...]  # the costliest first
+    blocks: tuple[BlockDrift, ...]
+    kept_float: dict[str, str]
+    steps: dict[str, dict[str, float]] | None = None  # of `edgekit.quantize.ablate`
+
+    def write(self, folder: Path) -> Path:
+        """Write explain.json into a build folder, for its report."""
+        with atomic_path(folder / FILE) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return folder / FILE
+
+
+@torch.no_grad()
+def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progress: Told | None = None) -> Explanation:
+    """Take a plan apart.
+
+    Args:
+        plan: its float tensors are the reference, so no checkpoint is needed.
+        pixels: (n, 3, H, W) images, best not those of calibration.
+        saturation: emulate the saturating kernel too (a minute for a ViT-S at 224).
+        progress: called with (what, done, total).
+    """
+    told = progress or (lambda *_: None)
+    exact_model = plan.module()
+    exact, exact_blocks = _with_blocks(exact_model, pixels)
+    whole, whole_blocks = _with_blocks(simulate(plan, kernel="float32"), pixels)
+
+    def measured(model: DinoV2) -> float:
+        return sqnr_db(_run(model, pixels), exact)
+
+    peaks = _input_peaks(exact_model, plan, pixels)
+    parts = [*plan.gemms, *plan.matmuls]
+    gemms = []
+    for done, name in enumerate(parts):
+        told(f"{name} alone", done, len(parts))
+        alone = replace(plan, gemms={k: g for k, g in plan.gemms.items() if k == name},
+                        matmuls={k: m for k, m in plan.matmuls.items() if k == name})  # fmt: skip
+        gemms.append((name, measured(simulate(alone, kernel="float32"))))
+    told("the whole plan", len(parts), len(parts))
+    noise = {name: 10 ** (-db / 10) for name, db in gemms}
+    saturating = None
+    if saturation:
+        told("a CPU that saturates", 0, 0)
+        first = pixels[:SATURATED_IMAGES]
+        saturating = sqnr_db(_run(simulate(plan, kernel="pmaddubsw"), first), exact[: len(first)])
+    return Explanation(
+        images=len(pixels),
+        whole_db=sqnr_db(whole, exact),
+        per_token_db=measured(simulate(plan, kernel="float32", per_token=True)),
+        weights_only_db=measured(_weights_only(plan)),
+        inputs_only_db=measured(_inputs_only(plan)),
+        saturating_db=saturating,
+        gemms=tuple(
+            GemmDrift(name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()),
+                      **_input_of(plan, name, peaks))
+            for name, db in sorted(gemms, key=lambda row: row[1])
+        ),
+        blocks=tuple(
+            _block_drift(i, ours, theirs, plan.config.registers)
+            for i, (ours, theirs) in enumerate(zip(whole_blocks, exact_blocks, strict=True))
+        ),
+        kept_float=plan.kept_float,
+    )  # fmt: skip
+
+
+def _run(model: DinoV2, pixels: Tensor) -> Tensor:
+    return torch.cat([model(batch)[0] for batch in torch.split(pixels, BATCH)])
+
+
+def _with_blocks(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Output (n, N, D), and the residual stream behind every block."""
+    seen: list[list[Tensor]] = [[] for _ in model.blocks]
+    hooks = [
+        block.register_forward_hook(lambda _, __, y, kept=kept: kept.append(y))
+        for block, kept in zip(model.blocks, seen, strict=True)
+    ]
+    output = _run(model, pixels)
+    for hook in hooks:
+        hook.remove()
+    return output, [torch.cat(kept) for kept in seen]
+
+
+def _weights_only(plan: QuantPlan) -> DinoV2:
+    """Integer weights, float inputs."""
+    model = plan.module()
+    for name, gemm in plan.gemms.items():
+        module: Any = model.get_submodule(name)
+        module.weight.copy_(torch.from_numpy(gemm.dequantized()).view_as(module.weight))
+        module.bias.copy_(torch.from_numpy(gemm.bias_dynamic))
+    return model
+
+
+def _inputs_only(plan: QuantPlan) -> DinoV2:
+    """Float weights, quantized inputs."""
+    model = plan.module()
+    for name, gemm in plan.gemms.items():
+        quantizer = gemm.input  # the patch convolution's input is an image: one static range, whatever its shape
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, q=quantizer: (fake_quantize(q, args[0]),))
+    return model
+
+
+def _input_peaks(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per GEMM: the largest magnitude of each channel (K,) and of each token (N,) over all images."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, x: Tensor) -> None:
+        channel, token = x.abs().amax((0, 1)), x.abs().amax((0, 2))
+        if name in found:
+            channel, token = torch.maximum(channel, found[name][0]), torch.maximum(token, found[name][1])
+        found[name] = channel, token
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))
+        for name in plan.gemms if name != "patch_embed.proj"
+    ]  # fmt: skip
+    _run(model, pixels)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _input_of(plan: QuantPlan, name: str, peaks: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    if name not in plan.gemms:
+        return {"input_kind": "int8 per head"}
+    row: dict[str, Any] = {"input_kind": plan.gemms[name].input.kind}
+    if name in peaks:
+        channel, token = peaks[name]
+        row |= {
+            "input_peak": float(channel.max()), "peak_channel": int(channel.argmax()),
+            "peak_token": _token_name(int(token.argmax()), plan.config.registers),
+            "peak_over_median": float(channel.max() / channel.median().clamp(min=1e-12)),
+        }  # fmt: skip
+    if chosen := plan.provenance.get("inputs", {}).get(name):
+        row |= {"before": chosen["peak"] / max(chosen["typical"], 1e-12), "alpha": chosen["alpha"]}
+    return row
+
+
+def _token_name(index: int, registers: int) -> str:
+    if index == 0:
+        return "class"
+    return f"register {index}" if index <= registers else f"patch {index - 1 - registers}"
+
+
+def _block_drift(index: int, actual: Tensor, exact: Tensor, registers: int) -> BlockDrift:
+    first = 1 + registers
+    return BlockDrift(
+        block=index, all_db=sqnr_db(actual, exact), class_db=sqnr_db(actual[:, 0], exact[:, 0]),
+        register_db=sqnr_db(actual[:, 1:first], exact[:, 1:first]) if registers else None,
+        patch_db=sqnr_db(actual[:, first:], exact[:, first:]),
+    )  # fmt: skip
