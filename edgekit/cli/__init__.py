@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C, as shells do
+
 # name -> module:function and its line in `edgekit --help`; a new command is a new row.
 # fmt: off
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -24,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("edgekit.cli.build:quantize",    "Only make the quantization plan."),
     "drift":    ("edgekit.cli.measure:drift",     "How far an artifact's features are from another's."),
     "bench":    ("edgekit.cli.measure:bench",     "Latency of artifacts, measured in turns."),
+    "explain":  ("edgekit.cli.explain:explain",   "Where an INT8 model's drift comes from."),
+    "curate":   ("edgekit.cli.curate:curate",     "A small, varied calibration folder out of a large one."),
     "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
     "embed":    ("edgekit.cli.embed:embed",       "Features of your images, as a file."),
     "doctor":   ("edgekit.cli.doctor:doctor",     "What is installed, and what each backend can do here."),
@@ -91,13 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(app(words, prog_name="edgekit", standalone_mode=True) or 0)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == _INTERRUPTED:
+            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return code
     except EdgekitError as error:
         _show_error(error, "--json" in words)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished artifacts are kept, the same command goes on from there", file=sys.stderr)
-        return 130
     except Exception as error:
         if os.environ.get("EDGEKIT_TRACEBACK"):
             raise

@@ -1,0 +1,37 @@
+"""`edgekit curate`: a small, varied calibration folder out of a large one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import options
+
+
+def curate(
+    source: Annotated[Path, typer.Argument(help="Folder of images, nested or not.")],
+    *,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images to choose.")] = 256,
+    out: Annotated[Path, typer.Option("--out", help="New folder for copies of them: pass it to --calib.")],
+    model: options.Model = "demo",
+    image_size: Annotated[int, typer.Option("--image-size", help="Of the embedding, a multiple of 14.")] = 224,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Choose varied images: near-duplicates are left out, the rest is drawn evenly from clusters of the features."""
+    from edgekit.cli.show import Live, terminal
+    from edgekit.pipeline.curating import curate_folder
+
+    with Live(terminal(stderr=True)) as live:
+        done = curate_folder(source, out, n=n, model=model or "demo", side=image_size, seed=seed or 0, watcher=live)
+    if as_json:
+        print(json.dumps(done))
+    else:
+        terminal().print(
+            f"{done['chosen']} of {done['images']} images, evenly from {done['clusters']} clusters "
+            f"({done['duplicates']} near-duplicates, {done['skipped']} unreadable left out)\n"
+            f"edgekit build --calib {out}", soft_wrap=True,
+        )  # fmt: skip
