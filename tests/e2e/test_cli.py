@@ -16,7 +16,7 @@ from edgekit.cli import COMMANDS, main
 @pytest.fixture
 def flags(checkpoint, pictures, tmp_path):
     return ["--model", str(checkpoint), "--image-size", "70", "--calib", str(pictures), "--eval", str(pictures),
-            "--samples", "8", "--eval-samples", "4", "--precision", "fp32,w8a8", "--out", str(tmp_path / "out")]  # fmt: skip
+            "--samples", "8", "--precision", "fp32,w8a8", "--out", str(tmp_path / "out")]  # fmt: skip
 
 
 def error_of(capsys, *words: str) -> tuple[int, str]:
@@ -49,10 +49,8 @@ def test_dry_run_names_every_artifact_and_writes_nothing(flags, tmp_path, capsys
 
 
 def test_export_then_json_of_the_same_build(flags, tmp_path, capsys):
-    export = [flag for flag in flags if flag not in ("--eval", "--eval-samples", "4")]
-    export.remove(flags[flags.index("--eval") + 1])  # --calib names the same folder
-    export = ["--calib", flags[flags.index("--calib") + 1], *[f for f in export if f != "--calib"]]
-    assert main(["export", *export, "--json"]) == 0
+    at = flags.index("--eval")
+    assert main(["export", *flags[:at], *flags[at + 2 :], "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["made"] == ["onnx/fp32", "onnx/w8a8"]
     assert (tmp_path / "out" / "onnx" / "model_w8a8.onnx").exists()

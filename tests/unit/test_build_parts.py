@@ -1,0 +1,139 @@
+"""The parts of the pipeline: what a recipe asks for, how one folder serves two ends, what a killed build leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.artifact import ArtifactRow
+from edgekit.errors import DataError, RecipeError
+from edgekit.pipeline.folder import held
+from edgekit.pipeline.jobs import jobs_of
+from edgekit.pipeline.materials import quantize_recipe, samples_that_fit
+from edgekit.pipeline.records import Record, digest_of, read_record
+from edgekit.pipeline.timing import reference_name
+from edgekit.recipe import QuantizeRecipe, Recipe
+
+
+def recipe(**values: object) -> Recipe:
+    return Recipe.make({"fused": False, **values})
+
+
+def row(name: str, status: str = "ok") -> ArtifactRow:
+    format_, _, rest = name.partition("/")
+    return ArtifactRow(name=name, format=format_, precision=rest.split("_")[0], status=status)
+
+
+def test_float_artifacts_come_first_whatever_the_order_of_the_request():
+    jobs = jobs_of(recipe(precisions=["w8a8", "fp16", "fp32"]))
+    assert [job.name for job in jobs] == ["onnx/fp32", "onnx/fp16", "onnx/w8a8"]
+    assert [job.path for job in jobs] == ["onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_w8a8.onnx"]
+    assert [job.integer for job in jobs] == [False, False, True]
+
+
+def test_only_further_sizes_carry_their_size():
+    jobs = jobs_of(recipe(precisions=["w8a8"], formats=["onnx", "openvino"], image_size=[(224, 224), (518, 784)]))
+    assert [job.path for job in jobs] == [
+        "onnx/model_w8a8.onnx", "openvino/model_w8a8.xml", "onnx/model_w8a8_518x784.onnx",
+        "openvino/model_w8a8_518x784.xml",
+    ]  # fmt: skip
+    assert len({job.name for job in jobs}) == 4
+
+
+def test_a_precision_that_a_format_does_not_write_is_a_row_with_the_reason():
+    (job,) = jobs_of(recipe(formats=["openvino"], precisions=["w4a8"]))
+    assert "openvino does not write w4a8; it writes fp32" in job.blocked
+
+
+def test_fused_artifacts_are_asked_for_only_when_wanted():
+    names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
+    assert names == {"onnx/w8a8", "onnx/w8a8_fused"}
+
+
+@pytest.mark.parametrize("empty", ["formats", "precisions"])
+def test_an_empty_request_is_refused(empty):
+    with pytest.raises(RecipeError, match="nothing to build"):
+        jobs_of(recipe(**{empty: []}))
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "shares"),
+    [(100, (64, 32), (64, 32)), (48, (64, 32), (32, 16)), (3, (64, 32), (2, 1)), (70, (64, 32), (47, 23))],
+)
+def test_one_folder_is_shared_between_calibration_and_evaluation(tmp_path, images, asked, shares):
+    for i in range(images):
+        (tmp_path / f"{i}.png").touch()
+    split = recipe(calibration={"source": str(tmp_path), "samples": asked[0]}, evaluation=str(tmp_path),
+                   evaluation_samples=asked[1])  # fmt: skip
+    assert samples_that_fit(split) == shares
+
+
+def test_two_folders_are_taken_as_asked(tmp_path):
+    assert samples_that_fit(recipe(calibration={"source": str(tmp_path), "samples": 5})) == (5, 32)
+
+
+def test_two_images_cannot_serve_both_ends(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").touch()
+    with pytest.raises(DataError, match="too few"):
+        samples_that_fit(recipe(calibration={"source": str(tmp_path)}, evaluation=str(tmp_path)))
+
+
+def test_four_bits_come_in_groups_and_eight_per_channel():
+    four, eight = (quantize_recipe(QuantizeRecipe(group_size=64), four_bits) for four_bits in (True, False))
+    assert (four.weight_bits, four.group_size) == (4, 64)
+    assert (eight.weight_bits, eight.group_size) == (8, None)
+    assert quantize_recipe(QuantizeRecipe(weight_bits=7), False).weight_bits == 7
+
+
+def test_the_reference_is_onnx_if_there_is_one_and_of_the_same_size():
+    rows = [row("openvino/fp32"), row("onnx/fp32_518x518"), row("onnx/fp32"), row("onnx/w8a8")]
+    assert reference_name(rows) == "onnx/fp32"
+    assert reference_name(rows, "_518x518") == "onnx/fp32_518x518"
+    assert reference_name(rows[:1]) == "openvino/fp32"
+    assert reference_name([row("onnx/fp32", "failed"), row("onnx/w8a8")]) is None
+
+
+def test_a_record_survives_the_disk_and_a_damaged_one_counts_as_none(tmp_path):
+    record = Record(key="abc", row=row("onnx/w8a8_56x84"))
+    record.write(tmp_path)
+    assert read_record(tmp_path, "onnx/w8a8_56x84") == record
+    (path,) = (tmp_path / "records").iterdir()
+    path.write_text(path.read_text()[:-9])
+    assert read_record(tmp_path, "onnx/w8a8_56x84") is None
+
+
+def test_digests_depend_on_values_not_on_order():
+    assert digest_of(a=1, b=(2, 3)) == digest_of(b=[2, 3], a=1)
+    assert digest_of(a=1) != digest_of(a=2)
+
+
+def test_a_held_folder_is_swept_and_released(tmp_path):
+    left = tmp_path / "onnx" / ".model_w8a8.k3_9qa2x"
+    left.mkdir(parents=True)
+    (left / "model_w8a8.onnx").write_bytes(b"half")
+    mine = tmp_path / "onnx" / ".gitkeep"
+    mine.touch()
+    with held(tmp_path):
+        assert not left.exists()
+        assert (tmp_path / ".lock").exists()
+    assert mine.exists()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_left_by_a_killed_build_does_not_hold(tmp_path):
+    (tmp_path / ".lock").write_text("999999999")
+    with held(tmp_path):
+        pass
+
+
+def test_a_file_in_the_way_is_said_to_be_one(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="cannot write to"), held(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_repository_are_valid(path):
+    assert jobs_of(Recipe.from_toml(path))

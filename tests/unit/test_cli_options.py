@@ -1,0 +1,47 @@
+"""How the words of the command line become a recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgekit.cli.options import recipe_from
+from edgekit.errors import RecipeError
+
+
+def test_no_flag_is_the_demo():
+    assert recipe_from(file=None).model == "demo"
+
+
+def test_flags_override_the_file(tmp_path):
+    file = tmp_path / "r.toml"
+    file.write_text('formats = ["openvino"]\nseed = 7\n[calibration]\nsamples = 5\n')
+    made = recipe_from(file=file, formats="onnx, tflite", samples=9)
+    assert made.formats == ("onnx", "tflite")
+    assert (made.seed, made.calibration.samples) == (7, 9)
+
+
+def test_sizes_are_height_by_width():
+    assert recipe_from(file=None, sizes="224,518x784").image_size == ((224, 224), (518, 784))
+
+
+@pytest.mark.parametrize(("word", "fix"), [("225", "224"), ("224x300", "224x294"), ("1", "14"), ("0", "14")])
+def test_an_impossible_size_comes_with_the_nearest(word, fix):
+    with pytest.raises(RecipeError) as error:
+        recipe_from(file=None, sizes=word)
+    assert error.value.fix == f"--image-size {fix}"
+
+
+@pytest.mark.parametrize("word", ["", "a", "224x", "-14", "2x2x2"])
+def test_what_is_no_size_is_refused(word):
+    with pytest.raises(RecipeError):
+        recipe_from(file=None, sizes=word)
+
+
+def test_own_calibration_images_judge_too_unless_others_are_named():
+    assert recipe_from(file=None, calib="photos").evaluation == "photos"
+    assert recipe_from(file=None, calib="photos", evaluation="demo").evaluation == "demo"
+
+
+def test_unknown_words_are_named():
+    with pytest.raises(RecipeError, match="onyx"):
+        recipe_from(file=None, formats="onyx")
