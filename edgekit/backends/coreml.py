@@ -1,0 +1,212 @@
+"""Core ML: FP32, FP16, integer weights and int8 GEMM inputs as .mlpackage, written and proven on any system."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from edgekit.artifact import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    Artifact,
+    Format,
+    Precision,
+    TensorSpec,
+    Variant,
+    atomic_path,
+    sha256_of,
+    size_mb_of,
+)
+from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.errors import BackendMissing, DataError, ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgekit.backends.coreml_graph import Gemms
+
+MANIFEST_KEY = "edgekit.manifest"  # of the package's metadata: the artifact as JSON, without path, digest and size
+_INSTALL = "pip install 'edgekit[coreml,torch]'"
+_FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+
+
+@dataclass(frozen=True)
+class CoreMlBackend:
+    """Writes `.mlpackage` folders with a batch of one and fixed image size, as the Neural Engine wants them.
+
+    `target`: the oldest system that shall run it; iOS18 (macOS 15) has attention as one operation.
+    """
+
+    format: ClassVar[Format] = "coreml"
+    target: Literal["iOS17", "iOS18"] = "iOS18"
+
+    def missing(self) -> str | None:
+        """Which of the packages that export needs is not installed, or is of another version than was tested."""
+        return _not_installed("coremltools", "torch")
+
+    def runner_missing(self) -> str | None:
+        """On macOS coremltools runs packages; elsewhere edgekit's interpreter does, which needs torch as well."""
+        return _not_installed("coremltools", *(() if platform.system() == "Darwin" else ("torch",)))
+
+    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
+        """Every precision; attention is one operation in all of them."""
+        return tuple((precision, "standard") for precision in ("fp32", "fp16", "w8", "w8a8", "w4a8"))  # type: ignore[misc]
+
+    def filename(self, precision: Precision, variant: Variant) -> str:
+        """`model.mlpackage`, `model_w8a8.mlpackage`, ..."""
+        fused = "_fused" * (variant == "fused")
+        return "model" + ("" if precision == "fp32" else f"_{precision}") + fused + ".mlpackage"
+
+    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
+        """Write `path`, read it back and compare it with its source.
+
+        Float packages are interpreted and compared with torch, integer ones with the plan number by number.
+
+        Raises:
+            BackendMissing: a package is not installed.
+            ExportError: no such variant, no plan, the plan cannot be expressed, or the package is not its source.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        if (precision, variant) not in self.variants():
+            raise ExportError(f"the Core ML backend does not write {precision} {variant}",
+                              fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})))  # fmt: skip
+        if precision not in _FLOAT and source.plan is None:
+            raise ExportError(
+                f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
+            )
+        from edgekit.backends.coreml_tools import coremltools
+
+        coremltools()  # first, and quietly
+        from edgekit.backends.coreml_graph import build_program, query_gains
+        from edgekit.backends.coreml_package import save
+        from edgekit.backends.coreml_verify import verify_float, verify_plan
+
+        plan = None if precision in _FLOAT else source.plan
+        config = source.model.config if plan is None else plan.config
+        tensors = folded_tensors(source) if plan is None else plan.float_tensors
+        gains = query_gains(config, tensors, self.target)
+        program = build_program(config, tensors, self._gemms(source, precision, tensors, gains), self.target)
+        described = self._describe(source, precision, variant)
+        metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
+        with atomic_path(path) as temporary:
+            save(
+                program, temporary, self.target, f"{source.model_name} {precision} by edgekit", source.licence, metadata
+            )
+            if plan is None:
+                verify_float(temporary, source.model, precision)
+            else:
+                verify_plan(temporary, plan, gains, precision)
+        return _artifact(described, path)
+
+    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Load an artifact: in Core ML on macOS, else in the interpreter of `edgekit.backends.mil`.
+
+        Raises:
+            BackendMissing: coremltools or torch is not installed.
+            DataError: the package is missing or damaged.
+        """
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.coreml_runner import CoreMlRunner
+
+        return CoreMlRunner(artifact, threads)
+
+    def audit(self, artifact: Artifact) -> dict[str, object]:
+        """What stands in the saved program; see `coreml_audit.audit_package`."""
+        if problem := _not_installed("coremltools"):
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.coreml_audit import audit_package
+
+        return audit_package(artifact)
+
+    def _gemms(
+        self,
+        source: ExportSource,
+        precision: Precision,
+        tensors: Mapping[str, np.ndarray],
+        gains: Mapping[str, np.ndarray],
+    ) -> Gemms:
+        from edgekit.backends.coreml_quant import FloatGemms, StaticGemms, WeightGemms
+
+        if precision in _FLOAT or source.plan is None:
+            dtype: type[np.floating[Any]] = np.float32 if precision == "fp32" else np.float16
+            return FloatGemms(tensors, gains, dtype)
+        kind = WeightGemms if precision == "w8" else StaticGemms
+        return kind(source.plan, gains, self.target)
+
+    def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
+        """The fields of the artifact that are known before the package is written."""
+        height, width = source.preprocess.input_size
+        config = source.model.config
+        shapes = ((1, config.tokens(height, width), config.width), (1, config.width))
+        inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=(1, 3, height, width), layout="NCHW"),)
+        outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
+        return {
+            "name": f"coreml/{precision}",
+            "format": "coreml",
+            "precision": precision,
+            "variant": variant,
+            "inputs": [spec.model_dump(mode="json") for spec in inputs],
+            "outputs": [spec.model_dump(mode="json") for spec in outputs],
+            "preprocess": source.preprocess.model_dump(mode="json"),
+            "recipe_digest": source.recipe_digest,
+            "parent_sha256": source.parent_sha256,
+            "tools": {"coremltools": version("coremltools")},
+            "notes": list(self._notes(source, precision)),
+        }
+
+    def _notes(self, source: ExportSource, precision: Precision) -> tuple[str, ...]:
+        """What a reader of the report should know about the package."""
+        from edgekit.backends.coreml_runner import INTERPRETED
+
+        notes = [f"for {self.target} and later", f"off macOS: {INTERPRETED}"]
+        if source.plan is not None and precision not in _FLOAT:
+            notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+            notes.append("scales and biases are the plan's rounded to float16")
+            if source.plan.matmuls and precision != "w8":
+                notes.append("attention products stay float16")
+        return tuple(notes)
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact that an `.mlpackage` of edgekit says it is, from its own metadata.
+
+    Raises:
+        BackendMissing: coremltools is not installed.
+        DataError: missing, damaged, or not written by edgekit.
+    """
+    if problem := _not_installed("coremltools"):
+        raise BackendMissing(problem, fix=_INSTALL)
+    from edgekit.backends.coreml_package import read_metadata
+
+    metadata = read_metadata(path)
+    try:
+        return _artifact(json.loads(metadata[MANIFEST_KEY]), path)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} is no Core ML package of edgekit", why=str(error),
+                        fix="edgekit export --format coreml") from None  # fmt: skip
+
+
+def _artifact(described: dict[str, object], path: Path) -> Artifact:
+    return Artifact.model_validate(described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
+
+
+def _not_installed(*packages: str) -> str | None:
+    from edgekit.backends.coreml_tools import PINNED
+
+    absent = [package for package in packages if find_spec(package) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed: {_INSTALL}"
+    if (found := version("coremltools")) != PINNED:
+        return (
+            f"coremltools {found} is not {PINNED}, on whose internals edgekit relies: pip install coremltools=={PINNED}"
+        )
+    return None

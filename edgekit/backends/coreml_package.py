@@ -1,0 +1,100 @@
+"""Saves MIL programs as .mlpackage, same program same bytes, and reads them back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.backends.coreml_graph import Target
+from edgekit.backends.coreml_tools import coremltools, quiet
+from edgekit.errors import DataError
+
+_SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
+_UNSTABLE = ("com.github.apple.coremltools.conversion_date",)
+
+
+def save(program: Any, path: Path, target: Target, description: str, licence: str, metadata: Mapping[str, str]) -> None:
+    """Write `program`, built in its final types, to `path`; no pass of coremltools changes it on the way.
+
+    Args:
+        program: of `coreml_graph.build_program`.
+        path: of the package, a folder.
+        target: the oldest system that shall run it.
+        description: shown by Xcode.
+        licence: of the weights.
+        metadata: text entries of the package.
+    """
+    ct = coremltools()
+    with quiet():
+        model = ct.convert(
+            program, convert_to="mlprogram", minimum_deployment_target=getattr(ct.target, target),
+            compute_precision=ct.precision.FLOAT32,  # as it is: the program has its final types
+            pass_pipeline=ct.PassPipeline.EMPTY, skip_model_load=True,
+        )  # fmt: skip
+        model.short_description, model.license = description, licence
+        model.user_defined_metadata.update(metadata)
+        model.save(str(path))
+    _settle(path)
+
+
+def read_function(path: Path) -> Any:
+    """The main function of the program at `path`, as coremltools' `Function`.
+
+    Raises:
+        DataError: missing, damaged, or no ML program.
+    """
+    ct = coremltools()
+    if not (path / "Manifest.json").is_file():
+        raise DataError(f"{path} is no Core ML package", why="it has no Manifest.json",
+                        fix="edgekit export --format coreml")  # fmt: skip
+    with quiet():
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+    try:
+        with quiet():
+            model = ct.models.MLModel(str(path), skip_model_load=True)
+            spec = model.get_spec()
+            program = load(spec, specification_version=spec.specificationVersion, file_weights_dir=model.weights_dir)
+    except Exception as error:  # protobuf, JSON and C++ errors share no base class
+        raise DataError(f"{path} is not a readable Core ML package", why=(str(error).splitlines() or [""])[0],
+                        fix="edgekit export --format coreml") from None  # fmt: skip
+    return program.functions["main"]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text entries of a package, without coremltools' reader of programs.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    coremltools()
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        spec = Model_pb2.Model.FromString((path / _SPEC).read_bytes())
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path} is not a readable Core ML package", why=str(error),
+                        fix="edgekit export --format coreml") from None  # fmt: skip
+    return dict(spec.description.metadata.userDefined)
+
+
+def _settle(path: Path) -> None:
+    """Replace what differs from run to run: the date, the order of protobuf's maps, random identifiers."""
+    from coremltools.proto import Model_pb2
+
+    file = path / _SPEC
+    spec = Model_pb2.Model.FromString(file.read_bytes())
+    for key in _UNSTABLE:
+        spec.description.metadata.userDefined.pop(key, None)
+    file.write_bytes(spec.SerializeToString(deterministic=True))
+    manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
+    renamed = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])) for old, item in manifest["itemInfoEntries"].items()
+    }
+    entries = {renamed[old]: item for old, item in manifest["itemInfoEntries"].items()}
+    manifest |= {"itemInfoEntries": entries, "rootModelIdentifier": renamed[manifest["rootModelIdentifier"]]}
+    (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Runs a Core ML package: in Core ML on macOS, elsewhere by interpreting its program on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.backends.coreml_package import read_metadata
+from edgekit.backends.coreml_tools import coremltools, quiet
+from edgekit.errors import DataError
+
+INTERPRETED = "MIL program interpreted on CPU: proves graph, weights and quantization, not Apple's kernels or latency"
+
+
+class Model(Protocol):
+    """What both ways of running offer: a batch of one in, all outputs out."""
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        ...
+
+
+class CoreMlRunner:
+    """A loaded package; takes one image after the other, since its batch is 1."""
+
+    def __init__(self, artifact: Artifact, threads: int | None, model: Model | None = None) -> None:
+        """Load `artifact`; `threads` is for the interpreter, Core ML decides itself. `model` replaces what runs it.
+
+        Raises:
+            DataError: the package is missing or damaged.
+        """
+        if not artifact.path.is_dir():
+            raise DataError(f"{artifact.path} is missing", fix="edgekit export --format coreml")
+        self.artifact = artifact
+        self.interpreted = model is None and platform.system() != "Darwin"
+        self._model: Model = model or (
+            _interpreter(artifact.path, threads) if self.interpreted else _Native(artifact.path)
+        )
+
+    def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
+        rows = [self._model({INPUT_NAME: np.ascontiguousarray(image[None], np.float32)}) for image in pixel_values]
+        return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in OUTPUT_NAMES}
+
+
+class _Native:
+    """Core ML itself, on macOS."""
+
+    def __init__(self, path: Path) -> None:
+        read_metadata(path)  # says plainly what is damaged
+        ct = coremltools()
+        with quiet():
+            self._model: Any = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        result: dict[str, np.ndarray] = self._model.predict(inputs)
+        return result
+
+
+def _interpreter(path: Path, threads: int | None) -> Model:
+    from edgekit.backends.mil import MilProgram
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return MilProgram(path)

@@ -1,0 +1,95 @@
+"""Runs a saved Core ML program on any CPU, operation by operation in torch: what macOS alone can do otherwise.
+
+The program is read back from disk, so that graph, weights and quantizers are proven as they were written. Each result
+is rounded to the type the program gives it; inside one operation arithmetic is float32. Nothing is proven about Apple's
+kernels, whose float16 sums round differently, or about latency. An operation that is not known here is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgekit.backends.coreml_package import read_function
+from edgekit.backends.mil_ops import OPERATIONS, Inputs
+from edgekit.errors import DataError, ExportError
+
+CONSTANTS = "constexpr_"  # operations that the runtime evaluates once, when it loads the file
+_DTYPES = {
+    "fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32, "int8": torch.int8, "uint8": torch.uint8,
+    "bool": torch.bool,
+}  # fmt: skip
+
+Watcher = Callable[[Any, Inputs, list[Tensor]], None]
+"""Called with each operation, its inputs and its outputs."""
+
+
+class MilProgram:
+    """A program loaded from an .mlpackage."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`; weights that stand as integers in the file are widened now.
+
+        Raises:
+            DataError: missing, damaged, or no ML program.
+            ExportError: it has an operation that the interpreter does not know.
+        """
+        self.path, self.function = path, read_function(path)
+        self._constants: dict[str, Tensor] = {}
+        for op in self.operations():
+            if op.op_type.startswith(CONSTANTS):
+                value = np.ascontiguousarray(op.materialized_val_inference())
+                self._constants[op.outputs[0].name] = torch.from_numpy(value)
+            elif op.op_type not in OPERATIONS:
+                raise ExportError(f"{path.name} has the operation {op.op_type}", why="unknown to the interpreter",
+                                  fix="run it on macOS")  # fmt: skip
+
+    def operations(self) -> Iterator[Any]:
+        """All operations in order, constants left out."""
+        return (op for op in self.function.operations if op.op_type != "const")
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, np.ndarray], watch: Watcher | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises DataError when an input has another shape than the program's."""
+        values: dict[str, Tensor] = dict(self._constants)
+        for name, var in self.function.inputs.items():
+            if tuple(inputs[name].shape) != _shape(var):
+                raise DataError(f"{name} has shape {inputs[name].shape}", why=f"{self.path.name} takes {_shape(var)}")
+            values[name] = torch.from_numpy(np.ascontiguousarray(inputs[name])).to(_dtype(var))
+        for op in self.operations():
+            if op.op_type.startswith(CONSTANTS):
+                continue
+            arguments = {key: _value(values, var) for key, var in op.inputs.items()}
+            results = [r.to(_dtype(o)) for o, r in zip(op.outputs, OPERATIONS[op.op_type](arguments), strict=True)]
+            for output, result in zip(op.outputs, results, strict=True):
+                if tuple(result.shape) != _shape(output):
+                    raise ExportError(f"{op.op_type} {output.name} gives {tuple(result.shape)}",
+                                      why=f"the program says {_shape(output)}")  # fmt: skip
+                values[output.name] = result
+            if watch is not None:
+                watch(op, arguments, results)
+        return {var.name: values[var.name].numpy() for var in self.function.outputs}
+
+
+def _value(values: Mapping[str, Tensor], var: Any) -> Any:
+    """What an argument stands for: a tensor computed before, a constant, or several of them."""
+    if isinstance(var, (list, tuple)):
+        return [_value(values, item) for item in var]
+    if var is None:
+        return None
+    return values.get(var.name, var.val)
+
+
+def _dtype(var: Any) -> torch.dtype:
+    from coremltools.converters.mil.mil import types
+
+    return _DTYPES[types.builtin_to_string(var.dtype)]
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return tuple(int(side) for side in var.shape)
