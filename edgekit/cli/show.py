@@ -29,7 +29,10 @@ def terminal(*, stderr: bool = False) -> Console:
 
 
 class Live:
-    """A Watcher that draws: one moving line, and a permanent one for every finished row. Quiet without a terminal."""
+    """A Watcher that draws: one moving line, and a permanent one for every finished row.
+
+    Without a terminal nothing moves; each long stage leaves a line when it begins, so that a log shows where time goes.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -38,6 +41,7 @@ class Live:
             TimeElapsedColumn(), console=console, transient=True,
         )  # fmt: skip
         self._task = self._progress.add_task("", total=None)
+        self._kind = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -50,6 +54,10 @@ class Live:
 
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
         """Move the line."""
+        kind = name.partition(":")[0]
+        if not self._console.is_terminal and total and kind != self._kind:
+            self._kind = kind
+            self.note(kind)
         self._progress.update(self._task, description=name, completed=done, total=total or None)
 
     def finished(self, row: ArtifactRow, fate: Fate) -> None:

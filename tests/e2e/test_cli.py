@@ -174,4 +174,5 @@ def test_models_and_doctor_are_json(capsys):
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["aliases"] == ["demo"]
     assert main(["doctor", "--json"]) == 0
-    assert {b["name"] for b in json.loads(capsys.readouterr().out)["backends"]} == {"onnx", "openvino", "coreml", "tflite"}
+    health = json.loads(capsys.readouterr().out)
+    assert {backend["name"] for backend in health["backends"]} == {"onnx", "openvino", "coreml", "tflite"}

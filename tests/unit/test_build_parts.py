@@ -15,6 +15,8 @@ from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.timing import reference_name
 from edgekit.recipe import QuantizeRecipe, Recipe
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 def recipe(**values: object) -> Recipe:
     return Recipe.make({"fused": False, **values})
@@ -134,6 +136,6 @@ def test_a_file_in_the_way_is_said_to_be_one(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_are_valid(path):
     assert jobs_of(Recipe.from_toml(path))
