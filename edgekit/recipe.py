@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from edgekit.artifact import Format, Frozen, Precision
 from edgekit.errors import RecipeError
 
+Engine = Literal["edgekit", "nncf"]
 PATCH = 14  # pixels per patch side, the same in every DINOv2 model
 
 
@@ -59,6 +60,7 @@ class Recipe(Frozen):
     formats: tuple[Format, ...] = ("onnx",)
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
     fused: bool = True
+    engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"

@@ -110,7 +110,7 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
 
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and (row.precision, row.variant) in _KINDS]
-    made.sort(key=lambda row: (_KINDS.index((row.precision, row.variant)), _FORMATS.index(row.format)))
+    made.sort(key=_rank)
     passed_over: list[tuple[str, str]] = []
     for row in made:
         try:
@@ -122,6 +122,11 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
             return LoadedModel(runner, reason, tuple(passed_over))
     raise BackendMissing(f"no artifact of {folder} runs here", why="; ".join(f"{n}: {why}" for n, why in passed_over),
                          fix="edgekit doctor")  # fmt: skip
+
+
+def _rank(row: ArtifactRow) -> tuple[bool, int, int]:
+    """Place in the order of trial; what NNCF quantized was made to be compared with and comes last."""
+    return "nncf" in row.tools, _KINDS.index((row.precision, row.variant)), _FORMATS.index(row.format)
 
 
 def _artifact_at(path: Path) -> Artifact:

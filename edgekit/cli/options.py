@@ -16,12 +16,18 @@ Model = Annotated[
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
 Precisions = Annotated[str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w4a8.", metavar="A,B")]
+Engines = Annotated[
+    str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
+]
 Sizes = Annotated[
     str | None,
     typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
 ]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
-Eval = Annotated[str | None, typer.Option("--eval", help="Folder of evaluation images, or `demo`.", metavar="DIR")]
+Eval = Annotated[
+    str | None,
+    typer.Option("--eval", help="Folder of evaluation images (the one of --calib), or `demo`.", metavar="DIR"),
+]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many images calibrate (64).")]
 EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="How many images judge (32).")]
 EvalImages = Annotated[int, typer.Option("--samples", min=1, help="How many images judge.")]
@@ -42,6 +48,7 @@ def recipe_from(
     model: str | None = None,
     formats: str | None = None,
     precisions: str | None = None,
+    engines: str | None = None,
     sizes: str | None = None,
     calib: str | None = None,
     evaluation: str | None = None,
@@ -59,11 +66,14 @@ def recipe_from(
     base = Recipe.from_toml(file) if file else Recipe.make({})
     values = base.model_dump()
     given = {
-        "model": model, "formats": _words(formats), "precisions": _words(precisions), "image_size": _sizes(sizes),
+        "model": model, "formats": _words(formats), "precisions": _words(precisions), "engines": _words(engines),
+        "image_size": _sizes(sizes),
         "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
     }  # fmt: skip
     values |= {key: value for key, value in given.items() if value is not None}
     calibration = {"source": calib, "samples": samples}
+    if calib is not None and evaluation is None and base.evaluation == "demo":
+        values["evaluation"] = calib  # the images of the same folder that calibration leaves
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
     return Recipe.make(values)
 

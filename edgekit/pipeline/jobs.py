@@ -8,11 +8,13 @@ from pathlib import PurePosixPath
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.errors import RecipeError
-from edgekit.recipe import Recipe
+from edgekit.quantize.nncf_engine import nncf_missing
+from edgekit.recipe import Engine, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
 
 _FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
+_FUSED_LIBRARIES: dict[Format, str] = {"onnx": "ort_library", "openvino": "openvino_extension"}
 _FUSED_REASON = "the library of fused ops is not built here"
 
 
@@ -31,12 +33,14 @@ class Job:
     suffix: str  # "" for the main size, else "_518x518"
     path: str  # relative to the build folder, POSIX separators
     blocked: str | None = None
+    engine: Engine = "edgekit"  # that quantizes it
 
     @property
     def name(self) -> str:
         """Unique in a build folder."""
         fused = "_fused" if self.variant == "fused" else ""
-        return f"{self.format}/{self.precision}{fused}{self.suffix}"
+        engine = "" if self.engine == "edgekit" else f"_{self.engine}"
+        return f"{self.format}/{self.precision}{fused}{engine}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -46,7 +50,7 @@ class Job:
     @property
     def integer(self) -> bool:
         """Whether it is written from a quantization plan."""
-        return self.precision not in _FLOAT
+        return self.precision not in _FLOAT and self.engine == "edgekit"
 
     def row(self, status: Status, reason: str = "") -> ArtifactRow:
         """A row of the manifest without artifact."""
@@ -80,6 +84,8 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     jobs = []
     written = backend.variants()
     for precision in precisions:
+        if precision not in _FLOAT and "edgekit" not in recipe.engines:
+            continue
         variants: list[Variant] = [v for v in ("standard", "fused") if (precision, v) in written]
         if not variants:
             why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
@@ -89,8 +95,11 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
                 continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
-            why_not = blocked or (fused_missing() if variant == "fused" else None)
+            why_not = blocked or (fused_missing(format_) if variant == "fused" else None)
             jobs.append(Job(format_, precision, variant, size, suffix, path, why_not))
+    if format_ == "openvino" and "w8a8" in precisions and "nncf" in recipe.engines:
+        path = f"openvino/model_w8a8_nncf{suffix}.xml"
+        jobs.append(Job(format_, "w8a8", "standard", size, suffix, path, blocked or nncf_missing(), "nncf"))
     return jobs
 
 
@@ -105,9 +114,9 @@ def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
     return backend, backend.missing()
 
 
-def fused_missing() -> str | None:
-    """None when edgekit's fused ops can be exported and run here, else why not."""
+def fused_missing(format_: Format = "onnx") -> str | None:
+    """None when a format's fused ops can be exported and run here, else why not."""
     from edgekit import ops
 
-    library = getattr(ops, "ort_library", None)
+    library = getattr(ops, _FUSED_LIBRARIES.get(format_, ""), None)
     return _FUSED_REASON if library is None or library() is None else None

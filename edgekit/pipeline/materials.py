@@ -49,7 +49,7 @@ class Materials:
         return Preprocess.for_size(*size, normalize=self.recipe.normalize)
 
     def source(self, job: Job) -> ExportSource:
-        """What a backend needs to export a job; its plan is made now if it is an integer one."""
+        """What a backend needs to export a job; its plan is made now if it is written from one."""
         plan = self.plan(job.size, job.precision == "w4a8") if job.integer else None
         return ExportSource(
             model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,

@@ -193,13 +193,26 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
     recipe = materials.recipe
     key = digest_of(
         parent=materials.loaded.sha256, format=job.format, precision=job.precision, variant=job.variant, size=job.size,
-        normalize=recipe.normalize, overflow=recipe.quantize.overflow, tools=tools_of(job.format), edgekit=__version__,
+        engine=_engine_key(job, materials), normalize=recipe.normalize, overflow=recipe.quantize.overflow,
+        tools=tools_of(job.format), edgekit=__version__,
         plan=materials.plan_key(job.size, job.precision == "w4a8") if job.integer else "",
     )  # fmt: skip
     if measure == "none":
         return key, ""
     images = materials.evaluation(job.size)
     return key, digest_of(images=images.digest, seed=recipe.seed, heads=sorted(materials.loaded.heads))
+
+
+def _engine_key(job: Job, materials: Materials) -> str:
+    """What decides an artifact of another engine than ours, whose steps the plan's key holds."""
+    if job.engine == "edgekit":
+        return job.engine
+    from importlib.metadata import version
+
+    from edgekit.pipeline.nncf import options_of
+
+    calibration = materials.calibration(job.size).digest
+    return digest_of(nncf=version("nncf"), options=asdict(options_of(materials.recipe.quantize)), images=calibration)
 
 
 def _golden(job: Job, materials: Materials) -> None:

@@ -1,0 +1,41 @@
+"""Makes the INT8 artifact of NNCF, the second quantization engine, which is built to be compared with ours."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edgekit.artifact import Artifact
+from edgekit.backends import get_backend
+from edgekit.backends.saturation import cpu_saturates
+from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.materials import Materials
+from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
+from edgekit.recipe import QuantizeRecipe
+
+_HELD_OUT = 4  # one in this many calibration images judges the drop under accuracy control
+
+
+def options_of(recipe: QuantizeRecipe) -> NncfOptions:
+    """What the recipe's words mean to NNCF: half the range where products saturate, and the largest drop."""
+    halved = recipe.overflow == "reduce-range" or (recipe.overflow == "auto" and cpu_saturates())
+    return NncfOptions(overflow="half-range" if halved else "none", max_drop=recipe.max_drop)
+
+
+def make_nncf(job: Job, materials: Materials) -> Artifact:
+    """Export the FP32 model and let NNCF quantize it on the images that our own engine calibrates on.
+
+    Under accuracy control a quarter of them is held out to measure the drop: the evaluation images stay unseen.
+
+    Raises:
+        BackendMissing, DataError, DriftExceeded, ExportError: as `nncf_quantize`.
+    """
+    options = options_of(materials.recipe.quantize)
+    images = materials.calibration(job.size).pixel_values
+    held_out = images[::_HELD_OUT] if options.max_drop is not None else None
+    if held_out is not None:
+        images = images[[i for i in range(len(images)) if i % _HELD_OUT]]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped weights open
+        source = materials.source(job)  # without plan
+        fp32 = get_backend("openvino").export(source, "fp32", "standard", Path(folder) / "model.xml")
+        return nncf_quantize(fp32, images, materials.out / job.path, options, held_out)

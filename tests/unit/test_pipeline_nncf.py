@@ -1,0 +1,87 @@
+"""NNCF as a row of the build: asked for by name, beside our own or alone, and never taken for the best by `load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.artifact import ArtifactRow
+from edgekit.backends import loading
+from edgekit.pipeline import jobs as pipeline_jobs
+from edgekit.pipeline.jobs import jobs_of
+from edgekit.recipe import QuantizeRecipe, Recipe
+
+pytest.importorskip("nncf")
+
+
+def names(**fields: object) -> list[str]:
+    recipe = Recipe.make({"formats": ["onnx", "openvino"], "precisions": ["fp32", "w8a8"], "fused": False, **fields})
+    return [job.name for job in jobs_of(recipe)]
+
+
+def test_the_row_comes_when_asked_for_and_only_with_int8() -> None:
+    ours = ["onnx/fp32", "onnx/w8a8", "openvino/fp32", "openvino/w8a8"]
+    assert names() == ours
+    assert names(engines=["edgekit", "nncf"]) == [*ours, "openvino/w8a8_nncf"]
+    assert names(engines=["nncf"]) == ["onnx/fp32", "openvino/fp32", "openvino/w8a8_nncf"]
+    assert names(engines=["edgekit", "nncf"], precisions=["fp32"]) == ["onnx/fp32", "openvino/fp32"]
+    both = names(engines=["nncf"], formats=["openvino"], precisions=["w8a8"], image_size=[[224, 224], [70, 56]])
+    assert both == ["openvino/w8a8_nncf", "openvino/w8a8_nncf_70x56"]
+
+
+def test_its_files_do_not_replace_ours_and_need_no_plan() -> None:
+    jobs = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("edgekit", "nncf")))
+    assert [job.path for job in jobs] == ["openvino/model_w8a8.xml", "openvino/model_w8a8_nncf.xml"]
+    assert [job.integer for job in jobs] == [True, False]
+
+
+def test_without_nncf_the_row_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_jobs, "nncf_missing", lambda: "nncf not installed: pip install 'edgekit[openvino]'")
+    (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
+    assert job.blocked == "nncf not installed: pip install 'edgekit[openvino]'"
+
+
+@pytest.mark.parametrize(
+    ("overflow", "saturates", "wanted"),
+    [
+        ("auto", True, "half-range"),
+        ("auto", False, "none"),
+        ("reduce-range", False, "half-range"),
+        ("none", True, "none"),
+    ],
+)
+def test_overflow_is_cured_as_for_our_own_engine(
+    overflow: str, saturates: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.pipeline import nncf
+
+    monkeypatch.setattr(nncf, "cpu_saturates", lambda: saturates)
+    options = nncf.options_of(QuantizeRecipe.model_validate({"overflow": overflow, "max_drop": 0.01}))
+    assert (options.overflow, options.max_drop) == (wanted, 0.01)
+
+
+def test_load_takes_it_last() -> None:
+    def row(name: str, tools: dict[str, str]) -> ArtifactRow:
+        return ArtifactRow(name=name, format="openvino", precision="w8a8", status="ok", tools=tools)
+
+    theirs, ours = row("openvino/w8a8_nncf", {"nncf": "3.4"}), row("openvino/w8a8", {"openvino": "2026.4"})
+    fp32 = ours.model_copy(update={"precision": "fp32"})
+    assert sorted([theirs, fp32, ours], key=loading._rank) == [ours, fp32, theirs]
+
+
+@pytest.mark.full
+def test_the_demo_is_built_and_measured(tmp_path: Path) -> None:
+    from edgekit.pipeline import build
+
+    recipe = Recipe.make({
+        "formats": ["openvino"], "precisions": ["fp32", "w8a8"], "engines": ["nncf"], "evaluation_samples": 8,
+        "calibration": {"samples": 16},
+    })  # fmt: skip
+    fp32, theirs = build(recipe, tmp_path, measure="drift").manifest.artifacts
+    assert (fp32.status, theirs.status, theirs.name) == ("ok", "ok", "openvino/w8a8_nncf")
+    assert theirs.audit is not None
+    assert theirs.audit["gemms_int8"] == theirs.audit["gemms"] == 49
+    assert theirs.drift is not None
+    assert np.isfinite(theirs.drift["sqnr_db"])
