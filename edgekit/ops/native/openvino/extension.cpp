@@ -1,0 +1,205 @@
+// OpenVINO extension: the two fused ops as ov::Op over the C interface, found by domain and name in ONNX files and IRs.
+// Built against one OpenVINO release; edgekit/ops/openvino.py compiles it on demand. evaluate() runs in the CPU plugin's
+// own threads through ov::parallel_for.
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include <openvino/core/extension.hpp>
+#include <openvino/core/op_extension.hpp>
+#include <openvino/core/parallel.hpp>
+#include <openvino/frontend/onnx/extension/op.hpp>
+#include <openvino/op/op.hpp>
+
+#include "../include/edgekit_ops.h"
+
+namespace edgekit {
+namespace {
+
+void run_in_plugin(void*, void (*task)(void*, size_t), size_t count, void* argument) {
+    ov::parallel_for(count, [&](size_t i) { task(argument, i); });
+}
+
+const edgekit_threads kThreads = {nullptr, run_in_plugin};
+
+void check(int status) {
+    if (status != EDGEKIT_OK) OPENVINO_THROW("edgekit: ", edgekit_last_error());
+}
+
+const float* floats(const ov::Tensor& tensor) { return static_cast<const float*>(tensor.data()); }
+
+}  // namespace
+
+// qkv (B, N, 3 * D) -> (B, N, D); see edgekit/ops/reference.py
+class FusedQKVAttention : public ov::op::Op {
+public:
+    OPENVINO_OP("FusedQKVAttention", "edgekit");
+
+    FusedQKVAttention() = default;
+    FusedQKVAttention(const ov::OutputVector& inputs, int64_t heads, float scale, std::string mode)
+        : Op(inputs), heads_(heads), scale_(scale), mode_(std::move(mode)) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, get_input_size() == 1, "takes the packed projection alone");
+        NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "takes float32");
+        NODE_VALIDATION_CHECK(this, mode() >= 0, "knows the modes f32, hybrid and u8, not ", mode_);
+        NODE_VALIDATION_CHECK(this, heads_ > 0, "needs num_heads > 0");
+        auto shape = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, 3 * width)");
+        if (shape.rank().is_static() && shape[2].is_static()) {
+            const auto packed = shape[2].get_length();
+            NODE_VALIDATION_CHECK(this, packed % (3 * heads_) == 0, packed, " channels are no q, k, v of ", heads_, " heads");
+            shape[2] = packed / 3;
+        }
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<FusedQKVAttention>(inputs, heads_, scale_, mode_);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("num_heads", heads_);
+        visitor.on_attribute("scale", scale_);
+        visitor.on_attribute("mode", mode_);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        auto shape = inputs[0].get_shape();
+        const auto width = static_cast<int64_t>(shape[2] / 3);
+        shape[2] = static_cast<size_t>(width);
+        outputs[0].set_shape(shape);
+        check(edgekit_attention_run(floats(inputs[0]), static_cast<float*>(outputs[0].data()), static_cast<int64_t>(shape[0]),
+                                    static_cast<int64_t>(shape[1]), width, heads_, scale_, mode(), &kThreads));
+        return true;
+    }
+
+private:
+    int32_t mode() const {
+        return mode_ == "f32" ? EDGEKIT_F32 : mode_ == "hybrid" ? EDGEKIT_HYBRID : mode_ == "u8" ? EDGEKIT_U8 : -1;
+    }
+
+    int64_t heads_ = 0;
+    float scale_ = 1.0f;
+    std::string mode_ = "f32";
+};
+
+// x (B, N, D) and the block's constants -> (B, N, D); the weights are packed when it first runs
+class QViTBlock : public ov::op::Op {
+public:
+    OPENVINO_OP("QViTBlock", "edgekit");
+
+    struct Attributes {
+        int64_t heads = 0;
+        float scale = 1.0f, epsilon = 1e-6f;
+        std::string tier = "speed";
+        int64_t weight_bits = 8;
+    };
+
+    QViTBlock() = default;
+    QViTBlock(const ov::OutputVector& inputs, Attributes attributes) : Op(inputs), attributes_(std::move(attributes)) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        const auto& a = attributes_;
+        NODE_VALIDATION_CHECK(this, get_input_size() == 17 || get_input_size() == 18, "has 17 or 18 inputs, not ",
+                              get_input_size());
+        NODE_VALIDATION_CHECK(this, a.tier == "speed" || a.tier == "quality", "knows the tiers speed and quality, not ", a.tier);
+        NODE_VALIDATION_CHECK(this, a.heads > 0, "needs num_heads > 0");
+        const auto shape = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, width)");
+        const auto norm = get_input_partial_shape(1), hidden = get_input_partial_shape(11);
+        NODE_VALIDATION_CHECK(this, norm.is_static() && norm.size() == 1 && hidden.is_static() && hidden.size() == 2,
+                              "needs weights of known shape");
+        const auto d = norm[0].get_length(), f = hidden[0].get_length();
+        NODE_VALIDATION_CHECK(this, shape[2].compatible(d), "has a norm of ", d, " channels over ", shape[2]);
+        const ov::PartialShape wanted[] = {shape,  {d}, {d}, {3 * d, d}, {3 * d}, {3 * d}, {d, d}, {d}, {d},
+                                           {d},    {d}, {f, d}, {f},    {f},     {d, f},  {d},    {d}, {f}};
+        for (size_t i = 1; i < get_input_size(); ++i) {
+            const bool integer = i == 3 || i == 6 || i == 11 || i == 14;
+            NODE_VALIDATION_CHECK(this, get_input_element_type(i).compatible(integer ? ov::element::i8 : ov::element::f32),
+                                  "has input ", i, " of type ", get_input_element_type(i));
+            NODE_VALIDATION_CHECK(this, get_input_partial_shape(i).compatible(wanted[i]), "has input ", i, " of shape ",
+                                  get_input_partial_shape(i), ", not ", wanted[i]);
+        }
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<QViTBlock>(inputs, attributes_);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("num_heads", attributes_.heads);
+        visitor.on_attribute("scale", attributes_.scale);
+        visitor.on_attribute("epsilon", attributes_.epsilon);
+        visitor.on_attribute("tier", attributes_.tier);
+        visitor.on_attribute("weight_bits", attributes_.weight_bits);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const auto& shape = inputs[0].get_shape();
+        outputs[0].set_shape(shape);
+        check(edgekit_block_run(packed(inputs), floats(inputs[0]), static_cast<float*>(outputs[0].data()),
+                                static_cast<int64_t>(shape[0]), static_cast<int64_t>(shape[1]), &kThreads));
+        return true;
+    }
+
+private:
+    using Block = std::unique_ptr<edgekit_block, void (*)(edgekit_block*)>;
+
+    // The constants do not change, so neither does what is packed from them.
+    const edgekit_block* packed(const ov::TensorVector& inputs) const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!block_) {
+            const auto linear = [&](size_t i) {
+                return edgekit_linear{static_cast<const int8_t*>(inputs[i].data()), floats(inputs[i + 1]), floats(inputs[i + 2])};
+            };
+            edgekit_block_spec spec{};
+            spec.width = static_cast<int64_t>(inputs[1].get_shape()[0]);
+            spec.hidden = static_cast<int64_t>(inputs[11].get_shape()[0]);
+            spec.heads = attributes_.heads;
+            spec.scale = attributes_.scale;
+            spec.epsilon = attributes_.epsilon;
+            spec.tier = attributes_.tier == "quality" ? EDGEKIT_QUALITY : EDGEKIT_SPEED;
+            spec.weight_bits = static_cast<int32_t>(attributes_.weight_bits);
+            spec.attention = -1;
+            spec.norm1_weight = floats(inputs[1]);
+            spec.norm1_bias = floats(inputs[2]);
+            spec.qkv = linear(3);
+            spec.proj = linear(6);
+            spec.norm2_weight = floats(inputs[9]);
+            spec.norm2_bias = floats(inputs[10]);
+            spec.fc1 = linear(11);
+            spec.fc2 = linear(14);
+            spec.fc2_gain = inputs.size() > 17 ? floats(inputs[17]) : nullptr;
+            edgekit_block* made = nullptr;
+            check(edgekit_block_create(&spec, &made));
+            block_ = Block(made, edgekit_block_destroy);
+        }
+        return block_.get();
+    }
+
+    Attributes attributes_;
+    mutable std::mutex mutex_;
+    mutable Block block_{nullptr, edgekit_block_destroy};
+};
+
+}  // namespace edgekit
+
+OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
+    std::make_shared<ov::OpExtension<edgekit::FusedQKVAttention>>(),
+    std::make_shared<ov::frontend::onnx::OpExtension<edgekit::FusedQKVAttention>>("FusedQKVAttention", "edgekit"),
+    std::make_shared<ov::OpExtension<edgekit::QViTBlock>>(),
+    std::make_shared<ov::frontend::onnx::OpExtension<edgekit::QViTBlock>>("QViTBlock", "edgekit"),
+}));
