@@ -106,6 +106,24 @@ class CoreMlBackend:
                 verify_plan(temporary, plan, gains, precision)
         return _artifact(described, path)
 
+    def read(self, path: Path) -> Artifact:
+        """The artifact that an `.mlpackage` of edgekit says it is, from its own metadata.
+
+        Raises:
+            BackendMissing: coremltools is not installed.
+            DataError: missing, damaged, or not written by edgekit.
+        """
+        if problem := _not_installed("coremltools"):
+            raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.coreml_package import read_metadata
+
+        metadata = read_metadata(path)
+        try:
+            return _artifact(json.loads(metadata[MANIFEST_KEY]), path)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{path} is no Core ML package of edgekit", why=str(error),
+                            fix="edgekit export --format coreml") from None  # fmt: skip
+
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact: in Core ML on macOS, else in the interpreter of `edgekit.backends.mil`.
 
@@ -174,25 +192,6 @@ class CoreMlBackend:
             if source.plan.matmuls and precision != "w8":
                 notes.append("attention products stay float16")
         return tuple(notes)
-
-
-def read_artifact(path: Path) -> Artifact:
-    """The artifact that an `.mlpackage` of edgekit says it is, from its own metadata.
-
-    Raises:
-        BackendMissing: coremltools is not installed.
-        DataError: missing, damaged, or not written by edgekit.
-    """
-    if problem := _not_installed("coremltools"):
-        raise BackendMissing(problem, fix=_INSTALL)
-    from edgekit.backends.coreml_package import read_metadata
-
-    metadata = read_metadata(path)
-    try:
-        return _artifact(json.loads(metadata[MANIFEST_KEY]), path)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path} is no Core ML package of edgekit", why=str(error),
-                        fix="edgekit export --format coreml") from None  # fmt: skip
 
 
 def _artifact(described: dict[str, object], path: Path) -> Artifact:

@@ -74,7 +74,7 @@ def build_program(config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms
     pixels = mb.TensorSpec(shape=(1, 3, height, width), dtype=types.fp32)
     writer = _Writer(config, tensors, gemms, target)
 
-    @mb.program(input_specs=[pixels], opset_version=getattr(ct.target, target))
+    @mb.program(input_specs=[pixels], opset_version=getattr(ct.target, target))  # type: ignore[untyped-decorator]
     def program(pixel_values: Var) -> tuple[Var, Var]:
         x = writer.embed(writer.half(pixel_values, f"{INPUT_NAME}_half"))  # (1, N, D)
         for i in range(config.depth):

@@ -72,7 +72,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     coremltools()
     from coremltools.proto import Model_pb2
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         spec = Model_pb2.Model.FromString((path / _SPEC).read_bytes())

@@ -36,9 +36,9 @@ _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 class TfliteBackend:
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
-    w8a8 has two forms. "standard" rounds GEMM inputs with the plan's static quantizers and multiplies in float32: the
-    plan's very arithmetic, in every TFLite runtime since 2.14, small but not faster. "fused" leaves the rounding to
-    XNNPACK's int8 GEMM, which takes each token's own range at run time: fast and closer still, ai-edge-litert only.
+    w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
+    it use the plan's static quantizers; "fused" lets it take each token's own range at run time, which is closer to the
+    float model and a little faster. tflite-runtime is too old for both; it runs fp32, fp16 and w8.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
@@ -92,6 +92,30 @@ class TfliteBackend:
                 verify_plan(temporary, source.plan, precision, variant)
         return _artifact(described, path)
 
+    def read(self, path: Path) -> Artifact:
+        """The artifact that a `.tflite` file of edgekit says it is, from its own metadata.
+
+        Raises:
+            BackendMissing: ai-edge-litert is not installed.
+            DataError: missing, damaged, or not written by edgekit.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=_INSTALL)
+        from ai_edge_litert import schema_py_generated as schema
+
+        try:
+            model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+            entries = [model.Metadata(i) for i in range(model.MetadataLength())]
+            entry = next(entry for entry in entries if entry.Name() == MANIFEST_KEY.encode())
+            return _artifact(json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()), path)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite"
+            ) from None
+        except Exception as error:  # flatbuffers checks nothing: a damaged file may raise anything
+            raise DataError(f"{path} is no TFLite file of edgekit", why=str(error) or f"it has no {MANIFEST_KEY}",
+                            fix="edgekit export --format tflite") from None  # fmt: skip
+
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact on the CPU.
 
@@ -121,31 +145,6 @@ class TfliteBackend:
         if self.runtime is None:
             return installed_runtime()
         return self.runtime if find_spec(self.runtime) else None
-
-
-def read_artifact(path: Path) -> Artifact:
-    """The artifact that a `.tflite` file of edgekit says it is, from its own metadata.
-
-    Raises:
-        BackendMissing: ai-edge-litert is not installed.
-        DataError: missing, damaged, or not written by edgekit.
-    """
-    if not find_spec("ai_edge_litert"):
-        raise BackendMissing("ai-edge-litert is not installed", fix=_INSTALL)
-    from ai_edge_litert import schema_py_generated as schema
-
-    try:
-        model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
-        entries = [model.Metadata(i) for i in range(model.MetadataLength())]
-        entry = next(entry for entry in entries if entry.Name() == MANIFEST_KEY.encode())
-        return _artifact(json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()), path)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite"
-        ) from None
-    except Exception as error:  # flatbuffers checks nothing: a damaged file may raise anything
-        raise DataError(f"{path} is no TFLite file of edgekit", why=str(error) or f"it has no {MANIFEST_KEY}",
-                        fix="edgekit export --format tflite") from None  # fmt: skip
 
 
 def _artifact(described: dict[str, object], path: Path) -> Artifact:
@@ -204,11 +203,9 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
-    elif variant == "fused":
-        notes.append("int8 GEMMs of XNNPACK with a range per token at run time; not for tflite-runtime")
     else:
-        notes.append("GEMM inputs rounded by the plan's static quantizers, products in float32: TFLite's static int8 "
-                     "GEMM would round its output to 8 bits too; for speed take the fused variant")  # fmt: skip
+        ranges = "taken from each token at run time" if variant == "fused" else "of the plan"
+        notes.append(f"int8 GEMMs of XNNPACK with input ranges {ranges}; not for tflite-runtime")
     if precision == "w8a8" and source.plan.matmuls:
         notes.append("attention products stay float32")
     return tuple(notes)

@@ -21,8 +21,8 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
     Returns:
         `partitions`: runs of operators that XNNPACK took, one after the other (1 is best); `outside_xnnpack` counts the
         operators it left to the built-in kernels. Of the GEMMs with fixed weights, `gemms_int8` multiply integers,
-        `gemms_float` floats, `gemms_int8_weights` of which from stored integers; `inputs_rounded` counts those behind
-        a static quantizer.
+        `gemms_float` floats, `gemms_int8_weights` of which from stored integers; `static_inputs` counts those whose
+        input is held to a range of the plan.
     """
     interpreter = open_interpreter(artifact, 1, runtime)
     nodes: list[dict[str, Any]] = interpreter._get_ops_details()
@@ -43,7 +43,7 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
         "gemms_int8": sum(hybrid),
         "gemms_float": len(gemms) - sum(hybrid),
         "gemms_int8_weights": sum(tensors[index]["dtype"] == np.int8 for index in stored),
-        "inputs_rounded": sum(_is_rounded(node["inputs"][0], makers) for node in gemms),
+        "static_inputs": sum(_is_ranged(node["inputs"][0], makers) for node in gemms),
         "attention_products_float": sum(node["op_name"] == "BATCH_MATMUL" for node in own),
         "ops": dict(sorted(Counter(node["op_name"] for node in own).items())),
     }
@@ -68,7 +68,7 @@ def _source(index: int, makers: dict[int, dict[str, Any]]) -> int:
     return int(node["inputs"][0]) if node is not None and node["op_name"] == "DEQUANTIZE" else int(index)
 
 
-def _is_rounded(index: int, makers: dict[int, dict[str, Any]]) -> bool:
-    """Whether that tensor comes out of a quantizer, or out of those of token groups."""
+def _is_ranged(index: int, makers: dict[int, dict[str, Any]]) -> bool:
+    """Whether that tensor is clipped to a range, or joined from token groups that are."""
     node = makers.get(int(index))
-    return node is not None and node["op_name"] in {"DEQUANTIZE", "CONCATENATION"}
+    return node is not None and node["op_name"] in {"MINIMUM", "CONCATENATION"}

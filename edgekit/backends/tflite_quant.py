@@ -15,7 +15,7 @@ from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
-SHIFT = 128  # the plan's uint8 is TFLite's int8 plus this
+ENDS = 8  # channels behind the others: the two ends of a static range, and zeros that keep rows aligned
 
 
 class FloatGemms:
@@ -87,8 +87,13 @@ class WeightGemms(FloatGemms):
             return super().weight(graph, name)
         return widened(graph, f"{name}.weight", self.integers(graph, gemm), version=5)
 
-    def integers(self, graph: Graph, gemm: GemmPlan, *, flat: bool = False) -> Value:
-        """int8 constant with a scale per output channel, in the layout of the operator; `flat` (out, in) in any case.
+    def integers(self, graph: Graph, gemm: GemmPlan, *, columns: int | None = None) -> Value:
+        """int8 constant with a scale per output channel, in the layout of the operator.
+
+        Args:
+            graph: to write to.
+            gemm: of the plan.
+            columns: (out, columns) in any case, zeros behind the weights; None keeps the convolution's four axes.
 
         Raises:
             ExportError: the plan's scales belong to groups of input channels.
@@ -97,7 +102,9 @@ class WeightGemms(FloatGemms):
             raise ExportError(f"{gemm.name} has {gemm.weight_scale.shape[1]} weight scales per output channel",
                               why="TFLite takes one", fix="quantize without --group-size")  # fmt: skip
         integers = channels_last(gemm.weight.reshape(self.tensors[f"{gemm.name}.weight"].shape))
-        integers = integers.reshape(len(integers), -1) if flat else integers
+        if columns is not None:
+            integers = integers.reshape(len(integers), -1)
+            integers = np.pad(integers, ((0, 0), (0, columns - integers.shape[1])))
         return graph.constant(f"{gemm.name}.weight_q", integers, Quantization(gemm.weight_scale[:, 0]))
 
     def bias(self, graph: Graph, name: str) -> Value:
@@ -119,9 +126,7 @@ class PerTokenGemms(WeightGemms):
     def linear(self, graph: Graph, name: str, x: Value) -> Value:
         """Hybrid FULLY_CONNECTED."""
         gemm = self.plan.gemms.get(name)
-        if gemm is None:
-            return super().linear(graph, name, x)
-        return self.hybrid(graph, name, x, self.integers(graph, gemm))
+        return super().linear(graph, name, x) if gemm is None else self.hybrid(graph, gemm, x)
 
     def convolution(self, graph: Graph, name: str, pixels: Value, patch: int) -> Value:
         """The patches as rows, so that each gets its own range, and a hybrid FULLY_CONNECTED."""
@@ -131,66 +136,81 @@ class PerTokenGemms(WeightGemms):
         options = schema.SpaceToDepthOptionsT()
         options.blockSize = patch
         shape = (-1, pixels.shape[1] // patch, pixels.shape[2] // patch, 3 * patch * patch)
-        rows = graph.add("SPACE_TO_DEPTH", f"{name}.rows", [pixels], shape, options=options)
-        return self.hybrid(graph, name, rows, self.integers(graph, gemm, flat=True))
+        return self.hybrid(graph, gemm, graph.add("SPACE_TO_DEPTH", f"{name}.rows", [pixels], shape, options=options))
 
-    def hybrid(self, graph: Graph, name: str, x: Value, weight: Value) -> Value:
+    def hybrid(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
         """Float in, int8 weights, float out. Version 12 says "scale per channel": an older runtime refuses the file."""
+        x = self.prepared(graph, gemm, x)
+        weight = self.integers(graph, gemm, columns=x.shape[-1])
         options = schema.FullyConnectedOptionsT()
         options.keepNumDims = options.asymmetricQuantizeInputs = True
+        inputs = [x, weight, self.bias(graph, gemm.name)]
         shape = (*x.shape[:-1], weight.shape[0])
-        inputs = [x, weight, self.bias(graph, name)]
-        return graph.add("FULLY_CONNECTED", name, inputs, shape, options=options, version=12)
+        return graph.add("FULLY_CONNECTED", gemm.name, inputs, shape, options=options, version=12)
+
+    def prepared(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
+        """What goes into the GEMM: here the input as it is."""
+        return x
 
 
-class StaticGemms(WeightGemms):
-    """w8a8: the plan's static quantizer in front of the plan's integer weights."""
+class StaticGemms(PerTokenGemms):
+    """w8a8: the same int8 GEMMs, made to use the plan's static quantizers.
 
-    def linear(self, graph: Graph, name: str, x: Value) -> Value:
-        """Quantizer and product; with token groups two quantizers, joined again before the product."""
-        gemm = self.plan.gemms.get(name)
-        if gemm is None:
-            return super().linear(graph, name, x)
-        return super().linear(graph, name, self.quantized(graph, gemm, x))
+    XNNPACK takes a token's range from its values. So they are clipped to the plan's range, and channels with zero
+    weights carry its two ends: scale and zero point are then the plan's, for every token.
+    """
 
-    def convolution(self, graph: Graph, name: str, pixels: Value, patch: int) -> Value:
-        """Quantizer and convolution."""
-        gemm = self.plan.gemms.get(name)
-        return super().convolution(graph, name, pixels if gemm is None else self.quantized(graph, gemm, pixels), patch)
+    def prepared(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
+        """`x` (..., K) clipped to the range of the plan's quantizer, with its ends behind: (..., K + ENDS).
 
-    def quantized(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
-        """`x` rounded to what the plan's quantizer can hold."""
+        Raises:
+            ExportError: the quantizer is not a static one.
+        """
         match gemm.input:
             case StaticInput():
-                return rounded(graph, gemm.name, x, gemm.input)
-            case TokenGroupInput(split, head, tail):
+                return with_ends(graph, gemm.name, x, gemm.input)
+            case TokenGroupInput(split, head, tail) if len(x.shape) == 3:
                 options = schema.SplitVOptionsT()
                 options.numSplits = 2
-                tokens = x.shape[1]
-                sizes = graph.constant(f"{gemm.name}.group_sizes", np.array([split, tokens - split], np.int32))
+                lengths = [split, x.shape[1] - split]
+                sizes = graph.constant(f"{gemm.name}.group_sizes", np.array(lengths, np.int32))
                 axis = graph.constant(f"{gemm.name}.group_axis", np.array(1, np.int32))
-                shapes = [(x.shape[0], n, x.shape[2]) for n in (split, tokens - split)]
                 names = [f"{gemm.name}.{group}" for group in ("head", "tail")]
+                shapes = [(x.shape[0], length, x.shape[2]) for length in lengths]
                 groups = graph.add_several("SPLIT_V", names, [x, sizes, axis], shapes, options)
-                parts = [rounded(graph, n, g, q) for n, g, q in zip(names, groups, (head, tail), strict=True)]
+                parts = [with_ends(graph, n, g, q) for n, g, q in zip(names, groups, (head, tail), strict=True)]
                 joined = schema.ConcatenationOptionsT()
                 joined.axis = 1
-                return graph.add("CONCATENATION", f"{gemm.name}.joined", parts, x.shape, options=joined)
+                shape = (*x.shape[:-1], parts[0].shape[-1])
+                return graph.add("CONCATENATION", f"{gemm.name}.joined", parts, shape, options=joined)
             case _:
                 raise ExportError(f"{gemm.name} has a {gemm.input.kind} input quantizer", why="TFLite's w8a8 is static",
-                                  fix="quantize with static ranges, or --precision w8")  # fmt: skip
+                                  fix="quantize with static ranges, or take the fused variant")  # fmt: skip
 
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
         """The bias that belongs to the static input quantizer."""
         return gemm.bias
 
 
-def rounded(graph: Graph, name: str, x: Value, quantizer: StaticInput) -> Value:
-    """QUANTIZE to int8 and DEQUANTIZE: the values of the plan's uint8 quantizer, whose integers are 128 higher."""
-    grid = Quantization(np.array([quantizer.scale], np.float32), quantizer.zero_point - SHIFT)
-    options = schema.QuantizeOptionsT()
-    integers = graph.add("QUANTIZE", f"{name}.input_q", [x], x.shape, options=options, dtype=np.int8, quantization=grid)
-    return graph.add("DEQUANTIZE", f"{name}.input", [integers], x.shape, options=schema.DequantizeOptionsT(), version=2)
+def with_ends(graph: Graph, name: str, x: Value, quantizer: StaticInput) -> Value:
+    """PAD, MAXIMUM, MINIMUM: bounds per channel clip the values and turn two of the padded zeros into the ends."""
+    low, high = quantizer_range(quantizer)
+    channels, shape = x.shape[-1], (*x.shape[:-1], x.shape[-1] + ENDS)
+    paddings = np.zeros((len(shape), 2), np.int32)
+    paddings[-1, 1] = ENDS
+    floor, ceiling = np.zeros((2, shape[-1]), np.float32)
+    floor[:channels], ceiling[:channels] = low, high
+    floor[channels], ceiling[channels] = low, low
+    floor[channels + 1], ceiling[channels + 1] = high, high
+    x = graph.add("PAD", f"{name}.room", [x, graph.constant(f"{name}.paddings", paddings)], shape)
+    x = graph.add("MAXIMUM", f"{name}.raised", [x, graph.constant(f"{name}.floor", floor)], shape)
+    return graph.add("MINIMUM", f"{name}.clipped", [x, graph.constant(f"{name}.ceiling", ceiling)], shape)
+
+
+def quantizer_range(quantizer: StaticInput) -> tuple[np.float32, np.float32]:
+    """The real values that q = 0 and q = 255 stand for."""
+    scale = np.float64(np.float32(quantizer.scale))
+    return np.float32(-quantizer.zero_point * scale), np.float32((255 - quantizer.zero_point) * scale)
 
 
 def widened(graph: Graph, name: str, stored: Value, *, version: int) -> Value:

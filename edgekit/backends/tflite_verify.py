@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision, Variant
-from edgekit.backends.tflite_quant import SHIFT, channels_last
+from edgekit.backends.tflite_quant import ENDS, channels_last, quantizer_range
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
 
@@ -129,6 +129,8 @@ def _differences(file: _File, gemm: GemmPlan, *, static: bool) -> Iterator[str]:
         expected = channels_last(gemm.weight.reshape(-1, 3, patch, patch)).reshape(len(gemm.weight), -1)
     else:
         expected = gemm.weight
+    if static:
+        expected = np.pad(expected, ((0, 0), (0, ENDS)))
     if weight is None or weight.dtype != np.int8 or not np.array_equal(weight.reshape(len(weight), -1), expected):
         yield f"{gemm.name} has other integers"
     elif not np.array_equal(np.float32(file.tensors[index].quantization.scale), gemm.weight_scale[:, 0]):
@@ -144,19 +146,26 @@ def _differences(file: _File, gemm: GemmPlan, *, static: bool) -> Iterator[str]:
                 wanted = (gemm.input,)
             case TokenGroupInput(head=head, tail=tail):
                 wanted = (head, tail)
-    if _quantizers(file, node.inputs[0]) != [(np.float32(q.scale), q.zero_point - SHIFT) for q in wanted]:
+    if _ranges(file, node.inputs[0]) != [quantizer_range(quantizer) for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"
 
 
-def _quantizers(file: _File, index: int) -> list[tuple[np.float32, int]]:
-    """Scale and zero point of the quantizers in front of a GEMM: none, one, or those of two token groups."""
+def _ranges(file: _File, index: int) -> list[tuple[np.float32, np.float32]]:
+    """Ranges that the input of a GEMM is clipped to and carries: none, one, or those of two token groups."""
     joined = file.behind(index, "CONCATENATION")
     found = []
     for part in [index] if joined is None else joined.inputs:
-        widened = file.behind(part, "DEQUANTIZE")
-        if widened is not None and file.behind(widened.inputs[0], "QUANTIZE") is not None:
-            grid = file.tensors[int(widened.inputs[0])].quantization
-            found.append((np.float32(grid.scale[0]), int(grid.zeroPoint[0])))
+        clipped = file.behind(part, "MINIMUM")
+        raised = clipped and file.behind(clipped.inputs[0], "MAXIMUM")
+        if clipped is None or raised is None:
+            continue
+        floor, ceiling = file.constant(raised.inputs[1]), file.constant(clipped.inputs[1])
+        if floor is None or ceiling is None:
+            continue
+        low, high = floor[-ENDS], ceiling[1 - ENDS]
+        own = np.unique(floor[:-ENDS]), np.unique(ceiling[:-ENDS]), ceiling[-ENDS], floor[1 - ENDS]
+        if own == (low, high, low, high) and not np.any(floor[2 - ENDS :]) and not np.any(ceiling[2 - ENDS :]):
+            found.append((low, high))
     return found
 
 
