@@ -1,4 +1,4 @@
-"""edgekit takes distilled DINOv2 vision transformers to the edge: small, fast, fused INT8 models with measured proof."""
+"""edgekit takes DINOv2 vision transformers to the edge: small, fast, fused INT8 models with measured proof."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["Artifact", "EdgekitError", "Recipe", "build", "load"]
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.backends import load
-    from edgekit.pipeline import build
     from edgekit.errors import EdgekitError
+    from edgekit.pipeline import build
     from edgekit.recipe import Recipe
 
 _HOMES = {

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,7 +20,7 @@ Precision = Literal["fp32", "fp16", "w8", "w8a8", "w4a8"]
 Variant = Literal["standard", "fused"]
 Status = Literal["ok", "failed", "not here"]
 
-BUILD_SCHEMA = "edgekit.build/1"
+BUILD_SCHEMA: Final = "edgekit.build/1"
 INPUT_NAME = "pixel_values"
 OUTPUT_NAMES = ("last_hidden_state", "pooler_output")
 

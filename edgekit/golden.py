@@ -85,8 +85,11 @@ def check_golden(build: Path, runner: Runner) -> GoldenCheck:
     difference = np.abs(actual["last_hidden_state"] - expected["last_hidden_state"]).max()
     check = GoldenCheck(len(pixels), float(pooled.min()), float(tokens.min()), float(difference))
     if not check.pooler_cosine >= LEAST_COSINE[precision]:  # false for NaN as well
-        raise DriftExceeded(f"{name} reaches a cosine of {check.pooler_cosine:.6f} on the golden images",
-                            why=f"{precision} should reach {LEAST_COSINE[precision]}", fix="edgekit explain")  # fmt: skip
+        raise DriftExceeded(
+            f"{name} reaches a cosine of {check.pooler_cosine:.6f} on the golden images",
+            why=f"{precision} should reach {LEAST_COSINE[precision]}",
+            fix="edgekit explain",
+        )
     return check
 
 

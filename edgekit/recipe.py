@@ -21,7 +21,7 @@ class CalibrationRecipe(Frozen):
     """Which images the quantizer may look at. `source` is a folder, or "demo" for the photographs of pip packages."""
 
     source: str = "demo"
-    samples: int = Field(64, ge=1)
+    samples: int = Field(default=64, ge=1)
 
 
 class QuantizeRecipe(Frozen):
@@ -43,7 +43,7 @@ class QuantizeRecipe(Frozen):
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
     ridge: bool = False  # ERQ: absorb the activation error into the weights; measured to gain nothing here
     bias_correction: bool = True
-    promote: int = Field(0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
+    promote: int = Field(default=0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
     max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
 
     @property
@@ -64,7 +64,7 @@ class Recipe(Frozen):
     normalize: Literal["host", "graph"] = "host"
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
-    evaluation_samples: int = Field(32, ge=1)
+    evaluation_samples: int = Field(default=32, ge=1)
     quantize: QuantizeRecipe = QuantizeRecipe()
     seed: int = 0
 

@@ -63,7 +63,7 @@ def recipe_from(
     """
     from edgekit.recipe import Recipe
 
-    base = Recipe.from_toml(file) if file else Recipe.make({})
+    base = Recipe.from_toml(file) if file else Recipe()
     values = base.model_dump()
     given = {
         "model": model, "formats": _words(formats), "precisions": _words(precisions), "engines": _words(engines),

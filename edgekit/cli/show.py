@@ -39,6 +39,7 @@ class Live:
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
             TimeElapsedColumn(), console=console, transient=True,
+            disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("", total=None)
         self._kind = ""

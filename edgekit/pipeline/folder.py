@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgekit.errors import DataError
@@ -38,6 +38,8 @@ def held(out: Path) -> Iterator[None]:
             yield
     finally:
         lock.unlink(missing_ok=True)
+        with suppress(OSError):
+            out.rmdir()  # only succeeds when nothing was written
 
 
 @contextmanager

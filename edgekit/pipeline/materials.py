@@ -20,6 +20,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.quantize.progress import ENGINE
 from edgekit.recipe import QuantizeRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Materials:
         return digest_of(
             parent=self.loaded.sha256, size=size, normalize=self.recipe.normalize, seed=self.recipe.seed,
             quantize=quantize_recipe(self.recipe.quantize, four_bits).model_dump(mode="json"),
-            calibration=self.calibration(size).digest, edgekit=__version__,
+            calibration=self.calibration(size).digest, edgekit=__version__, engine=ENGINE,
         )  # fmt: skip
 
     def plan_path(self, size: Size, four_bits: bool) -> Path:
@@ -77,11 +78,15 @@ class Materials:
         )  # fmt: skip
 
     def _evaluation(self, size: Size) -> ImageSet:
-        return load_set(
+        images = load_set(
             self.recipe.evaluation, self.preprocess(size), samples=self._samples[1], seed=self.recipe.seed,
             split="evaluation", disjoint_from=self.calibration(size),
             progress=lambda done, total: self._watcher.stage("evaluation images", done, total),
         )  # fmt: skip
+        seen = {image.tobytes() for image in self.calibration(size).pixel_values}
+        if known := sum(image.tobytes() in seen for image in images.pixel_values):
+            self._watcher.note(f"{known} of {len(images)} evaluation images were calibrated on: the drift flatters")
+        return images
 
     def _model(self, size: Size) -> DinoV2:
         """Baked for one size, with the normalisation folded in when the recipe wants it in the graph."""
@@ -108,7 +113,7 @@ class Materials:
                 if plan.provenance.get("key") == key:
                     return plan
         bits = "4-bit" if four_bits else "8-bit"
-        blocks = path.with_name(f".{key}")  # of a killed run
+        blocks = path.with_name(f".{path.stem}-{key}")  # where a killed run left off
         plan = quantize(
             self.model(size), self.calibration(size).pixel_values, quantize_recipe(self.recipe.quantize, four_bits),
             progress=lambda what, done, total: self._watcher.stage(f"quantize to {bits}: {what}", done, total),
@@ -120,7 +125,8 @@ class Materials:
             "calibration": self.calibration(size).source, "samples": len(self.calibration(size)),
         })  # fmt: skip
         plan.save(path)
-        shutil.rmtree(blocks, ignore_errors=True)
+        for unfinished in path.parent.glob(f".{path.stem}-*"):  # those of other requests too: they are large
+            shutil.rmtree(unfinished, ignore_errors=True)
         return plan
 
     def _reference(self, size: Size) -> Features:
