@@ -1,0 +1,245 @@
+"""Drift of every way to quantize one DINOv2, ours and the common tools', on the same weights and photographs.
+
+    python benchmarks/quantization.py                  # the table of README, a few minutes per size
+    python benchmarks/quantization.py --image-size 518 --samples 16
+
+Calibration: photographs of one kind. Judged on other photographs of that kind ("like") and on another kind ("unlike").
+Everything is run in its runtime; "simulator" rows are the plan's own integer arithmetic with a range per token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import photos
+
+from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
+from edgekit.images import load_set
+from edgekit.measure.drift import measure_drift
+from edgekit.measure.features import Features, features_of
+from edgekit.measure.host import describe_host
+from edgekit.models import zoo
+from edgekit.recipe import QuantizeRecipe
+
+RESULTS = Path(__file__).parent / "results" / "quantization.csv"
+COLUMNS = (
+    "model", "image_size", "calibration_images", "engine", "level", "photos", "n", "cls_cosine", "cls_cosine_min",
+    "patch_cosine", "sqnr_db", "sqnr_low_db", "sqnr_high_db", "same_neighbour", "seconds", "cpu", "vnni", "versions",
+    "date",
+)  # fmt: skip
+CALIBRATION = frozenset({"animals", "plants", "food", "vehicles", "town"})
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+Row = tuple[str, str, Callable[[], Run]]  # engine, level, makes the quantized model
+
+
+class Bench:
+    """One model at one size with its calibration pixels."""
+
+    def __init__(self, name: str, side: int, calibration: np.ndarray, folder: Path) -> None:
+        self.loaded = zoo.load(name)
+        self.model = self.loaded.model.bake(side, side)
+        self.side, self.calibration, self.folder = side, calibration, folder
+        self.plans: dict[str, object] = {}
+
+    def plan(self, recipe: QuantizeRecipe):
+        from edgekit.quantize.engine import quantize
+
+        key = recipe.model_dump_json()
+        if key not in self.plans:
+            self.plans[key] = quantize(self.model, self.calibration, recipe)
+        return self.plans[key]
+
+    def source(self, recipe: QuantizeRecipe | None) -> ExportSource:
+        return ExportSource(
+            model=self.model, preprocess=Preprocess.for_size(self.side, self.side),
+            plan=None if recipe is None else self.plan(recipe), model_name=self.loaded.name,
+            licence=self.loaded.licence, parent_sha256=self.loaded.sha256, recipe_digest="benchmark",
+        )  # fmt: skip
+
+    def exported(self, format_: str, precision: Precision, recipe: QuantizeRecipe | None) -> Artifact:
+        backend = get_backend(format_)
+        name = f"{format_}-{recipe.level if recipe else ''}-{precision}"
+        path = self.folder / name / backend.filename(precision, "standard")
+        if path.exists():
+            return backend.read(path)
+        return backend.export(self.source(recipe), precision, "standard", path)
+
+    def ours(self, precision: Precision, recipe: QuantizeRecipe, format_: str = "onnx") -> Run:
+        return get_backend(format_).runner(self.exported(format_, precision, recipe))
+
+    def simulator(self, recipe: QuantizeRecipe, *, per_token: bool) -> Run:
+        import torch
+
+        from edgekit.quantize.simulate import simulate
+
+        module = simulate(self.plan(recipe), per_token=per_token, kernel="float32")
+
+        @torch.no_grad()
+        def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return {"last_hidden_state": module(torch.from_numpy(pixels))[0].numpy()}
+
+        return run
+
+    def onnxruntime(self, how: str) -> Run:
+        """ONNX Runtime's own quantizers, per channel, as its documentation says to run them on a transformer."""
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_dynamic,
+            quantize_static,
+        )  # fmt: skip
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        float_, path = self.exported("onnx", "fp32", None).path, self.folder / f"ort-{how}.onnx"
+        prepared = self.folder / "ort-prepared.onnx"
+        quant_pre_process(float_, prepared, skip_symbolic_shape=True)
+        if how == "dynamic":
+            quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
+        else:
+
+            class Reader(CalibrationDataReader):
+                def __init__(self, pixels: np.ndarray) -> None:
+                    self.images = iter(pixels)
+
+                def get_next(self) -> dict[str, np.ndarray] | None:
+                    image = next(self.images, None)
+                    return None if image is None else {"pixel_values": image[None]}
+
+            quantize_static(
+                prepared, path, Reader(self.calibration), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+        return _session(path)
+
+    def nncf(self, **options: object) -> Run:
+        from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
+
+        source = self.exported("openvino", "fp32", None)
+        path = self.folder / f"nncf-{abs(hash(tuple(options.items())))}.xml"
+        artifact = nncf_quantize(source, self.calibration, path, NncfOptions(**options))  # type: ignore[arg-type]
+        return get_backend("openvino").runner(artifact)
+
+    def rows(self) -> Iterator[Row]:
+        default, everything = QuantizeRecipe(), QuantizeRecipe(level="all")
+        four = QuantizeRecipe(weight_bits=4, group_size=32)
+        seven = QuantizeRecipe(overflow="reduce-range")
+        yield "edgekit ONNX w8a8, ONNX Runtime", "linears", lambda: self.ours("w8a8", default)
+        yield "edgekit OpenVINO w8a8, OpenVINO", "linears", lambda: self.ours("w8a8", default, "openvino")
+        yield "edgekit plan, simulator, per token", "linears", lambda: self.simulator(default, per_token=True)
+        yield "edgekit ONNX w8a8, ONNX Runtime", "all", lambda: self.ours("w8a8", everything)
+        yield (
+            "edgekit plan, simulator, per token, 7-bit weights",
+            "linears",
+            lambda: self.simulator(seven, per_token=True),
+        )
+        yield "edgekit plan, simulator, per token", "all", lambda: self.simulator(everything, per_token=True)
+        yield "edgekit ONNX w4a8, ONNX Runtime", "linears", lambda: self.ours("w4a8", four)
+        yield "ONNX Runtime quantize_static", "all", lambda: self.onnxruntime("static")
+        yield "ONNX Runtime quantize_dynamic", "linears", lambda: self.onnxruntime("dynamic")
+        yield (
+            "NNCF, SmoothQuant and bias correction off",
+            "all",
+            lambda: self.nncf(smooth_quant_alpha=-1.0, bias_correction="off"),
+        )
+        yield "NNCF, TRANSFORMER", "all", self.nncf
+
+
+def _session(path: Path) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda pixels: dict(zip(names, session.run(None, {"pixel_values": pixels}), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--samples", type=int, default=64, help="calibration images")
+    parser.add_argument("--judges", type=int, default=32, help="images of each kind that judge")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--csv", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    transform = Preprocess.for_size(arguments.image_size, arguments.image_size)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        photos.prepare(folder / "like", categories=CALIBRATION)
+        photos.prepare(folder / "all")
+        for category in CALIBRATION:
+            (folder / "all" / category).rename(folder / category)
+        calibration = load_set(folder / "like", transform, samples=arguments.samples, seed=0)
+        judges = {
+            "like": load_set(folder / "like", transform, samples=arguments.judges, seed=1, disjoint_from=calibration),
+            "unlike": load_set(folder / "all", transform, samples=arguments.judges, seed=1),
+            "demo": load_set("demo", transform, samples=arguments.judges, seed=1, split="evaluation"),
+        }
+        bench = Bench(arguments.model, arguments.image_size, calibration.pixel_values, folder)
+        measure(bench, judges, arguments.only, arguments.csv)
+
+
+def measure(bench: Bench, judges: dict, only: str, path: Path) -> None:
+    """Run every row on every kind of photograph; each row is written when it is done."""
+    import torch
+
+    @torch.no_grad()
+    def reference(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return {"last_hidden_state": bench.model(torch.from_numpy(pixels))[0].numpy()}
+
+    exact = {kind: _features(reference, images) for kind, images in judges.items()}
+    host = describe_host()
+    versions = " ".join(f"{k}={v}" for k, v in host.packages.items())
+    for engine, level, make in bench.rows():
+        if only not in engine:
+            continue
+        start = time.monotonic()
+        run = make()
+        seconds = time.monotonic() - start
+        for kind, images in judges.items():
+            drift = measure_drift(exact[kind], _features(run, images))
+            row = {
+                "model": bench.loaded.name, "image_size": bench.side, "calibration_images": len(bench.calibration),
+                "engine": engine, "level": level, "photos": kind, "n": drift.n,
+                "cls_cosine": f"{drift.cls_cosine.mean:.5f}", "cls_cosine_min": f"{drift.cls_cosine.min:.5f}",
+                "patch_cosine": f"{drift.patch_cosine.mean:.5f}", "sqnr_db": f"{drift.sqnr_db.value:.2f}",
+                "sqnr_low_db": f"{drift.sqnr_db.low:.2f}", "sqnr_high_db": f"{drift.sqnr_db.high:.2f}",
+                "same_neighbour": drift.own.nn_agreement.value, "seconds": f"{seconds:.0f}", "cpu": host.cpu,
+                "vnni": int(any("vnni" in flag for flag in host.isa)), "versions": versions, "date": date.today(),
+            }  # fmt: skip
+            print(
+                *(row[c] for c in ("engine", "level", "photos", "cls_cosine", "sqnr_db", "seconds")),
+                sep="  ",
+                flush=True,
+            )
+            _append(path, row)
+
+
+def _features(run: Run, images) -> Features:
+    return features_of(run, images.pixel_values, 8, names=images.paths)
+
+
+def _append(path: Path, row: dict[str, object]) -> None:
+    new = not path.exists()
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
