@@ -137,7 +137,8 @@ def storage_for(source: ExportSource) -> Storage:
 def _graph(source: ExportSource, precision: Precision, variant: Variant, metadata: dict[str, str]) -> ir.Model:
     import onnx_ir as ir
 
-    from edgekit.backends.onnx_fused import FusableGemms, tier_of
+    from edgekit.backends.fused import tier_of
+    from edgekit.backends.onnx_fused import FusableGemms
     from edgekit.backends.onnx_graph import FloatGemms, dinov2_graph
     from edgekit.ops.fuse import fuse
 

@@ -1,8 +1,7 @@
-"""What a fused integer file is written from, and what it computes."""
+"""What a fused integer file is written from, and the comparison of it with the plan."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,21 @@ from edgekit.backends.onnx_weights import Storage
 from edgekit.backends.onnx_writer import GraphWriter
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.ops.fuse_blocks import FIRST_INPUT, OP, Tier, whole_blocks
-from edgekit.quantize.plan import PerTokenInput, QuantPlan
+from edgekit.ops.blocks import BLOCK, FIRST_INPUT, block_of, whole_blocks
+from edgekit.quantize.plan import QuantPlan
 
 
 class FusableGemms(StaticGemms):
-    """Float in the blocks that become one op each, static integers in blocks of which the plan keeps a part float.
-
-    The patch embedding stays float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
-    """
+    """Float in the blocks that become one op each, static integers in blocks of which the plan keeps a part float."""
 
     def __init__(self, plan: QuantPlan, storage: Storage) -> None:
         super().__init__(plan, storage)
-        self.whole = whole_blocks(plan)
+        self.whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
 
     def linear(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
         """Float where the block will be fused."""
-        block = ".".join(name.split(".")[:2])
-        return FloatGemms.linear(self, graph, name, x) if block in self.whole else super().linear(graph, name, x)
+        whole = block_of(name) in self.whole
+        return FloatGemms.linear(self, graph, name, x) if whole else super().linear(graph, name, x)
 
     def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
         """The float convolution."""
@@ -44,24 +40,6 @@ class FusableGemms(StaticGemms):
         return FloatGemms.attention(self, graph, name, q, k, v)
 
 
-def as_fused(plan: QuantPlan) -> QuantPlan:
-    """The plan as a fused file runs it, for the simulator: whole blocks per token with the uncorrected bias."""
-    whole = whole_blocks(plan)
-    gemms = {}
-    for name, gemm in plan.gemms.items():
-        if ".".join(name.split(".")[:2]) in whole:
-            gemms[name] = replace(gemm, bias=gemm.bias_dynamic, input=PerTokenInput())
-        elif name != "patch_embed.proj":
-            gemms[name] = gemm
-    return replace(plan, gemms=gemms, matmuls={})
-
-
-def tier_of(plan: QuantPlan) -> Tier:
-    """The tier that the plan's recipe asked for; "speed" where a plan does not say."""
-    recipe = plan.provenance.get("recipe", {})
-    return "quality" if recipe.get("tier") == "quality" else "speed"
-
-
 def verify_blocks(path: Path, plan: QuantPlan) -> int:
     """Compare every integer, scale and bias of the fused blocks of a file with `plan`; returns the blocks checked.
 
@@ -70,8 +48,9 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
     """
     graph = onnx.load(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = {node.name.removesuffix(f"/{OP}"): node for node in graph.node if node.op_type == OP}
-    problems = [f"{name} is not fused" for name in sorted(whole_blocks(plan) - set(nodes))]
+    nodes = {node.name.removesuffix(f"/{BLOCK}"): node for node in graph.node if node.op_type == BLOCK}
+    whole = whole_blocks(plan)
+    problems = [f"{name} is not fused" for name in whole if whole[name] is None and name not in nodes]
     for block, node in nodes.items():
         for part, first in FIRST_INPUT.items():
             gemm = plan.gemms[f"{block}.{part}"]

@@ -8,9 +8,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgekit.errors import ExportError
+from edgekit.ops.blocks import DOMAIN, VERSION, Tier
 from edgekit.ops.fuse_attention import fuse_attention
-from edgekit.ops.fuse_blocks import Tier, fuse_blocks
-from edgekit.ops.matching import DOMAIN, VERSION
+from edgekit.ops.fuse_blocks import fuse_blocks
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan

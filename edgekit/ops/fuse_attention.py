@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgekit.ops.blocks import ATTENTION, DOMAIN
 from edgekit.ops.matching import (
-    DOMAIN,
     NearMiss,
     closed,
     constant,
@@ -18,8 +18,6 @@ from edgekit.ops.matching import (
     replace,
     with_constant,
 )
-
-OP = "FusedQKVAttention"
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,9 @@ def fuse_attention(graph: ir.Graph) -> tuple[int, list[str]]:
         except NearMiss as miss:
             reasons.append(f"{softmax.name}: {miss}")
             continue
-        name = f"{(softmax.name or OP).rpartition('/')[0]}/{OP}"
+        name = f"{(softmax.name or ATTENTION).rpartition('/')[0]}/{ATTENTION}"
         attributes = {"num_heads": match.heads, "scale": match.scale, "mode": "f32"}
-        fused = ir.node(OP, [match.qkv], attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
+        fused = ir.node(ATTENTION, [match.qkv], attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
         replace(match.nodes, match.mixed, fused, name)
         count += 1
     return count, reasons

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.ops.blocks import BLOCK, DOMAIN, Tier, bits_of, problem_of
 from edgekit.ops.fuse_attention import AttentionMatch, match_attention
-from edgekit.ops.matching import DOMAIN, NearMiss, closed, constant, consumer, expect, producer, replace, with_constant
+from edgekit.ops.matching import NearMiss, closed, constant, consumer, expect, producer, replace, with_constant
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import GemmPlan, QuantPlan
-
-OP = "QViTBlock"
-FIRST_INPUT = {"attn.qkv": 3, "attn.proj": 6, "mlp.fc1": 11, "mlp.fc2": 14}
-"""Where weight, scale and bias of each GEMM begin among the op's inputs."""
-
-Tier = Literal["speed", "quality"]
 
 
 @dataclass(frozen=True)
@@ -111,42 +105,26 @@ def fuse_blocks(graph: ir.Graph, plan: QuantPlan, tier: Tier) -> tuple[int, list
         except NearMiss as miss:
             reasons.append(f"{softmax.name}: {miss}")
             continue
-        replace(match.nodes, match.y, node, node.name or OP)
+        replace(match.nodes, match.y, node, node.name or BLOCK)
         count += 1
     return count, reasons
-
-
-def whole_blocks(plan: QuantPlan) -> set[str]:
-    """Names of the blocks whose four GEMMs can run in a QViTBlock."""
-    names = (f"blocks.{i}" for i in range(plan.config.depth))
-    return {name for name in names if all(_problem(plan.gemms, f"{name}.{part}") is None for part in FIRST_INPUT)}
 
 
 def _fused(graph: ir.Graph, match: BlockMatch, plan: QuantPlan, tier: Tier) -> ir.Node:
     inputs: list[ir.Value | None] = [match.x]
     for linear in match.linears:
-        if problem := _problem(plan.gemms, linear.name):
+        if problem := problem_of(plan.gemms, linear.name):
             raise NearMiss(problem)
     qkv, proj, fc1, fc2 = ([*_integers(graph, plan.gemms[linear.name])] for linear in match.linears)
     norm1, norm2 = match.norms
     inputs += [*norm1.parameters, *qkv, *proj, *norm2.parameters, *fc1, *fc2]
     if match.fc2_gain is not None:
         inputs.append(match.fc2_gain)
-    bits = max(plan.gemms[linear.name].weight_bits for linear in match.linears)
     expect("epsilon of the second norm", norm2.epsilon, norm1.epsilon)
     attributes = {"num_heads": match.attention.heads, "scale": match.attention.scale, "epsilon": norm1.epsilon,
-                  "tier": tier, "weight_bits": bits}  # fmt: skip
-    name = f"{match.name}/{OP}"
-    return ir.node(OP, inputs, attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
-
-
-def _problem(gemms: Mapping[str, GemmPlan], name: str) -> str | None:
-    """Why a GEMM cannot run in the op; None when it can."""
-    gemm = gemms.get(name)
-    if gemm is None:
-        return f"the plan keeps {name} float"
-    groups = gemm.weight_scale.shape[1]
-    return None if groups == 1 else f"{name} has {groups} weight scales per output channel, the op takes one"
+                  "tier": tier, "weight_bits": bits_of(plan, match.name)}  # fmt: skip
+    name = f"{match.name}/{BLOCK}"
+    return ir.node(BLOCK, inputs, attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
 
 
 def _integers(graph: ir.Graph, gemm: GemmPlan) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-DOMAIN = "edgekit"
-VERSION = 1
-
 
 class NearMiss(Exception):
     """Why a place that looked like a match is none: a clause that completes "<place>: ..."."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import onnx
 from onnx.defs import OpSchema
 
-from edgekit.ops.matching import DOMAIN, VERSION
+from edgekit.ops.blocks import ATTENTION, BLOCK, DOMAIN, VERSION
 
 _FLOAT, _INT8 = "tensor(float)", "tensor(int8)"
 
@@ -33,7 +33,7 @@ def known_to_onnx() -> Iterator[None]:
 
 def _attention() -> OpSchema:
     schema = OpSchema(
-        "FusedQKVAttention", DOMAIN, VERSION,
+        ATTENTION, DOMAIN, VERSION,
         doc="softmax(q k^T * scale) v over a packed projection (B, N, 3 * D), heads joined again: (B, N, D).",
         inputs=[OpSchema.FormalParameter("qkv", _FLOAT)],
         outputs=[OpSchema.FormalParameter("mixed", _FLOAT)],
@@ -54,7 +54,7 @@ def _block() -> OpSchema:
     optional = OpSchema.FormalParameterOption.Optional
     inputs.append(OpSchema.FormalParameter("fc2_gain", _FLOAT, param_option=optional))
     schema = OpSchema(
-        "QViTBlock", DOMAIN, VERSION,
+        BLOCK, DOMAIN, VERSION,
         doc="A pre-norm transformer block (B, N, D) -> (B, N, D): int8 weights, activations quantized per token.",
         inputs=inputs,
         outputs=[OpSchema.FormalParameter("y", _FLOAT)],

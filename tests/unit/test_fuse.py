@@ -27,7 +27,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
 from edgekit.backends.base import ExportSource  # noqa: E402
-from edgekit.backends.onnx_fused import FusableGemms, as_fused, tier_of  # noqa: E402
+from edgekit.backends.fused import as_fused, tier_of  # noqa: E402
+from edgekit.backends.onnx_fused import FusableGemms  # noqa: E402
 from edgekit.backends.onnx_graph import FloatGemms, dinov2_graph  # noqa: E402
 from edgekit.ops.fuse import fuse  # noqa: E402
 from edgekit.ops.schemas import known_to_onnx, schemas  # noqa: E402
