@@ -8,6 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from edgekit.quantize.plan import QuantPlan
 
 Hint = Literal["latency", "throughput"]
 
@@ -61,12 +64,14 @@ class OpenVinoBackend:
         return None if find_spec("openvino") else f"OpenVINO is not installed: {_INSTALL}"
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """The standard-operation precisions."""
-        return (("fp32", "standard"), ("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"))
+        """Four precisions in standard operations, and the two that the fused ops serve."""
+        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+        return (*((precision, "standard") for precision in standard), ("fp32", "fused"), ("w8a8", "fused"))
 
     def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.xml`, `model_w8a8.xml`, ..."""
-        return "model" + (f"_{precision}" if precision != "fp32" else "") + ".xml"
+        """`model.xml`, `model_w8a8.xml`, `model_fp32_fused.xml`, ..."""
+        fused = "_fused" * (variant == "fused")
+        return "model" + (f"_{precision}" if precision != "fp32" or fused else "") + fused + ".xml"
 
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
         """Write `path` and its `.bin`, read them back, and check every integer and range against the plan.
@@ -82,9 +87,7 @@ class OpenVinoBackend:
                               fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})))  # fmt: skip
         import openvino as ov
 
-        from edgekit.backends.openvino_verify import verify_plan
-
-        model = _graph(source, precision)
+        model = _graph(source, precision, variant)
         described = _describe(source, precision, variant)
         stamp(model, described)
         for value, key in _model_api(source):
@@ -92,23 +95,24 @@ class OpenVinoBackend:
         with atomic_path(path) as temporary:
             ov.save_model(model, temporary, compress_to_fp16=precision == "fp16")
             if source.plan is not None and precision not in _FLOAT:
-                verify_plan(temporary, source.plan, precision)
+                _verify(temporary, source.plan, precision, variant)
         return Artifact.model_validate(
             described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
         )
 
     def read(self, path: Path) -> Artifact:
-        """The artifact that an IR says it is, from its `rt_info`.
+        """The artifact that an IR says it is, from its `rt_info`; needs no other package.
 
         Raises:
-            BackendMissing: OpenVINO is not installed.
             DataError: missing, damaged, or not written by edgekit.
         """
-        if problem := self.runner_missing():
-            raise BackendMissing(problem, fix=_INSTALL)
-        model = read_model(path)
-        text = model.get_rt_info(_MANIFEST).astype(str) if model.has_rt_info(_MANIFEST) else None
-        return artifact_from(path, text)
+        _both_files(path)
+        try:
+            found = ElementTree.parse(path).find("/".join(("rt_info", *_MANIFEST)))
+        except ElementTree.ParseError as error:
+            raise DataError(f"{path} is not a readable OpenVINO model", why=str(error),
+                            fix="edgekit export --format openvino") from None  # fmt: skip
+        return artifact_from(path, found.get("value") if found is not None else None)
 
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact on the CPU.
@@ -127,7 +131,8 @@ class OpenVinoBackend:
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.openvino_audit import audit_model
 
-        return audit_model(read_model(artifact.path), plugin_settings("latency", None))
+        core = _core(artifact.variant)
+        return audit_model(read_model(artifact.path, core), core, plugin_settings("latency", None))
 
 
 class OpenVinoRunner:
@@ -137,12 +142,12 @@ class OpenVinoRunner:
         """Compile `artifact` for the CPU; `threads` None leaves their number to the runtime."""
         import openvino as ov
 
-        core = ov.Core()
+        core = _core(artifact.variant)
         if cache_dir is not None:
             core.set_property({"CACHE_DIR": str(cache_dir)})
         self.artifact = artifact
         self._input = artifact.inputs[0]
-        self.compiled = core.compile_model(read_model(artifact.path), "CPU", plugin_settings(hint, threads))
+        self.compiled = core.compile_model(read_model(artifact.path, core), "CPU", plugin_settings(hint, threads))
         self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
         self._request = self.compiled.create_infer_request()
 
@@ -183,38 +188,72 @@ def plugin_settings(hint: Hint, threads: int | None) -> dict[str, Any]:
     return settings
 
 
-def read_model(path: Path) -> ov.Model:
-    """The IR at `path`.
+def read_model(path: Path, core: ov.Core | None = None) -> ov.Model:
+    """The IR at `path`; a fused one needs a core that knows edgekit's ops.
 
     Raises:
         DataError: `.xml` or `.bin` is missing or damaged.
     """
     import openvino as ov
 
-    for file in (path, path.with_suffix(".bin")):
-        if not file.is_file():
-            raise DataError(f"{file} is missing", why="an OpenVINO model is two files, .xml and .bin",
-                            fix="edgekit export --format openvino")  # fmt: skip
+    _both_files(path)
     try:
-        return ov.Core().read_model(path)
+        return (core or ov.Core()).read_model(path)
     except RuntimeError as error:
         raise DataError(f"{path} is not a readable OpenVINO model", why=str(error).strip().splitlines()[-1],
                         fix="edgekit export --format openvino") from None  # fmt: skip
 
 
-def _graph(source: ExportSource, precision: Precision) -> ov.Model:
-    from edgekit.backends.openvino_graph import FloatGemms, build_model
+def _both_files(path: Path) -> None:
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise DataError(f"{file} is missing", why="an OpenVINO model is two files, .xml and .bin",
+                            fix="edgekit export --format openvino")  # fmt: skip
+
+
+def _core(variant: Variant) -> ov.Core:
+    """The runtime, with edgekit's ops when a file needs them; raises BackendMissing when they are not here."""
+    if variant == "fused":
+        from edgekit.backends.openvino_fused import fused_core
+
+        return fused_core()
+    import openvino as ov
+
+    return ov.Core()
+
+
+def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:
+    from edgekit.backends.openvino_graph import FloatGemms, Writer, build_model
     from edgekit.backends.openvino_quant import IntegerGemms, WeightGemms
 
     if precision in _FLOAT:
-        tensors = folded_tensors(source)
-        return build_model(source.model.config, tensors, FloatGemms(tensors))
-    if source.plan is None:
-        raise ExportError(
-            f"{precision} needs a quantization plan", fix="edgekit quantize --model ... --out plan.safetensors"
-        )
-    gemms = WeightGemms(source.plan) if precision == "w8" else IntegerGemms(source.plan)
-    return build_model(source.plan.config, source.plan.float_tensors, gemms)
+        config, tensors = source.model.config, folded_tensors(source)
+        if variant == "fused":
+            from edgekit.backends.openvino_fused import FusedWriter
+
+            return build_model(FusedWriter(config, tensors, FloatGemms(tensors)))
+        return build_model(Writer(config, tensors, FloatGemms(tensors)))
+    plan = source.plan
+    if plan is None:
+        raise ExportError(f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name)
+    if variant == "fused":
+        from edgekit.backends.openvino_fused import FusedGemms, FusedWriter
+
+        return build_model(FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan))
+    gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
+    return build_model(Writer(plan.config, plan.float_tensors, gemms))
+
+
+def _verify(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> None:
+    """Refuse a file whose numbers are not the plan's."""
+    if variant == "fused":
+        from edgekit.backends.openvino_fused import verify_blocks
+
+        verify_blocks(path, plan)
+    else:
+        from edgekit.backends.openvino_verify import verify_plan
+
+        verify_plan(path, plan, precision)
 
 
 def stamp(model: ov.Model, described: Mapping[str, object]) -> None:
@@ -240,7 +279,7 @@ def _describe(source: ExportSource, precision: Precision, variant: Variant) -> d
         "recipe_digest": source.recipe_digest,
         "parent_sha256": source.parent_sha256,
         "tools": {"openvino": version("openvino")},
-        "notes": list(_notes(source, precision)),
+        "notes": list(_notes(source, precision, variant)),
     }
 
 
@@ -260,10 +299,14 @@ def _model_api(source: ExportSource) -> list[tuple[str, str]]:
     ]
 
 
-def _notes(source: ExportSource, precision: Precision) -> tuple[str, ...]:
+def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     if source.plan is None or precision in _FLOAT:
         return ()
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
-    if precision == "w8a8" and any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values()):
+    if (
+        precision == "w8a8"
+        and variant == "standard"
+        and any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
+    ):
         notes.append(_SATURATES)
     return tuple(notes)

@@ -8,6 +8,8 @@ from typing import Any
 
 import openvino as ov
 
+from edgekit.ops.blocks import ATTENTION, BLOCK
+
 _GEMM_LAYERS = frozenset({"FullyConnected", "Convolution", "MatMul"})
 _FUSED_ATTENTION_LAYERS = frozenset({"Subgraph", "ScaledDotProductAttention"})
 _INT8 = frozenset({"i8", "u8"})
@@ -40,6 +42,11 @@ class _Executed:
         return self.layer in _GEMM_LAYERS and any(source.split("/")[0] == name for source in own)
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is one of edgekit's ops, which the plugin counts as reference code."""
+        return any(source.endswith((f"/{BLOCK}", f"/{ATTENTION}")) for source in self.sources)
+
+    @property
     def kind(self) -> str:
         """ "int8", "weight only" (int8 weights dequantized in a float kernel) or "float"."""
         if self.precision not in _INT8:
@@ -47,11 +54,12 @@ class _Executed:
         return "int8" if self.primitive.lower().endswith(("_i8", "_u8")) else "weight only"
 
 
-def audit_model(model: ov.Model, settings: dict[str, Any]) -> dict[str, object]:
+def audit_model(model: ov.Model, core: ov.Core, settings: dict[str, Any]) -> dict[str, object]:
     """Compile for one image and read the execution graph.
 
     Args:
         model: as read from the IR; its batch is set to 1.
+        core: that knows the ops of the model.
         settings: plugin configuration, the runner's own.
 
     Returns:
@@ -64,25 +72,29 @@ def audit_model(model: ov.Model, settings: dict[str, Any]) -> dict[str, object]:
     planned = {node.get_friendly_name() for node in gemms if _producer(node, 0).get_type_name() == "FakeQuantize"}
     attentions = [node.get_friendly_name() for node in nodes if node.get_type_name() == "ScaledDotProductAttention"]
     model.reshape({model.input(0): [1, *list(model.input(0).get_partial_shape())[1:]]})
-    compiled = ov.Core().compile_model(model, "CPU", settings)
+    compiled = core.compile_model(model, "CPU", settings)
     executed = [_Executed.read(node) for node in compiled.get_runtime_model().get_ordered_ops()]
     kinds = {
         name: next((node.kind for node in executed if node.computes(name)), "untraced")
         for name in (node.get_friendly_name() for node in gemms)
     }
     count = Counter(kinds.values())
+    own = Counter(node.get_type_name() for node in nodes)
+    blocks, attentions_own = own[BLOCK], own[ATTENTION]  # a block is four GEMMs and an attention
+    fallbacks = Counter(n.layer for n in executed if n.primitive.startswith("ref") and not n.is_own)
     return {
         "runtime": f"openvino {ov.__version__.split('-')[0]}",
-        "gemms": len(gemms),
-        "gemms_int8": count["int8"],
+        "gemms": len(gemms) + 4 * blocks,
+        "gemms_int8": count["int8"] + 4 * blocks,
         "gemms_weight_only": count["weight only"],
         "gemms_float": count["float"],
         "gemms_untraced": count["untraced"],
         "planned_but_not_int8": sorted(name for name in planned if kinds[name] != "int8"),
-        "attention_blocks": len(attentions),
-        "attention_fused": sum(_is_fused(name, executed) for name in attentions),
+        "attention_blocks": len(attentions) + blocks + attentions_own,
+        "attention_fused": sum(_is_fused(name, executed) for name in attentions) + blocks + attentions_own,
+        "blocks_fused": blocks,
         "quantizers_apart": sum(node.layer == "FakeQuantize" for node in executed),
-        "fallbacks": dict(sorted(Counter(n.layer for n in executed if n.primitive.startswith("ref")).items())),
+        "fallbacks": dict(sorted(fallbacks.items())),
     }
 
 

@@ -78,17 +78,11 @@ def constant(value: np.ndarray | np.generic, name: str) -> ov.Output:
     return op.constant(np.asarray(value, order="C"), name=name).output(0)
 
 
-def build_model(config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms) -> ov.Model:
-    """The export contract as graph: `pixel_values` (B, 3, height, width) -> `last_hidden_state`, `pooler_output`.
-
-    Args:
-        config: of the baked model, whose `grid` is the image size in patches.
-        tensors: float tensors as `edgekit.surgery.state_of` gives them.
-        gemms: how weight GEMMs and attention products are computed.
-    """
+def build_model(writer: Writer) -> ov.Model:
+    """The export contract as graph: `pixel_values` (B, 3, height, width) -> `last_hidden_state`, `pooler_output`."""
+    config, tensors = writer.config, writer.tensors
     pixels = op.parameter([-1, 3, *(side * config.patch for side in config.grid)], np.float32, name=INPUT_NAME)
     pixels.output(0).get_tensor().set_names({INPUT_NAME})
-    writer = _Writer(config, tensors, gemms)
     x = writer.embed(pixels.output(0))  # (B, N, D)
     for i in range(config.depth):
         x = writer.block(f"blocks.{i}", x)
@@ -106,10 +100,17 @@ def _index(value: int | list[int], name: str) -> ov.Output:
     return constant(np.array(value, np.int64), name)
 
 
-class _Writer:
+class Writer:
     """Writes the modules of one model; every method takes and returns a node output, float32."""
 
     def __init__(self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms) -> None:
+        """For a baked model.
+
+        Args:
+            config: its `grid` is the image size in patches.
+            tensors: float tensors as `edgekit.surgery.state_of` gives them.
+            gemms: how weight GEMMs and attention products are computed.
+        """
         self.config, self.tensors, self.gemms = config, tensors, gemms
 
     def embed(self, pixels: ov.Output) -> ov.Output:
@@ -155,16 +156,18 @@ class _Writer:
         return op.multiply(x, self.row(f"{name}.gamma"), name=name).output(0)
 
     def attention(self, name: str, x: ov.Output) -> ov.Output:
-        """softmax(q k^T * scale) v of the packed projection: (B, N, D) -> (B, N, D)."""
+        """Packed projection, softmax(q k^T * scale) v, output projection: (B, N, D) -> (B, N, D)."""
+        return self.gemms.linear(f"{name}.proj", self.mix(name, self.gemms.linear(f"{name}.qkv", x)))
+
+    def mix(self, name: str, packed: ov.Output) -> ov.Output:
+        """softmax(q k^T * scale) v: (B, N, 3 * D) -> (B, N, D)."""
         c = self.config
-        packed = self.gemms.linear(f"{name}.qkv", x)  # (B, N, 3*D)
         lengths = _index([c.width] * 3, f"{name}.split_lengths")
         parts = op.variadic_split(packed, _index(2, f"{name}.split_axis"), lengths, name=f"{name}.split").outputs()
         q, k, v = (self.head(f"{name}.{part}", o) for part, o in zip("qkv", parts, strict=True))
         mixed = self.gemms.attention(name, q, k, v, self.tensors[f"{name}.scale"].item())  # (B, H, N, D/H)
         joined = op.transpose(mixed, _index([0, 2, 1, 3], f"{name}.join_order"), name=f"{name}.join")
-        joined = op.reshape(joined, _index([0, 0, c.width], f"{name}.join_shape"), True, name=f"{name}.mix").output(0)
-        return self.gemms.linear(f"{name}.proj", joined)
+        return op.reshape(joined, _index([0, 0, c.width], f"{name}.join_shape"), True, name=f"{name}.mix").output(0)
 
     def head(self, name: str, x: ov.Output) -> ov.Output:
         """(B, N, D) -> (B, H, N, D/H)."""

@@ -42,7 +42,7 @@ def build_extension(kernels: Path, folder: Path) -> Path:
         raise BackendMissing(f"the OpenVINO extension is not built on {sys.platform}", why="it is tried on Linux only",
                              fix="run the fused .onnx files in ONNX Runtime")  # fmt: skip
     source = SOURCES / "openvino" / "extension.cpp"
-    made_of = (source, SOURCES / "include" / "edgekit_ops.h", kernels)
+    made_of = (Path(__file__), source, SOURCES / "include" / "edgekit_ops.h", kernels)
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in made_of)).hexdigest()[:16]
     home = folder / f"openvino-{version('openvino')}-{digest}"
     if not (home / NAME).exists():

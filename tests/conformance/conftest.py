@@ -15,6 +15,7 @@ from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.models.dinov2 import DinoV2
+from edgekit.pipeline.jobs import fused_missing
 from edgekit.quantize.plan import QuantPlan
 from tests.conformance.rtn_plan import rtn_plan
 
@@ -48,9 +49,7 @@ class Exported:
 
     def kinds(self) -> list[tuple[Precision, Variant]]:
         """The variants that can be made and run here."""
-        from edgekit import ops
-
-        fused = ops.ort_library() is not None if hasattr(ops, "ort_library") else False
+        fused = fused_missing(self.backend.format) is None
         return [kind for kind in self.backend.variants() if kind[1] == "standard" or fused]
 
     def run(self, artifact: Artifact, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
