@@ -172,6 +172,6 @@ def test_no_compiler_is_said(missing: str, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.delenv("CXX", raising=False)
     else:
         monkeypatch.setenv("CXX", "false")
-    with pytest.raises(BackendMissing, match="OpenVINO extension.*apt-get install g"):
+    with pytest.raises(BackendMissing, match=r"OpenVINO extension.*apt-get install g"):
         build_extension(kernels, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
