@@ -56,7 +56,7 @@ class Live:
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
         """Move the line."""
         kind = name.partition(":")[0]
-        if not self._console.is_terminal and total and kind != self._kind:
+        if not self._console.is_terminal and total and kind != self._kind and "/" not in kind:
             self._kind = kind
             self.note(kind)
         self._progress.update(self._task, description=name, completed=done, total=total or None)

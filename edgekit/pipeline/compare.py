@@ -15,7 +15,7 @@ from edgekit.images.sets import load_set
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.latency import LatencyRun, measure_latency
-from edgekit.pipeline.timing import reference_name
+from edgekit.pipeline.timing import reference_name, untimed
 from edgekit.pipeline.watch import Silent, Watcher
 
 
@@ -91,6 +91,10 @@ def latency_of(
         EdgekitError: the artifacts take images of different sizes, or two have the same name.
     """
     watcher = watcher or Silent()
+    skipped = {artifact.name: why for artifact in artifacts if (why := untimed(artifact.format))}
+    artifacts = [artifact for artifact in artifacts if artifact.name not in skipped]
+    if not artifacts:
+        return LatencyRun(reports={}, failures=skipped)
     sizes = {artifact.preprocess.input_size for artifact in artifacts}
     if len(sizes) != 1:
         raise EdgekitError(f"the artifacts take images of different sizes: {sorted(sizes)}", fix="time them one by one")
@@ -98,7 +102,8 @@ def latency_of(
         artifacts = [artifact.model_copy(update={"name": str(artifact.path)}) for artifact in artifacts]
     pixels = np.random.default_rng(seed).standard_normal((batch, 3, *sizes.pop())).astype(np.float32)
     reference = next((a.name for a in artifacts if a.precision == "fp32" and a.variant == "standard"), None)
-    return measure_latency(
+    run = measure_latency(
         artifacts, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed,
         notify=watcher.stage,
     )  # fmt: skip
+    return run.model_copy(update={"failures": run.failures | skipped})

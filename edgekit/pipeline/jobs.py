@@ -118,5 +118,7 @@ def fused_missing(format_: Format = "onnx") -> str | None:
     """None when a format's fused ops can be exported and run here, else why not."""
     from edgekit import ops
 
-    library = getattr(ops, _FUSED_LIBRARIES.get(format_, ""), None)
+    if format_ not in _FUSED_LIBRARIES:  # what is fused there is the runtime's own
+        return None
+    library = getattr(ops, _FUSED_LIBRARIES[format_], None)
     return _FUSED_REASON if library is None or library() is None else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 
-from edgekit.artifact import ArtifactRow
+from edgekit.artifact import ArtifactRow, Format
 from edgekit.backends import get_backend
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyRun, measure_latency
@@ -44,10 +45,17 @@ def timed(
     return done
 
 
+def untimed(format_: Format) -> str | None:
+    """Why a format's latency means nothing on this machine, None where it does."""
+    if format_ == "coreml" and platform.system() != "Darwin":
+        return "Core ML runs on macOS and iOS only; here its program is interpreted, which proves drift, not speed"
+    return None
+
+
 def _measure(
     group: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
 ) -> LatencyRun:
-    runnable = [job for job in group if get_backend(job.format).runner_missing() is None]
+    runnable = [job for job in group if not (untimed(job.format) or get_backend(job.format).runner_missing())]
     rows = [records[job.name].row for job in runnable]
     if not runnable:
         return LatencyRun(reports={}, failures={})
@@ -71,7 +79,7 @@ def _with_latency(record: Record, run: LatencyRun, key: str) -> Record:
         report = run.reports[name]
         row = record.row.model_copy(update={"latency": report.summary(), "notes": notes})
         return record.model_copy(update={"row": row, "latency": report, "latency_key": key})
-    if name in run.failures:
-        notes = (*notes, f"not timed here: {run.failures[name]}")
+    if why := run.failures.get(name) or untimed(record.row.format):
+        notes = (*notes, f"not timed here: {why}")
     row = record.row.model_copy(update={"latency": None, "notes": notes})
     return record.model_copy(update={"row": row, "latency": None, "latency_key": key})
