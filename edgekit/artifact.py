@@ -134,11 +134,16 @@ class Manifest(BaseModel):
             data["schema_"] = data.pop("schema")
             return cls.model_validate(data)
         except FileNotFoundError:
-            raise DataError(f"{folder} is not a build folder: it has no manifest.json",
-                            fix="edgekit build --model demo --out " + str(folder)) from None
+            raise DataError(
+                f"{folder} is not a build folder: it has no manifest.json",
+                fix="edgekit build --model demo --out " + str(folder),
+            ) from None
         except (ValueError, KeyError, AttributeError, ValidationError) as error:
-            raise DataError(f"{path} cannot be read as {BUILD_SCHEMA}", why=str(error).splitlines()[0],
-                            fix="edgekit build again into an empty folder") from error
+            raise DataError(
+                f"{path} cannot be read as {BUILD_SCHEMA}",
+                why=str(error).splitlines()[0],
+                fix="edgekit build again into an empty folder",
+            ) from error
 
 
 def files_of(path: Path) -> list[Path]:
@@ -181,10 +186,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = holder / path.name
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
         for companion in sorted(p for p in holder.iterdir() if p != temporary):
             os.replace(companion, path.parent / companion.name)
-        os.replace(temporary, path)
+        if not path.is_dir() or path.is_symlink():
+            os.replace(temporary, path)
+            return
+        old = holder / "replaced"  # a folder is not replaced in one step: the old one steps aside, and back if need be
+        os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
