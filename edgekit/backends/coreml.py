@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from edgekit.backends.coreml_graph import Gemms
 
 MANIFEST_KEY = "edgekit.manifest"  # of the package's metadata: the artifact as JSON, without path, digest and size
-_INSTALL = "pip install 'edgekit[coreml,torch]'"
+_INSTALL = "pip install 'edgekit[coreml]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 
 
@@ -49,11 +48,11 @@ class CoreMlBackend:
 
     def missing(self) -> str | None:
         """Which of the packages that export needs is not installed, or is of another version than was tested."""
-        return _not_installed("coremltools", "torch")
+        return _not_installed("coremltools")
 
     def runner_missing(self) -> str | None:
-        """On macOS coremltools runs packages; elsewhere edgekit's interpreter does, which needs torch as well."""
-        return _not_installed("coremltools", *(() if platform.system() == "Darwin" else ("torch",)))
+        """Whether coremltools is installed: it runs packages on macOS, and reads them for the interpreter elsewhere."""
+        return _not_installed("coremltools")
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
         """Every precision; attention is one operation in all of them."""
@@ -127,15 +126,17 @@ class CoreMlBackend:
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Load an artifact: in Core ML on macOS, else in the interpreter of `edgekit.backends.mil`.
 
+        `threads` is of no effect: Core ML has no such setting, and numpy takes it from OMP_NUM_THREADS.
+
         Raises:
-            BackendMissing: coremltools or torch is not installed.
+            BackendMissing: coremltools is not installed.
             DataError: the package is missing or damaged.
         """
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.coreml_runner import CoreMlRunner
 
-        return CoreMlRunner(artifact, threads)
+        return CoreMlRunner(artifact)
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
         """What stands in the saved program; see `coreml_audit.audit_package`."""

@@ -15,7 +15,7 @@ def audit_package(artifact: Artifact) -> dict[str, object]:
     """Count the operations of the saved program; which processor runs them is decided by the device.
 
     Returns:
-        Of the GEMMs with fixed weights, `gemms_int8_inputs` have quantizers in front of integer weights (what a device
+        Of the GEMMs with fixed weights, `gemms_int8` have quantizers in front of integer weights (what a device
         with int8 products can run as such) and `gemms_integer_weights` have integer weights at all;
         `attention_fused` counts attention blocks in one operation, `attention_decomposed` those in several.
     """
@@ -27,7 +27,7 @@ def audit_package(artifact: Artifact) -> dict[str, object]:
         "runtime": "read from the saved program; Core ML places operations on the device itself",
         "gemms": len(gemms),
         "gemms_integer_weights": sum(stored),
-        "gemms_int8_inputs": sum(bool(quantizers(op)) and whole for op, whole in zip(gemms, stored, strict=True)),
+        "gemms_int8": sum(bool(quantizers(op)) and whole for op, whole in zip(gemms, stored, strict=True)),
         "gemms_float": len(gemms) - sum(stored),
         "attention_fused": count["scaled_dot_product_attention"],
         "attention_decomposed": count["softmax"],

@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends.coreml_package import read_metadata
 from edgekit.backends.coreml_tools import coremltools, quiet
+from edgekit.backends.mil import MilProgram
 from edgekit.errors import DataError
 
 INTERPRETED = "MIL program interpreted on CPU: proves graph, weights and quantization, not Apple's kernels or latency"
@@ -27,8 +28,8 @@ class Model(Protocol):
 class CoreMlRunner:
     """A loaded package; takes one image after the other, since its batch is 1."""
 
-    def __init__(self, artifact: Artifact, threads: int | None, model: Model | None = None) -> None:
-        """Load `artifact`; `threads` is for the interpreter, Core ML decides itself. `model` replaces what runs it.
+    def __init__(self, artifact: Artifact, model: Model | None = None) -> None:
+        """Load `artifact`; `model` replaces what runs it.
 
         Raises:
             DataError: the package is missing or damaged.
@@ -37,9 +38,7 @@ class CoreMlRunner:
             raise DataError(f"{artifact.path} is missing", fix="edgekit export --format coreml")
         self.artifact = artifact
         self.interpreted = model is None and platform.system() != "Darwin"
-        self._model: Model = model or (
-            _interpreter(artifact.path, threads) if self.interpreted else _Native(artifact.path)
-        )
+        self._model: Model = model or (MilProgram(artifact.path) if self.interpreted else _Native(artifact.path))
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
@@ -59,13 +58,3 @@ class _Native:
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = self._model.predict(inputs)
         return result
-
-
-def _interpreter(path: Path, threads: int | None) -> Model:
-    from edgekit.backends.mil import MilProgram
-
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    return MilProgram(path)

@@ -1,4 +1,4 @@
-"""Runs a saved Core ML program on any CPU, operation by operation in torch: what macOS alone can do otherwise.
+"""Runs a saved Core ML program on any CPU, operation by operation in numpy: what macOS alone can do otherwise.
 
 The program is read back from disk, so that graph, weights and quantizers are proven as they were written. Each result
 is rounded to the type the program gives it; inside one operation arithmetic is float32. Nothing is proven about Apple's
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from edgekit.backends.coreml_package import read_function
 from edgekit.backends.mil_ops import OPERATIONS, Inputs
@@ -21,11 +19,10 @@ from edgekit.errors import DataError, ExportError
 
 CONSTANTS = "constexpr_"  # operations that the runtime evaluates once, when it loads the file
 _DTYPES = {
-    "fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32, "int8": torch.int8, "uint8": torch.uint8,
-    "bool": torch.bool,
+    "fp16": np.float16, "fp32": np.float32, "int32": np.int32, "int8": np.int8, "uint8": np.uint8, "bool": np.bool_,
 }  # fmt: skip
 
-Watcher = Callable[[Any, Inputs, list[Tensor]], None]
+Watcher = Callable[[Any, Inputs, list[np.ndarray]], None]
 """Called with each operation, its inputs and its outputs."""
 
 
@@ -40,11 +37,10 @@ class MilProgram:
             ExportError: it has an operation that the interpreter does not know.
         """
         self.path, self.function = path, read_function(path)
-        self._constants: dict[str, Tensor] = {}
+        self._constants: dict[str, np.ndarray] = {}
         for op in self.operations():
             if op.op_type.startswith(CONSTANTS):
-                value = np.ascontiguousarray(op.materialized_val_inference())
-                self._constants[op.outputs[0].name] = torch.from_numpy(value)
+                self._constants[op.outputs[0].name] = np.ascontiguousarray(op.materialized_val_inference())
             elif op.op_type not in OPERATIONS:
                 raise ExportError(f"{path.name} has the operation {op.op_type}", why="unknown to the interpreter",
                                   fix="run it on macOS")  # fmt: skip
@@ -53,19 +49,21 @@ class MilProgram:
         """All operations in order, constants left out."""
         return (op for op in self.function.operations if op.op_type != "const")
 
-    @torch.no_grad()
     def __call__(self, inputs: Mapping[str, np.ndarray], watch: Watcher | None = None) -> dict[str, np.ndarray]:
         """Outputs by name. Raises DataError when an input has another shape than the program's."""
-        values: dict[str, Tensor] = dict(self._constants)
+        values: dict[str, np.ndarray] = dict(self._constants)
         for name, var in self.function.inputs.items():
             if tuple(inputs[name].shape) != _shape(var):
                 raise DataError(f"{name} has shape {inputs[name].shape}", why=f"{self.path.name} takes {_shape(var)}")
-            values[name] = torch.from_numpy(np.ascontiguousarray(inputs[name])).to(_dtype(var))
+            values[name] = inputs[name].astype(_dtype(var))
         for op in self.operations():
             if op.op_type.startswith(CONSTANTS):
                 continue
             arguments = {key: _value(values, var) for key, var in op.inputs.items()}
-            results = [r.to(_dtype(o)) for o, r in zip(op.outputs, OPERATIONS[op.op_type](arguments), strict=True)]
+            results = [
+                r.astype(_dtype(o), copy=False)
+                for o, r in zip(op.outputs, OPERATIONS[op.op_type](arguments), strict=True)
+            ]
             for output, result in zip(op.outputs, results, strict=True):
                 if tuple(result.shape) != _shape(output):
                     raise ExportError(f"{op.op_type} {output.name} gives {tuple(result.shape)}",
@@ -73,10 +71,10 @@ class MilProgram:
                 values[output.name] = result
             if watch is not None:
                 watch(op, arguments, results)
-        return {var.name: values[var.name].numpy() for var in self.function.outputs}
+        return {var.name: values[var.name] for var in self.function.outputs}
 
 
-def _value(values: Mapping[str, Tensor], var: Any) -> Any:
+def _value(values: Mapping[str, np.ndarray], var: Any) -> Any:
     """What an argument stands for: a tensor computed before, a constant, or several of them."""
     if isinstance(var, (list, tuple)):
         return [_value(values, item) for item in var]
@@ -85,7 +83,7 @@ def _value(values: Mapping[str, Tensor], var: Any) -> Any:
     return values.get(var.name, var.val)
 
 
-def _dtype(var: Any) -> torch.dtype:
+def _dtype(var: Any) -> type[np.generic]:
     from coremltools.converters.mil.mil import types
 
     return _DTYPES[types.builtin_to_string(var.dtype)]
