@@ -14,6 +14,7 @@ from edgekit.artifact import Format, Frozen, Precision
 from edgekit.errors import RecipeError
 
 Engine = Literal["edgekit", "nncf"]
+Input = Literal["pixel_values", "image"]
 PATCH = 14  # pixels per patch side, the same in every DINOv2 model
 
 
@@ -62,6 +63,7 @@ class Recipe(Frozen):
     fused: bool = True
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
+    inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO files as well that take uint8 images of any size
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
     evaluation_samples: int = Field(default=32, ge=1)

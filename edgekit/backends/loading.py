@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from edgekit.artifact import Artifact, ArtifactRow, Format, Manifest, Precision, Variant
+from edgekit.artifact import IMAGE_NAME, OUTPUT_NAMES, Artifact, ArtifactRow, Format, Manifest, Precision, Variant
 from edgekit.backends.base import Runner
 from edgekit.errors import BackendMissing, DataError
 
@@ -54,11 +54,15 @@ class LoadedModel:
         Raises:
             DataError: an array of another shape or type, or a picture that cannot be read.
         """
-        if isinstance(images, np.ndarray) and images.dtype == np.float32:
+        takes_images = self.artifact.inputs[0].name == IMAGE_NAME  # the file resizes and normalises by itself
+        if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
             return self.runner(self._checked(images))
         several = isinstance(images, Sequence) and not isinstance(images, str)
         several |= isinstance(images, np.ndarray) and images.ndim == 4
-        pictures = images if several else [images]
+        pictures = cast("Sequence[Picture]", images if several else [images])
+        if takes_images:
+            each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
+            return {name: np.concatenate([outputs[name] for outputs in each]) for name in OUTPUT_NAMES}
         return self.runner(np.stack([_prepare(picture, self.artifact) for picture in pictures]))
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
@@ -150,13 +154,20 @@ def _artifact_at(path: Path) -> Artifact:
 
 def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:
     """(3, H, W) float32."""
+    from edgekit.images import preprocess
+
+    return preprocess(_rgb(picture), artifact.preprocess)
+
+
+def _rgb(picture: Picture) -> Image:
+    """The picture as RGB."""
     from PIL import Image
 
-    from edgekit.images import preprocess
+    from edgekit.images import read_image
 
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise DataError(f"an array of {picture.dtype} and shape {picture.shape} is no picture",
                             why="wanted is RGB uint8 (H, W, 3), or float32 pixel_values (B, 3, H, W)")  # fmt: skip
-        picture = Image.fromarray(picture)
-    return preprocess(Path(picture) if isinstance(picture, str) else picture, artifact.preprocess)
+        return Image.fromarray(picture)
+    return read_image(Path(picture)) if isinstance(picture, str | Path) else picture.convert("RGB")

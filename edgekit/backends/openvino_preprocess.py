@@ -8,12 +8,11 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from edgekit.artifact import Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
 from edgekit.backends.openvino import read_model, stamp
 from edgekit.backends.openvino_graph import constant
 from edgekit.errors import ExportError
 
-IMAGE_NAME = "image"
 _PILLOW_CUBIC = -0.5  # Pillow's bicubic coefficient; OpenVINO's default is -0.75
 
 

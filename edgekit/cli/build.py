@@ -27,6 +27,7 @@ def build(
     format_: options.Formats = None,
     precision: options.Precisions = None,
     engine: options.Engines = None,
+    input_: options.Inputs = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
     eval_: options.Eval = None,
@@ -43,8 +44,8 @@ def build(
     Run it again and only what is missing is made.
     """
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, sizes=image_size, calib=calib,
-        evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
+        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
+        sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "all", threads=threads, max_drop=max_drop, dry_run=dry_run, as_json=as_json))
 
@@ -57,6 +58,7 @@ def export(
     format_: options.Formats = None,
     precision: options.Precisions = None,
     engine: options.Engines = None,
+    input_: options.Inputs = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
     samples: options.Samples = None,
@@ -66,8 +68,8 @@ def export(
 ) -> None:
     """Write the artifacts and check them against the golden outputs; measure nothing else."""
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, sizes=image_size, calib=calib,
-        samples=samples, seed=seed,
+        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
+        sizes=image_size, calib=calib, samples=samples, seed=seed,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
 

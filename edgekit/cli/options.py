@@ -19,6 +19,12 @@ Precisions = Annotated[str | None, typer.Option("--precision", help="Of fp32,fp1
 Engines = Annotated[
     str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        "--input", help="Of pixel_values,image: OpenVINO files that take images, too.", metavar="A,B"
+    ),
+]
 Sizes = Annotated[
     str | None,
     typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
@@ -49,6 +55,7 @@ def recipe_from(
     formats: str | None = None,
     precisions: str | None = None,
     engines: str | None = None,
+    inputs: str | None = None,
     sizes: str | None = None,
     calib: str | None = None,
     evaluation: str | None = None,
@@ -67,7 +74,7 @@ def recipe_from(
     values = base.model_dump()
     given = {
         "model": model, "formats": _words(formats), "precisions": _words(precisions), "engines": _words(engines),
-        "image_size": _sizes(sizes),
+        "inputs": _words(inputs), "image_size": _sizes(sizes),
         "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
     }  # fmt: skip
     values |= {key: value for key, value in given.items() if value is not None}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.errors import RecipeError
 from edgekit.quantize.nncf_engine import nncf_missing
-from edgekit.recipe import Engine, Recipe
+from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -34,13 +34,15 @@ class Job:
     path: str  # relative to the build folder, POSIX separators
     blocked: str | None = None
     engine: Engine = "edgekit"  # that quantizes it
+    input: Input = "pixel_values"  # or "image": a sibling's file with the transform in front
 
     @property
     def name(self) -> str:
         """Unique in a build folder."""
         fused = "_fused" if self.variant == "fused" else ""
         engine = "" if self.engine == "edgekit" else f"_{self.engine}"
-        return f"{self.format}/{self.precision}{fused}{engine}{self.suffix}"
+        image = "_image" if self.input == "image" else ""
+        return f"{self.format}/{self.precision}{fused}{engine}{image}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -100,7 +102,16 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     if format_ == "openvino" and "w8a8" in precisions and "nncf" in recipe.engines:
         path = f"openvino/model_w8a8_nncf{suffix}.xml"
         jobs.append(Job(format_, "w8a8", "standard", size, suffix, path, blocked or nncf_missing(), "nncf"))
+    if format_ == "openvino" and "image" in recipe.inputs:
+        jobs += [_with_image_input(job) for job in jobs if job.path and job.variant == "standard"]
     return jobs
+
+
+def _with_image_input(job: Job) -> Job:
+    """The same artifact behind the transform."""
+    path = PurePosixPath(job.path)
+    stem = path.stem.removesuffix(job.suffix) if job.suffix else path.stem
+    return replace(job, input="image", path=str(path.with_name(f"{stem}_image{job.suffix}{path.suffix}")))
 
 
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:

@@ -48,7 +48,11 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
     watcher.stage(job.name)
     backend = get_backend(job.format)
     try:
-        if job.engine == "nncf":
+        if job.input == "image":
+            from edgekit.pipeline.image_input import make_image_input
+
+            artifact = make_image_input(job, materials)
+        elif job.engine == "nncf":
             from edgekit.pipeline.nncf import make_nncf
 
             artifact = make_nncf(job, materials)
@@ -59,6 +63,8 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
     except Exception as error:
         return Record(key=key, row=job.row("failed", _logged(error, job, materials.out)))
     row = row_of(artifact.model_copy(update={"name": job.name}), materials.out)
+    if job.input == "image":  # compared with its sibling already, which is examined
+        return Record(key=key, row=row, drift_key=drift_key)
     return _examined(Record(key=key, row=row), job, materials, drift_key, watcher)
 
 
@@ -77,6 +83,7 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
             if job.engine == "edgekit":
                 raise
             row = row.model_copy(update={"notes": (*row.notes, error.what)})  # a peer may be bad: that is its figure
+            record = record.model_copy(update={"row": row})
     except BackendMissing as error:
         note = f"built, but not run on this machine: {error}"
         return record.model_copy(update={"row": row.model_copy(update={"notes": (*row.notes, note)}),

@@ -11,7 +11,7 @@ from PIL import Image
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino import OpenVinoBackend
-from edgekit.errors import ExportError
+from edgekit.errors import DataError, ExportError
 from edgekit.images.preprocess import preprocess
 from edgekit.models.dinov2 import DinoV2
 
@@ -81,3 +81,22 @@ def test_preprocessing_goes_in_once(tiny: DinoV2, tmp_path: Path) -> None:
     embedded = embed_preprocessing(export(tiny, tmp_path, Preprocess.for_size(56, 56)), tmp_path / "image.xml")
     with pytest.raises(ExportError, match="already"):
         embed_preprocessing(embedded, tmp_path / "again.xml")
+
+
+def test_load_gives_images_to_a_file_that_takes_them(tiny: DinoV2, tmp_path: Path) -> None:
+    import edgekit
+
+    from edgekit.backends.openvino_preprocess import embed_preprocessing
+
+    plain = export(tiny, tmp_path, Preprocess.for_size(56, 56))
+    embed_preprocessing(plain, tmp_path / "model_image.xml")
+    small = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    pictures = [Image.fromarray(small).resize(size, Image.Resampling.BICUBIC) for size in ((90, 77), (131, 200))]
+    expected = edgekit.load(plain.path)(pictures)["pooler_output"]
+    model = edgekit.load(tmp_path / "model_image.xml")
+    assert model.artifact.inputs[0].name == "image"
+    actual = model(pictures)["pooler_output"]
+    cosine = (actual * expected).sum(1) / np.linalg.norm(actual, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosine.min() > 0.9999
+    with pytest.raises(DataError, match="no picture"):
+        model(np.zeros((1, 3, 70, 56), np.float32))

@@ -1,4 +1,4 @@
-"""NNCF as a row of the build: asked for by name, beside our own or alone, and never taken for the best by `load`."""
+"""Rows that OpenVINO alone has: NNCF as the other engine, and files that take images; both only when asked for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_row_comes_when_asked_for_and_only_with_int8() -> None:
 
 
 def test_its_files_do_not_replace_ours_and_need_no_plan() -> None:
-    jobs = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("edgekit", "nncf")))
+    jobs = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("edgekit", "nncf"), fused=False))
     assert [job.path for job in jobs] == ["openvino/model_w8a8.xml", "openvino/model_w8a8_nncf.xml"]
     assert [job.integer for job in jobs] == [True, False]
 
@@ -69,6 +69,21 @@ def test_load_takes_it_last() -> None:
     theirs, ours = row("openvino/w8a8_nncf", {"nncf": "3.4"}), row("openvino/w8a8", {"openvino": "2026.4"})
     fp32 = ours.model_copy(update={"precision": "fp32"})
     assert sorted([theirs, fp32, ours], key=loading._rank) == [ours, fp32, theirs]
+
+
+def test_files_that_take_images_are_rows_behind_their_siblings() -> None:
+    recipe = Recipe.make({
+        "formats": ["onnx", "openvino"], "precisions": ["fp32", "w8a8"], "engines": ["nncf"], "fused": False,
+        "inputs": ["pixel_values", "image"], "image_size": [[224, 224], [70, 56]],
+    })  # fmt: skip
+    jobs = {job.name: job.path for job in jobs_of(recipe) if job.input == "image"}
+    assert jobs == {
+        "openvino/fp32_image": "openvino/model_image.xml",
+        "openvino/w8a8_nncf_image": "openvino/model_w8a8_nncf_image.xml",
+        "openvino/fp32_image_70x56": "openvino/model_image_70x56.xml",
+        "openvino/w8a8_nncf_image_70x56": "openvino/model_w8a8_nncf_image_70x56.xml",
+    }
+    assert not any(job.input == "image" for job in jobs_of(Recipe(formats=("openvino",))))
 
 
 @pytest.mark.full
