@@ -17,6 +17,7 @@ from edgekit.errors import DataError
 Tier = Literal["speed", "quality"]
 AttentionMode = Literal["f32", "hybrid", "u8"]
 
+ATTENTION_OF: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "f32"}
 QUERY_LEVELS = 127
 KEY_LEVELS = 127
 HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 4095, 2047, 256
@@ -57,11 +58,11 @@ def qvit_block(
 ) -> np.ndarray:
     """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * gelu(fc1(norm2(y)))): (B, N, D).
 
-    Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`.
+    Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`; attention
+    is "hybrid" at the speed tier, "f32" at the quality tier.
     """
-    mixed = fused_qkv_attention(
-        integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier), heads=heads, scale=scale
-    )
+    qkv = integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier)
+    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION_OF[tier])
     y = x + integer_linear(mixed, weights.proj, tier)
     hidden = gelu(integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier))
     if weights.fc2_gain is not None:

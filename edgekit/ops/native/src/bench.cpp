@@ -1,0 +1,43 @@
+// Ceiling of the dot instruction and speed of the GEMM kernel, for benchmarks/kernels.py.
+#include <chrono>
+
+#include "block.h"
+#include "workspace.h"
+
+using namespace edgekit;
+
+static double seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double edgekit_ceiling_gmacs(int32_t tier, int32_t weight_bits) {
+    const Kernels& k = active_kernels();
+    const Format format = k.format(tier == EDGEKIT_SPEED, weight_bits);
+    double best = 0;
+    for (int i = 0; i < 8; ++i) {
+        const double start = seconds(), macs = k.ceiling(format, 2000000);
+        const double rate = macs / (seconds() - start) * 1e-9;
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64_t in, int64_t out) {
+    const Kernels& k = active_kernels();
+    const std::vector<int8_t> weight(in * out, 1);
+    const std::vector<float> ones(out, 1);
+    PackedLinear linear;
+    linear.pack({weight.data(), ones.data(), ones.data()}, int(in), int(out), k.format(tier == EDGEKIT_SPEED, weight_bits),
+                tier != EDGEKIT_SPEED, nullptr);
+    Workspace x(rows * (linear.view.steps * 4 + 64)), y(rows * linear.view.padded_out() * sizeof(float));
+    if (!x.data() || !y.data()) return 0;
+    for (size_t i = 0; i < rows * (linear.view.steps * 4 + size_t{64}); ++i) x.data()[i] = 1;
+    double best = 0;
+    for (const double end = seconds() + 0.3; seconds() < end;) {
+        const double start = seconds();
+        k.gemm(linear.view, x.data(), reinterpret_cast<float*>(y.data()), int(rows));
+        const double rate = double(rows) * in * out / (seconds() - start) * 1e-9;
+        best = rate > best ? rate : best;
+    }
+    return best;
+}

@@ -1,0 +1,165 @@
+// The C interface: work split into tasks for the host's threads.
+#include <algorithm>
+#include <atomic>
+#include <new>
+
+#include "block.h"
+#include "workspace.h"
+
+#ifndef EDGEKIT_SOURCES
+#define EDGEKIT_SOURCES "unknown"
+#endif
+
+namespace edgekit {
+namespace {
+
+thread_local std::string last_error;
+
+int refuse(std::string why) {
+    last_error = std::move(why);
+    return EDGEKIT_INVALID;
+}
+
+int no_memory() {
+    last_error = "out of memory";
+    return EDGEKIT_NO_MEMORY;
+}
+
+template <class Task>
+void for_each(const edgekit_threads* threads, size_t count, Task& task) {
+    if (threads && threads->run && count > 1)
+        threads->run(threads->pool, [](void* argument, size_t i) { (*static_cast<Task*>(argument))(i); }, count, &task);
+    else
+        for (size_t i = 0; i < count; ++i) task(i);
+}
+
+// Rows of the i-th of `count` nearly equal parts: [first, last).
+struct Part {
+    int64_t first, last;
+    Part(int64_t rows, int64_t count, int64_t i) : first(rows * i / count), last(rows * (i + 1) / count) {}
+    int rows() const { return int(last - first); }
+};
+
+// Weights are read once for each part: some 48 rows pay for that, and a multiple of 4 parts keeps 2 and 4 threads busy.
+int64_t parts_of(int64_t rows) {
+    const int64_t parts = (rows + 47) / 48;
+    return parts < 4 ? std::min<int64_t>(std::max<int64_t>(1, rows / 8), 4) : (parts + 3) / 4 * 4;
+}
+
+}  // namespace
+
+bool attend_all(Attention a, int64_t batch, const edgekit_threads* threads) {
+    const Kernels& k = active_kernels();
+    const size_t heads = size_t(a.heads), head_bytes = rounded(k.head_bytes(a), 64);
+    const size_t blocks = (a.tokens + k.query_rows - 1) / k.query_rows;
+    Workspace packed(head_bytes * heads * batch);
+    std::atomic<bool> enough{packed.data() != nullptr};
+    if (!enough) return false;
+    auto pack = [&](size_t i) { k.pack_head(a, int(i / heads), int(i % heads), packed.data() + i * head_bytes); };
+    for_each(threads, heads * batch, pack);
+    auto attend = [&](size_t i) {
+        const Part part(a.tokens, blocks, i % blocks);
+        Workspace scratch(k.attend_scratch(a));
+        if (!scratch.data()) { enough = false; return; }
+        const size_t pair = i / blocks;
+        k.attend(a, int(pair / heads), int(pair % heads), int(part.first), part.rows(), packed.data() + pair * head_bytes,
+                 scratch.data());
+    };
+    for_each(threads, heads * batch * blocks, attend);
+    return enough;
+}
+
+}  // namespace edgekit
+
+using namespace edgekit;
+
+const char* edgekit_version(void) { return EDGEKIT_SOURCES; }
+const char* edgekit_isa(void) { return active_kernels().name; }
+const char* edgekit_last_error(void) { return last_error.c_str(); }
+
+const char* edgekit_isas(void) {
+    static const std::string names = [] {
+        std::string all;
+        for (size_t i = 0; i < kernels_count(); ++i)
+            if (const Kernels* kernels = kernels_at(i)) all += (all.empty() ? "" : " ") + std::string(kernels->name);
+        return all;
+    }();
+    return names.c_str();
+}
+
+int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) try {
+    *block = nullptr;
+    if (std::string problem = problem_of(*spec); !problem.empty()) return refuse(problem);
+    auto made = std::make_unique<edgekit_block>();
+    const int width = int(spec->width), hidden = int(spec->hidden);
+    const bool quality = spec->tier == EDGEKIT_QUALITY;
+    const Format format = active_kernels().format(!quality, spec->weight_bits);
+    const float* norms[] = {spec->norm1_weight, spec->norm1_bias, spec->norm2_weight, spec->norm2_bias};
+    for (int i = 0; i < 4; ++i) made->norms[i].assign(norms[i], norms[i] + width);
+    made->qkv.pack(spec->qkv, width, 3 * width, format, quality, nullptr);
+    made->proj.pack(spec->proj, width, width, format, quality, nullptr);
+    made->fc1.pack(spec->fc1, width, hidden, format, quality, spec->fc2_gain);
+    made->fc2.pack(spec->fc2, hidden, width, format, quality, nullptr);
+    BlockData& d = made->data;
+    d.width = width, d.hidden = hidden, d.heads = int(spec->heads), d.scale = spec->scale;
+    d.attention = spec->attention >= 0 ? spec->attention : quality ? EDGEKIT_F32 : EDGEKIT_HYBRID;
+    d.norm1 = {made->norms[0].data(), made->norms[1].data(), spec->epsilon};
+    d.norm2 = {made->norms[2].data(), made->norms[3].data(), spec->epsilon};
+    d.qkv = made->qkv.view, d.proj = made->proj.view, d.fc1 = made->fc1.view, d.fc2 = made->fc2.view;
+    *block = made.release();
+    return EDGEKIT_OK;
+} catch (const std::bad_alloc&) {
+    return no_memory();
+}
+
+void edgekit_block_destroy(edgekit_block* block) { delete block; }
+
+int edgekit_block_run(const edgekit_block* block, const float* x, float* y, int64_t batch, int64_t tokens,
+                      const edgekit_threads* threads) try {
+    const BlockData& d = block->data;
+    Attention a;
+    a.scale = d.scale, a.mode = d.attention;
+    if (std::string problem = problem_of(a, batch, tokens, d.width, d.heads); !problem.empty()) return refuse(problem);
+    const int64_t rows = batch * tokens;
+    if (rows == 0) return EDGEKIT_OK;
+    const Kernels& k = active_kernels();
+    const size_t stride = size_t(d.qkv.padded_out());
+    Workspace qkv(rows * stride * sizeof(float)), mixed(size_t(rows) * d.width * sizeof(float));
+    if (!qkv.data() || !mixed.data()) return no_memory();
+    a.qkv = reinterpret_cast<float*>(qkv.data()), a.out = reinterpret_cast<float*>(mixed.data());
+    a.tokens = int(tokens), a.width = d.width, a.heads = d.heads, a.dim = d.width / d.heads, a.stride = stride;
+
+    const int64_t parts = parts_of(rows);
+    std::atomic<bool> enough{true};
+    auto project = [&](size_t i) {
+        const Part part(rows, parts, i);
+        Workspace scratch(k.rows_scratch(d, part.rows()));
+        if (!scratch.data()) { enough = false; return; }
+        k.project(d, x + part.first * d.width, reinterpret_cast<float*>(qkv.data()) + part.first * stride, part.rows(), scratch.data());
+    };
+    auto finish = [&](size_t i) {
+        const Part part(rows, parts, i);
+        Workspace scratch(k.rows_scratch(d, part.rows()));
+        if (!scratch.data()) { enough = false; return; }
+        k.finish(d, x + part.first * d.width, a.out + part.first * d.width, y + part.first * d.width, part.rows(), scratch.data());
+    };
+    for_each(threads, parts, project);
+    if (!enough || !attend_all(a, batch, threads)) return no_memory();
+    for_each(threads, parts, finish);
+    return enough ? EDGEKIT_OK : no_memory();
+} catch (const std::bad_alloc&) {
+    return no_memory();
+}
+
+int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width, int64_t heads,
+                          float scale, int32_t mode, const edgekit_threads* threads) try {
+    Attention a;
+    a.scale = scale, a.mode = mode;
+    if (std::string problem = problem_of(a, batch, tokens, width, heads); !problem.empty()) return refuse(problem);
+    if (batch * tokens == 0) return EDGEKIT_OK;
+    a.qkv = qkv, a.out = out, a.tokens = int(tokens), a.width = int(width), a.heads = int(heads);
+    a.dim = int(width / heads), a.stride = size_t(3 * width);
+    return attend_all(a, batch, threads) ? EDGEKIT_OK : no_memory();
+} catch (const std::bad_alloc&) {
+    return no_memory();
+}

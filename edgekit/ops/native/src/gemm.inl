@@ -1,0 +1,79 @@
+// The one inner loop: R rows of broadcast activations against panels of weights, for every number format.
+
+struct Floats {
+    using acc = vf;
+    using element = float;
+    static constexpr int group = 1;
+    static inline vf dot(vf sum, vi a, vi w) { return sum + (vf)a * (vf)w; }
+};
+
+static constexpr int columns = VECTORS * LANES;  // of one tile: 16 or 32
+static_assert(columns % panel_outputs == 0 && 32 % columns == 0);
+
+// tile (R, columns) = a (R, steps) x w; `a` in units of 4 bytes.
+template <class Dot, int R>
+static inline __attribute__((always_inline)) void multiply_rows(const char* a, size_t a_stride, const char* w,
+                                                                size_t panel_bytes, int steps, char* tile) {
+    typename Dot::acc sums[R][VECTORS] = {};
+    for (int s = 0; s < steps; ++s) {
+        vi weights[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            __builtin_memcpy(&weights[v], w + (v * LANES / panel_outputs) * panel_bytes + (v * LANES % panel_outputs) * 4,
+                             sizeof(vi));
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            int32_t group;
+            __builtin_memcpy(&group, a + r * a_stride + s * 4, 4);
+            vi spread = splat(group);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] = Dot::dot(sums[r][v], spread, weights[v]);
+        }
+        w += step_bytes;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            __builtin_memcpy(tile + (r * VECTORS + v) * sizeof(vi), &sums[r][v], sizeof(vi));
+}
+
+template <class Dot, int R = ROWS>
+static void multiply(int rows, const char* a, size_t a_stride, const char* w, size_t panel_bytes, int steps, char* tile) {
+    if constexpr (R > 0) {
+        if (rows == R) return multiply_rows<Dot, R>(a, a_stride, w, panel_bytes, steps, tile);
+        multiply<Dot, R - 1>(rows, a, a_stride, w, panel_bytes, steps, tile);
+    }
+}
+
+// Calls sink(tile, first row, rows, first column) for each tile of (rows, panels * 16); a panel stays in the first cache
+// while all rows pass it.
+template <class Dot, class Sink>
+static inline void gemm(const char* a, size_t a_stride, int rows, const char* w, int panels, int steps, Sink&& sink,
+                        size_t panel_bytes = 0) {
+    alignas(64) char tile[ROWS * columns * 4];
+    if (!panel_bytes) panel_bytes = steps * step_bytes;
+    const int groups = (rows + ROWS - 1) / ROWS, size = (rows + groups - 1) / groups;
+    for (int column = 0; column < panels * panel_outputs; column += columns)
+        for (int row = 0; row < rows; row += size) {
+            const int some = lesser(size, rows - row);
+            multiply<Dot>(some, a + row * a_stride, a_stride, w + column / panel_outputs * panel_bytes, panel_bytes, steps,
+                          tile);
+            sink(tile, row, some, column);
+        }
+}
+
+template <class Dot>
+static double ceiling_of(int rounds) {
+
+    typename Dot::acc sums[8] = {};
+    vi a = splat(0x01010101), w = splat(0x01010101);
+    for (int i = 0; i < rounds; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; ++j) {
+            sums[j] = Dot::dot(sums[j], a, w);
+            __asm__ volatile("" : "+" VECTOR_REGISTER(sums[j]));
+        }
+    }
+    return double(rounds) * 8 * LANES * Dot::group;
+}

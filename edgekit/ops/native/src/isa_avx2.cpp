@@ -1,0 +1,44 @@
+// AVX2 and FMA. pmaddubsw saturates at 16 bits, so uint8 activations meet 7-bit weights (255 * 63 * 2 < 32768) or int16.
+#include "kernels.h"
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+#define NAME "avx2"
+#define LANES 8
+#define VECTORS 2
+#define ROWS 6
+#define VECTOR_REGISTER "x"
+
+namespace edgekit { namespace avx2 {
+#include "simd.inl"
+
+struct Pairs {
+    using acc = vi;
+    using element = int16_t;
+    static constexpr int group = 2;
+    static inline vi dot(vi sum, vi a, vi w) { return sum + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)w); }
+};
+struct Quads {
+    using acc = vi;
+    using element = int8_t;
+    static constexpr int group = 4;
+    static inline vi dot(vi sum, vi a, vi w) {
+        const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)w);
+        return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+};
+using FullQuads = Pairs;
+using UnsignedQuads = Pairs;
+static constexpr int activation_offset = 0;
+static Format choose_format(bool speed, int weight_bits) {
+    return speed && weight_bits <= 7 ? Format::quads : Format::pairs;
+}
+#include "unit.inl"
+}}  // namespace edgekit::avx2
+
+const edgekit::Kernels* edgekit::kernels_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kernels : nullptr;
+}
+#else
+const edgekit::Kernels* edgekit::kernels_avx2() { return nullptr; }
+#endif

@@ -1,0 +1,47 @@
+// AVX2 with VNNI in 256-bit registers: exact dot products of uint8 with int8.
+#include "kernels.h"
+#if defined(__AVXVNNI__) && defined(__FMA__)
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define NAME "avxvnni"
+#define LANES 8
+#define VECTORS 2
+#define ROWS 6
+#define VECTOR_REGISTER "x"
+
+namespace edgekit { namespace avxvnni {
+#include "simd.inl"
+
+struct Pairs {
+    using acc = vi;
+    using element = int16_t;
+    static constexpr int group = 2;
+    static inline vi dot(vi sum, vi a, vi w) {
+        return (vi)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)w);
+    }
+};
+struct Quads {
+    using acc = vi;
+    using element = int8_t;
+    static constexpr int group = 4;
+    static inline vi dot(vi sum, vi a, vi w) {
+        return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)w);
+    }
+};
+using FullQuads = Quads;
+using UnsignedQuads = Quads;
+static constexpr int activation_offset = 0;
+static Format choose_format(bool speed, int) { return speed ? Format::quads : Format::pairs; }
+#include "unit.inl"
+}}  // namespace edgekit::avxvnni
+
+const edgekit::Kernels* edgekit::kernels_avxvnni() {
+    // __builtin_cpu_supports does not know "avxvnni" in every compiler: leaf 7, subleaf 1, EAX bit 4.
+    unsigned a, b, c, d;
+    const bool vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16);
+    return vnni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avxvnni::kernels : nullptr;
+}
+#else
+const edgekit::Kernels* edgekit::kernels_avxvnni() { return nullptr; }
+#endif

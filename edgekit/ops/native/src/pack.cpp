@@ -1,0 +1,96 @@
+// Checks a block's constants and packs its weights.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "block.h"
+
+namespace edgekit {
+
+static constexpr int64_t most_width = 1 << 14, most_hidden = 1 << 16, most_heads = 1 << 10, most_head_dim = 1024;
+
+Memory::Memory(size_t bytes) : bytes_(new char[bytes + 64]()) {}
+
+void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain) {
+    const int group = format == Format::quads ? 4 : 2, outputs = int(rounded(out, 32));
+    view.in = in, view.out = out, view.format = format;
+    view.steps = (in + group - 1) / group;
+    view.panels = outputs / panel_outputs;
+    owned.emplace_back(view.panels * view.steps * step_bytes);
+    owned.emplace_back(outputs * 4 * sizeof(float));
+    char* packed = owned[0].at(0);
+    float* scale = reinterpret_cast<float*>(owned[1].at(0));
+    float *bias = scale + outputs, *gains = bias + outputs;
+    int32_t* sums = reinterpret_cast<int32_t*>(gains + outputs);
+    int64_t longest = 1;
+    for (int o = 0; o < out; ++o) {
+        const int8_t* row = from.weight + size_t(o) * in;
+        char* to = packed + size_t(o / panel_outputs) * view.steps * step_bytes + o % panel_outputs * 4;
+        int64_t length = 0;
+        int32_t sum = 0;
+        for (int i = 0; i < in; ++i) {
+            char* at = to + i / group * step_bytes;
+            if (group == 4) {
+                reinterpret_cast<int8_t*>(at)[i % 4] = row[i];
+            } else {
+                const int16_t wide = row[i];
+                std::memcpy(at + i % 2 * 2, &wide, 2);
+            }
+            sum += row[i];
+            length += row[i] < 0 ? -row[i] : row[i];
+        }
+        scale[o] = from.scale[o], bias[o] = from.bias[o], gains[o] = gain ? gain[o] : 1, sums[o] = sum;
+        longest = length > longest ? length : longest;
+    }
+    view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
+    view.packed = packed, view.scale = scale, view.bias = bias, view.sums = sums;
+    view.gain = gain ? gains : nullptr;
+}
+
+static std::string number(int64_t value) { return std::to_string(value); }
+
+static bool exceeds(const edgekit_linear& linear, size_t count, int limit) {
+    for (size_t i = 0; i < count; ++i)
+        if (linear.weight[i] > limit || linear.weight[i] < -limit) return true;
+    return false;
+}
+
+std::string problem_of(const edgekit_block_spec& s) {
+    if (s.width < 1 || s.width > most_width) return "width " + number(s.width) + " is not in 1.." + number(most_width);
+    if (s.hidden < 1 || s.hidden > most_hidden) return "hidden width " + number(s.hidden) + " is not in 1.." + number(most_hidden);
+    if (s.heads < 1 || s.heads > most_heads) return "num_heads " + number(s.heads) + " is not in 1.." + number(most_heads);
+    if (s.width % s.heads) return "width " + number(s.width) + " is not a multiple of num_heads " + number(s.heads);
+    if (s.width / s.heads > most_head_dim) return "head dimension " + number(s.width / s.heads) + " is above " + number(most_head_dim);
+    if (!std::isfinite(s.scale)) return "scale is not finite";
+    if (!(s.epsilon >= 0) || !std::isfinite(s.epsilon)) return "epsilon is not a finite number of at least 0";
+    if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY) return "tier " + number(s.tier) + " is neither speed nor quality";
+    if (s.weight_bits != 7 && s.weight_bits != 8) return "weight_bits " + number(s.weight_bits) + " is neither 7 nor 8";
+    if (s.attention < -1 || s.attention > 2) return "attention mode " + number(s.attention) + " is not in -1..2";
+    if (!s.norm1_weight || !s.norm1_bias || !s.norm2_weight || !s.norm2_bias) return "a norm's weight or bias is missing";
+    const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
+        {"qkv", s.qkv, s.width, 3 * s.width}, {"proj", s.proj, s.width, s.width},
+        {"fc1", s.fc1, s.width, s.hidden},    {"fc2", s.fc2, s.hidden, s.width}};
+    for (const auto& l : linears) {
+        if (!l.linear.weight || !l.linear.scale || !l.linear.bias) return std::string(l.name) + " has no weight, scale or bias";
+        // 7 bits promise that pmaddubsw cannot saturate: a broken promise would be a silent error.
+        if (s.weight_bits == 7 && exceeds(l.linear, size_t(l.in) * l.out, 63))
+            return std::string(l.name) + " has weights beyond 63, but weight_bits is 7";
+        // uint8 products of one output must stay within int32 whatever the input.
+        if (l.in > (int64_t{1} << 31) / (255 * 128)) return std::string(l.name) + " has too many inputs for int32 sums";
+    }
+    return "";
+}
+
+std::string problem_of(const Attention& a, int64_t batch, int64_t tokens, int64_t width, int64_t heads) {
+    if (batch < 0 || batch > (1 << 20)) return "batch " + number(batch) + " is not in 0.." + number(1 << 20);
+    if (tokens < 0 || tokens > (1 << 20)) return "tokens " + number(tokens) + " is not in 0.." + number(1 << 20);
+    if (width < 1 || width > most_width) return "width " + number(width) + " is not in 1.." + number(most_width);
+    if (heads < 1 || heads > most_heads) return "num_heads " + number(heads) + " is not in 1.." + number(most_heads);
+    if (width % heads) return "width " + number(width) + " is not a multiple of num_heads " + number(heads);
+    if (width / heads > most_head_dim) return "head dimension " + number(width / heads) + " is above " + number(most_head_dim);
+    if (!std::isfinite(a.scale)) return "scale is not finite";
+    if (a.mode < 0 || a.mode > 2) return "attention mode " + number(a.mode) + " is not in 0..2";
+    return "";
+}
+
+}  // namespace edgekit

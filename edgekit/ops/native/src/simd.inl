@@ -1,0 +1,89 @@
+// Vector arithmetic over the compiler's own vector types; the including unit has defined LANES and its namespace.
+// Nothing here may instantiate a function shared with other units: the linker would keep one ISA's copy for all.
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef int16_t vi16 __attribute__((vector_size(LANES * 2)));
+typedef uint8_t vu8 __attribute__((vector_size(LANES)));
+
+static inline vf load(const float* p) { vf v; __builtin_memcpy(&v, p, sizeof v); return v; }
+static inline vi load(const int32_t* p) { vi v; __builtin_memcpy(&v, p, sizeof v); return v; }
+static inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+static inline void store(int32_t* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
+static inline vf splat(float x) { return vf{} + x; }
+static inline vi splat(int32_t x) { return vi{} + x; }
+static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
+static inline vf larger(vf a, vf b) { return a > b ? a : b; }   // b where one is NaN
+static inline vf smaller(vf a, vf b) { return a < b ? a : b; }
+static inline int lesser(int a, int b) { return a < b ? a : b; }
+static inline size_t padded(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// The first n < LANES values, `rest` in the other lanes.
+static inline vf load_some(const float* p, int n, float rest) {
+    float lanes[LANES];
+    for (int i = 0; i < LANES; ++i) lanes[i] = i < n ? p[i] : rest;
+    return load(lanes);
+}
+static inline vf load_up_to(const float* p, int n, float rest) { return n >= LANES ? load(p) : load_some(p, n, rest); }
+
+static inline float sum_of(vf v) {
+    float lanes[LANES], total = 0;
+    store(lanes, v);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+    total = lanes[0];
+    return total;
+}
+static inline float max_of(vf v) {
+    float lanes[LANES];
+    store(lanes, v);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int i = 0; i < step; ++i) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
+    return lanes[0];
+}
+
+// Round half to even, for |v| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits of the float.
+static constexpr float round_magic = 12582912.0f;
+static constexpr int32_t round_bits = 0x4B400000;
+static inline vi round_to_int(vf v) { return (vi)(v + round_magic) - round_bits; }
+
+static inline void store_integers(uint8_t* p, vi v) {
+    vu8 bytes = __builtin_convertvector(v, vu8);
+    __builtin_memcpy(p, &bytes, sizeof bytes);
+}
+static inline void store_integers(int16_t* p, vi v) {
+    vi16 words = __builtin_convertvector(v, vi16);
+    __builtin_memcpy(p, &words, sizeof words);
+}
+
+// 2^v for v <= 0 (relative error 2e-7): below 2^-126 it is 2^-126 or less; NaN stays NaN.
+static inline vf exp2_of(vf v) {
+    v = v < -126.0f ? splat(-126.0f) : v;
+    vf shifted = v + round_magic;
+    vf f = v - (shifted - round_magic);
+    vf p = f * 0.0013218672247603536f + 0.009671698324382305f;
+    p = p * f + 0.05550893023610115f;
+    p = p * f + 0.24022237956523895f;
+    p = p * f + 0.6931468844413757f;
+    p = p * f + 1.0f;
+    vi exponent = ((vi)shifted - (round_bits - 127)) << 23;
+    return p * (vf)exponent;
+}
+
+// x * Phi(x), Phi - 1/2 as an odd rational least-squares fit on |x| <= 5.2: absolute error 1e-6, that of float32.
+static inline vf gelu_of(vf x) {
+    vf c = x > 5.2f ? splat(5.2f) : x;
+    c = c < -5.2f ? splat(-5.2f) : c;
+    vf t = c * c;
+    vf p = t * 1.2751323608117815e-10f - 2.2840433544502048e-08f;
+    p = p * t + 2.9108925900800386e-06f;
+    p = p * t + 0.0001341378374490887f;
+    p = p * t + 0.004274537321180105f;
+    p = p * t + 0.0322888121008873f;
+    p = p * t + 0.398942232131958f;
+    vf q = t * 5.082445568405092e-05f + 0.0016179229132831097f;
+    q = q * t + 0.02698342129588127f;
+    q = q * t + 0.24760189652442932f;
+    q = q * t + 1.0f;
+    return x * (0.5f + c * p / q);
+}

@@ -1,0 +1,16 @@
+// One instruction set: the including file has defined NAME, LANES, VECTORS, ROWS, VECTOR_REGISTER, activation_offset and
+// the integer dot products Pairs, Quads (uint8 * int8 of the linears), FullQuads and UnsignedQuads (of attention).
+#include "gemm.inl"
+#include "rows.inl"
+static constexpr int max_head_dim = 1024;
+#include "attention.inl"
+#include "attend.inl"
+
+static double ceiling(Format format, int rounds) {
+    return format == Format::quads ? ceiling_of<Quads>(rounds) : ceiling_of<Pairs>(rounds);
+}
+
+static const Kernels kernels = {
+    NAME, choose_format, rows_scratch, project, finish, query_block, head_bytes, pack_any, attend_scratch, attend_any,
+    ceiling, gemm_only,
+};

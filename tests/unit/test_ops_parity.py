@@ -1,0 +1,88 @@
+"""The native kernels of the ISA in use against the definition of the ops in numpy, inside ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ops_models import attention_model, block_model, block_weights, run
+
+from edgekit.ops.reference import fused_qkv_attention, qvit_block
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8"])
+@pytest.mark.parametrize(("batch", "tokens", "heads", "dim"),
+                         [(1, 1, 1, 64), (3, 5, 6, 64), (1, 257, 2, 64), (2, 261, 1, 32), (1, 70, 3, 80), (1, 33, 2, 7)])  # fmt: skip
+def test_attention_is_the_reference(mode: str, batch: int, tokens: int, heads: int, dim: int) -> None:
+    qkv = np.random.default_rng(1).standard_normal((batch, tokens, 3 * heads * dim)).astype(np.float32)
+    y = run(attention_model(heads * dim, num_heads=heads, mode=mode), qkv)
+    expected = fused_qkv_attention(qkv, heads=heads, scale=np.float32(0.2), mode=mode)
+    assert relative(y, expected) < (2e-6 if mode == "f32" else 2e-3)
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("f32", 1e-5), ("hybrid", 0.02), ("u8", 0.04)])
+def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> None:
+    rng = np.random.default_rng(2)
+    qkv = rng.standard_normal((1, 1370, 192)).astype(np.float32)
+    qkv[..., 64:128] += 3 * rng.standard_normal(64).astype(np.float32)  # outlier channels of the keys
+    y = run(attention_model(64, num_heads=1, mode=mode, scale=0.125), qkv, threads=2)
+    assert relative(y, fused_qkv_attention(qkv, heads=1, scale=0.125)) < bound
+
+
+@pytest.mark.parametrize("tier", ["speed", "quality"])
+@pytest.mark.parametrize(("width", "hidden", "heads", "bits", "gain"),
+                         [(64, 256, 1, 8, False), (384, 1536, 6, 7, True), (48, 100, 3, 8, True), (20, 36, 2, 7, False)])  # fmt: skip
+def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, bits: int, gain: bool) -> None:
+    weights = block_weights(width, hidden, bits=bits, gain=gain)
+    x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
+    y = run(block_model(weights, num_heads=heads, tier=tier, weight_bits=bits), x)
+    expected = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
+    # A value on the edge of two integers may round either way: of 255 steps that shows, of 65535 it hardly does.
+    assert relative(y - x, expected - x) < (8e-3 if tier == "speed" else 1e-4)
+
+
+@pytest.mark.parametrize("case", ["zeros", "one_hot", "outlier", "denormal", "equal"])
+@pytest.mark.parametrize("tier", ["speed", "quality"])
+def test_extreme_inputs_stay_finite_and_right(tier: str, case: str) -> None:
+    weights = block_weights(64, 128)
+    x = np.zeros((1, 19, 64), np.float32)
+    match case:
+        case "one_hot":
+            x[0, 3, 5] = 1
+        case "outlier":
+            x = np.random.default_rng(4).standard_normal(x.shape).astype(np.float32)
+            x[0, 2, 7] = 1e4
+        case "denormal":
+            x += 1e-40
+        case "equal":
+            x += 3
+    y = run(block_model(weights, tier=tier), x)
+    expected = qvit_block(x, weights, heads=2, scale=np.float32(0.3), tier=tier)
+    assert np.isfinite(y).all()
+    assert relative(y, expected) < 1.5e-2
+
+
+def test_a_token_that_is_not_finite_makes_nan_and_other_images_stay() -> None:
+    weights = block_weights(64, 128)
+    x = np.random.default_rng(5).standard_normal((2, 9, 64)).astype(np.float32)
+    clean = run(block_model(weights), x)
+    for bad in (np.nan, np.inf):
+        x[0, 4, 2] = bad
+        y = run(block_model(weights), x)
+        assert np.isnan(y[0]).all()
+        assert np.array_equal(y[1], clean[1])
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    weights = block_weights(64, 256)
+    x = np.random.default_rng(6).standard_normal((1, 257, 64)).astype(np.float32)
+    model = block_model(weights)
+    assert np.array_equal(run(model, x, 1), run(model, x, 2))
+
+
+def test_no_tokens_and_no_images_are_empty_answers() -> None:
+    assert run(block_model(block_weights(64, 128)), np.zeros((0, 5, 64), np.float32)).shape == (0, 5, 64)
+    assert run(attention_model(64, num_heads=1), np.zeros((2, 0, 192), np.float32)).shape == (2, 0, 64)
