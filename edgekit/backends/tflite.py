@@ -26,6 +26,7 @@ from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
     from edgekit.backends.tflite_runner import Runtime
+    from edgekit.quantize.plan import QuantPlan
 
 MANIFEST_KEY = "edgekit.manifest"  # metadata buffer: the artifact as JSON, without path, digest and size
 _INSTALL = "pip install 'edgekit[tflite]'"
@@ -37,8 +38,8 @@ class TfliteBackend:
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
     w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
-    it use the plan's static quantizers; "fused" lets it take each token's own range at run time, which is closer to the
-    float model and a little faster. tflite-runtime is too old for both; it runs fp32, fp16 and w8.
+    it use the plan's quantizers; "fused" lets it take each token's own range at run time, as edgekit's fused ops do,
+    which is closer to the float model and a little faster. tflite-runtime is too old for both; it runs the others.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
@@ -84,12 +85,13 @@ class TfliteBackend:
         from edgekit.backends.tflite_verify import verify_float, verify_plan
 
         described = _describe(source, precision, variant)
+        plan = _plan_of(source, precision, variant)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(_flatbuffer(source, precision, variant, json.dumps(described, sort_keys=True)))
-            if source.plan is None or precision in _FLOAT:
+            temporary.write_bytes(_flatbuffer(source, plan, precision, json.dumps(described, sort_keys=True)))
+            if plan is None:
                 verify_float(temporary, source.model, precision)
             else:
-                verify_plan(temporary, source.plan, precision, variant)
+                verify_plan(temporary, plan, precision)
         return _artifact(described, path)
 
     def read(self, path: Path) -> Artifact:
@@ -151,20 +153,28 @@ def _artifact(described: dict[str, object], path: Path) -> Artifact:
     return Artifact.model_validate(described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
 
 
-def _flatbuffer(source: ExportSource, precision: Precision, variant: Variant, manifest: str) -> bytes:
+def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> QuantPlan | None:
+    """The plan that the file holds: none, the source's, or that of the fused variants."""
+    if source.plan is None or precision in _FLOAT:
+        return None
+    if variant == "standard":
+        return source.plan
+    from edgekit.backends.fused import as_fused
+
+    return as_fused(source.plan)
+
+
+def _flatbuffer(source: ExportSource, plan: QuantPlan | None, precision: Precision, manifest: str) -> bytes:
     from edgekit.backends.tflite_graph import Gemms, build_graph
-    from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, PerTokenGemms, StaticGemms, WeightGemms
+    from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, IntegerGemms, WeightGemms
 
     gemms: Gemms
-    if precision in _FLOAT or source.plan is None:
+    if plan is None:
         config, tensors = source.model.config, folded_tensors(source)
         gemms = FloatGemms(tensors) if precision == "fp32" else HalfGemms(tensors)
     else:
-        config, tensors = source.plan.config, source.plan.float_tensors
-        if precision == "w8":
-            gemms = WeightGemms(source.plan)
-        else:
-            gemms = PerTokenGemms(source.plan) if variant == "fused" else StaticGemms(source.plan)
+        config, tensors = plan.config, plan.float_tensors
+        gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
     return build_graph(config, tensors, gemms, f"{source.model_name} {precision} by edgekit", metadata)
 

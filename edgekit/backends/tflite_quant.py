@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.backends.tflite_flatbuffer import Graph, Quantization, Value
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import GemmPlan, PerTokenInput, StaticInput, TokenGroupInput
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -117,10 +117,12 @@ class WeightGemms(FloatGemms):
         return gemm.bias_dynamic
 
 
-class PerTokenGemms(WeightGemms):
-    """w8a8 fused: int8 weights go into the operator as they are, and XNNPACK quantizes each token inside its int8 GEMM.
+class IntegerGemms(WeightGemms):
+    """w8a8: int8 weights go into the operator as they are, and XNNPACK quantizes its input inside the int8 GEMM.
 
-    What edgekit's own fused ops do as well: each token's own range (`simulate(plan, per_token=True)`), float32 out.
+    It takes a token's range from the token's values: the plan's per-token quantizer. For a static one the values are
+    clipped to the plan's range, and channels with zero weights carry its two ends: scale and zero point are then the
+    plan's, for every token. Output is float32, as in the plan.
     """
 
     def linear(self, graph: Graph, name: str, x: Value) -> Value:
@@ -149,27 +151,13 @@ class PerTokenGemms(WeightGemms):
         return graph.add("FULLY_CONNECTED", gemm.name, inputs, shape, options=options, version=12)
 
     def prepared(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
-        """What goes into the GEMM: here the input as it is."""
-        return x
-
-
-class StaticGemms(PerTokenGemms):
-    """w8a8: the same int8 GEMMs, made to use the plan's static quantizers.
-
-    XNNPACK takes a token's range from its values. So they are clipped to the plan's range, and channels with zero
-    weights carry its two ends: scale and zero point are then the plan's, for every token.
-    """
-
-    def prepared(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
-        """`x` (..., K) clipped to the range of the plan's quantizer, with its ends behind: (..., K + ENDS).
-
-        Raises:
-            ExportError: the quantizer is not a static one.
-        """
+        """`x` (..., K) as it is, or clipped to a static range with its ends behind: (..., K + ENDS)."""
         match gemm.input:
             case StaticInput():
                 return with_ends(graph, gemm.name, x, gemm.input)
-            case TokenGroupInput(split, head, tail) if len(x.shape) == 3:
+            case PerTokenInput():
+                return x
+            case TokenGroupInput(split, head, tail):
                 options = schema.SplitVOptionsT()
                 options.numSplits = 2
                 lengths = [split, x.shape[1] - split]
@@ -183,12 +171,9 @@ class StaticGemms(PerTokenGemms):
                 joined.axis = 1
                 shape = (*x.shape[:-1], parts[0].shape[-1])
                 return graph.add("CONCATENATION", f"{gemm.name}.joined", parts, shape, options=joined)
-            case _:
-                raise ExportError(f"{gemm.name} has a {gemm.input.kind} input quantizer", why="TFLite's w8a8 is static",
-                                  fix="quantize with static ranges, or take the fused variant")  # fmt: skip
 
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
-        """The bias that belongs to the static input quantizer."""
+        """The bias that belongs to the input quantizer."""
         return gemm.bias
 
 

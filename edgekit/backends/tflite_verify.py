@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgekit.artifact import Precision, Variant
+from edgekit.artifact import Precision
 from edgekit.backends.tflite_quant import ENDS, channels_last, quantizer_range
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
@@ -55,7 +55,7 @@ def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
     return largest
 
 
-def verify_plan(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> int:
+def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     """Compare every integer, scale, zero point and bias of a file with `plan`; returns how many GEMMs were checked.
 
     Walks from each GEMM operator to its constants, so that a right number in the wrong place is found as well.
@@ -64,8 +64,8 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision, variant: Vari
         ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
     """
     file = _File(path.read_bytes())
-    static = precision == "w8a8" and variant == "standard"
-    problems = [p for gemm in plan.gemms.values() for p in _differences(file, gemm, static=static)]
+    activations = precision != "w8"
+    problems = [p for gemm in plan.gemms.values() for p in _differences(file, gemm, activations=activations)]
     unplanned = sorted(file.quantized() - set(plan.gemms))
     problems += [f"{name} is quantized and the plan keeps it float" for name in unplanned]
     if problems:
@@ -116,7 +116,7 @@ class _File:
         }  # fmt: skip
 
 
-def _differences(file: _File, gemm: GemmPlan, *, static: bool) -> Iterator[str]:
+def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[str]:
     """What differs for one GEMM, one sentence each."""
     node = file.named.get(gemm.name)
     if node is None or file.kind(node) not in {"FULLY_CONNECTED", "CONV_2D"}:
@@ -129,7 +129,14 @@ def _differences(file: _File, gemm: GemmPlan, *, static: bool) -> Iterator[str]:
         expected = channels_last(gemm.weight.reshape(-1, 3, patch, patch)).reshape(len(gemm.weight), -1)
     else:
         expected = gemm.weight
-    if static:
+    wanted: tuple[StaticInput, ...] = ()
+    if activations:
+        match gemm.input:
+            case StaticInput():
+                wanted = (gemm.input,)
+            case TokenGroupInput(head=head, tail=tail):
+                wanted = (head, tail)
+    if wanted:
         expected = np.pad(expected, ((0, 0), (0, ENDS)))
     if weight is None or weight.dtype != np.int8 or not np.array_equal(weight.reshape(len(weight), -1), expected):
         yield f"{gemm.name} has other integers"
@@ -137,15 +144,8 @@ def _differences(file: _File, gemm: GemmPlan, *, static: bool) -> Iterator[str]:
         yield f"{gemm.name} has other weight scales"
     elif np.any(file.tensors[index].quantization.zeroPoint) or file.tensors[index].quantization.quantizedDimension:
         yield f"{gemm.name} has weight zero points, or scales along another axis"
-    if bias is None or not np.array_equal(bias, gemm.bias if static else gemm.bias_dynamic):
+    if bias is None or not np.array_equal(bias, gemm.bias if activations else gemm.bias_dynamic):
         yield f"{gemm.name} has another bias"
-    wanted: tuple[StaticInput, ...] = ()
-    if static:
-        match gemm.input:
-            case StaticInput():
-                wanted = (gemm.input,)
-            case TokenGroupInput(head=head, tail=tail):
-                wanted = (head, tail)
     if _ranges(file, node.inputs[0]) != [quantizer_range(quantizer) for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"
 

@@ -16,6 +16,7 @@ from edgekit.quantize.plan import QuantPlan
 from edgekit.quantize.simulate import simulate
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 
+HALF = ("coreml",)  # computes in float16 between the GEMMs, whose rounding moves some inputs to the next integer
 MODELS = ("tiny_model", "tiny_reg_model", "tiny_swiglu_model")
 
 
@@ -91,7 +92,8 @@ def test_integers_are_those_of_the_plan(tiny: Exported) -> None:
         actual = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
         if precision == "w8a8":
             oracle = simulate(as_fused(tiny.plan) if variant == "fused" else tiny.plan)
-            assert cosine(actual, torch_tokens(oracle, pixels)) >= 0.9999, artifact.name
+            least = 0.9997 if tiny.backend.format in HALF else 0.9999
+            assert cosine(actual, torch_tokens(oracle, pixels)) >= least, artifact.name
         else:  # the runtime quantizes activations by itself, or not at all
             assert cosine(actual, torch_tokens(float_activations(tiny.plan), pixels)) >= 0.999, artifact.name
 
@@ -105,9 +107,10 @@ def test_one_gemm_alone_is_nearly_exact(name: str, tiny: Exported) -> None:
     actual = alone.run(alone.export("w8a8", "standard"), pixels.numpy())["last_hidden_state"]
     expected = torch_tokens(simulate(alone.plan), pixels)
     error = float(np.square(actual - expected).sum())
-    assert 10 * np.log10(np.square(expected).sum() / error) > 55
+    assert 10 * np.log10(np.square(expected).sum() / error) > (48 if tiny.backend.format in HALF else 55)
     unquantized = torch_tokens(tiny.model, pixels)
-    assert error < 0.05 * np.square(actual - unquantized).sum()  # and it is quantized
+    quantized = float(np.square(actual - unquantized).sum())
+    assert error < (0.25 if tiny.backend.format in HALF else 0.05) * quantized  # and it is quantized
 
 
 def test_threads_are_taken_and_change_nothing(tiny: Exported) -> None:
