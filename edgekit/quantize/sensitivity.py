@@ -51,7 +51,7 @@ def verify(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> dict[str, floa
         "sqnr_db": round(sqnr_db(static, reference), 3),
         "cls_cosine": round(cls_cosine(static, reference), 6),
         "per_token_sqnr_db": round(sqnr_db(dynamic, reference), 3),
-        "per_tokencls_cosine": round(cls_cosine(dynamic, reference), 6),
+        "per_token_cls_cosine": round(cls_cosine(dynamic, reference), 6),
     }
 
 
