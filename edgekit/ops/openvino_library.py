@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgekit.errors import BackendMissing
+from edgekit.ops import build
+from edgekit.ops.library import ort_library
 
-SOURCES = Path(__file__).parent / "native"
 NAME = "libedgekit_openvino.so"
-_COMPILERS = ("g++", "clang++", "c++")
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=1",
           "-DOV_THREAD=OV_THREAD_TBB_ADAPTIVE")  # fmt: skip
 _INSTALL_COMPILER = "install a C++ compiler (Debian, Ubuntu: apt-get install g++)"
@@ -41,55 +42,46 @@ def build_extension(kernels: Path, folder: Path) -> Path:
     if not sys.platform.startswith("linux"):
         raise BackendMissing(f"the OpenVINO extension is not built on {sys.platform}", why="it is tried on Linux only",
                              fix="run the fused .onnx files in ONNX Runtime")  # fmt: skip
-    source = SOURCES / "openvino" / "extension.cpp"
-    made_of = (Path(__file__), source, SOURCES / "include" / "edgekit_ops.h", kernels)
+    source = build.NATIVE / "openvino" / "extension.cpp"
+    made_of = (Path(__file__), source, build.NATIVE / "include" / "edgekit_ops.h", kernels)
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in made_of)).hexdigest()[:16]
     home = folder / f"openvino-{version('openvino')}-{digest}"
     if not (home / NAME).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build.", dir=folder) as build:
-            shutil.copy(kernels, Path(build) / kernels.name)
-            _compile(source, Path(build) / kernels.name, Path(spec.origin).parent, Path(build) / NAME)
-            _publish(Path(build), home)
+        with tempfile.TemporaryDirectory(prefix=".build.", dir=folder) as temporary:
+            shutil.copy(kernels, Path(temporary) / kernels.name)
+            _compile(source, Path(temporary) / kernels.name, Path(spec.origin).parent, Path(temporary) / NAME)
+            _publish(Path(temporary), home)
     return home / NAME
 
 
 @cache
-def _build_here() -> tuple[Path | None, str | None]:
-    """(library, None), or (None, why there is none); tried once per process."""
-    from edgekit import ops
+def openvino_extension() -> Path:
+    """The library for `openvino.Core.add_extension`, built now if this machine has none for its OpenVINO.
+
+    Raises:
+        BackendMissing: OpenVINO, the kernels or a compiler is missing, or the cache cannot be written.
+    """
     from edgekit.models.sources import cache_dir
 
-    kernels = ops.ort_library()
-    if kernels is None:
-        return None, "the kernels of the fused ops are not built here"
+    folder = cache_dir() / "ops"
     try:
-        return build_extension(kernels, cache_dir() / "ops"), None
-    except (BackendMissing, OSError) as error:
-        return None, str(error)
-
-
-def openvino_extension() -> Path | None:
-    """The library for `openvino.Core.add_extension`; None where it cannot be: see `openvino_extension_missing`."""
-    return _build_here()[0]
-
-
-def openvino_extension_missing() -> str | None:
-    """Why there is no extension on this machine, with the command that mends it; None when there is one."""
-    return _build_here()[1]
+        return build_extension(ort_library(), folder)
+    except OSError as error:
+        raise BackendMissing(f"cannot keep the OpenVINO extension in {folder}", why=error.strerror or str(error),
+                             fix="set EDGEKIT_CACHE to a writable folder") from None  # fmt: skip
 
 
 def _compile(source: Path, kernels: Path, openvino: Path, result: Path) -> None:
     """Link against the wheel's own libraries; none of their paths is kept, Python has them loaded already."""
-    compiler = next(filter(None, (os.environ.get("CXX"), *map(shutil.which, _COMPILERS))), None)
-    if compiler is None:
+    if (compiler := build.compiler()) is None:
         raise BackendMissing("no C++ compiler to build the OpenVINO extension with", fix=_INSTALL_COMPILER)
     patterns = ("libopenvino.so.*", "libopenvino_onnx_frontend.so.*", "libtbb.so.*")
     libraries = [str(file) for pattern in patterns for file in sorted((openvino / "libs").glob(pattern))]
     if len(libraries) < len(patterns) or not (openvino / "include").is_dir():
         raise BackendMissing(f"OpenVINO in {openvino} has no headers or libraries to build against",
                              fix="pip install --force-reinstall openvino")  # fmt: skip
-    command = [*compiler.split(), *_FLAGS, f"-I{openvino / 'include'}", str(source), "-o", str(result), *libraries,
+    command = [*shlex.split(compiler), *_FLAGS, f"-I{openvino / 'include'}", str(source), "-o", str(result), *libraries,
                f"-L{kernels.parent}", f"-l:{kernels.name}", "-Wl,-rpath,$ORIGIN"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -97,10 +89,10 @@ def _compile(source: Path, kernels: Path, openvino: Path, result: Path) -> None:
         raise BackendMissing(f"{compiler} cannot build the OpenVINO extension", why=lines[0], fix=_INSTALL_COMPILER)
 
 
-def _publish(build: Path, home: Path) -> None:
+def _publish(made: Path, home: Path) -> None:
     """Rename the finished folder into its place; whoever was first wins, the contents are the same."""
-    finished = build.with_name(f"{build.name}.done")
-    shutil.copytree(build, finished)
+    finished = made.with_name(f"{made.name}.done")
+    shutil.copytree(made, finished)
     try:
         os.replace(finished, home)
     except OSError:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
-from edgekit.errors import RecipeError
+from edgekit.errors import BackendMissing, RecipeError
 from edgekit.quantize.nncf_engine import nncf_missing
 from edgekit.recipe import Engine, Input, Recipe
 
@@ -131,5 +131,11 @@ def fused_missing(format_: Format = "onnx") -> str | None:
 
     if format_ not in _FUSED_LIBRARIES:  # what is fused there is the runtime's own
         return None
-    library = getattr(ops, _FUSED_LIBRARIES[format_], None)
-    return _FUSED_REASON if library is None or library() is None else None
+    find = getattr(ops, _FUSED_LIBRARIES.get(format_, ""), None)
+    if find is None:
+        return _FUSED_REASON
+    try:
+        find()
+    except BackendMissing as error:
+        return str(error)
+    return None

@@ -85,7 +85,6 @@ def test_preprocessing_goes_in_once(tiny: DinoV2, tmp_path: Path) -> None:
 
 def test_load_gives_images_to_a_file_that_takes_them(tiny: DinoV2, tmp_path: Path) -> None:
     import edgekit
-
     from edgekit.backends.openvino_preprocess import embed_preprocessing
 
     plain = export(tiny, tmp_path, Preprocess.for_size(56, 56))
