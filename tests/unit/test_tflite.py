@@ -1,0 +1,240 @@
+"""The TFLite backend beyond the contract: every input quantizer, the read-back, the flatbuffer, the older runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.artifact import Artifact, Precision, Preprocess, Variant
+from edgekit.backends.base import ExportSource
+from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.models.dinov2 import DinoV2
+from edgekit.quantize.plan import GemmPlan, QuantPlan, StaticInput
+from edgekit.quantize.simulate import simulate
+from tests.conformance.rtn_plan import rtn_plan
+
+pytest.importorskip("ai_edge_litert")
+
+from edgekit.backends.tflite import TfliteBackend
+from edgekit.backends.tflite_quant import ENDS
+from edgekit.backends.tflite_runner import TfliteRunner
+from edgekit.backends.tflite_verify import verify_plan
+
+SIZE = (70, 56)
+QKV = "blocks.0.attn.qkv"
+
+
+def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def export(
+    model: DinoV2, path: Path, precision: Precision, plan: QuantPlan | None = None, variant: Variant = "standard"
+) -> Artifact:
+    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    return TfliteBackend().export(source, precision, variant, path / TfliteBackend().filename(precision, variant))
+
+
+def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
+    return TfliteBackend().runner(artifact, threads=1)(x.numpy())["last_hidden_state"]
+
+
+@torch.no_grad()
+def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
+    return model(x)[0].numpy()
+
+
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+    return tiny_reg_model.bake(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def plan(tiny: DinoV2) -> QuantPlan:
+    return rtn_plan(tiny, pixels(8))
+
+
+@pytest.mark.parametrize("inputs", ["static", "token_groups", "per_token"])
+def test_every_input_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+    """On one GEMM, so that nothing amplifies rounding: XNNPACK's integers are the simulator's."""
+    whole = rtn_plan(tiny, pixels(8), inputs=inputs)
+    for name in (QKV, "blocks.1.mlp.fc2"):
+        plan = replace(whole, gemms={name: whole.gemms[name]})
+        x = pixels(2, seed=3)
+        actual, oracle = tokens(export(tiny, tmp_path, "w8a8", plan), x), expected(simulate(plan), x)
+        assert sqnr_db(oracle, actual) > 55
+        assert sqnr_db(expected(tiny, x), actual) < 50
+
+
+def test_values_beyond_a_static_range_are_clipped(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    """XNNPACK alone would widen the range of such a token."""
+    gemm = plan.gemms[QKV]
+    assert isinstance(gemm.input, StaticInput)
+    narrow = replace(gemm, input=replace(gemm.input, scale=gemm.input.scale / 3))
+    plan = replace(plan, gemms={QKV: narrow})
+    x = pixels()
+    actual = tokens(export(tiny, tmp_path, "w8a8", plan), x)
+    assert sqnr_db(expected(simulate(plan), x), actual) > 55
+    assert sqnr_db(expected(tiny, x), actual) < 35
+
+
+def test_swiglu_and_rewritten_models(tiny_swiglu_model: DinoV2, tiny: DinoV2, tmp_path: Path) -> None:
+    from copy import deepcopy
+
+    swiglu = tiny_swiglu_model.bake(*SIZE)
+    gated = rtn_plan(swiglu, pixels(8))
+    oracle = expected(simulate(gated), pixels())
+    assert sqnr_db(oracle, tokens(export(swiglu, tmp_path, "w8a8", gated), pixels())) > 30
+    rewritten = deepcopy(tiny)
+    generator = torch.Generator().manual_seed(1)
+    width, hidden = tiny.config.width, tiny.config.ffn_hidden
+    rewritten.unrotate = torch.nn.Parameter(torch.randn(width, width, generator=generator) / width**0.5)
+    rewritten.blocks[0].mlp.fc2_gain = torch.nn.Parameter(1 + torch.rand(hidden, generator=generator))
+    actual = tokens(export(rewritten, tmp_path, "fp32"), pixels())
+    assert np.abs(actual - expected(rewritten, pixels())).max() < 1e-4
+
+
+def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Path) -> None:
+    plan = rtn_plan(tiny, pixels(8), keep_float=("blocks.0.mlp.fc2", "patch_embed.proj"))
+    artifact = export(tiny, tmp_path, "w8a8", plan)
+    audit = TfliteBackend().audit(artifact)
+    assert (audit["gemms_int8"], audit["gemms_float"]) == (len(plan.gemms), 2)
+    assert any("blocks.0.mlp.fc2 stays float" in note for note in artifact.notes)
+
+
+def test_xnnpack_takes_every_operator(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    for precision, variant in TfliteBackend().variants():
+        audit = TfliteBackend().audit(export(tiny, tmp_path, precision, plan, variant))
+        assert (audit["partitions"], audit["outside_xnnpack"]) == (1, {}), (precision, variant)
+        static = len(plan.gemms) if (precision, variant) == ("w8a8", "standard") else 0
+        assert audit["static_inputs"] == static
+        assert audit["gemms_int8_weights"] == (
+            0 if precision.startswith("fp") else len(plan.gemms) - (variant == "fused")
+        )
+
+
+def _other_integer(gemm: GemmPlan) -> GemmPlan:
+    weight = gemm.weight.copy()
+    weight[0, 0] += 1 if weight[0, 0] < 0 else -1
+    return replace(gemm, weight=weight)
+
+
+def _other_range(gemm: GemmPlan) -> GemmPlan:
+    assert isinstance(gemm.input, StaticInput)
+    return replace(gemm, input=replace(gemm.input, zero_point=gemm.input.zero_point + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_other_integer, "other integers"),
+        (lambda gemm: replace(gemm, weight_scale=gemm.weight_scale * np.float32(1.001)), "other weight scales"),
+        (lambda gemm: replace(gemm, bias=gemm.bias + np.float32(1e-3)), "another bias"),
+        (_other_range, "another input quantizer"),
+    ],
+)
+def test_read_back_finds_any_other_number(
+    change: Callable[[GemmPlan], GemmPlan], words: str, tiny: DinoV2, plan: QuantPlan, tmp_path: Path
+) -> None:
+    path = export(tiny, tmp_path, "w8a8", plan).path
+    assert verify_plan(path, plan, "w8a8") == len(plan.gemms)
+    for name in (QKV, "patch_embed.proj"):
+        other = replace(plan, gemms=plan.gemms | {name: change(plan.gemms[name])})
+        with pytest.raises(ExportError, match=f"{name} has {words}"):
+            verify_plan(path, other, "w8a8")
+    fewer = replace(plan, gemms={name: gemm for name, gemm in plan.gemms.items() if name != QKV})
+    with pytest.raises(ExportError, match=f"{QKV} is quantized"):
+        verify_plan(path, fewer, "w8a8")
+
+
+def test_what_tflite_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="weight scales per output channel"):
+        export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8), group_size=32))
+    from copy import deepcopy
+
+    large = deepcopy(tiny)
+    with torch.no_grad():
+        large.blocks[0].mlp.fc1.weight[0, 0] = 1e5
+    with pytest.raises(ExportError, match="float16 cannot"):
+        export(large, tmp_path, "fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_buffers_are_aligned_and_weights_padded_with_zeros(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = export(tiny, tmp_path, "w8a8", plan).path.read_bytes()
+    model = schema.Model.GetRootAsModel(content, 0)
+    assert model.BuffersLength() > 50
+    for i in range(1, model.BuffersLength()):
+        data = model.Buffers(i).DataAsNumpy()
+        start = data.__array_interface__["data"][0] - np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+        assert start % 16 == 0
+    graph = model.Subgraphs(0)
+    found = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    weight = next(tensor for tensor in found if tensor.Name() == f"{QKV}.weight_q".encode())
+    stored = model.Buffers(weight.Buffer()).DataAsNumpy().view(np.int8).reshape(weight.ShapeAsNumpy())
+    np.testing.assert_array_equal(stored[:, :-ENDS], plan.gemms[QKV].weight)
+    assert not stored[:, -ENDS:].any()
+
+
+def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
+    artifact = export(tiny, tmp_path, "fp32")
+    foreign = tmp_path / "foreign.tflite"
+    foreign.write_bytes(artifact.path.read_bytes().replace(b"edgekit.manifest", b"another.manifest"))
+    with pytest.raises(DataError, match="no TFLite file of edgekit"):
+        TfliteBackend().read(foreign)
+
+
+def test_tflite_runtime_is_told_what_it_cannot_run(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    with pytest.raises(BackendMissing, match="does not run in tflite-runtime"):
+        TfliteRunner(export(tiny, tmp_path, "w8a8", plan), 1, "tflite_runtime")
+
+
+LEGACY = """
+import json, sys, numpy as np
+from tflite_runtime.interpreter import Interpreter
+results = {}
+for path in sys.argv[2:]:
+    try:
+        interpreter = Interpreter(path, num_threads=1)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.load(sys.argv[1]))
+        interpreter.invoke()
+        results[path] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).tolist()
+    except ValueError as error:
+        results[path] = str(error)
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="tflite-runtime 2.14 has no wheel for this Python")
+def test_tflite_runtime_runs_the_others(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    """In an environment of its own, since it needs numpy 1; files it would miscompute do not load there."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "tflite-runtime==2.14.0", "numpy<2"], check=True)
+    np.save(tmp_path / "x.npy", np.ascontiguousarray(pixels(1).permute(0, 2, 3, 1).numpy()))
+    made = {kind: export(tiny, tmp_path, kind[0], plan, kind[1]) for kind in TfliteBackend().variants()}
+    command = [python, "-c", LEGACY, tmp_path / "x.npy", *(artifact.path for artifact in made.values())]
+    results = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for (precision, _), artifact in made.items():
+        result = results[str(artifact.path)]
+        if precision == "w8a8":
+            assert "version '12'" in result
+        else:
+            np.testing.assert_allclose(np.array(result), tokens(artifact, pixels(1)), atol=1e-4)
