@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_OUT ?= demo
+TEST_JOBS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet
 
@@ -13,7 +14,7 @@ demo: .venv/ready
 	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
 
 test: .venv/ready-for-tests
-	$(PY) -m pytest -m "not full"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not full" -n $(TEST_JOBS) --dist loadfile
 
 test-full: .venv/ready-for-tests
 	$(PY) -m pytest

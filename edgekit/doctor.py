@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from edgekit.artifact import Frozen
 from edgekit.backends import BACKENDS
+from edgekit.errors import BackendMissing
 from edgekit.measure.host import Host, describe_host
 
 # What a part of edgekit needs -> packages and the extra that installs them.
@@ -53,8 +54,18 @@ def examine() -> Health:
         run = problem if backend is None else backend.runner_missing()
         backends.append(BackendHealth(name=format_, export=problem, run=run))
     parts = [PartHealth(name=name, problem=_missing(packages, extra)) for name, packages, extra in _PARTS]
-    parts.append(PartHealth(name="fused INT8 ops", problem=fused_missing()))
+    parts.append(PartHealth(name=_fused_name(), problem=fused_missing()))
     return Health(host=describe_host(), backends=tuple(backends), parts=tuple(parts))
+
+
+def _fused_name() -> str:
+    """With the instruction set that the kernels use here."""
+    from edgekit.ops import isa
+
+    try:
+        return f"fused INT8 ops ({isa()})"
+    except BackendMissing:
+        return "fused INT8 ops"
 
 
 def _missing(packages: tuple[str, ...], extra: str) -> str | None:

@@ -169,5 +169,5 @@ def samples_that_fit(recipe: Recipe) -> tuple[int, int]:
                         fix="name a second folder with --eval")  # fmt: skip
     if found >= sum(asked):
         return asked
-    judges = min(asked[1], max(1, round(found * asked[1] / sum(asked))))
-    return found - judges if found - judges < asked[0] else asked[0], judges
+    judges = min(asked[1], max(found // 3, found - asked[0]))  # calibration first, but never more than two thirds
+    return found - judges, judges

@@ -78,13 +78,14 @@ def build(
         BackendMissing: torch is not installed.
     """
 
-    start, out = time.monotonic(), Path(out)
+    start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
+    watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     request = Request(recipe, jobs_of(recipe), out, measure, threads)
     if manifest := finished(request):
         return _nothing_done(request, manifest, time.monotonic() - start)
     _known(recipe.model)
     with held(out):
-        result = _build(request, watcher or Silent())
+        result = _build(request, watcher)
     return replace(result, seconds=time.monotonic() - start)
 
 

@@ -52,7 +52,7 @@ def test_export_then_json_of_the_same_build(flags, tmp_path, capsys):
     at = flags.index("--eval")
     assert main(["export", *flags[:at], *flags[at + 2 :], "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["made"] == ["onnx/fp32", "onnx/w8a8"]
+    assert {"onnx/fp32", "onnx/w8a8"} <= set(result["made"])  # and the fused ones, where there is a compiler
     assert (tmp_path / "out" / "onnx" / "model_w8a8.onnx").exists()
     assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "edgekit.build/1"

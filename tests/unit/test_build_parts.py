@@ -61,7 +61,13 @@ def test_an_empty_request_is_refused(empty):
 
 @pytest.mark.parametrize(
     ("images", "asked", "shares"),
-    [(100, (64, 32), (64, 32)), (48, (64, 32), (32, 16)), (3, (64, 32), (2, 1)), (70, (64, 32), (47, 23))],
+    [
+        (100, (64, 32), (64, 32)),
+        (48, (64, 32), (32, 16)),
+        (3, (64, 32), (2, 1)),
+        (70, (64, 32), (47, 23)),
+        (24, (8, 32), (8, 16)),
+    ],
 )
 def test_one_folder_is_shared_between_calibration_and_evaluation(tmp_path, images, asked, shares):
     for i in range(images):
