@@ -1,0 +1,69 @@
+"""Packaging: pyproject.toml says everything; this adds the native library of the fused ops where a compiler makes one."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+_ROOT = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("edgekit_ops_build", _ROOT / "edgekit" / "ops" / "build.py")
+assert _spec is not None
+assert _spec.loader is not None
+native = importlib.util.module_from_spec(_spec)  # by its path: importing edgekit would need its dependencies
+_spec.loader.exec_module(native)
+
+
+def built() -> Path | None:
+    """The library, freshly built where its sources have changed; None, with the reason on stderr, where it cannot be."""
+    try:
+        if not native.LIBRARY.is_file() or native.digest().encode() not in native.LIBRARY.read_bytes():
+            native.build()
+    except Exception as error:  # the library is optional: whatever breaks its build must not break the install
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        print(f"edgekit: installed without the fused INT8 ops: {reason}", file=sys.stderr)
+        print("edgekit: python -m edgekit.ops.build makes them later", file=sys.stderr)
+        return None
+    return Path(native.LIBRARY)
+
+
+class BuildWithOps(build_py):
+    """build_py, and the library beside the modules."""
+
+    def run(self) -> None:
+        """Build and copy; an editable install uses the library of the checkout."""
+        super().run()
+        library = built()
+        if library is not None and not self.editable_mode:
+            target = Path(self.build_lib) / "edgekit" / "ops" / "_lib" / library.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(library, target)
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel with machine code in it, for any Python 3 of its platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none-<platform> where the library could be built, else py3-none-any."""
+        python, abi, platform = super().get_tag()
+        return (python, abi, platform) if self.root_is_pure else ("py3", "none", platform)
+
+
+class DistributionWithOps(Distribution):
+    """Not pure once a library goes into it."""
+
+    def has_ext_modules(self) -> bool:
+        """Whether there is a compiler."""
+        return native.compiler() is not None
+
+
+setup(
+    distclass=DistributionWithOps,
+    cmdclass={"build_py": BuildWithOps, "bdist_wheel": PlatformWheel},
+    package_data={"edgekit.ops": ["native/**/*"]},  # an installed copy builds for other runtimes and compilers too
+)
