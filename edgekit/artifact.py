@@ -148,9 +148,14 @@ class Manifest(BaseModel):
 
 
 def files_of(path: Path) -> list[Path]:
-    """Files of the artifact at `path`, sorted: all of a directory, `.xml` and `.bin` of an OpenVINO IR, else itself."""
+    """Files of the artifact at `path`, sorted.
+
+    All of a directory, `.xml` and `.bin` of an OpenVINO IR, a large `.onnx` and its `.onnx_data`, else itself.
+    """
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
+    if path.suffix == ".onnx" and (beside := path.with_name(f"{path.name}_data")).is_file():
+        return [path, beside]
     return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 

@@ -210,7 +210,7 @@ def _unplanned(file: _File, gemms: set[str], matmuls: set[str]) -> Iterator[str]
             for suffix in (".input", ".head.input", ".tail.input", ".q", ".k", ".v", ".numerators")
         }
         if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") and not owners & (gemms | matmuls):
-            yield f"{owner} is quantized but not in the plan"
+            yield f"{owner.removesuffix('.input')} is quantized but not in the plan"
 
 
 def _second(file: _File, name: str) -> np.ndarray | None:
