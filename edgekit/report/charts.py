@@ -114,7 +114,7 @@ def latency_strips(reports: Mapping[str, LatencyReport], rows: Mapping[str, Arti
 def drift_strips(
     reports: Mapping[str, DriftReport], rows: Mapping[str, ArtifactRow], thumbnails: Mapping[str, str]
 ) -> Spec:
-    """Every image as a dot at its SQNR, one row per artifact, most faithful first; pointing at a dot shows the image."""
+    """Every image as a dot at its SQNR, one row per artifact, most faithful first; pointing shows the image."""
     import altair as alt
 
     order = sorted(reports, key=lambda name: -reports[name].sqnr_db.value)

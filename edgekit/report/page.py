@@ -1,10 +1,143 @@
-"""Turns a BuildReport into one HTML page: the template, its numbers as text, and the charts' specifications."""
+"""Turns a BuildReport into one HTML page: the template, its numbers as text, and the charts as drawings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edgekit.artifact import ArtifactRow
+from edgekit.errors import BackendMissing
+from edgekit.measure.drift import ImageDrift
+from edgekit.report import numbers
 from edgekit.report.content import BuildReport
+
+_HERE = Path(__file__).parent
+_CHART_WIDTH = 860  # pixels
+_PICTURED = 5  # artifacts side by side
+_LISTED = 12  # images in the table
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing with its heading."""
+
+    title: str
+    text: str
+    svg: str
 
 
 def render_page(report: BuildReport) -> str:
     """The whole page as text. Raises BackendMissing when the report extra is not installed."""
-    raise NotImplementedError
+    absent = [package for package in ("jinja2", "altair", "vl_convert") if find_spec(package) is None]
+    if absent:
+        raise BackendMissing(f"report.html needs {', '.join(absent)}", fix="pip install 'edgekit[report]'")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    template = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html")
+    judged = _judged(report)
+    return template.render(
+        report=report,
+        n=numbers,
+        style=_safe((_HERE / "page.css").read_text(encoding="utf-8")),
+        rows=[_words(row, report) for row in report.manifest.artifacts],
+        charts=_charts(report),
+        shown=_pictured(report),
+        worst=_worst(report, judged),
+        worst_of=judged,
+        notes=[(row.name, note) for row in report.manifest.artifacts for note in row.notes],
+        noisy=sum(not latency.stable for latency in report.latency.values()),
+    )
+
+
+def _safe(text: str) -> Any:
+    """Our own text, not to be escaped."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
+    """One row of the table; dashes for what was not measured."""
+    drift, latency = report.drift.get(row.name), report.latency.get(row.name)
+    speedup = latency.speedup if latency else None
+    largest = max((other.size_mb or 0.0 for other in report.manifest.artifacts), default=0.0)
+    return {
+        **row.model_dump(include={"name", "status", "reason", "precision", "size_mb"}),
+        "bar": round(100 * (row.size_mb or 0.0) / largest, 1) if largest else 0,
+        "sqnr": numbers.decibels(drift.sqnr_db.value if drift else None),
+        "cls": numbers.cosine(drift.cls_cosine.mean if drift else None),
+        "worst": numbers.cosine(drift.cls_cosine.min if drift else None),
+        "patch": numbers.cosine(drift.patch_cosine.mean if drift else None),
+        "neighbour": numbers.percent(drift.own.nn_agreement if drift else None),
+        "neighbour_range": numbers.percent_range(drift.own.nn_agreement if drift else None),
+        "p50": numbers.milliseconds(latency.p50_ms if latency else None),
+        "p90": numbers.milliseconds(latency.p90_ms if latency else None),
+        "speed": numbers.times(speedup.value if speedup else None),
+        "speed_range": f"{speedup.low:.2f} to {speedup.high:.2f}" if speedup else "",
+        "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
+    }
+
+
+def _judged(report: BuildReport) -> str:
+    """The artifact whose images are listed: the recommended one if quantized, else the one that drifts most."""
+    rows = {row.name: row for row in report.manifest.artifacts}
+    integers = [name for name in report.drift if name in rows and rows[name].precision not in ("fp32", "fp16")]
+    if report.verdict.choice in integers:
+        return str(report.verdict.choice)
+    return min(integers or report.drift, key=lambda name: report.drift[name].sqnr_db.value, default="")
+
+
+def _worst(report: BuildReport, judged: str) -> tuple[ImageDrift, ...]:
+    return report.drift[judged].worst(_LISTED) if judged else ()
+
+
+def _pictured(report: BuildReport) -> list[str]:
+    """The reference, the choice, and the artifacts that drift most: as many as fit side by side."""
+    if not report.panels:
+        return []
+    there = report.panels[0].pca
+    by_drift = sorted(report.drift, key=lambda name: report.drift[name].sqnr_db.value)
+    wanted: Iterable[str | None] = (report.reference, report.verdict.choice, *by_drift)
+    return [name for name in dict.fromkeys(wanted) if name in there][:_PICTURED]  # type: ignore[misc]
+
+
+def _charts(report: BuildReport) -> list[Chart]:
+    """Every chart there are numbers for."""
+    from edgekit.report import charts, verdict
+
+    rows = {row.name: row for row in report.manifest.artifacts}
+    found = verdict.candidates(report.manifest.artifacts, report.drift, report.latency, reference=report.reference)
+    drawn = []
+    if found:
+        formats = {row.name: row.format for row in report.manifest.artifacts}
+        text = "Up and to the left is better. The line joins those that no other artifact beats in both."
+        drawn.append(Chart("Drift against latency", text, _svg(charts.trade_off(found, formats, _CHART_WIDTH))))
+    if report.latency:
+        drawn.append(Chart("Latency", "Every timed call is a tick; the thick one is the median.",
+                           _svg(charts.latency_strips(report.latency, rows))))  # fmt: skip
+    if report.drift:
+        drawn.append(Chart("Drift of every image", "Every evaluation image is a dot.",
+                           _svg(charts.drift_strips(report.drift, rows, {}))))  # fmt: skip
+    if report.blocks:
+        drawn.append(Chart("Where the drift comes from", "Error of the residual stream behind each block.",
+                           _svg(charts.block_lines(report.blocks, rows))))  # fmt: skip
+    for precision, steps in report.steps.items():
+        drawn.append(Chart(f"What each step brings to {precision}", "SQNR of the simulated model after each step.",
+                           _svg(charts.step_bars(steps))))  # fmt: skip
+    return drawn
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    """A Vega-Lite specification as a drawing whose colours are the page's."""
+    import vl_convert
+
+    axis = {"domainColor": "var(--rule)", "gridColor": "var(--rule)", "tickColor": "var(--rule)",
+            "labelColor": "var(--muted)", "titleColor": "var(--muted)", "titleFontWeight": "normal"}  # fmt: skip
+    config = {"background": None, "view": {"stroke": None}, "axis": axis}
+    drawing: str = vl_convert.vegalite_to_svg({**spec, "width": _CHART_WIDTH, "config": config})
+    return drawing

@@ -14,6 +14,7 @@ Goal = Literal["latency", "size", "accuracy"]
 WORTH = 1.1  # an integer model must be this much faster, beyond doubt, to be worth its drift
 _GOOD_ENOUGH: tuple[Grade, ...] = ("excellent", "good")
 _INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
+_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 class Candidate(Frozen):
@@ -132,7 +133,8 @@ def _sentence(best: Candidate, base: Candidate | None) -> str:
     if best.speedup < 0.95:
         pace = f"{1 / best.speedup:.2g}× slower than"
     size = f", {base.size_mb / best.size_mb:.2g}× smaller" if best.size_mb and base.size_mb > 1.2 * best.size_mb else ""
-    return f"On this CPU use {best.name}: {pace} FP32{size}, features {alike(best.drop)} the same."
+    features = "the very same features" if best.drop <= 0 else f"features at a cosine of {alike(best.drop)}"
+    return f"On this CPU use {best.name}: {pace} FP32{size}, {features}."
 
 
 def alike(drop: float) -> str:
@@ -156,7 +158,7 @@ def _int8(
         nearest = min(integers, key=lambda c: c.drop)
         return "loses too much", f"INT8 loses too much here: the best, {nearest.name}, reaches {alike(nearest.drop)}."
     best = good[0]
-    floats = [c for c in fit if c.precision not in _INTEGER]
+    floats = [c for c in fit if c.precision in _FLOAT]
     rival = floats[0] if floats else None
     gain = rival.p50_ms / best.p50_ms if rival else best.speedup
     against = f"the fastest float model, {rival.name}" if rival else "FP32"
