@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from edgekit.artifact import Artifact
 
 
 def models(*, as_json: options.Json = False) -> None:
@@ -54,7 +57,7 @@ def inspect(
     *,
     as_json: options.Json = False,
 ) -> None:
-    """What a model, an artifact or a build folder holds, without running it."""
+    """What a model, an artifact or a build folder holds, and what of an artifact runs where on this machine."""
     path = Path(target)
     facts = _build_folder(path) if (path / "manifest.json").is_file() else _file_or_model(target)
     if as_json:
@@ -65,6 +68,7 @@ def inspect(
     console = terminal()
     if (path / "manifest.json").is_file():
         from edgekit.artifact import Manifest
+        from edgekit.backends.placement import placement
         from edgekit.cli.show import build_table
 
         manifest = Manifest.read(path)
@@ -72,6 +76,9 @@ def inspect(
             f"build of [bold]{manifest.model['name']}[/], recipe {manifest.recipe_digest}, {manifest.host['cpu']}"
         )
         console.print(build_table(manifest.artifacts))
+        for row in manifest.artifacts:
+            if row.audit:
+                console.print(f"[bold]{row.name}[/]: {placement(row.audit)}", soft_wrap=True)
         return
     for key, value in facts.items():
         console.print(f"[bold]{key:<14}[/] {value}", soft_wrap=True)
@@ -108,4 +115,17 @@ def _file_or_model(target: str) -> dict[str, Any]:
         loaded = zoo.load(target)
         return {"name": loaded.name, "sha256": loaded.sha256, "tasks": ", ".join(loaded.heads),
                 **asdict(loaded.model.config)}  # fmt: skip
-    return artifact.model_dump(mode="json")
+    return artifact.model_dump(mode="json") | {"placement": _placed(artifact)}
+
+
+def _placed(artifact: Artifact) -> str:
+    """What the runtime makes of an artifact here, or why that cannot be said."""
+    from edgekit.backends import get_backend
+    from edgekit.backends.placement import placement
+    from edgekit.errors import EdgekitError
+
+    try:
+        audit = get_backend(artifact.format).audit(artifact)
+    except EdgekitError as error:
+        return f"unknown: {error}"
+    return f"{audit.get('runtime', artifact.format)}: {placement(audit)}"

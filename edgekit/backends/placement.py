@@ -1,0 +1,38 @@
+"""Says in one line what an audit found: which GEMMs run in integers, which attention is one op, what fell back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+_KINDS = (("gemms_int8", "INT8"), ("gemms_int4", "INT4"), ("gemms_weight_only", "float with integer weights"),
+          ("gemms_float", "float"), ("gemms_untraced", "untraced"))  # fmt: skip
+
+
+def placement(audit: Mapping[str, object]) -> str:
+    """E.g. "of 49 GEMMs 48 INT8, 1 float; 12 attentions in one op each, 12 of them whole blocks".
+
+    Args:
+        audit: of `Backend.audit`; keys that a backend does not have are left out.
+    """
+    if "unknown" in audit:
+        return str(audit["unknown"])
+    total = _count(audit, "gemms")
+    kinds = [f"{_count(audit, key)} {words}" for key, words in _KINDS if _count(audit, key)]
+    parts = [f"of {total} GEMMs {', '.join(kinds)}"] if total else []
+    if fused := _count(audit, "attention_fused"):
+        blocks = _count(audit, "blocks_fused")
+        parts.append(f"{fused} attentions in one op each" + (f", {blocks} of them whole blocks" if blocks else ""))
+    if integers := _count(audit, "attention_products_int8"):
+        parts.append(f"{integers} attention products INT8")
+    if late := cast("list[str]", audit.get("planned_but_not_int8", [])):
+        parts.append(f"planned for INT8 but not run so: {', '.join(late)}")
+    for key, words in (("fallbacks", "in reference code"), ("outside_xnnpack", "outside XNNPACK")):
+        if layers := cast("Mapping[str, int]", audit.get(key, {})):
+            parts.append(f"{words}: " + ", ".join(f"{count} {layer}" for layer, count in layers.items()))
+    return "; ".join(parts) or "nothing known"
+
+
+def _count(audit: Mapping[str, object], key: str) -> int:
+    value = audit.get(key, 0)
+    return value if isinstance(value, int) else 0
