@@ -42,89 +42,120 @@ static inline HeadLayout layout_of(const Attention& a) {
     return h;
 }
 
-static inline void put(char* at, int32_t v, const float*) { *(float*)at = float(v); }
-static inline void put(char* at, int32_t v, const int16_t*) { *(int16_t*)at = int16_t(v); }
-static inline void put(char* at, int32_t v, const int8_t*) { *(int8_t*)at = int8_t(v); }
-
-static inline float magnitude(float x) { return x < 0 ? -x : x; }
 static inline float usable(float scale) { return scale >= smallest ? scale : 1; }
+static inline vf magnitude(vf v) { return v > 0.0f ? v : -v; }
+
+// 4 bytes of every step of one output's weights, from a row that holds them in order.
+static inline void scatter(const void* row, int steps, char* panel) {
+    for (int s = 0; s < steps; ++s) __builtin_memcpy(panel + s * step_bytes, (const char*)row + s * 4, 4);
+}
+
+// Where output `index` begins in panels of `steps` steps.
+static inline char* column_at(char* panels, int index, int steps) {
+    return panels + size_t(index / panel_outputs) * steps * step_bytes + index % panel_outputs * 4;
+}
+
+// Keys less their mean, an integer scale for each; k (tokens, stride).
+template <class Mode>
+static inline void pack_keys(const Attention& a, const float* k, const HeadLayout& h, char* packed) {
+    constexpr int group = Mode::Scores::group;
+    float* key_scale = (float*)(packed + h.key_scale);
+    int32_t* key_sums = (int32_t*)(packed + h.key_sums);
+    alignas(64) float mean[max_head_dim + 2 * LANES] = {}, centred[max_head_dim + 2 * LANES];
+    alignas(64) int16_t integers[max_head_dim + 2 * LANES] = {};
+    const int dim = a.dim;
+    for (int d = 0; d < dim; d += LANES) {
+        vf total = {};
+        for (int token = 0; token < a.tokens; ++token) total += load_up_to(k + token * a.stride + d, dim - d, 0);
+        store(mean + d, total / float(a.tokens));
+    }
+    for (int token = 0; token < a.tokens; ++token) {
+        const float* from = k + token * a.stride;
+        vf high = {}, poison = {};
+        for (int d = 0; d < dim; d += LANES) {
+            const vf v = load_up_to(from + d, dim - d, 0) - load(mean + d);
+            high = larger(magnitude(v), high);
+            poison += v * 0.0f;
+            store(centred + d, v);
+        }
+        const float scale = usable(max_of(high) / qk_levels), inverse = 1 / scale;
+        vi total = {};
+        for (int d = 0; d < dim; d += LANES) {
+            vi q = round_to_int(load(centred + d) * inverse);
+            q = q > qk_levels ? splat(qk_levels) : q;
+            q = q < -qk_levels ? splat(-qk_levels) : q;
+            total += q;
+            if constexpr (group == 4) store_integers((uint8_t*)integers + d, q);
+            else store_integers(integers + d, q);
+        }
+        scatter(integers, h.key_steps, column_at(packed, token, h.key_steps));
+        key_scale[token] = scale + sum_of(poison);
+        key_sums[token] = query_offset * int32_t(sum_of(to_float(total)));  // below 2^24: exact
+    }
+}
+
+// Values with an integer scale for each channel; a step holds `group` tokens of 16 channels. v (tokens, stride).
+template <class Mode>
+static inline void pack_values(const Attention& a, const float* v, const HeadLayout& h, char* packed) {
+    constexpr int group = Mode::Mixing::group, bits = 32 / group, mask = bits == 8 ? 255 : 65535;
+    for (int d = 0; d < h.value_panels * panel_outputs; d += LANES) {
+        vf top = {}, poison = {};
+        for (int token = 0; token < a.tokens; ++token) {
+            const vf x = load_up_to(v + token * a.stride + d, a.dim - d, 0);
+            top = larger(magnitude(x), top);
+            poison += x * 0.0f;
+        }
+        vf scale = top / float(Mode::value_levels);
+        scale = scale >= smallest ? scale : splat(1.0f);
+        const vf inverse = 1.0f / scale;
+        store((float*)(packed + h.value_scale) + d, scale + poison);
+        char* to = column_at(packed + h.values, d, h.value_steps);
+        for (int first = 0; first < a.tokens; first += group) {
+            vi step = {};
+            for (int i = 0; i < group && first + i < a.tokens; ++i) {
+                vi q = round_to_int(load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse);
+                q = q > Mode::value_levels ? splat(Mode::value_levels) : q;
+                q = q < -Mode::value_levels ? splat(-Mode::value_levels) : q;
+                step |= (q & mask) << (i * bits);
+            }
+            __builtin_memcpy(to + size_t(first / group) * step_bytes, &step, sizeof step);
+        }
+    }
+}
 
 template <class Mode>
 static void pack_head(const Attention& a, int image, int head, char* packed) {
     const HeadLayout h = layout_of<Mode>(a);
     const float* k = a.qkv + size_t(image) * a.tokens * a.stride + a.width + head * a.dim;
     const float* v = k + a.width;
-    const int dim = a.dim, keys = h.key_panels * panel_outputs, channels = h.value_panels * panel_outputs;
-    float* key_scale = (float*)(packed + h.key_scale);
-    int32_t* key_sums = (int32_t*)(packed + h.key_sums);
-    float* value_scale = (float*)(packed + h.value_scale);
-    char* values = packed + h.values;
+    const int keys = h.key_panels * panel_outputs;
     if constexpr (Mode::probability_levels == 0) {
-        for (int panel = 0; panel < h.key_panels; ++panel) {
-            float* to = (float*)packed + size_t(panel) * dim * panel_outputs;
-            for (int j = 0; j < panel_outputs; ++j) {
-                const int token = panel * panel_outputs + j;
-                for (int d = 0; d < dim; ++d) to[d * panel_outputs + j] = token < a.tokens ? k[token * a.stride + d] : 0;
-            }
+        for (int token = 0; token < keys; ++token) {
+            char* to = column_at(packed, token, h.key_steps);
+            if (token < a.tokens) scatter(k + token * a.stride, a.dim, to);
+            else for (int d = 0; d < a.dim; ++d) __builtin_memset(to + d * step_bytes, 0, 4);
         }
-        for (int panel = 0; panel < h.value_panels; ++panel)
+        for (int d = 0; d < h.value_panels * panel_outputs; d += LANES) {
+            char* to = column_at(packed + h.values, d, keys);
             for (int token = 0; token < keys; ++token) {
-                float* to = (float*)values + (size_t(panel) * keys + token) * panel_outputs;
-                const int first = panel * panel_outputs, some = lesser(panel_outputs, dim - first);
-                for (int c = 0; c < panel_outputs; ++c) to[c] = token < a.tokens && c < some ? v[token * a.stride + first + c] : 0;
+                const vf x = token < a.tokens ? load_up_to(v + token * a.stride + d, a.dim - d, 0) : vf{};
+                store((float*)(to + token * step_bytes), x);
             }
+        }
     } else {
-        using K = typename Mode::Scores::element;
-        using V = typename Mode::Mixing::element;
-        constexpr int kg = Mode::Scores::group, vg = Mode::Mixing::group;
-        __builtin_memset(packed, 0, h.bytes);
-        float mean[max_head_dim], top[max_head_dim];
-        for (int d = 0; d < dim; ++d) mean[d] = top[d] = 0;
-        for (int token = 0; token < a.tokens; ++token)
-            for (int d = 0; d < dim; ++d) {
-                const float x = magnitude(v[token * a.stride + d]);
-                mean[d] += k[token * a.stride + d];
-                top[d] = top[d] >= x ? top[d] : x;  // NaN enters and stays only as the scale's poison below
-            }
-        for (int d = 0; d < dim; ++d) mean[d] /= float(a.tokens);
-        for (int d = 0; d < dim; ++d) value_scale[d] = usable(top[d] / Mode::value_levels);
-        for (int token = 0; token < a.tokens; ++token) {
-            const float* from = k + token * a.stride;
-            float high = 0, poison = 0;
-            for (int d = 0; d < dim; ++d) {
-                const float x = magnitude(from[d] - mean[d]);
-                high = high > x ? high : x;
-                poison += x * 0;
-            }
-            const float scale = usable(high / qk_levels), inverse = 1 / scale;
-            int32_t total = 0;
-            char* panel = packed + size_t(token / panel_outputs) * h.key_steps * step_bytes + token % panel_outputs * 4;
-            for (int d = 0; d < dim; ++d) {
-                const float x = __builtin_rintf((from[d] - mean[d]) * inverse);
-                const int32_t q = x >= -qk_levels && x <= qk_levels ? int32_t(x) : 0;
-                total += q;
-                put(panel + d / kg * step_bytes + d % kg * sizeof(K), q, (const K*)nullptr);
-            }
-            key_scale[token] = scale + poison;
-            key_sums[token] = query_offset * total;
+        // Keys that pad the last tile have the scale 0 and probabilities of 0.
+        const int last = a.tokens / panel_outputs * panel_outputs;
+        if (last < keys) {
+            __builtin_memset(packed + size_t(last) / panel_outputs * h.key_steps * step_bytes, 0,
+                             size_t(keys - last) / panel_outputs * h.key_steps * step_bytes);
+            __builtin_memset(packed + h.key_scale, 0, h.value_scale - h.key_scale);
         }
-        for (int d = 0; d < dim; ++d) {
-            const float inverse = 1 / value_scale[d];
-            float poison = 0;
-            char* panel = values + size_t(d / panel_outputs) * h.value_steps * step_bytes + d % panel_outputs * 4;
-            for (int token = 0; token < a.tokens; ++token) {
-                const float raw = v[token * a.stride + d], x = __builtin_rintf(raw * inverse);
-                const int32_t q = x >= -Mode::value_levels && x <= Mode::value_levels ? int32_t(x) : 0;
-                poison += raw * 0;
-                put(panel + token / vg * step_bytes + token % vg * sizeof(V), q, (const V*)nullptr);
-            }
-            value_scale[d] += poison;
-        }
+        pack_keys<Mode>(a, k, h, packed);
+        pack_values<Mode>(a, v, h, packed);
     }
-    (void)channels;
 }
 
-static constexpr int query_block = 2 * ROWS > 24 ? 2 * ROWS : 24;
+static constexpr int query_block = 4 * ROWS;
 
 struct AttendScratch {
     size_t query_stride, query_scale, scores, probabilities, sums, out, bytes;
@@ -154,7 +185,7 @@ static inline void load_queries(const Attention& a, const float* q, int rows, ch
             vf high = {}, poison = {};
             for (int d = 0; d < a.dim; d += LANES) {
                 const vf v = load_up_to(q + d, a.dim - d, 0);
-                high = larger(v > 0.0f ? v : -v, high);
+                high = larger(magnitude(v), high);
                 poison += v * 0.0f;
             }
             const float scale = usable(max_of(high) / qk_levels);

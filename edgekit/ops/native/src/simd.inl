@@ -26,20 +26,23 @@ static inline vf load_some(const float* p, int n, float rest) {
 }
 static inline vf load_up_to(const float* p, int n, float rest) { return n >= LANES ? load(p) : load_some(p, n, rest); }
 
+// Reductions go by quarters of a register, without a scalar loop.
+typedef float v4 __attribute__((vector_size(16)));
 static inline float sum_of(vf v) {
-    float lanes[LANES], total = 0;
-    store(lanes, v);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-    total = lanes[0];
-    return total;
+    v4 parts[LANES / 4];
+    __builtin_memcpy(parts, &v, sizeof v);
+    for (int step = LANES / 8; step; step /= 2)
+        for (int i = 0; i < step; ++i) parts[i] += parts[i + step];
+    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 static inline float max_of(vf v) {
-    float lanes[LANES];
-    store(lanes, v);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; ++i) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
-    return lanes[0];
+    v4 parts[LANES / 4];
+    __builtin_memcpy(parts, &v, sizeof v);
+    for (int step = LANES / 8; step; step /= 2)
+        for (int i = 0; i < step; ++i) parts[i] = parts[i] > parts[i + step] ? parts[i] : parts[i + step];
+    const float a = parts[0][0] > parts[0][2] ? parts[0][0] : parts[0][2];
+    const float b = parts[0][1] > parts[0][3] ? parts[0][1] : parts[0][3];
+    return a > b ? a : b;
 }
 
 // Round half to even, for |v| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits of the float.
