@@ -57,7 +57,7 @@ class TfliteBackend:
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
         """Every precision in plain operators, and the int8 GEMMs of XNNPACK."""
-        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w4a8")
         return (*((precision, "standard") for precision in standard), ("w8a8", "fused"))
 
     def filename(self, precision: Precision, variant: Variant) -> str:
@@ -215,7 +215,9 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:
         ranges = "taken from each token at run time" if variant == "fused" else "of the plan"
-        notes.append(f"int8 GEMMs of XNNPACK with input ranges {ranges}; not for tflite-runtime")
-    if precision == "w8a8" and source.plan.matmuls:
+        notes.append(
+            f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; not for tflite-runtime"
+        )
+    if precision != "w8" and source.plan.matmuls:
         notes.append("attention products stay float32")
     return tuple(notes)

@@ -62,6 +62,20 @@ class Graph:
         self._buffers.append(buffer)
         return self._tensor(name, value.shape, value.dtype, len(self._buffers) - 1, quantization)
 
+    def constant_int4(self, name: str, value: np.ndarray, scale: np.ndarray) -> Value:
+        """Integers -8..7 (out, in), two to a byte, with float16 scales (out, blocks) for the blocks of a row."""
+        nibbles = (value.astype(np.int16) & 0xF).astype(np.uint8).ravel()
+        stored = self.constant(name, nibbles[0::2] | nibbles[1::2] << 4)  # the first in the low half
+        tensor = self._tensors[stored.index]
+        tensor.type, tensor.shape = schema.TensorType.INT4, np.array(value.shape, np.int32)
+        blocks = schema.BlockwiseQuantizationT()
+        blocks.scales = self.constant(f"{name}_scale", scale.astype(np.float16)).index
+        blocks.zeroPoints, blocks.blockSize = -1, value.shape[1] // scale.shape[1]
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.details = blocks
+        tensor.quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        return Value(stored.index, value.shape, np.dtype(np.int8))
+
     def add(
         self, operator: str, name: str, inputs: Sequence[Value], shape: tuple[int, ...], *,
         options: object | None = None, version: int = 1, dtype: type[np.generic] = np.float32,
@@ -99,6 +113,14 @@ class Graph:
             node.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         self._operators.append(node)
         return outputs
+
+    def tokens(self, name: str, x: Value, first: int, end: int) -> Value:
+        """x (B, N, K) -> its tokens [first, end), by STRIDED_SLICE: XNNPACK takes neither SLICE nor SPLIT_V here."""
+        bounds = (("begin", [0, first, 0]), ("end", [0, end, 0]), ("strides", [1, 1, 1]))
+        constants = [self.constant(f"{name}.{bound}", np.array(value, np.int32)) for bound, value in bounds]
+        options = schema.StridedSliceOptionsT()
+        options.beginMask = options.endMask = 0b101  # the whole of batch and channels
+        return self.add("STRIDED_SLICE", name, [x, *constants], (x.shape[0], end - first, x.shape[2]), options=options)
 
     def serialize(
         self, inputs: dict[str, Value], outputs: dict[str, Value], description: str, metadata: dict[str, str]

@@ -148,11 +148,7 @@ class _Writer:
     def pool(self, hidden: Value) -> Value:
         """The CLS token: (B, N, D) -> (B, D)."""
         width = self.config.width
-        bounds = (("begin", [0, 0, 0]), ("end", [0, 1, 0]), ("strides", [1, 1, 1]))
-        ends = [self.graph.constant(f"pooler.{end}", np.array(value, np.int32)) for end, value in bounds]
-        options = schema.StridedSliceOptionsT()
-        options.beginMask = options.endMask = 0b101  # the whole of batch and channels
-        x = self.graph.add("STRIDED_SLICE", "pooler", [hidden, *ends], (-1, 1, width), options=options)
+        x = self.graph.tokens("pooler", hidden, 0, 1)
         return self.reshape(OUTPUT_NAMES[1], x, (-1, width))
 
     def product(self, name: str, x: Value, weight: Value) -> Value:

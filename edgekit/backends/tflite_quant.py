@@ -15,7 +15,8 @@ from edgekit.quantize.plan import GemmPlan, PerTokenInput, StaticInput, TokenGro
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
-ENDS = 8  # channels behind the others: the two ends of a static range, and zeros that keep rows aligned
+_ENDS = 8  # channels behind the others: the two ends of a static range, and zeros that keep rows aligned
+_BLOCK = 32  # XNNPACK's blocks of 4-bit weights hold a multiple of this
 
 
 class FloatGemms:
@@ -98,9 +99,13 @@ class WeightGemms(FloatGemms):
         Raises:
             ExportError: the plan's scales belong to groups of input channels.
         """
-        if gemm.weight_scale.shape[1] != 1:
-            raise ExportError(f"{gemm.name} has {gemm.weight_scale.shape[1]} weight scales per output channel",
-                              why="TFLite takes one", fix="quantize without --group-size")  # fmt: skip
+        groups = gemm.weight_scale.shape[1]
+        if groups > 1 and columns is not None and gemm.weight_bits == 4 and gemm.group_size % _BLOCK == 0:
+            return four_bits(graph, gemm, columns)
+        if groups > 1:
+            raise ExportError(f"{gemm.name} has {groups} weight scales per output channel for {gemm.weight_bits} bits",
+                              why=f"TFLite takes one, or blocks of {_BLOCK} and 4 bits",
+                              fix="--precision w4a8, or quantize without --group-size")  # fmt: skip
         integers = channels_last(gemm.weight.reshape(self.tensors[f"{gemm.name}.weight"].shape))
         if columns is not None:
             integers = integers.reshape(len(integers), -1)
@@ -118,7 +123,7 @@ class WeightGemms(FloatGemms):
 
 
 class IntegerGemms(WeightGemms):
-    """w8a8: int8 weights go into the operator as they are, and XNNPACK quantizes its input inside the int8 GEMM.
+    """w8a8, w4a8: integer weights go into the operator as they are, XNNPACK quantizes its input inside the int8 GEMM.
 
     It takes a token's range from the token's values: the plan's per-token quantizer. For a static one the values are
     clipped to the plan's range, and channels with zero weights carry its two ends: scale and zero point are then the
@@ -151,22 +156,19 @@ class IntegerGemms(WeightGemms):
         return graph.add("FULLY_CONNECTED", gemm.name, inputs, shape, options=options, version=12)
 
     def prepared(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
-        """`x` (..., K) as it is, or clipped to a static range with its ends behind: (..., K + ENDS)."""
+        """`x` (..., K) as it is, or clipped to a static range with its ends behind: (..., K + ends)."""
         match gemm.input:
             case StaticInput():
-                return with_ends(graph, gemm.name, x, gemm.input)
+                return with_ends(graph, gemm.name, x, gemm.input, ends_of(gemm))
             case PerTokenInput():
                 return x
             case TokenGroupInput(split, head, tail):
-                options = schema.SplitVOptionsT()
-                options.numSplits = 2
-                lengths = [split, x.shape[1] - split]
-                sizes = graph.constant(f"{gemm.name}.group_sizes", np.array(lengths, np.int32))
-                axis = graph.constant(f"{gemm.name}.group_axis", np.array(1, np.int32))
-                names = [f"{gemm.name}.{group}" for group in ("head", "tail")]
-                shapes = [(x.shape[0], length, x.shape[2]) for length in lengths]
-                groups = graph.add_several("SPLIT_V", names, [x, sizes, axis], shapes, options)
-                parts = [with_ends(graph, n, g, q) for n, g, q in zip(names, groups, (head, tail), strict=True)]
+                bounds = {"head": (0, split, head), "tail": (split, x.shape[1], tail)}
+                parts = [
+                    with_ends(graph, f"{gemm.name}.{group}", graph.tokens(f"{gemm.name}.{group}", x, first, end),
+                              quantizer, ends_of(gemm))
+                    for group, (first, end, quantizer) in bounds.items()
+                ]  # fmt: skip
                 joined = schema.ConcatenationOptionsT()
                 joined.axis = 1
                 shape = (*x.shape[:-1], parts[0].shape[-1])
@@ -177,12 +179,25 @@ class IntegerGemms(WeightGemms):
         return gemm.bias
 
 
-def with_ends(graph: Graph, name: str, x: Value, quantizer: StaticInput) -> Value:
+def four_bits(graph: Graph, gemm: GemmPlan, columns: int) -> Value:
+    """The plan's blocks, and one of zeros behind them where the ends of a range are."""
+    empty = columns - gemm.weight.shape[1]
+    weight = np.pad(gemm.weight, ((0, 0), (0, empty)))
+    scale = np.pad(gemm.weight_scale, ((0, 0), (0, empty // gemm.group_size)), constant_values=1)
+    return graph.constant_int4(f"{gemm.name}.weight_q", weight, scale)
+
+
+def ends_of(gemm: GemmPlan) -> int:
+    """How many channels stand behind the others of a static input: a whole block where weights have blocks."""
+    return _ENDS if gemm.weight_scale.shape[1] == 1 else gemm.group_size
+
+
+def with_ends(graph: Graph, name: str, x: Value, quantizer: StaticInput, ends: int) -> Value:
     """PAD, MAXIMUM, MINIMUM: bounds per channel clip the values and turn two of the padded zeros into the ends."""
     low, high = quantizer_range(quantizer)
-    channels, shape = x.shape[-1], (*x.shape[:-1], x.shape[-1] + ENDS)
+    channels, shape = x.shape[-1], (*x.shape[:-1], x.shape[-1] + ends)
     paddings = np.zeros((len(shape), 2), np.int32)
-    paddings[-1, 1] = ENDS
+    paddings[-1, 1] = ends
     floor, ceiling = np.zeros((2, shape[-1]), np.float32)
     floor[:channels], ceiling[:channels] = low, high
     floor[channels], ceiling[channels] = low, low

@@ -34,7 +34,7 @@ class TfliteRunner:
             BackendMissing: the runtime is too old for this file, or was built for another numpy.
             DataError: the file is missing or damaged, or has other inputs and outputs than the contract.
         """
-        if runtime == "tflite_runtime" and artifact.precision == "w8a8":
+        if runtime == "tflite_runtime" and artifact.precision in ("w8a8", "w4a8"):
             raise BackendMissing(f"{artifact.name} does not run in tflite-runtime",
                                  why="its kernel ignores the weight scales per channel and would compute nonsense",
                                  fix="pip install ai-edge-litert, or use model_w8.tflite")  # fmt: skip

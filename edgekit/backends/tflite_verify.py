@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision
-from edgekit.backends.tflite_quant import ENDS, channels_last, quantizer_range
+from edgekit.backends.tflite_quant import channels_last, ends_of, quantizer_range
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
 FP16_SQNR_DB = 40.0  # least a file with float16 weights must reach
 _OPERATORS = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-_DTYPES = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT8: np.int8}
+_DTYPES = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT8: np.int8,
+}
+_INTEGERS = {schema.TensorType.INT8, schema.TensorType.INT4}
 
 
 def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
@@ -98,6 +103,10 @@ class _File:
         """The stored values of a tensor, if it has any."""
         tensor = self.tensors[int(index)]
         data = self.buffers[tensor.buffer].data
+        if data is not None and tensor.type == schema.TensorType.INT4:
+            pairs = np.asarray(data, np.uint8)
+            nibbles = np.stack([pairs & 0xF, pairs >> 4], axis=-1).astype(np.int8)
+            return np.where(nibbles > 7, nibbles - 16, nibbles).astype(np.int8).reshape(tensor.shape)
         if data is None or tensor.type not in _DTYPES:
             return None
         return np.asarray(data, np.uint8).view(_DTYPES[tensor.type]).reshape(tensor.shape)
@@ -107,12 +116,21 @@ class _File:
         widened = self.behind(node.inputs[1], "DEQUANTIZE")
         return int(node.inputs[1] if widened is None else widened.inputs[0])
 
+    def scales(self, index: int) -> np.ndarray | None:
+        """Scales (out, groups) of stored weights that are symmetric along their first axis; None for any others."""
+        grid = self.tensors[index].quantization
+        if grid.detailsType == schema.QuantizationDetails.BlockwiseQuantization:
+            return self.constant(grid.details.scales) if grid.details.zeroPoints == -1 else None
+        if np.any(grid.zeroPoint) or grid.quantizedDimension:
+            return None
+        return np.float32(grid.scale).reshape(-1, 1)
+
     def quantized(self) -> set[str]:
         """Names of the GEMMs with integer weights."""
         return {
             name for name, node in self.named.items()
             if self.kind(node) in {"FULLY_CONNECTED", "CONV_2D"}
-            and self.tensors[self.weight(node)].type == schema.TensorType.INT8
+            and self.tensors[self.weight(node)].type in _INTEGERS
         }  # fmt: skip
 
 
@@ -136,21 +154,21 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
                 wanted = (gemm.input,)
             case TokenGroupInput(head=head, tail=tail):
                 wanted = (head, tail)
-    if wanted:
-        expected = np.pad(expected, ((0, 0), (0, ENDS)))
+    ends, scales = ends_of(gemm) if wanted else 0, gemm.weight_scale
+    if gemm.weight_scale.shape[1] > 1:  # blocks have float16 scales, and one block more of zeros where the ends are
+        scales = np.pad(scales, ((0, 0), (0, ends // gemm.group_size)), constant_values=1).astype(np.float16)
+    expected = np.pad(expected, ((0, 0), (0, ends)))
     if weight is None or weight.dtype != np.int8 or not np.array_equal(weight.reshape(len(weight), -1), expected):
         yield f"{gemm.name} has other integers"
-    elif not np.array_equal(np.float32(file.tensors[index].quantization.scale), gemm.weight_scale[:, 0]):
+    elif (found := file.scales(index)) is None or not np.array_equal(found, scales):
         yield f"{gemm.name} has other weight scales"
-    elif np.any(file.tensors[index].quantization.zeroPoint) or file.tensors[index].quantization.quantizedDimension:
-        yield f"{gemm.name} has weight zero points, or scales along another axis"
     if bias is None or not np.array_equal(bias, gemm.bias if activations else gemm.bias_dynamic):
         yield f"{gemm.name} has another bias"
-    if _ranges(file, node.inputs[0]) != [quantizer_range(quantizer) for quantizer in wanted]:
+    if _ranges(file, node.inputs[0], ends_of(gemm)) != [quantizer_range(quantizer) for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"
 
 
-def _ranges(file: _File, index: int) -> list[tuple[np.float32, np.float32]]:
+def _ranges(file: _File, index: int, ends: int) -> list[tuple[np.float32, np.float32]]:
     """Ranges that the input of a GEMM is clipped to and carries: none, one, or those of two token groups."""
     joined = file.behind(index, "CONCATENATION")
     found = []
@@ -162,9 +180,9 @@ def _ranges(file: _File, index: int) -> list[tuple[np.float32, np.float32]]:
         floor, ceiling = file.constant(raised.inputs[1]), file.constant(clipped.inputs[1])
         if floor is None or ceiling is None:
             continue
-        low, high = floor[-ENDS], ceiling[1 - ENDS]
-        own = np.unique(floor[:-ENDS]), np.unique(ceiling[:-ENDS]), ceiling[-ENDS], floor[1 - ENDS]
-        if own == (low, high, low, high) and not np.any(floor[2 - ENDS :]) and not np.any(ceiling[2 - ENDS :]):
+        low, high = floor[-ends], ceiling[1 - ends]
+        own = np.unique(floor[:-ends]), np.unique(ceiling[:-ends]), ceiling[-ends], floor[1 - ends]
+        if own == (low, high, low, high) and not np.any(floor[2 - ends :]) and not np.any(ceiling[2 - ends :]):
             found.append((low, high))
     return found
 

@@ -25,7 +25,7 @@ from tests.conformance.rtn_plan import rtn_plan
 pytest.importorskip("ai_edge_litert")
 
 from edgekit.backends.tflite import TfliteBackend
-from edgekit.backends.tflite_quant import ENDS
+from edgekit.backends.tflite_quant import ends_of
 from edgekit.backends.tflite_runner import TfliteRunner
 from edgekit.backends.tflite_verify import verify_plan
 
@@ -79,6 +79,22 @@ def test_every_input_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path:
         assert sqnr_db(expected(tiny, x), actual) < 50
 
 
+@pytest.mark.parametrize("inputs", ["static", "token_groups", "per_token"])
+def test_four_bit_weights_in_blocks(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+    plan = rtn_plan(tiny, pixels(8), bits=4, group_size=32, inputs=inputs)
+    artifact = export(tiny, tmp_path, "w4a8", plan)
+    assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 32
+    audit = TfliteBackend().audit(artifact)
+    assert (audit["gemms_int8"], audit["partitions"]) == (len(plan.gemms), 1)
+    gemm = plan.gemms[QKV]
+    other = replace(plan, gemms=plan.gemms | {QKV: _other_integer(gemm)})
+    with pytest.raises(ExportError, match=f"{QKV} has other integers"):
+        verify_plan(artifact.path, other, "w4a8")
+    other = replace(plan, gemms=plan.gemms | {QKV: replace(gemm, weight_scale=gemm.weight_scale * np.float32(1.01))})
+    with pytest.raises(ExportError, match=f"{QKV} has other weight scales"):
+        verify_plan(artifact.path, other, "w4a8")
+
+
 def test_values_beyond_a_static_range_are_clipped(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
     """XNNPACK alone would widen the range of such a token."""
     gemm = plan.gemms[QKV]
@@ -119,7 +135,7 @@ def test_xnnpack_takes_every_operator(tiny: DinoV2, plan: QuantPlan, tmp_path: P
     for precision, variant in TfliteBackend().variants():
         audit = TfliteBackend().audit(export(tiny, tmp_path, precision, plan, variant))
         assert (audit["partitions"], audit["outside_xnnpack"]) == (1, {}), (precision, variant)
-        static = len(plan.gemms) if (precision, variant) == ("w8a8", "standard") else 0
+        static = len(plan.gemms) if precision in ("w8a8", "w4a8") and variant == "standard" else 0
         assert audit["static_inputs"] == static
         assert audit["gemms_int8_weights"] == (
             0 if precision.startswith("fp") else len(plan.gemms) - (variant == "fused")
@@ -163,6 +179,8 @@ def test_read_back_finds_any_other_number(
 def test_what_tflite_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="weight scales per output channel"):
         export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8), group_size=32))
+    with pytest.raises(ExportError, match="weight scales per output channel"):
+        export(tiny, tmp_path, "w4a8", rtn_plan(tiny, pixels(8), bits=4, group_size=16))
     from copy import deepcopy
 
     large = deepcopy(tiny)
@@ -187,8 +205,9 @@ def test_buffers_are_aligned_and_weights_padded_with_zeros(tiny: DinoV2, plan: Q
     found = [graph.Tensors(i) for i in range(graph.TensorsLength())]
     weight = next(tensor for tensor in found if tensor.Name() == f"{QKV}.weight_q".encode())
     stored = model.Buffers(weight.Buffer()).DataAsNumpy().view(np.int8).reshape(weight.ShapeAsNumpy())
-    np.testing.assert_array_equal(stored[:, :-ENDS], plan.gemms[QKV].weight)
-    assert not stored[:, -ENDS:].any()
+    ends = ends_of(plan.gemms[QKV])
+    np.testing.assert_array_equal(stored[:, :-ends], plan.gemms[QKV].weight)
+    assert not stored[:, -ends:].any()
 
 
 def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
@@ -234,7 +253,7 @@ def test_tflite_runtime_runs_the_others(tiny: DinoV2, plan: QuantPlan, tmp_path:
     results = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for (precision, _), artifact in made.items():
         result = results[str(artifact.path)]
-        if precision == "w8a8":
+        if precision in ("w8a8", "w4a8"):
             assert "version '12'" in result
         else:
             np.testing.assert_allclose(np.array(result), tokens(artifact, pixels(1)), atol=1e-4)
