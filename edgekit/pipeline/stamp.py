@@ -26,7 +26,7 @@ _TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the 
     "onnx":     ("torch", "onnx", "onnx-ir", "onnxruntime"),
     "openvino": ("torch", "openvino"),
     "coreml":   ("torch", "coremltools"),
-    "tflite":   ("torch", "litert-torch", "ai-edge-quantizer"),
+    "tflite":   ("torch", "ai-edge-litert"),
 }
 # fmt: on
 
