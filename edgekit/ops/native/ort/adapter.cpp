@@ -46,6 +46,7 @@ struct Tensor {
     void* data = nullptr;
     int type = 0;
     std::vector<int64_t> shape;
+    bool present = false;
 };
 
 std::string shown(const std::vector<int64_t>& shape) {
@@ -56,6 +57,7 @@ std::string shown(const std::vector<int64_t>& shape) {
 
 Tensor tensor_of(const Api* api, const ort::Value* value) {
     Tensor tensor;
+    tensor.present = true;
     ort::TensorInfo* info = nullptr;
     check(ort::tensor_info(api, value, &info));
     struct Release {

@@ -58,7 +58,7 @@ struct BlockOp {
     }
 
 private:
-    // data is null for an optional input that is absent.
+    // Not present: an optional input that is absent.
     Tensor constant(const KernelInfo* info, size_t index, const std::string& label) const {
         int is_constant = 0;
         const ort::Value* value = nullptr;
@@ -78,7 +78,7 @@ private:
     template <class Element>
     const Element* array(const KernelInfo* info, size_t index, const std::string& label, std::vector<int64_t> shape) const {
         const Tensor tensor = constant(info, index, label);
-        if (!tensor.data && optional(index)) return nullptr;
+        if (!tensor.present) return nullptr;
         if (tensor.shape != shape) refuse("input " + label + " has shape " + shown(tensor.shape) + ", not " + shown(shape));
         return static_cast<const Element*>(tensor.data);
     }
