@@ -37,7 +37,7 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
     import altair as alt
 
     height = 340
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "name": c.name, "precision": c.precision, "format": formats[c.name], "ms": c.p50_ms,
             "db": min(_TOP_DB, MAX_DB if c.sqnr_db is None else c.sqnr_db), "p50": numbers.milliseconds(c.p50_ms),

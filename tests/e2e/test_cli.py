@@ -58,6 +58,21 @@ def test_export_then_json_of_the_same_build(flags, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["schema"] == "edgekit.build/1"
 
 
+def test_a_plan_made_first_is_the_one_a_build_writes_out(flags, tmp_path, capsys, monkeypatch):
+    at = flags.index("--eval")
+    words = [*flags[:at], *flags[at + 2 :], "--json"]
+    assert main(["quantize", *words]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)
+    assert plan["gemms"] == 9  # the patch embedding and four in each of two blocks
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("quantized twice")
+
+    monkeypatch.setattr("edgekit.quantize.engine.quantize", refuse)
+    assert main(["export", *words]) == 0
+    assert "onnx/w8a8" in json.loads(capsys.readouterr().out)["made"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "what"),
     [
