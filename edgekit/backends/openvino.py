@@ -26,6 +26,7 @@ from edgekit.artifact import (
 )
 from edgekit.backends.base import ExportSource, Runner, folded_tensors
 from edgekit.backends.metadata import artifact_from, manifest_text
+from edgekit.backends.saturation import cpu_saturates
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 _MANIFEST = ["edgekit", "manifest"]  # its place in rt_info
 _INSTALL = "pip install 'edgekit[openvino]'"
 _SATURATES = (
-    "8-bit weights: x86 CPUs without VNNI may saturate their int8 GEMMs; quantize with --weight-bits 7 for those"
+    '8-bit weights: int8 GEMMs of x86 CPUs without VNNI{this} saturate; overflow = "reduce-range" in the recipe makes '
+    "them 7-bit, the fused file is exact as it is"
 )
 
 
@@ -303,10 +305,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     if source.plan is None or precision in _FLOAT:
         return ()
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
-    if (
-        precision == "w8a8"
-        and variant == "standard"
-        and any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
-    ):
-        notes.append(_SATURATES)
+    eight_bits = any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
+    if precision == "w8a8" and variant == "standard" and eight_bits:
+        notes.append(_SATURATES.format(this=", of which this is one," if cpu_saturates() else ""))
     return tuple(notes)

@@ -244,3 +244,16 @@ def test_importing_the_backend_loads_no_runtime() -> None:
     code = "import sys, edgekit.backends.openvino as b; b.OpenVinoBackend().missing(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"openvino", "torch"} & set(loaded)
+
+
+def test_weights_that_may_saturate_are_said(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.backends import openvino
+
+    for bits, saturates, words in (
+        (8, True, "of which this is one"),
+        (8, False, "without VNNI saturate"),
+        (7, True, ""),
+    ):
+        monkeypatch.setattr(openvino, "cpu_saturates", lambda saturates=saturates: saturates)
+        notes = export(tiny, tmp_path / "model.xml", "w8a8", rtn_plan(tiny, pixels(2), bits=bits)).notes
+        assert notes == () if bits == 7 else words in notes[0]
