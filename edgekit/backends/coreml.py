@@ -142,6 +142,9 @@ class CoreMlBackend:
         """What stands in the saved program; see `coreml_audit.audit_package`."""
         if problem := _not_installed("coremltools"):
             raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.coreml_tools import coremltools
+
+        coremltools()  # first, and quietly
         from edgekit.backends.coreml_audit import audit_package
 
         return audit_package(artifact)

@@ -6,11 +6,13 @@ import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.backends.coreml_graph import Target
 from edgekit.backends.coreml_tools import coremltools, quiet
 from edgekit.errors import DataError
+
+if TYPE_CHECKING:
+    from edgekit.backends.coreml_graph import Target
 
 _SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
 _UNSTABLE = ("com.github.apple.coremltools.conversion_date",)
