@@ -2,7 +2,7 @@
 #include "kernels.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
@@ -20,6 +20,9 @@
 namespace edgekit { namespace base {
 #include "simd.inl"
 
+#if defined(__aarch64__)
+#include "neon_pairs.inl"
+#else
 struct Pairs {
     using acc = vi;
     using element = int16_t;
@@ -27,14 +30,12 @@ struct Pairs {
     static inline vi dot(vi sum, vi a, vi w) {
 #if defined(__SSE2__)
         return sum + (vi)_mm_madd_epi16((__m128i)a, (__m128i)w);
-#elif defined(__aarch64__)
-        const int16x8_t x = vreinterpretq_s16_s32((int32x4_t)a), y = vreinterpretq_s16_s32((int32x4_t)w);
-        return sum + (vi)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
 #else
         return sum + ((a << 16) >> 16) * ((w << 16) >> 16) + (a >> 16) * (w >> 16);
 #endif
     }
 };
+#endif
 using Quads = Pairs;
 using FullQuads = Pairs;
 using UnsignedQuads = Pairs;

@@ -1,0 +1,38 @@
+// AArch64 with sdot: int8 * int8, so uint8 activations are stored less 128 and the zero point likewise.
+#include "kernels.h"
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+
+#include "cpu_arm.h"
+
+#define NAME "neon_dotprod"
+#define LANES 4
+#define VECTORS 4
+#define ROWS 6
+#define VECTOR_REGISTER "w"
+
+namespace edgekit { namespace neon_dotprod {
+#include "simd.inl"
+#include "neon_pairs.inl"
+
+struct Quads {
+    using acc = vi;
+    using element = int8_t;
+    static constexpr int group = 4;
+    static inline vi dot(vi sum, vi a, vi w) {
+        return (vi)vdotq_s32((int32x4_t)sum, vreinterpretq_s8_s32((int32x4_t)a), vreinterpretq_s8_s32((int32x4_t)w));
+    }
+};
+using FullQuads = Quads;
+using UnsignedQuads = Pairs;
+static constexpr int activation_offset = 128;
+static Format choose_format(bool speed, int) { return speed ? Format::quads : Format::pairs; }
+#include "unit.inl"
+}}  // namespace edgekit::neon_dotprod
+
+const edgekit::Kernels* edgekit::kernels_neon_dotprod() {
+    return arm_has(ArmFeature::dotprod) ? &neon_dotprod::kernels : nullptr;
+}
+#else
+const edgekit::Kernels* edgekit::kernels_neon_dotprod() { return nullptr; }
+#endif

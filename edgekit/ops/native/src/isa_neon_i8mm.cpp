@@ -1,0 +1,38 @@
+// AArch64 with the int8 matrix extension, of which usdot is taken: uint8 * int8 as on x86.
+#include "kernels.h"
+#if defined(__aarch64__) && defined(__ARM_FEATURE_MATMUL_INT8)
+#include <arm_neon.h>
+
+#include "cpu_arm.h"
+
+#define NAME "neon_i8mm"
+#define LANES 4
+#define VECTORS 4
+#define ROWS 6
+#define VECTOR_REGISTER "w"
+
+namespace edgekit { namespace neon_i8mm {
+#include "simd.inl"
+#include "neon_pairs.inl"
+
+struct Quads {
+    using acc = vi;
+    using element = int8_t;
+    static constexpr int group = 4;
+    static inline vi dot(vi sum, vi a, vi w) {
+        return (vi)vusdotq_s32((int32x4_t)sum, vreinterpretq_u8_s32((int32x4_t)a), vreinterpretq_s8_s32((int32x4_t)w));
+    }
+};
+using FullQuads = Quads;
+using UnsignedQuads = Quads;
+static constexpr int activation_offset = 0;
+static Format choose_format(bool speed, int) { return speed ? Format::quads : Format::pairs; }
+#include "unit.inl"
+}}  // namespace edgekit::neon_i8mm
+
+const edgekit::Kernels* edgekit::kernels_neon_i8mm() {
+    return arm_has(ArmFeature::i8mm) ? &neon_i8mm::kernels : nullptr;
+}
+#else
+const edgekit::Kernels* edgekit::kernels_neon_i8mm() { return nullptr; }
+#endif
