@@ -1,0 +1,1 @@
+"""Distillation: from a float model into its own quantized form."""

@@ -52,6 +52,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.scale = config.head_dim**-0.5
+        self.products: nn.Module | None = None  # replaces the two float products when a simulator sets it
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
@@ -63,6 +64,8 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T * scale) v with the heads joined again: (B, N, D)."""
+        if self.products is not None:
+            return self.products(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from edgekit.quantize.attention import plan_products
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.probes import colour_probes
 from edgekit.quantize.progress import Saved, run_digest
 from edgekit.quantize.ranges import static_input, unlike_halves
 from edgekit.quantize.sensitivity import promote, verify
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 BATCH = 8  # images that run together: bounds the activations alive at once
+PROBES = 8  # one synthetic probe for so many images
 HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
 
 
@@ -91,6 +93,8 @@ class _Engine:
         self.recipe, self.pixels, self._progress = recipe, pixels, progress
         self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, turned))
+        count = 0 if recipe.probes == "off" else max(4, len(pixels) // PROBES)
+        self.probes = colour_probes(pixels, count, model.config.patch) if count else pixels[:0]
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
@@ -112,15 +116,21 @@ class _Engine:
         exact = [self.model.embed(batch) for batch in self.pixels.split(BATCH)]
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
         quantized = [integer.embed(batch) for batch in self.pixels.split(BATCH)]
+        probes = [self.model.embed(batch) for batch in self.probes.split(BATCH) if len(batch)]
+        probed = torch.arange(len(self.probes)) % 4 < 2  # mosaics of both sharpnesses in either half
         for index, block in enumerate(self.model.blocks):
             if index < finished:
                 integer_block = integer.blocks[index]
                 exact, quantized = [block(x) for x in exact], [integer_block(x) for x in quantized]
+                probes = [block(x) for x in probes]
                 continue
-            observers, mean_key = observe(block, exact, 1 + self.model.config.registers, len(self.pixels))
-            choices = condition(block, observers, mean_key, self.half, self.recipe,
+            observers, mean_key = observe(
+                block, [*exact, *probes], 1 + self.model.config.registers, len(self.pixels) + len(self.probes)
+            )
+            choices = condition(block, observers, mean_key, torch.cat([self.half, probed]), self.recipe,
                                 registers=self.model.config.registers)  # fmt: skip
             del observers
+            probes = [block(x) for x in probes]
             exact, quantized = self._quantize_block(index, block, choices, plan, exact, quantized)
             plan.float_tensors.clear()
             plan.float_tensors.update(state_of(self.model))
@@ -159,9 +169,7 @@ class _Engine:
             name = f"blocks.{index}.attn"
             packed = [block.attn.qkv(block.norm1(x)) for x in exact]
             plan.matmuls[name] = plan_products(name, block.attn, packed)
-            integer_block.attn.mix = IntegerMix(  # type: ignore[method-assign]
-                plan.matmuls[name], block.attn.scale
-            )
+            integer_block.attn.products = IntegerMix(plan.matmuls[name], block.attn.scale)
             del packed
         for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"

@@ -158,5 +158,5 @@ def make_integer(model: DinoV2, plan: QuantPlan, *, kernel: Kernel, per_token: b
             setattr(model.get_submodule(parent), leaf, linear)
     for name, matmul in plan.matmuls.items():
         attention = model.get_submodule(name)
-        attention.mix = IntegerMix(matmul, float(attention.scale))  # type: ignore[arg-type]
+        attention.products = IntegerMix(matmul, float(attention.scale))  # type: ignore[arg-type]
     return model.eval()

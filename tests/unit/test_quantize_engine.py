@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,14 @@ def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_mode
     bits = 7 if options.get("overflow") == "reduce-range" else 8
     assert {gemm.weight_bits for gemm in plan.gemms.values()} == {bits}
     assert max(int(np.abs(gemm.weight).max()) for gemm in plan.gemms.values()) <= 2 ** (bits - 1) - 1
+
+
+@torch.no_grad()
+def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(level="all"))
+    pixels = torch.from_numpy(_pixels(tiny_model, 2, seed=5))
+    with_products, without = (simulate(each)(pixels)[0] for each in (plan, replace(plan, matmuls={})))
+    assert 25 < sqnr_db(with_products, without) < 80
 
 
 def test_rotation_is_chosen_by_measurement(tiny_model: DinoV2) -> None:
