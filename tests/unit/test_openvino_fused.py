@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from edgekit.quantize.simulate import simulate
 from tests.conformance.rtn_plan import rtn_plan
 
 ov = pytest.importorskip("openvino")
+ir = pytest.importorskip("onnx_ir")
+
+from edgekit.backends.onnx_fused import FusableGemms  # noqa: E402
+from edgekit.backends.onnx_graph import dinov2_graph  # noqa: E402
+from edgekit.backends.openvino_fused import fused_core  # noqa: E402
+from edgekit.ops.fuse import fuse  # noqa: E402
 
 SIZE = (70, 56)
 KINDS = ("fp32", "w8a8")
@@ -171,3 +178,42 @@ def test_no_compiler_is_said(missing: str, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(BackendMissing, match=r"OpenVINO extension.*apt-get install g"):
         build_extension(kernels, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def _shorten(model: ir.Model, name: str, axis: int) -> None:
+    """Cut the last row or column off a constant."""
+    value = model.graph.initializers[name]
+    array = value.const_value.numpy()
+    array = np.ascontiguousarray(array[tuple(slice(0, -1 if i == axis else None) for i in range(array.ndim))])
+    value.const_value = ir.tensor(array, name=name)
+    value.shape = ir.Shape(array.shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: _shorten(model, "blocks.0.mlp.fc2.weight_q", 1), "input 14 of shape"),
+        (lambda model: _shorten(model, "blocks.0.attn.qkv.weight_q", 0), "input 3 of shape"),
+        (lambda model: _shorten(model, "blocks.0.attn.proj.weight_scale", 0), "input 7 of shape"),
+        (lambda model: _shorten(model, "blocks.0.norm1.weight", 0), "norm of 127 channels"),
+        (lambda model: _attribute(model, ir.AttrInt64("num_heads", -2)), "num_heads > 0"),
+        (lambda model: _attribute(model, ir.AttrString("tier", "warp")), "not warp"),
+        (lambda model: _attribute(model, ir.AttrInt64("weight_bits", 99)), "weight_bits"),
+        (lambda model: _attribute(model, ir.AttrInt64("num_heads", 7)), "heads"),
+    ],
+)
+def test_a_file_with_impossible_blocks_is_refused(
+    change: Callable[[ir.Model], None], words: str, plan: QuantPlan, tmp_path: Path
+) -> None:
+    """When it is read, or by the kernels when the block is packed; never by a crash."""
+    model = dinov2_graph(plan.config, plan.float_tensors, FusableGemms(plan, "int8"))
+    fuse(model, plan)
+    change(model)
+    (tmp_path / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    core = fused_core()
+    with pytest.raises(RuntimeError, match=words):
+        core.compile_model(core.read_model(tmp_path / "model.onnx"), "CPU")(pixels(1).numpy())
+
+
+def _attribute(model: ir.Model, attribute: ir.Attr) -> None:
+    next(node for node in model.graph if node.op_type == "QViTBlock").attributes[attribute.name] = attribute
