@@ -54,7 +54,8 @@ def examine() -> Health:
         run = problem if backend is None else backend.runner_missing()
         backends.append(BackendHealth(name=format_, export=problem, run=run))
     parts = [PartHealth(name=name, problem=_missing(packages, extra)) for name, packages, extra in _PARTS]
-    parts.append(PartHealth(name=_fused_name(), problem=fused_missing()))
+    parts.append(PartHealth(name=_fused_name(), problem=fused_missing("onnx")))
+    parts.append(PartHealth(name="fused INT8 ops in OpenVINO", problem=fused_missing("openvino")))
     return Health(host=describe_host(), backends=tuple(backends), parts=tuple(parts))
 
 
