@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 
 from edgekit.artifact import Artifact, ArtifactRow
 from edgekit.backends import Runner, get_backend
-from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError
+from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.golden import check_golden
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.task import TaskDrift, measure_map_drift
+from edgekit.measure.worker import Target, Worker
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
@@ -72,6 +74,8 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
     """The record of an exported artifact after its drift and its golden check, as far as it runs here."""
     row = record.row
     try:
+        if job.variant == "fused":
+            _outlive(artifact_from(row, materials), materials.evaluation(job.size).pixel_values[:1])
         runner = get_backend(job.format).runner(artifact_from(row, materials))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
             drift = drift_of(runner, job, materials, watcher)
@@ -91,6 +95,21 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
     except Exception as error:
         return record.model_copy(update={"row": failed(row, _logged(error, job, materials.out))})
     return record
+
+
+def _outlive(artifact: Artifact, pixel_values: np.ndarray) -> None:
+    """Run once in a process of its own: native code that crashes there is a failed row, not the end of the build.
+
+    Raises:
+        ExportError: the process was ended, or the artifact does not run in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        pixels = Path(folder) / "pixels.npy"
+        np.save(pixels, pixel_values)
+        try:
+            Worker(Target.of(artifact), pixels, threads=None).close()
+        except BackendMissing as error:
+            raise ExportError(error.what, why=error.why, fix="edgekit doctor") from error
 
 
 def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -> DriftReport:

@@ -194,6 +194,23 @@ def test_an_artifact_unlike_its_reference_fails_but_shows_its_drift(recipe, tmp_
     assert row.drift["n"] == 6
 
 
+def test_native_code_that_crashes_is_a_failed_row(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.pipeline.jobs.fused_missing", lambda format_: None)
+    export = OnnxBackend.export
+
+    def plain(self, source, precision, variant, path):  # no need for the native library: the crash is what matters
+        artifact = export(self, source, precision, "standard", path)
+        return artifact.model_copy(update={"variant": variant})
+
+    monkeypatch.setattr(OnnxBackend, "export", plain)
+    monkeypatch.setattr("edgekit.measure.worker.ARTIFACT_LOADER", "tests.e2e.crash:load")
+    result = build(changed(recipe, precisions=["fp32"], fused=True), tmp_path / "out", measure="none")
+    rows = {row.name: row for row in result.manifest.artifacts}
+    assert rows["onnx/fp32"].status == "ok"
+    assert rows["onnx/fp32_fused"].status == "failed"
+    assert "ended by signal" in rows["onnx/fp32_fused"].reason
+
+
 def test_further_image_sizes_carry_their_size(recipe, tmp_path):
     sizes = changed(recipe, image_size=[(70, 70), (56, 84)], precisions=["fp32"])
     result = build(sizes, tmp_path / "out", measure="drift")
