@@ -20,8 +20,9 @@ AttentionMode = Literal["f32", "hybrid", "u8"]
 ATTENTION_OF: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "f32"}
 QUERY_LEVELS = 127
 KEY_LEVELS = 127
-HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 4095, 2047, 256
-"""Levels of the probabilities and values, and keys per tile: 4095 * 2047 * 256 is just below 2^31."""
+HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 3200, 2047, 320
+"""Levels of the probabilities and values, and keys per tile: 3200 * 2047 * 320 is just below 2^31,
+and 257 tokens (224 px) are one tile."""
 U8_PROBABILITY, U8_VALUE, U8_KEYS = 255, 127, 64
 
 

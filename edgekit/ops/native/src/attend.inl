@@ -1,14 +1,18 @@
 // The second half of attention.inl: scores, softmax and mixing of one block of queries.
 
 // scores (rows, Mode::keys) -> probabilities in Mixing's own number format, less each row's maximum of this tile.
+static_assert(U8Mode::keys % (4 * LANES) == 0);
+
 template <class Mode>
 static inline void soften(float* scores, int rows, int keys, char* probabilities, size_t stride, float* peaks, float* totals) {
     for (int r = 0; r < rows; ++r, scores += Mode::keys, probabilities += stride) {
         for (int j = keys; j < Mode::keys; ++j) scores[j] = -__builtin_inff();
         const int end = int(padded(keys, LANES));
-        vf high = splat(-__builtin_inff());
-        for (int j = 0; j < end; j += LANES) high = larger(load(scores + j), high);
-        const float peak = max_of(high);
+        // Four maxima at a time hide the latency of one; what lies beyond the keys is -inf, and no row reads past its end.
+        vf high[4] = {splat(-__builtin_inff()), high[0], high[0], high[0]};
+        for (int j = 0; j < end; j += 4 * LANES)
+            for (int i = 0; i < 4; ++i) high[i] = larger(load(scores + j + i * LANES), high[i]);
+        const float peak = max_of(larger(larger(high[0], high[1]), larger(high[2], high[3])));
         peaks[r] = peak;
         vf total = {};
         for (int j = 0; j < end; j += LANES) {

@@ -4,12 +4,12 @@
 struct FloatMode {
     using Scores = Floats;
     using Mixing = Floats;
-    static constexpr int keys = 256, probability_levels = 0, value_levels = 0;
+    static constexpr int keys = 320, probability_levels = 0, value_levels = 0;
 };
 struct HybridMode {
     using Scores = FullQuads;
     using Mixing = Pairs;
-    static constexpr int keys = 256, probability_levels = 4095, value_levels = 2047;
+    static constexpr int keys = 320, probability_levels = 3200, value_levels = 2047;
 };
 struct U8Mode {
     using Scores = FullQuads;

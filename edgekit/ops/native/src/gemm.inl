@@ -71,6 +71,7 @@ static double ceiling_of(int rounds) {
     for (int i = 0; i < rounds; ++i) {
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) {
+            __asm__ volatile("" : "+" VECTOR_REGISTER(a));  // else the product of constants leaves the loop
             sums[j] = Dot::dot(sums[j], a, w);
             __asm__ volatile("" : "+" VECTOR_REGISTER(sums[j]));
         }

@@ -7,6 +7,8 @@
 #define LANES 8
 #define VECTORS 2
 #define ROWS 6
+#define VECTOR_MAX _mm256_max_ps
+#define VECTOR_MIN _mm256_min_ps
 #define VECTOR_REGISTER "x"
 
 namespace edgekit { namespace avx2 {

@@ -7,6 +7,8 @@
 #define LANES 16
 #define VECTORS 2
 #define ROWS 12
+#define VECTOR_MAX _mm512_max_ps
+#define VECTOR_MIN _mm512_min_ps
 #define VECTOR_REGISTER "v"
 
 namespace edgekit { namespace avx512vnni {

@@ -13,8 +13,14 @@ static inline void store(int32_t* p, vi v) { __builtin_memcpy(p, &v, sizeof v); 
 static inline vf splat(float x) { return vf{} + x; }
 static inline vi splat(int32_t x) { return vi{} + x; }
 static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
-static inline vf larger(vf a, vf b) { return a > b ? a : b; }   // b where one is NaN
+// Both give b where one is NaN, as the instructions of x86 do: compilers do not see through the comparison.
+#if defined(VECTOR_MAX)
+static inline vf larger(vf a, vf b) { return (vf)VECTOR_MAX(a, b); }
+static inline vf smaller(vf a, vf b) { return (vf)VECTOR_MIN(a, b); }
+#else
+static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 static inline vf smaller(vf a, vf b) { return a < b ? a : b; }
+#endif
 static inline int lesser(int a, int b) { return a < b ? a : b; }
 static inline size_t padded(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -61,7 +67,7 @@ static inline void store_integers(int16_t* p, vi v) {
 
 // 2^v for v <= 0 (relative error 2e-7): below 2^-126 it is 2^-126 or less; NaN stays NaN.
 static inline vf exp2_of(vf v) {
-    v = v < -126.0f ? splat(-126.0f) : v;
+    v = larger(splat(-126.0f), v);
     vf shifted = v + round_magic;
     vf f = v - (shifted - round_magic);
     vf p = f * 0.0013218672247603536f + 0.009671698324382305f;
@@ -75,8 +81,7 @@ static inline vf exp2_of(vf v) {
 
 // x * Phi(x), Phi - 1/2 as an odd rational least-squares fit on |x| <= 5.2: absolute error 1e-6, that of float32.
 static inline vf gelu_of(vf x) {
-    vf c = x > 5.2f ? splat(5.2f) : x;
-    c = c < -5.2f ? splat(-5.2f) : c;
+    vf c = larger(splat(-5.2f), smaller(splat(5.2f), x));
     vf t = c * c;
     vf p = t * 1.2751323608117815e-10f - 2.2840433544502048e-08f;
     p = p * t + 2.9108925900800386e-06f;
