@@ -41,14 +41,17 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     products = [node for node in gemms if node not in weighted]
     blocks = sum(node.op_type == "QViTBlock" for node in graph.node)  # four GEMMs and an attention each
     attentions = sum(node.op_type == "FusedQKVAttention" for node in graph.node)
-    floats = [node.name or node.output[0] for node in weighted if node.op_type in _FLOAT]
+    kinds: dict[str, set[str]] = {}  # a GEMM with token groups is two nodes
+    for node in weighted:
+        kinds.setdefault(_module(node), set()).add(node.op_type)
+    floats = [name for name, types in kinds.items() if types & _FLOAT]
     return {
         "runtime": f"onnxruntime {ort.__version__}",
-        "gemms": len(weighted) + 4 * blocks,
-        "gemms_int8": sum(node.op_type in _INT8 for node in weighted) + 4 * blocks,
-        "gemms_int4": sum(node.op_type in _INT4 for node in weighted),
+        "gemms": len(kinds) + 4 * blocks,
+        "gemms_int8": sum(types <= _INT8 for types in kinds.values()) + 4 * blocks,
+        "gemms_int4": sum(types <= _INT4 for types in kinds.values()),
         "gemms_float": len(floats),
-        "float_gemms": sorted(floats) if len(floats) < len(weighted) else [],
+        "float_gemms": sorted(floats) if len(floats) < len(kinds) else [],
         "attention_products_int8": sum(node.op_type in _INT8 for node in products),
         "attention_products_float": sum(node.op_type in _FLOAT for node in products),
         "attention_fused": blocks + attentions,
@@ -56,3 +59,8 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
         "fused_ops": dict(sorted(Counter(node.op_type for node in graph.node if node.domain == "edgekit").items())),
         "ops": dict(sorted(Counter(node.op_type for node in graph.node).items())),
     }
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """Path of the layer that a GEMM node belongs to, as far as the optimizer has kept its name."""
+    return (node.name or node.output[0]).partition("/")[0].removesuffix(".head").removesuffix(".tail")

@@ -12,6 +12,7 @@ from edgekit.ops.blocks import ATTENTION, BLOCK
 
 _GEMM_LAYERS = frozenset({"FullyConnected", "Convolution", "MatMul"})
 _FUSED_ATTENTION_LAYERS = frozenset({"Subgraph", "ScaledDotProductAttention"})
+_HEAD = ".head"  # suffix of the part of a GEMM that takes the first tokens
 _INT8 = frozenset({"i8", "u8"})
 
 
@@ -78,13 +79,17 @@ def audit_model(model: ov.Model, core: ov.Core, settings: dict[str, Any]) -> dic
         name: next((node.kind for node in executed if node.computes(name)), "untraced")
         for name in (node.get_friendly_name() for node in gemms)
     }
-    count = Counter(kinds.values())
+    whole = {name: kind for name, kind in kinds.items() if not name.endswith(_HEAD)}
+    for name, kind in kinds.items():  # a GEMM with token groups is two; as one it is what the worse of them is
+        if name.endswith(_HEAD) and kind != "int8":
+            whole[name.removesuffix(_HEAD)] = kind
+    count = Counter(whole.values())
     own = Counter(node.get_type_name() for node in nodes)
     blocks, attentions_own = own[BLOCK], own[ATTENTION]  # a block is four GEMMs and an attention
     fallbacks = Counter(n.layer for n in executed if n.primitive.startswith("ref") and not n.is_own)
     return {
         "runtime": f"openvino {ov.__version__.split('-')[0]}",
-        "gemms": len(gemms) + 4 * blocks,
+        "gemms": len(whole) + 4 * blocks,
         "gemms_int8": count["int8"] + 4 * blocks,
         "gemms_weight_only": count["weight only"],
         "gemms_float": count["float"],

@@ -193,3 +193,9 @@ def test_large_weights_go_into_a_file_beside_it(
     np.testing.assert_array_equal(run(split), run(whole))
     beside.write_bytes(bytes(len(beside.read_bytes())))
     assert sha256_of(split.path) != split.sha256
+
+
+def test_a_gemm_with_token_groups_counts_once(tiny: DinoV2, tmp_path: Path) -> None:
+    grouped = rtn_plan(tiny, pixels(8), inputs="token_groups", keep_float=("blocks.1.mlp.fc1",))
+    audit = OnnxBackend().audit(export(tiny, tmp_path / "model.onnx", "w8a8", grouped))
+    assert (audit["gemms"], audit["gemms_int8"], audit["gemms_float"]) == (9, 8, 1)

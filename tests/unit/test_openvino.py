@@ -257,3 +257,9 @@ def test_weights_that_may_saturate_are_said(tiny: DinoV2, tmp_path: Path, monkey
         monkeypatch.setattr(openvino, "cpu_saturates", lambda saturates=saturates: saturates)
         notes = export(tiny, tmp_path / "model.xml", "w8a8", rtn_plan(tiny, pixels(2), bits=bits)).notes
         assert notes == () if bits == 7 else words in notes[0]
+
+
+def test_a_gemm_with_token_groups_counts_once(tiny: DinoV2, tmp_path: Path) -> None:
+    grouped = rtn_plan(tiny, pixels(8), inputs="token_groups", keep_float=("blocks.1.mlp.fc1",))
+    audit = OpenVinoBackend().audit(export(tiny, tmp_path / "model.xml", "w8a8", grouped))
+    assert (audit["gemms"], audit["gemms_int8"], audit["gemms_float"]) == (9, 8, 1)
