@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,8 +75,9 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
         raise DataError(f"{artifact.path} is missing", fix="edgekit export --format tflite")
     module = import_module(f"{runtime}.interpreter")
     try:
-        interpreter: Interpreter = module.Interpreter(model_path=str(artifact.path), num_threads=threads)
-        interpreter.allocate_tensors()
+        with without_greeting():
+            interpreter: Interpreter = module.Interpreter(model_path=str(artifact.path), num_threads=threads)
+            interpreter.allocate_tensors()
     except SystemError as error:  # its C++ part could not import numpy's C API
         raise BackendMissing("tflite-runtime cannot run beside numpy 2", why=str(error),
                              fix="pip install 'edgekit[tflite-legacy]' in its own environment") from None  # fmt: skip
@@ -81,3 +85,16 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
         raise DataError(f"{runtime.replace('_', '-')} cannot load {artifact.path}", why=str(error).strip(),
                         fix="edgekit export --format tflite") from None  # fmt: skip
     return interpreter
+
+
+@contextmanager
+def without_greeting() -> Iterator[None]:
+    """Hold back file descriptor 2: XNNPACK says "INFO: Created ..." from C++, without a switch; errors are raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

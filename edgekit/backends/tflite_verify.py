@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision
 from edgekit.backends.tflite_quant import channels_last, ends_of, quantizer_range
+from edgekit.backends.tflite_runner import without_greeting
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
 
@@ -42,8 +43,9 @@ def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
     pixels = np.random.default_rng(0).standard_normal((1, height, width, 3), np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
-    interpreter = Interpreter(model_path=str(path))
-    interpreter.allocate_tensors()
+    with without_greeting():
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
     interpreter.invoke()
     actual = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])

@@ -188,6 +188,19 @@ def _without_manifest(path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(MANIFEST_KEY.encode(), b"x" * len(MANIFEST_KEY)))
 
 
+@pytest.mark.full
+def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
+    """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
+    wide = DinoV2(replace(wide_demo_model.config, registers=4)).eval()
+    wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
+    wide = wide.bake(*SIZE)
+    plan = rtn_plan(wide, pixels(4))
+    assert sqnr_db(expected(wide, pixels()), tokens(export(wide, tmp_path, "fp16"), pixels())) > 40
+    artifact = export(wide, tmp_path, "w8a8", plan)
+    assert 85 < artifact.size_mb < 95
+    assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 20
+
+
 def test_macos_is_fed_one_image_after_the_other(tiny: DinoV2, tmp_path: Path) -> None:
     """The calling convention of Core ML's `predict`, which only macOS has: a stand-in takes its place."""
     artifact = export(tiny, tmp_path, "fp32")

@@ -223,6 +223,24 @@ def test_tflite_runtime_is_told_what_it_cannot_run(tiny: DinoV2, plan: QuantPlan
         TfliteRunner(export(tiny, tmp_path, "w8a8", plan), 1, "tflite_runtime")
 
 
+def test_nothing_is_printed(tiny: DinoV2, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens(export(tiny, tmp_path, "fp32"), pixels())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.full
+def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
+    """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
+    wide = DinoV2(replace(wide_demo_model.config, registers=4)).eval()
+    wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
+    wide = wide.bake(*SIZE)
+    plan = rtn_plan(wide, pixels(4))
+    assert np.abs(tokens(export(wide, tmp_path, "fp32"), pixels()) - expected(wide, pixels())).max() < 1e-3
+    artifact = export(wide, tmp_path, "w8a8", plan)
+    assert 85 < artifact.size_mb < 95
+    assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 20
+
+
 LEGACY = """
 import json, sys, numpy as np
 from tflite_runtime.interpreter import Interpreter
