@@ -21,7 +21,7 @@ from edgekit.quantize.attention import plan_products
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.plan import QuantPlan
-from edgekit.quantize.probes import colour_probes
+from edgekit.quantize.probes import TILES, colour_probes
 from edgekit.quantize.progress import Saved, run_digest
 from edgekit.quantize.ranges import static_input, unlike_halves
 from edgekit.quantize.sensitivity import promote, verify
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 BATCH = 8  # images that run together: bounds the activations alive at once
-PROBES = 8  # one synthetic probe for so many images
+PROBES = 4  # one synthetic probe for so many images
 HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
 
 
@@ -93,7 +93,7 @@ class _Engine:
         self.recipe, self.pixels, self._progress = recipe, pixels, progress
         self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, turned))
-        count = 0 if recipe.probes == "off" else max(4, len(pixels) // PROBES)
+        count = 0 if recipe.probes == "off" else max(len(TILES), len(pixels) // PROBES)
         self.probes = colour_probes(pixels, count, model.config.patch) if count else pixels[:0]
         self.model = deepcopy(model)
         fold_layerscale(self.model)
@@ -108,7 +108,10 @@ class _Engine:
         finished = 0
         if plan is None:
             plan = QuantPlan(self.model.config, size, state_of(self.model), {}, provenance=self.provenance)
-            self._patch_embedding(plan)
+            if self.recipe.patch_embed == "int8":
+                self._patch_embedding(plan)
+            else:
+                plan.kept_float["patch_embed.proj"] = "pixels are 8-bit already: a second grid costs more than it gains"
         else:
             self.model = plan.module()
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
@@ -117,7 +120,7 @@ class _Engine:
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
         quantized = [integer.embed(batch) for batch in self.pixels.split(BATCH)]
         probes = [self.model.embed(batch) for batch in self.probes.split(BATCH) if len(batch)]
-        probed = torch.arange(len(self.probes)) % 4 < 2  # mosaics of both sharpnesses in either half
+        probed = torch.arange(len(self.probes)) % 2 < 1
         for index, block in enumerate(self.model.blocks):
             if index < finished:
                 integer_block = integer.blocks[index]
