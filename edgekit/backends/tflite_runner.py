@@ -31,7 +31,7 @@ class TfliteRunner:
     """An interpreter of one artifact with XNNPACK, which both runtimes switch on by themselves."""
 
     def __init__(self, artifact: Artifact, threads: int | None, runtime: Runtime) -> None:
-        """Load `artifact`; None leaves the number of threads to the runtime.
+        """Load `artifact`; None takes all cores, as the other runtimes do by themselves: this one would take one.
 
         Raises:
             BackendMissing: the runtime is too old for this file, or was built for another numpy.
@@ -76,7 +76,7 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
     module = import_module(f"{runtime}.interpreter")
     try:
         with without_greeting():
-            interpreter: Interpreter = module.Interpreter(model_path=str(artifact.path), num_threads=threads)
+            interpreter: Interpreter = module.Interpreter(model_path=str(artifact.path), num_threads=threads or cores())
             interpreter.allocate_tensors()
     except SystemError as error:  # its C++ part could not import numpy's C API
         raise BackendMissing("tflite-runtime cannot run beside numpy 2", why=str(error),
@@ -85,6 +85,11 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
         raise DataError(f"{runtime.replace('_', '-')} cannot load {artifact.path}", why=str(error).strip(),
                         fix="edgekit export --format tflite") from None  # fmt: skip
     return interpreter
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
