@@ -56,14 +56,43 @@ static constexpr float round_magic = 12582912.0f;
 static constexpr int32_t round_bits = 0x4B400000;
 static inline vi round_to_int(vf v) { return (vi)(v + round_magic) - round_bits; }
 
+// The low 8 or 16 bits of integers that fit them, signed or not. Compilers take narrow vectors apart lane by lane, all but
+// those of AVX-512.
+#if defined(__AVX2__) && LANES == 8
+static inline __m128i words_of(vi v) {
+    return _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+}
 static inline void store_integers(uint8_t* p, vi v) {
-    vu8 bytes = __builtin_convertvector(v, vu8);
+    const __m128i words = words_of(v & 255);
+    _mm_storel_epi64((__m128i*)p, _mm_packus_epi16(words, words));
+}
+static inline void store_integers(int16_t* p, vi v) { _mm_storeu_si128((__m128i*)p, words_of(v)); }
+#elif defined(__SSE2__) && LANES == 4
+static inline void store_integers(uint8_t* p, vi v) {
+    const __m128i words = _mm_packs_epi32((__m128i)(v & 255), (__m128i)v);
+    const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    __builtin_memcpy(p, &bytes, 4);
+}
+static inline void store_integers(int16_t* p, vi v) {
+    _mm_storel_epi64((__m128i*)p, _mm_packs_epi32((__m128i)v, (__m128i)v));
+}
+#elif defined(__aarch64__)
+static inline void store_integers(uint8_t* p, vi v) {
+    const int16x4_t words = vmovn_s32((int32x4_t)v);
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+    __builtin_memcpy(p, &bytes, 4);
+}
+static inline void store_integers(int16_t* p, vi v) { vst1_s16(p, vmovn_s32((int32x4_t)v)); }
+#else
+static inline void store_integers(uint8_t* p, vi v) {
+    const vu8 bytes = __builtin_convertvector(v, vu8);
     __builtin_memcpy(p, &bytes, sizeof bytes);
 }
 static inline void store_integers(int16_t* p, vi v) {
-    vi16 words = __builtin_convertvector(v, vi16);
+    const vi16 words = __builtin_convertvector(v, vi16);
     __builtin_memcpy(p, &words, sizeof words);
 }
+#endif
 
 // 2^v for v <= 0 (relative error 2e-7): below 2^-126 it is 2^-126 or less; NaN stays NaN.
 static inline vf exp2_of(vf v) {
