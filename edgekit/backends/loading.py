@@ -88,7 +88,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     path = Path(path)
     if path.is_dir() and path.suffix not in _SUFFIXES:
         return _load_best(path, threads)
-    artifact = _artifact_at(path)
+    artifact = artifact_at(path)
     from edgekit.backends import get_backend
 
     return LoadedModel(get_backend(artifact.format).runner(artifact, threads), f"{path.name} was asked for")
@@ -133,7 +133,7 @@ def _rank(row: ArtifactRow) -> tuple[bool, int, int]:
     return "nncf" in row.tools, _KINDS.index((row.precision, row.variant)), _FORMATS.index(row.format)
 
 
-def _artifact_at(path: Path) -> Artifact:
+def artifact_at(path: Path) -> Artifact:
     """From the manifest of the build folder around `path`, else from what the file says of itself."""
     if path.suffix not in _SUFFIXES:
         raise DataError(

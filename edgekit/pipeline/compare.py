@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.artifact import Artifact, Manifest
 from edgekit.backends import artifact_of, get_backend
-from edgekit.backends.loading import _artifact_at as artifact_at
+from edgekit.backends.loading import artifact_at
 from edgekit.errors import DataError, EdgekitError
 from edgekit.images.sets import load_set
 from edgekit.measure.drift import DriftReport, measure_drift
