@@ -85,6 +85,7 @@ class CoreMlBackend:
 
         coremltools()  # first, and quietly
         from edgekit.backends.coreml_graph import build_program, query_gains
+        from edgekit.backends.coreml_norms import large_norms
         from edgekit.backends.coreml_package import save
         from edgekit.backends.coreml_verify import verify_float, verify_plan
 
@@ -92,7 +93,8 @@ class CoreMlBackend:
         config = source.model.config if plan is None else plan.config
         tensors = folded_tensors(source) if plan is None else plan.float_tensors
         gains = query_gains(config, tensors, self.target)
-        program = build_program(config, tensors, self._gemms(source, precision, tensors, gains), self.target)
+        large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
+        program = build_program(config, tensors, self._gemms(source, precision, tensors, gains), self.target, large)
         described = self._describe(source, precision, variant)
         metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
         with atomic_path(path) as temporary:

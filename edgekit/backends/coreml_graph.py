@@ -15,6 +15,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
+from edgekit.backends.coreml_norms import SHRINK
 
 if TYPE_CHECKING:
     from edgekit.models.config import DinoV2Config
@@ -59,7 +60,9 @@ def query_gains(config: DinoV2Config, tensors: Mapping[str, np.ndarray], target:
     return gains
 
 
-def build_program(config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target) -> Any:
+def build_program(
+    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target, large: frozenset[str]
+) -> Any:
     """The export contract as a MIL program: `pixel_values` (1, 3, height, width) float32 -> both outputs, float32.
 
     Args:
@@ -67,12 +70,13 @@ def build_program(config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms
         tensors: float tensors as `edgekit.surgery.state_of` gives them.
         gemms: how weight GEMMs are computed.
         target: the oldest system that shall run it.
+        large: norms that get their input shrunk by a power of two; see `coreml_norms.large_norms`.
     """
     import coremltools as ct
 
     height, width = (side * config.patch for side in config.grid)
     pixels = mb.TensorSpec(shape=(1, 3, height, width), dtype=types.fp32)
-    writer = _Writer(config, tensors, gemms, target)
+    writer = _Writer(config, tensors, gemms, target, large)
 
     @mb.program(input_specs=[pixels], opset_version=getattr(ct.target, target))  # type: ignore[untyped-decorator]
     def program(pixel_values: Var) -> tuple[Var, Var]:
@@ -95,8 +99,15 @@ def build_program(config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms
 class _Writer:
     """Writes the modules of one model; every method takes and returns a variable of the program."""
 
-    def __init__(self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target) -> None:
-        self.config, self.tensors, self.gemms, self.target = config, tensors, gemms, target
+    def __init__(
+        self,
+        config: DinoV2Config,
+        tensors: Mapping[str, np.ndarray],
+        gemms: Gemms,
+        target: Target,
+        large: frozenset[str],
+    ) -> None:
+        self.config, self.tensors, self.gemms, self.target, self.large = config, tensors, gemms, target, large
         self.tokens = 1 + config.registers + config.grid[0] * config.grid[1]
 
     def half(self, x: Var, name: str) -> Var:
@@ -129,9 +140,12 @@ class _Writer:
         return mb.add(x=x, y=self.layer_scale(f"{name}.ls2", branch), name=mil_name(f"{name}.residual2"))
 
     def norm(self, name: str, x: Var) -> Var:
-        """LayerNorm over the last axis."""
+        """LayerNorm over the last axis, of a smaller copy of its input where its squares might overflow."""
+        shrink = self.gemms.dtype(SHRINK if name in self.large else 1)
+        if name in self.large:
+            x = mb.mul(x=x, y=shrink, name=mil_name(f"{name}.shrunk"))
         gamma, beta = (self.number(self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        epsilon = self.gemms.dtype(LAYER_NORM_EPS)
+        epsilon = self.gemms.dtype(LAYER_NORM_EPS * float(shrink) ** 2)
         return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=epsilon, name=mil_name(name))
 
     def layer_scale(self, name: str, x: Var) -> Var:

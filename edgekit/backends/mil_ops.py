@@ -87,11 +87,14 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def layer_norm(i: Inputs) -> list[np.ndarray]:
-    """Over the last axis."""
+    """Over the last axis. Squares beyond the number type are infinite, as on a device that keeps them in it."""
     x = real(i["x"])
     only([axis % x.ndim for axis in numbers(i["axes"])] == [x.ndim - 1], "layer_norm over the last axis")
     centred = x - x.mean(-1, keepdims=True)
-    variance = np.square(centred).mean(-1, keepdims=True)
+    squares = np.square(centred)
+    if np.asarray(i["x"]).dtype == np.float16:
+        squares[squares > np.finfo(np.float16).max] = np.inf
+    variance = squares.mean(-1, keepdims=True)
     return [centred / np.sqrt(variance + np.float32(i["epsilon"])) * real(i["gamma"]) + real(i["beta"])]
 
 

@@ -21,6 +21,7 @@ from tests.conformance.rtn_plan import rtn_plan
 
 pytest.importorskip("coremltools")
 
+from edgekit.backends import coreml_norms
 from edgekit.backends.coreml import MANIFEST_KEY, CoreMlBackend
 from edgekit.backends.coreml_graph import Target, query_gains
 from edgekit.backends.coreml_package import read_function, read_metadata
@@ -171,6 +172,21 @@ def test_what_core_ml_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) ->
     with pytest.raises(ExportError, match="float16 cannot"):
         export(large, tmp_path, "fp16")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_norm_inputs_do_not_overflow(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outlier of 3000 squares to more than float16 holds: the exported program shrinks it first."""
+    loud = deepcopy(tiny)
+    with torch.no_grad():
+        loud.blocks[0].mlp.fc2.bias[5] += 3000
+    artifact = export(loud, tmp_path, "fp16")
+    shrunk = [op.outputs[0].name for op in read_function(artifact.path).operations if op.op_type == "mul"]
+    assert shrunk == ["blocks_1_norm1_shrunk", "blocks_1_norm2_shrunk", "norm_shrunk"]
+    assert sqnr_db(expected(loud, pixels()), tokens(artifact, pixels())) > 40
+    assert not [op for op in read_function(export(tiny, tmp_path, "fp16").path).operations if op.op_type == "mul"]
+    monkeypatch.setattr(coreml_norms, "SAFE", 1e9)
+    with pytest.raises(ExportError, match="fp16 package"):
+        export(loud, tmp_path, "fp16")
 
 
 def test_metadata_names_the_model_and_no_date(tiny: DinoV2, tmp_path: Path) -> None:
