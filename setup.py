@@ -1,4 +1,4 @@
-"""Packaging: pyproject.toml says everything; this adds the native library of the fused ops where a compiler makes one."""
+"""Packaging beyond pyproject.toml: the native library of the fused ops goes in where a compiler makes one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _spec.loader.exec_module(native)
 
 
 def built() -> Path | None:
-    """The library, freshly built where its sources have changed; None, with the reason on stderr, where it cannot be."""
+    """The library, built anew where its sources have changed; None, and the reason on stderr, where it cannot be."""
     try:
         if not native.LIBRARY.is_file() or native.digest().encode() not in native.LIBRARY.read_bytes():
             native.build()

@@ -16,7 +16,16 @@ from pathlib import Path
 NATIVE = Path(__file__).parent / "native"
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).parent / "_lib" / f"libedgekit_ops{SUFFIX}"
-FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wno-psabi", "-Wno-ignored-attributes")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wno-psabi",
+    "-Wno-ignored-attributes",
+)
 
 # A unit per instruction set, each with its own flags: the rest of the library runs on any CPU of the architecture.
 # fmt: off

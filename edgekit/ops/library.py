@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -29,11 +30,17 @@ def ort_library() -> Path:
     """Path for `SessionOptions.register_custom_ops_library`; a checkout builds it first where it must.
 
     Raises:
-        BackendMissing: there is no library for this machine and no compiler that makes one.
+        BackendMissing: there is no library for this machine and no compiler that makes one, or the environment variable
+            EDGEKIT_ISA names what the CPU lacks.
     """
     if not build.LIBRARY.is_file() or _stale():
         _build()
-    _loaded(build.LIBRARY)  # a library of another platform fails here, with a reason
+    library = _loaded(build.LIBRARY)  # a library of another platform fails here, with a reason
+    wanted, available = os.environ.get("EDGEKIT_ISA"), _text(library, "edgekit_isas").split()
+    if wanted and wanted not in available:
+        raise BackendMissing(
+            f"EDGEKIT_ISA={wanted} is not what this CPU and library have", fix=f"one of {', '.join(available)}"
+        )
     return build.LIBRARY
 
 

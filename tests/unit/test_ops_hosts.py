@@ -88,7 +88,8 @@ def arm_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("arm"), CROSS, "aarch64", "-static")
 
 
-@pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", "base"), ("neoverse-n1", "neon_dotprod"), ("max", "neon_i8mm")])
+@pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", "base"), ("neoverse-n1", "neon_dotprod"),
+                                          ("max", "neon_i8mm")])  # fmt: skip
 def test_aarch64(arm_host: Path, tmp_path: Path, cpu: str, isa: str) -> None:
     assert EMULATOR is not None
     assert check_all([EMULATOR, "-cpu", cpu, str(arm_host)], tmp_path) == isa

@@ -40,6 +40,14 @@ def test_status_names_the_library_and_the_compiler() -> None:
     assert status.isas[-1] == "base"
 
 
+def test_an_instruction_set_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.errors import BackendMissing
+
+    monkeypatch.setenv("EDGEKIT_ISA", "avx1024")
+    with pytest.raises(BackendMissing, match=r"avx1024.*one of .*base"):
+        ops.ort_library()
+
+
 def test_an_edited_source_makes_the_library_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from edgekit.errors import BackendMissing
     from edgekit.ops import build

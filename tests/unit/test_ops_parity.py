@@ -15,7 +15,8 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("mode", ["f32", "hybrid", "u8"])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "dim"),
-                         [(1, 1, 1, 64), (3, 5, 6, 64), (1, 257, 2, 64), (2, 261, 1, 32), (1, 70, 3, 80), (1, 33, 2, 7)])  # fmt: skip
+                         [(1, 1, 1, 64), (3, 5, 6, 64), (1, 257, 2, 64), (2, 261, 1, 32), (1, 70, 3, 80),
+                          (1, 33, 2, 7)])  # fmt: skip
 def test_attention_is_the_reference(mode: str, batch: int, tokens: int, heads: int, dim: int) -> None:
     qkv = np.random.default_rng(1).standard_normal((batch, tokens, 3 * heads * dim)).astype(np.float32)
     y = run(attention_model(heads * dim, num_heads=heads, mode=mode), qkv)
@@ -34,7 +35,8 @@ def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> No
 
 @pytest.mark.parametrize("tier", ["speed", "quality"])
 @pytest.mark.parametrize(("width", "hidden", "heads", "bits", "gain"),
-                         [(64, 256, 1, 8, False), (384, 1536, 6, 7, True), (48, 100, 3, 8, True), (20, 36, 2, 7, False)])  # fmt: skip
+                         [(64, 256, 1, 8, False), (384, 1536, 6, 7, True), (48, 100, 3, 8, True),
+                          (20, 36, 2, 7, False)])  # fmt: skip
 def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, bits: int, gain: bool) -> None:
     weights = block_weights(width, hidden, bits=bits, gain=gain)
     x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)

@@ -66,7 +66,9 @@ def test_weights_must_be_constants() -> None:
         session(model.SerializeToString())
 
 
-@pytest.mark.parametrize("attributes", [{"num_heads": 0}, {"num_heads": 1, "mode": "f64"}, {"num_heads": 1, "mode": 2}, {}])
+@pytest.mark.parametrize(
+    "attributes", [{"num_heads": 0}, {"num_heads": 1, "mode": "f64"}, {"num_heads": 1, "mode": 2}, {}]
+)
 def test_wrong_attributes_of_attention(attributes: dict[str, object]) -> None:
     with pytest.raises(Exception, match=r"FusedQKVAttention.*(num_heads|mode)"):
         session(attention_model(64, **attributes))
