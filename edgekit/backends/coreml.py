@@ -84,7 +84,7 @@ class CoreMlBackend:
         from edgekit.backends.coreml_tools import coremltools
 
         coremltools()  # first, and quietly
-        from edgekit.backends.coreml_graph import build_program, query_gains
+        from edgekit.backends.coreml_graph import build_program, row_gains
         from edgekit.backends.coreml_norms import large_norms
         from edgekit.backends.coreml_package import save
         from edgekit.backends.coreml_verify import verify_float, verify_plan
@@ -92,7 +92,7 @@ class CoreMlBackend:
         plan = None if precision in _FLOAT else source.plan
         config = source.model.config if plan is None else plan.config
         tensors = folded_tensors(source) if plan is None else plan.float_tensors
-        gains = query_gains(config, tensors, self.target)
+        gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
         large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
         program = build_program(config, tensors, self._gemms(source, precision, tensors, gains), self.target, large)
         described = self._describe(source, precision, variant)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Target = Literal["iOS17", "iOS18"]
 """iOS 18 and macOS 15 have attention as one operation; before them it is written as two products and a softmax."""
 
+_PATCHES = "patch_embed.proj"
+
 Var = Any  # coremltools.converters.mil.mil.Var
 LAYER_NORM_EPS = 1e-6  # as edgekit.models.dinov2, which would load torch
 
@@ -31,6 +33,7 @@ class Gemms(Protocol):
     """Decides how each matrix product with fixed weights is computed. One graph serves all precisions."""
 
     dtype: type[np.floating[Any]]  # float16 or float32: of all activations
+    gains: Mapping[str, np.ndarray]  # that it multiplies the rows of GEMMs by; see `row_gains`
 
     def linear(self, name: str, x: Var) -> Var:
         """(1, N, in) -> (1, N, out) of the linear layer with that module path, bias included."""
@@ -46,13 +49,20 @@ def mil_name(module_path: str) -> str:
     return module_path.replace(".", "_")
 
 
-def query_gains(config: DinoV2Config, tensors: Mapping[str, np.ndarray], target: Target) -> dict[str, np.ndarray]:
-    """Factors (3*D,) of the rows of each qkv projection, so that attention needs no scale of its own.
+def row_gains(
+    config: DinoV2Config,
+    tensors: Mapping[str, np.ndarray],
+    target: Target,
+    normalize: Literal["host", "graph"] = "host",
+) -> dict[str, np.ndarray]:
+    """Factors (out,) of the rows of some GEMMs, powers of two in official models, which no number type rounds.
 
-    MIL's fused attention divides by sqrt(d) always; 8 for the usual d = 64, which no number type rounds.
+    Queries: so that attention needs no scale of its own; MIL's fused attention divides by sqrt(d) always, d = 64.
+    Patch embedding of a model that takes RGB 0..255: its weights are 57 times smaller than usual and their scales would
+    leave float16's normal numbers; `embed` divides by the same factor afterwards.
     """
     divides = math.sqrt(config.head_dim) if target == "iOS18" else 1.0
-    gains = {}
+    gains = {_PATCHES: np.full(config.width, 64, np.float32)} if normalize == "graph" else {}
     for i in range(config.depth):
         gain = np.ones(3 * config.width, np.float32)
         gain[: config.width] = np.float32(tensors[f"blocks.{i}.attn.scale"].item() * divides)
@@ -121,7 +131,9 @@ class _Writer:
     def embed(self, pixels: Var) -> Var:
         """(1, 3, height, width) -> (1, N, D): patches plus position, behind a constant CLS + position and registers."""
         c = self.config
-        x = self.gemms.convolution("patch_embed.proj", pixels, c.patch)
+        x = self.gemms.convolution(_PATCHES, pixels, c.patch)
+        if _PATCHES in self.gemms.gains:
+            x = mb.mul(x=x, y=self.gemms.dtype(1 / self.gemms.gains[_PATCHES][0]), name="patch_embed_restored")
         x = mb.reshape(x=x, shape=[1, c.width, c.grid[0] * c.grid[1]], name="patch_embed_flat")
         x = mb.transpose(x=x, perm=[0, 2, 1], name="patch_embed_tokens")
         position = self.tensors["pos_embed"]  # (1, 1 + patches, D)

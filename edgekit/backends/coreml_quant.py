@@ -25,7 +25,7 @@ class FloatGemms:
     def __init__(
         self, tensors: Mapping[str, np.ndarray], gains: Mapping[str, np.ndarray], dtype: type[np.floating[Any]]
     ) -> None:
-        """`gains`: factors (out,) of the rows of some GEMMs; see `coreml_graph.query_gains`."""
+        """`gains`: factors (out,) of the rows of some GEMMs; see `coreml_graph.row_gains`."""
         self.tensors, self.gains, self.dtype = tensors, gains, dtype
 
     def linear(self, name: str, x: Var) -> Var:

@@ -23,7 +23,7 @@ pytest.importorskip("coremltools")
 
 from edgekit.backends import coreml_norms
 from edgekit.backends.coreml import MANIFEST_KEY, CoreMlBackend
-from edgekit.backends.coreml_graph import Target, query_gains
+from edgekit.backends.coreml_graph import Target, row_gains
 from edgekit.backends.coreml_package import read_function, read_metadata
 from edgekit.backends.coreml_runner import CoreMlRunner
 from edgekit.backends.coreml_verify import verify_plan
@@ -150,7 +150,7 @@ def test_read_back_finds_any_other_number(
     change: Callable[[GemmPlan], GemmPlan], words: str, target: Target, tiny: DinoV2, plan: QuantPlan, tmp_path: Path
 ) -> None:
     path = export(tiny, tmp_path, "w8a8", plan, target).path
-    gains = query_gains(plan.config, plan.float_tensors, target)
+    gains = row_gains(plan.config, plan.float_tensors, target)
     assert verify_plan(path, plan, gains, "w8a8") == len(plan.gemms)
     for name in (QKV, "patch_embed.proj"):
         other = replace(plan, gemms=plan.gemms | {name: change(plan.gemms[name])})
@@ -187,6 +187,23 @@ def test_large_norm_inputs_do_not_overflow(tiny: DinoV2, tmp_path: Path, monkeyp
     monkeypatch.setattr(coreml_norms, "SAFE", 1e9)
     with pytest.raises(ExportError, match="fp16 package"):
         export(loud, tmp_path, "fp16")
+
+
+def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: DinoV2, tmp_path: Path) -> None:
+    """Normalisation folded into the patch embedding makes its weights 57 times smaller: their scales lose no bits."""
+    from edgekit.surgery.fold_normalization import fold_normalization
+
+    rgb = deepcopy(tiny)
+    preprocess = Preprocess.for_size(*SIZE, normalize="graph")
+    fold_normalization(rgb, preprocess.mean, preprocess.std)
+    x = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    plan = rtn_plan(rgb, x)
+    plan = replace(plan, gemms={"patch_embed.proj": plan.gemms["patch_embed.proj"]})
+    source = ExportSource(rgb, preprocess, plan, "tiny", "MIT", "0" * 64, "digest")
+    artifact = CoreMlBackend().export(source, "w8a8", "standard", tmp_path / "model_w8a8.mlpackage")
+    convolution = next(op for op in read_function(artifact.path).operations if op.op_type == "conv")
+    assert convolution.weight.op.scale.val.min() > np.finfo(np.float16).smallest_normal
+    assert sqnr_db(expected(simulate(plan), x[:2]), tokens(artifact, x[:2])) > 46
 
 
 def test_metadata_names_the_model_and_no_date(tiny: DinoV2, tmp_path: Path) -> None:
