@@ -24,6 +24,8 @@ FLAGS = (
     "-fno-math-errno",
     "-Wall",
     "-Wno-psabi",
+    "-Wno-maybe-uninitialized",  # in the compiler's own headers
+    "-Wno-restrict",
     "-Wno-ignored-attributes",
 )
 

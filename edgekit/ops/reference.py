@@ -17,13 +17,12 @@ from edgekit.errors import DataError
 Tier = Literal["speed", "quality"]
 AttentionMode = Literal["f32", "hybrid", "u8"]
 
-ATTENTION_OF: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "f32"}
-QUERY_LEVELS = 127
-KEY_LEVELS = 127
-HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 3200, 2047, 320
-"""Levels of the probabilities and values, and keys per tile: 3200 * 2047 * 320 is just below 2^31,
+ATTENTION: AttentionMode = "hybrid"
+"""Of a block, at either tier: it costs 0.2 dB where the linear layers are the quality tier's."""
+HYBRID_SCORE, HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 1023, 3200, 2047, 320
+"""int16: levels of queries and keys, of probabilities, of values; keys per tile: 3200 * 2047 * 320 is just below 2^31,
 and 257 tokens (224 px) are one tile."""
-U8_PROBABILITY, U8_VALUE, U8_KEYS = 255, 127, 64
+U8_SCORE, U8_PROBABILITY, U8_VALUE, U8_KEYS = 127, 255, 127, 64
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ def qvit_block(
     """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * gelu(fc1(norm2(y)))): (B, N, D).
 
     Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`; attention
-    is "hybrid" at the speed tier, "f32" at the quality tier.
+    is "hybrid" at both tiers.
     """
     qkv = integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier)
-    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION_OF[tier])
+    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION)
     y = x + integer_linear(mixed, weights.proj, tier)
     hidden = gelu(integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier))
     if weights.fc2_gain is not None:
@@ -146,11 +145,13 @@ def _attend_integers(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, 
     Each tile of keys has a probability scale of its own, so none underflows however many tokens there are; the
     normaliser sums the *rounded* probabilities. Tiles join as in online softmax.
     """
-    levels, value_levels, width = (
-        (HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS) if mode == "hybrid" else (U8_PROBABILITY, U8_VALUE, U8_KEYS)
+    score_levels, levels, value_levels, width = (
+        (HYBRID_SCORE, HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS)
+        if mode == "hybrid"
+        else (U8_SCORE, U8_PROBABILITY, U8_VALUE, U8_KEYS)
     )
-    q_int, q_scale = quantize_quality(q, QUERY_LEVELS)
-    k_int, k_scale = quantize_quality(k - k.mean(-2, keepdims=True, dtype=np.float32), KEY_LEVELS)
+    q_int, q_scale = quantize_quality(q, score_levels)
+    k_int, k_scale = quantize_quality(k - k.mean(-2, keepdims=True, dtype=np.float32), score_levels)
     v_int, v_scale = (a.swapaxes(-1, -2) for a in quantize_quality(v.swapaxes(-1, -2), value_levels))
     scores = (q_int @ k_int.swapaxes(-1, -2)) * (q_scale * np.float32(scale)) * k_scale.swapaxes(-1, -2)
     top = np.full((*scores.shape[:-1], 1), -np.inf)

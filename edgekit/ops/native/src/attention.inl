@@ -4,21 +4,24 @@
 struct FloatMode {
     using Scores = Floats;
     using Mixing = Floats;
-    static constexpr int keys = 320, probability_levels = 0, value_levels = 0;
+    static constexpr int keys = 320, score_levels = 0, probability_levels = 0, value_levels = 0;
 };
 struct HybridMode {
-    using Scores = FullQuads;
+    using Scores = Pairs;
     using Mixing = Pairs;
-    static constexpr int keys = 320, probability_levels = 3200, value_levels = 2047;
+    static constexpr int keys = 320, score_levels = 1023, probability_levels = 3200, value_levels = 2047;
 };
 struct U8Mode {
     using Scores = FullQuads;
     using Mixing = UnsignedQuads;
-    static constexpr int keys = 64, probability_levels = 255, value_levels = 127;
+    static constexpr int keys = 64, score_levels = 127, probability_levels = 255, value_levels = 127;
 };
-static constexpr int qk_levels = 127;
+static_assert(int64_t{HybridMode::score_levels} * HybridMode::score_levels * max_head_dim < int64_t{1} << 31);
+static_assert(int64_t{HybridMode::probability_levels} * HybridMode::value_levels * HybridMode::keys < int64_t{1} << 31);
+
 // Quads take unsigned activations: queries are stored with 128 added, and 128 * sum(k) comes off again.
-static constexpr int query_offset = FullQuads::group == 4 && !activation_offset ? 128 : 0;
+template <class Mode>
+static constexpr int query_offset = Mode::Scores::group == 4 && !activation_offset ? 128 : 0;
 
 // Keys (panels of 16 keys, steps along the head) and values (panels of 16 channels, steps along the keys) of one head.
 struct HeadLayout {
@@ -78,19 +81,19 @@ static inline void pack_keys(const Attention& a, const float* k, const HeadLayou
             poison += v * 0.0f;
             store(centred + d, v);
         }
-        const float scale = usable(max_of(high) / qk_levels), inverse = 1 / scale;
+        const float scale = usable(max_of(high) / Mode::score_levels), inverse = 1 / scale;
         vi total = {};
         for (int d = 0; d < dim; d += LANES) {
             vi q = round_to_int(load(centred + d) * inverse);
-            q = q > qk_levels ? splat(qk_levels) : q;
-            q = q < -qk_levels ? splat(-qk_levels) : q;
+            q = q > Mode::score_levels ? splat(Mode::score_levels) : q;
+            q = q < -Mode::score_levels ? splat(-Mode::score_levels) : q;
             total += q;
             if constexpr (group == 4) store_integers((uint8_t*)integers + d, q);
             else store_integers(integers + d, q);
         }
         scatter(integers, h.key_steps, column_at(packed, token, h.key_steps));
         key_scale[token] = scale + sum_of(poison);
-        key_sums[token] = query_offset * int32_t(sum_of(to_float(total)));  // below 2^24: exact
+        key_sums[token] = query_offset<Mode> * int32_t(sum_of(to_float(total)));  // below 2^24: exact
     }
 }
 
@@ -188,11 +191,13 @@ static inline void load_queries(const Attention& a, const float* q, int rows, ch
                 high = larger(magnitude(v), high);
                 poison += v * 0.0f;
             }
-            const float scale = usable(max_of(high) / qk_levels);
+            constexpr int levels = Mode::score_levels;
+            [[maybe_unused]] constexpr int offset = query_offset<Mode>;
+            const float scale = usable(max_of(high) / levels);
             if constexpr (Mode::Scores::group == 4)
-                store_row<uint8_t>(q, a.dim, 1 / scale, query_offset, query_offset - 127, query_offset + 127, to);
+                store_row<uint8_t>(q, a.dim, 1 / scale, offset, offset - levels, offset + levels, to);
             else
-                store_row<int16_t>(q, a.dim, 1 / scale, 0, -127, 127, to);
+                store_row<int16_t>(q, a.dim, 1 / scale, 0, -levels, levels, to);
             scales[r] = scale * factor + sum_of(poison);
         }
     }
