@@ -40,7 +40,7 @@ class QuantizeRecipe(Frozen):
     centre_values: bool = True
     balance_values: bool = True  # V -> projection scale folding
     rotate: Literal["off", "on", "auto"] = "off"  # mean-preserving rotation instead of smoothing
-    probes: Literal["off", "colours"] = "colours"  # synthetic images that widen ranges to colours no photo shows
+    probes: Literal["off", "on"] = "on"  # synthetic images that widen ranges to colours no photo shows
     activation_range: Literal["minmax", "percentile", "mse", "block"] = "block"
     token_groups: Literal["off", "on", "auto"] = "auto"  # separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"

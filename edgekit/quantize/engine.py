@@ -21,7 +21,7 @@ from edgekit.quantize.attention import plan_products
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.plan import QuantPlan
-from edgekit.quantize.probes import TILES, colour_probes
+from edgekit.quantize.probes import probes as make_probes
 from edgekit.quantize.progress import Saved, run_digest
 from edgekit.quantize.ranges import static_input, unlike_halves
 from edgekit.quantize.sensitivity import promote, verify
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 BATCH = 8  # images that run together: bounds the activations alive at once
-PROBES = 4  # one synthetic probe for so many images
+PROBES = 6  # one synthetic probe for so many images
+LEAST_PROBES = 8
 HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
 
 
@@ -93,8 +94,8 @@ class _Engine:
         self.recipe, self.pixels, self._progress = recipe, pixels, progress
         self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, turned))
-        count = 0 if recipe.probes == "off" else max(len(TILES), len(pixels) // PROBES)
-        self.probes = colour_probes(pixels, count, model.config.patch) if count else pixels[:0]
+        count = max(LEAST_PROBES, len(pixels) // PROBES)
+        self.probes = pixels[:0] if recipe.probes == "off" else make_probes(pixels, count, model.config.patch)
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
@@ -120,7 +121,7 @@ class _Engine:
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
         quantized = [integer.embed(batch) for batch in self.pixels.split(BATCH)]
         probes = [self.model.embed(batch) for batch in self.probes.split(BATCH) if len(batch)]
-        probed = torch.arange(len(self.probes)) % 2 < 1
+        probed = torch.arange(len(self.probes)) % 4 < 2  # both kinds in either half
         for index, block in enumerate(self.model.blocks):
             if index < finished:
                 integer_block = integer.blocks[index]

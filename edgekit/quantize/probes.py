@@ -1,7 +1,7 @@
-"""Synthetic images that show the first blocks colours and edges which no calibration photograph happens to hold.
+"""Synthetic images that show the first blocks what no calibration photograph happens to hold: pure colours, flat greys.
 
-What one saturated colour, an image of nothing else, or a hard pattern does to the first blocks is several times what
-natural photographs do to them, and a static range that never saw it clips. Probes widen ranges; weights are fitted to
+What one saturated colour, or an image of nearly nothing, does to the first blocks is several times what most
+photographs do to them, and a static range that never saw it clips. Probes widen ranges; weights are fitted to
 photographs alone.
 """
 
@@ -10,33 +10,50 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TILES = (1.0, 64.0, 4.0, 8.0, 0.5, 1 / 7)  # patches per side of a tile of one colour, in turn: 64 is the whole image
+TILES = (1, 4, 2, 8)  # patches per side of a mosaic's tile, in turn
+CONTRAST = 0.02  # of a flat probe, as share of the whole range
 
 
-def colour_probes(pixels: Tensor, count: int, patch: int, seed: int = 0) -> Tensor:
-    """Mosaics of the corners and middles of the colour cube, every second one blurred.
+def probes(pixels: Tensor, count: int, patch: int, seed: int = 0) -> Tensor:
+    """Mosaics of pure colours and flat greys, in turn.
 
     Args:
-        pixels: (n, 3, H, W) calibration images; each channel's extremes are the cube's corners.
-        count: how many mosaics.
+        pixels: (n, 3, H, W) calibration images; each channel's extremes are the corners of the colour cube.
+        count: how many.
         patch: pixels per patch side.
-        seed: of the colours.
+        seed: of colours and noise.
 
     Returns:
-        (count, 3, H, W).
+        (count, 3, H, W), within the range of `pixels`.
     """
     generator = torch.Generator().manual_seed(seed)
-    low, high = pixels.amin((0, 2, 3)), pixels.amax((0, 2, 3))  # (3,)
     height, width = pixels.shape[2:]
-    images = []
-    for index in range(count):
-        side = round(patch * TILES[index % len(TILES)])
-        rows, columns = -(-height // side), -(-width // side)
-        steps = torch.randint(0, 3, (1, 3, rows, columns), generator=generator) / 2  # 0, 1/2 or 1 of each channel
-        plain = torch.rand(1, 1, rows, columns, generator=generator) < 0.25  # white, as the ground of cut-outs
-        steps = torch.where(plain, 1.0, steps)
-        colours = low[:, None, None] + steps * (high - low)[:, None, None]
-        mode = "bilinear" if index // len(TILES) % 2 else "nearest"
-        mosaic = torch.nn.functional.interpolate(colours, size=(rows * side, columns * side), mode=mode)
-        images.append(mosaic[:, :, :height, :width])
-    return torch.cat(images)
+    images = [
+        _flat(index // 2, height, width, generator)
+        if index % 2
+        else _mosaic(index // 2, height, width, patch, generator)
+        for index in range(count)
+    ]
+    low, high = pixels.amin((0, 2, 3)), pixels.amax((0, 2, 3))  # (3,)
+    return low[:, None, None] + torch.stack(images) * (high - low)[:, None, None]
+
+
+def _mosaic(index: int, height: int, width: int, patch: int, generator: torch.Generator) -> Tensor:
+    """(3, H, W) in 0..1: tiles of the corners and middles of the colour cube, some white, every second one blurred."""
+    side = patch * TILES[index % len(TILES)]
+    rows, columns = -(-height // side), -(-width // side)
+    colours = torch.randint(0, 3, (3, rows, columns), generator=generator) / 2
+    white = torch.rand(1, rows, columns, generator=generator) < 0.25  # as the ground of cut-outs
+    mode = "bilinear" if index % 2 else "nearest"
+    tiles = torch.nn.functional.interpolate(
+        torch.where(white, 1.0, colours)[None], size=(rows * side, columns * side), mode=mode
+    )
+    return tiles[0, :, :height, :width].clamp(0, 1)
+
+
+def _flat(index: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(3, H, W) in 0..1: one grey all over, with faint smooth noise."""
+    grey = (0.5, 0.25, 0.75, 0.05, 0.95)[index % 5]
+    noise = torch.randn(1, 1, height // 7, width // 7, generator=generator)
+    noise = torch.nn.functional.interpolate(noise, size=(height, width), mode="bilinear")[0]
+    return (grey + CONTRAST * noise).clamp(0, 1).expand(3, -1, -1)
