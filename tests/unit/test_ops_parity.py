@@ -42,8 +42,8 @@ def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, 
     x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
     y = run(block_model(weights, num_heads=heads, tier=tier, weight_bits=bits), x)
     expected = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
-    # A value on the edge of two integers may round either way: one step of 255 at the speed tier, and of the 1023 of the
-    # attention's queries and keys at the quality tier.
+    # A value on the edge of two integers may round either way: one step of 255 at the speed tier, and of the
+    # 1023 of the attention's queries and keys at the quality tier.
     assert relative(y - x, expected - x) < (8e-3 if tier == "speed" else 3e-4)
 
 
