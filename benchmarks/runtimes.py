@@ -25,7 +25,7 @@ from edgekit.pipeline.compare import artifacts_in
 from edgekit.pipeline.timing import reference_name
 
 
-def measure(build: Path, threads: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
+def measure(build: Path, threads: tuple[int, ...], rounds: int, budget_s: float) -> list[dict[str, object]]:
     """One row per artifact and number of threads."""
     manifest = Manifest.read(build)
     rows = {row.name: row for row in manifest.artifacts}
@@ -36,7 +36,9 @@ def measure(build: Path, threads: tuple[int, ...], rounds: int) -> list[dict[str
     host = describe_host()
     found: list[dict[str, object]] = []
     for count in threads:
-        run = measure_latency(artifacts, pixels, threads=count, reference=reference, rounds=rounds, notify=_say)
+        run = measure_latency(
+            artifacts, pixels, threads=count, reference=reference, rounds=rounds, budget_s=budget_s, notify=_say
+        )
         for artifact in artifacts:
             if artifact.name not in run.reports:
                 _say(f"{artifact.name}: {run.failures[artifact.name]}")
@@ -72,9 +74,11 @@ def main() -> None:
     parser.add_argument("build", type=Path)
     parser.add_argument("--threads", default="1,2", help="numbers of threads, one run each")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--budget", type=float, default=12.0, help="seconds of inference per artifact and run")
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
-    rows = measure(arguments.build, tuple(int(n) for n in arguments.threads.split(",")), arguments.rounds)
+    threads = tuple(int(n) for n in arguments.threads.split(","))
+    rows = measure(arguments.build, threads, arguments.rounds, arguments.budget)
     for row in rows:
         print(f"{row['artifact']:<22} {row['threads']} thr {row['p50_ms']:>8} ms  {row['speedup']:>5}x "
               f"[{row['speedup_low']}, {row['speedup_high']}]  {row['placement']}")  # fmt: skip
