@@ -1,0 +1,69 @@
+"""Recovery gives back features that coarse integers lost, stays on the grid, and never makes a plan worse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.distill.recovery import RecoveryRecipe, recover
+from edgekit.errors import DataError
+from edgekit.models.dinov2 import DinoV2
+from edgekit.quantize.engine import quantize
+from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.sensitivity import sqnr_db
+from edgekit.quantize.simulate import simulate
+from edgekit.recipe import QuantizeRecipe
+
+QUICK = RecoveryRecipe(block_steps=60, end_steps=30, weight_rate=2e-3)
+FOUR = QuantizeRecipe(weight_bits=4, group_size=32)
+
+
+def _pixels(model: DinoV2, n: int = 24, seed: int = 0) -> np.ndarray:
+    side = model.config.grid[0] * model.config.patch
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 3, 4, 4, generator=generator) + torch.randn(n, 3, 1, 1, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").numpy()
+
+
+@torch.no_grad()
+def _sqnr(plan: QuantPlan, model: DinoV2) -> float:
+    pixels = torch.from_numpy(_pixels(model, 6, seed=9))
+    return sqnr_db(simulate(plan)(pixels)[0], model(pixels)[0])
+
+
+@pytest.mark.parametrize("kind", ["tiny_model", "tiny_reg_model"])
+def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> None:
+    model: DinoV2 = request.getfixturevalue(kind)
+    plan = quantize(model, _pixels(model), FOUR)
+    recovered = recover(plan, _pixels(model), QUICK)
+    assert recovered.provenance["recovery"] in ("block-wise", "end-to-end")
+    assert _sqnr(recovered, model) > _sqnr(plan, model) + 1
+    for name, gemm in recovered.gemms.items():
+        assert gemm.weight.dtype == np.int8
+        assert int(np.abs(gemm.weight).max()) <= 2 ** (gemm.weight_bits - 1) - 1
+        assert gemm.weight_scale.shape == plan.gemms[name].weight_scale.shape
+        assert type(gemm.input) is type(plan.gemms[name].input)
+    for key, value in plan.float_tensors.items():
+        np.testing.assert_array_equal(recovered.float_tensors[key], value)
+
+
+def test_what_was_verified_is_what_is_returned(tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
+    harmful = RecoveryRecipe(block_steps=3, end_steps=0, weight_rate=3.0, scale_rate=0.5, bias_rate=0.5)
+    kept = recover(plan, _pixels(tiny_model), harmful)
+    assert kept.provenance["recovery"] == "none helped"
+    np.testing.assert_array_equal(kept.gemms["blocks.0.attn.qkv"].weight, plan.gemms["blocks.0.attn.qkv"].weight)
+
+
+def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
+    first, second = (recover(plan, _pixels(tiny_model), RecoveryRecipe(block_steps=5, end_steps=2)) for _ in range(2))
+    for name in plan.gemms:
+        np.testing.assert_array_equal(first.gemms[name].weight, second.gemms[name].weight)
+
+
+def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model, 8), FOUR)
+    with pytest.raises(DataError, match="7 images are too few"):
+        recover(plan, _pixels(tiny_model, 7))
