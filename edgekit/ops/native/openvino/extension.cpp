@@ -1,6 +1,6 @@
-// OpenVINO extension: the two fused ops as ov::Op over the C interface, found by domain and name in ONNX files and IRs.
-// Built against one OpenVINO release; edgekit/ops/openvino.py compiles it on demand. evaluate() runs in the CPU plugin's
-// own threads through ov::parallel_for.
+// OpenVINO extension: the two fused ops as ov::Op over the C interface, found by domain and name in ONNX files and
+// IRs. Built against one OpenVINO release; edgekit/ops/openvino_library.py compiles it on demand. evaluate() runs in
+// the CPU plugin's own threads through ov::parallel_for.
 
 #include <memory>
 #include <mutex>
@@ -51,7 +51,8 @@ public:
         NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, 3 * width)");
         if (shape.rank().is_static() && shape[2].is_static()) {
             const auto packed = shape[2].get_length();
-            NODE_VALIDATION_CHECK(this, packed % (3 * heads_) == 0, packed, " channels are no q, k, v of ", heads_, " heads");
+            NODE_VALIDATION_CHECK(this, packed % (3 * heads_) == 0, packed, " channels are no q, k, v of ", heads_,
+                                  " heads");
             shape[2] = packed / 3;
         }
         set_output_type(0, ov::element::f32, shape);
@@ -75,8 +76,9 @@ public:
         const auto width = static_cast<int64_t>(shape[2] / 3);
         shape[2] = static_cast<size_t>(width);
         outputs[0].set_shape(shape);
-        check(edgekit_attention_run(floats(inputs[0]), static_cast<float*>(outputs[0].data()), static_cast<int64_t>(shape[0]),
-                                    static_cast<int64_t>(shape[1]), width, heads_, scale_, mode(), &kThreads));
+        const auto batch = static_cast<int64_t>(shape[0]), tokens = static_cast<int64_t>(shape[1]);
+        auto* mixed = static_cast<float*>(outputs[0].data());
+        check(edgekit_attention_run(floats(inputs[0]), mixed, batch, tokens, width, heads_, scale_, mode(), &kThreads));
         return true;
     }
 
@@ -111,7 +113,8 @@ public:
         const auto& a = attributes_;
         NODE_VALIDATION_CHECK(this, get_input_size() == 17 || get_input_size() == 18, "has 17 or 18 inputs, not ",
                               get_input_size());
-        NODE_VALIDATION_CHECK(this, a.tier == "speed" || a.tier == "quality", "knows the tiers speed and quality, not ", a.tier);
+        NODE_VALIDATION_CHECK(this, a.tier == "speed" || a.tier == "quality", "knows the tiers speed and quality, not ",
+                              a.tier);
         NODE_VALIDATION_CHECK(this, a.heads > 0, "needs num_heads > 0");
         const auto shape = get_input_partial_shape(0);
         NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, width)");
@@ -124,7 +127,8 @@ public:
                                            {d},    {d}, {f, d}, {f},    {f},     {d, f},  {d},    {d}, {f}};
         for (size_t i = 1; i < get_input_size(); ++i) {
             const bool integer = i == 3 || i == 6 || i == 11 || i == 14;
-            NODE_VALIDATION_CHECK(this, get_input_element_type(i).compatible(integer ? ov::element::i8 : ov::element::f32),
+            const ov::element::Type type = integer ? ov::element::i8 : ov::element::f32;
+            NODE_VALIDATION_CHECK(this, get_input_element_type(i).compatible(type),
                                   "has input ", i, " of type ", get_input_element_type(i));
             NODE_VALIDATION_CHECK(this, get_input_partial_shape(i).compatible(wanted[i]), "has input ", i, " of shape ",
                                   get_input_partial_shape(i), ", not ", wanted[i]);
@@ -163,7 +167,8 @@ private:
         const std::lock_guard<std::mutex> lock(mutex_);
         if (!block_) {
             const auto linear = [&](size_t i) {
-                return edgekit_linear{static_cast<const int8_t*>(inputs[i].data()), floats(inputs[i + 1]), floats(inputs[i + 2])};
+                const auto* weight = static_cast<const int8_t*>(inputs[i].data());
+                return edgekit_linear{weight, floats(inputs[i + 1]), floats(inputs[i + 2])};
             };
             edgekit_block_spec spec{};
             spec.width = static_cast<int64_t>(inputs[1].get_shape()[0]);
