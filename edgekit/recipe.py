@@ -46,6 +46,7 @@ class QuantizeRecipe(Frozen):
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
     ridge: bool = False  # ERQ: absorb the activation error into the weights; measured to gain nothing here
     bias_correction: bool = True
+    recover: Literal["off", "on"] = "off"  # then distil the quantized model from the float one; takes far longer
     promote: int = Field(default=0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
     max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
 

@@ -36,6 +36,7 @@ def build(
     seed: options.Seed = None,
     threads: options.Threads = None,
     max_drop: options.MaxDrop = None,
+    recover: options.Recover = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -46,6 +47,7 @@ def build(
     made = options.recipe_from(
         file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
         sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
+        recover=recover,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "all", threads=threads, max_drop=max_drop, dry_run=dry_run, as_json=as_json))
 
@@ -84,6 +86,7 @@ def quantize(
     calib: options.Calib = None,
     samples: options.Samples = None,
     seed: options.Seed = None,
+    recover: options.Recover = False,
     as_json: options.Json = False,
 ) -> None:
     """Make the quantization plan that every format writes out, and nothing else: OUT/plan/."""
@@ -91,8 +94,9 @@ def quantize(
     from edgekit.pipeline import make_plans
 
     wanted = options.recipe_from(
-        file=recipe, model=model, precisions=precision, sizes=image_size, calib=calib, samples=samples, seed=seed
-    )
+        file=recipe, model=model, precisions=precision, sizes=image_size, calib=calib, samples=samples, seed=seed,
+        recover=recover,
+    )  # fmt: skip
     console = terminal(stderr=as_json)
     with Live(console) as live:
         plans = make_plans(wanted, out, watcher=live)

@@ -21,9 +21,7 @@ Engines = Annotated[
 ]
 Inputs = Annotated[
     str | None,
-    typer.Option(
-        "--input", help="Of pixel_values,image: OpenVINO files that take images, too.", metavar="A,B"
-    ),
+    typer.Option("--input", help="Of pixel_values,image: OpenVINO files that take images, too.", metavar="A,B"),
 ]
 Sizes = Annotated[
     str | None,
@@ -45,6 +43,9 @@ MaxDrop = Annotated[
     float | None,
     typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine of an artifact (exit 3)."),
 ]
+Recover = Annotated[
+    bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 
@@ -62,6 +63,7 @@ def recipe_from(
     samples: int | None = None,
     eval_samples: int | None = None,
     seed: int | None = None,
+    recover: bool = False,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -81,6 +83,8 @@ def recipe_from(
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
+    if recover:
+        values["quantize"]["recover"] = "on"
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
     return Recipe.make(values)
 

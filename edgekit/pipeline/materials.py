@@ -119,6 +119,13 @@ class Materials:
             progress=lambda what, done, total: self._watcher.stage(f"quantize to {bits}: {what}", done, total),
             cache=blocks,
         )  # fmt: skip
+        if self.recipe.quantize.recover == "on":
+            from edgekit.distill.recovery import recover
+
+            plan = recover(
+                plan, self.calibration(size).pixel_values,
+                progress=lambda what, done, total: self._watcher.stage(f"recover {bits}: {what}", done, total),
+            )  # fmt: skip
         plan = replace(plan, provenance={
             **plan.provenance, "key": key, "model": self.loaded.name, "parent_sha256": self.loaded.sha256,
             "recipe_digest": self.recipe.digest, "calibration_digest": self.calibration(size).digest,
