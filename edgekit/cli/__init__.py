@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("edgekit.cli.build:quantize",    "Only make the quantization plan."),
     "drift":    ("edgekit.cli.measure:drift",     "How far an artifact's features are from another's."),
     "bench":    ("edgekit.cli.measure:bench",     "Latency of artifacts, measured in turns."),
+    "check":    ("edgekit.cli.check:check",       "A gate on drift and latency: exit 3 when it does not hold."),
     "explain":  ("edgekit.cli.explain:explain",   "Where an INT8 model's drift comes from."),
     "curate":   ("edgekit.cli.curate:curate",     "A small, varied calibration folder out of a large one."),
     "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
