@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.cli import main
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.host import describe_host
@@ -72,3 +73,10 @@ def test_the_charts_are_drawn_in_the_page_colours(page):
 def test_the_same_report_gives_the_same_page(page, report, tmp_path):
     assert write_report(report, tmp_path).read_text(encoding="utf-8") == page
     assert BuildReport.read_json(tmp_path / "report.json") == report
+
+
+def test_the_verdict_can_be_drawn_for_another_goal(report, tmp_path):
+    write_report(report, tmp_path)
+    assert main(["report", str(tmp_path), "--optimize-for", "size", "--max-drop", "0.5"]) == 0
+    assert BuildReport.read_json(tmp_path / "report.json").verdict.goal == "size"
+    assert main(["report", str(tmp_path), "--optimize-for", "beauty"]) == 2
