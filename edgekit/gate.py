@@ -49,7 +49,7 @@ def check_build(folder: Path, limits: Limits, *, baseline: Path | None = None) -
     """
     manifest = Manifest.read(folder)
     rows = manifest.artifacts
-    if limits != Limits() and not any(row.precision in QUANTIZED for row in rows):
+    if limits != Limits() and not any(row.precision in QUANTIZED and row.status != "not here" for row in rows):
         raise RecipeError(f"{folder} holds no quantized artifact", fix=f"edgekit build --precision w8a8 --out {folder}")
     checks = [_file(folder, row) for row in rows]
     for row in rows:

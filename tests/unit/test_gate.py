@@ -96,8 +96,9 @@ def test_drift_and_lost_artifacts_against_the_baseline(tmp_path):
     assert outcomes(lost, baseline=before) == {"file": "failed", "baseline row": "failed"}
 
 
-def test_nothing_to_judge_is_an_error(tmp_path):
-    out = build(tmp_path / "out", precision="fp16")
+@pytest.mark.parametrize("values", [{"precision": "fp16"}, {"status": "not here"}])
+def test_nothing_to_judge_is_an_error(tmp_path, values):
+    out = build(tmp_path / "out", **values)
     with pytest.raises(RecipeError, match="no quantized artifact"):
         check_build(out, Limits(cosine_drop=0.1))
     with pytest.raises(DataError, match="no manifest"):
