@@ -41,7 +41,8 @@ def measure() -> list[dict[str, object]]:
             speed = library.edgekit_gemm_gmacs(tier, bits, *shape)
             rows.append({"isa": ops.isa(), "kernel": f"GEMM {gemm}, {name}",
                          "shape": "x".join(map(str, shape)),
-                         "gmacs": round(speed, 1), "ceiling_gmacs": round(ceiling, 1), "share": round(speed / ceiling, 3),
+                         "gmacs": round(speed, 1), "ceiling_gmacs": round(ceiling, 1),
+                         "share": round(speed / ceiling, 3),
                          "cpu_ms": ""})  # fmt: skip
     for tokens in (257, 1370):
         for mode, name in enumerate(MODES):

@@ -43,8 +43,8 @@ def quantization() -> list[str]:
         first = part[-1]
         lines += [
             f"**Drift, {model} at {size} px**: {first['calibration_images']} calibration photographs, {first['n']} of "
-            "each kind judge: others of the same kind, of other kinds, and natural scenes. SQNR of all output tokens in dB "
-            "(95 % interval), mean cosine of the class token.",
+            "each kind judge: others of the same kind, of other kinds, and natural scenes. SQNR of all output tokens "
+            "in dB (95 % interval), mean cosine of the class token.",
             "",
             *_table(
                 ["", "integer matmuls", *(word for kind in KINDS for word in (f"{kind} dB", "cosine"))],
