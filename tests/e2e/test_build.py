@@ -275,7 +275,10 @@ def test_kill_9_leaves_finished_artifacts_and_nothing_half_written(recipe, tmp_p
 def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
     command = [sys.executable, "-m", "edgekit", "build", "--model", str(checkpoint), "--image-size", "70", "--calib",
                str(pictures), "--samples", "8", "--out", str(tmp_path / "out")]  # fmt: skip
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )  # fmt: skip
     while not (tmp_path / "out" / "manifest.json").exists():
         assert child.poll() is None
         time.sleep(0.02)

@@ -63,7 +63,7 @@ def test_a_plan_made_first_is_the_one_a_build_writes_out(flags, tmp_path, capsys
     words = [*flags[:at], *flags[at + 2 :], "--json"]
     assert main(["quantize", *words]) == 0
     (plan,) = json.loads(capsys.readouterr().out)
-    assert plan["gemms"] == 9  # the patch embedding and four in each of two blocks
+    assert plan["gemms"] == 8  # four in each of two blocks; the patch embedding stays float
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("quantized twice")
