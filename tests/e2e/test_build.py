@@ -277,7 +277,7 @@ def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
                str(pictures), "--samples", "8", "--out", str(tmp_path / "out")]  # fmt: skip
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
     )  # fmt: skip
     while not (tmp_path / "out" / "manifest.json").exists():
         assert child.poll() is None
