@@ -33,11 +33,13 @@ HELD_OUT = 8  # one image in so many trains nothing and judges
 
 @dataclass(frozen=True)
 class RecoveryRecipe:
-    """How long and how fast. Learning rates: of weights in steps of their grid, of scales in their logarithm."""
+    """How long and how fast. Learning rates: of weights in steps of their grid, of scales in their logarithm,
+    of biases in norms of their weight rows.
+    """
 
     block_steps: int = 300
     end_steps: int = 100
-    weight_rate: float = 1e-3
+    weight_rate: float = 5e-4
     scale_rate: float = 5e-4
     bias_rate: float = 2e-4
     seed: int = 0
@@ -109,12 +111,19 @@ class LearnedLinear(nn.Module):
         self.cells = nn.Parameter(torch.clamp(wanted, integers - 0.49, integers + 0.49))  # (out, K), in steps
         self.log_scale = nn.Parameter(scale.log())  # (out, groups)
         self.group = group
-        self.bias = nn.Parameter(torch.from_numpy(gemm.bias).clone())
+        self.bias_start = torch.from_numpy(gemm.bias)
+        self.bias_unit = original.norm(dim=1)  # (out,): folded LayerScale makes some outputs thousands of times smaller
+        self.bias_change = nn.Parameter(torch.zeros_like(self.bias_start))
         self.log_input = nn.Parameter(torch.tensor([q.scale for q in _static_parts(gemm.input)]).log())
 
     def integers(self) -> Tensor:
         """Rounded weights (out, K) within their bits; differentiable as the identity inside the range."""
         return _round(self.cells.clamp(-self.limit, self.limit))
+
+    @property
+    def bias(self) -> Tensor:
+        """(out,), learned in units of each output's own size."""
+        return self.bias_start + self.bias_change * self.bias_unit
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, K) -> (B, N, out)."""
@@ -190,7 +199,7 @@ def _groups(module: nn.Module, recipe: RecoveryRecipe) -> list[dict[str, Any]]:
     return [
         {"params": [each.cells for each in learned], "lr": recipe.weight_rate},
         {"params": [p for each in learned for p in (each.log_scale, each.log_input)], "lr": recipe.scale_rate},
-        {"params": [each.bias for each in learned], "lr": recipe.bias_rate},
+        {"params": [each.bias_change for each in learned], "lr": recipe.bias_rate},
     ]
 
 

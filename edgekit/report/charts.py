@@ -251,7 +251,7 @@ def _shape() -> alt.Shape:
 def _row_axis() -> alt.Axis:
     import altair as alt
 
-    return alt.Axis(domain=False, ticks=False, labelPadding=10, labelLimit=180, labelColor="var(--ink)")
+    return alt.Axis(domain=False, ticks=False, labelPadding=10, labelLimit=180, minExtent=150, labelColor="var(--ink)")
 
 
 def _finish(chart: alt.Chart | alt.LayerChart, height: int, description: str) -> Spec:
