@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="calibration images")
     parser.add_argument("--judges", type=int, default=32, help="images of each kind that judge")
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--level", default="", choices=("", "linears", "all"), help="rows of that level")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     transform = Preprocess.for_size(arguments.image_size, arguments.image_size)
@@ -188,10 +189,10 @@ def main() -> None:
             "demo": load_set("demo", transform, samples=arguments.judges, seed=1, split="evaluation"),
         }
         bench = Bench(arguments.model, arguments.image_size, calibration.pixel_values, folder)
-        measure(bench, judges, arguments.only, arguments.csv)
+        measure(bench, judges, (arguments.only, arguments.level), arguments.csv)
 
 
-def measure(bench: Bench, judges: dict, only: str, path: Path) -> None:
+def measure(bench: Bench, judges: dict, only: tuple[str, str], path: Path) -> None:
     """Run every row on every kind of photograph; each row is written when it is done."""
     import torch
 
@@ -203,7 +204,7 @@ def measure(bench: Bench, judges: dict, only: str, path: Path) -> None:
     host = describe_host()
     versions = " ".join(f"{k}={v}" for k, v in host.packages.items())
     for engine, level, make in bench.rows():
-        if only not in engine:
+        if only[0] not in engine or only[1] not in level:
             continue
         start = time.monotonic()
         run = make()
