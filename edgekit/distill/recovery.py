@@ -39,8 +39,8 @@ class RecoveryRecipe:
 
     block_steps: int = 300
     end_steps: int = 100
-    weight_rate: float = 5e-4
-    scale_rate: float = 5e-4
+    weight_rate: float = 2e-3
+    scale_rate: float = 1e-3
     bias_rate: float = 2e-4
     seed: int = 0
 
