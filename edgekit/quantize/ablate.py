@@ -26,10 +26,13 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "centred values": {"centre_values": False},
     "balanced values": {"balance_values": False},
     "searched ranges (min-max instead)": {"activation_range": "minmax"},
+    "probes": {"probes": "off"},
+    "the float patch embedding (int8 instead)": {"patch_embed": "int8"},
     "bias correction": {"bias_correction": False},
     "all of it": {
         "rounding": "rtn", "smooth": "off", "fc2_scale": "off", "centre_keys": False, "centre_values": False,
-        "balance_values": False, "activation_range": "minmax", "bias_correction": False,
+        "balance_values": False, "activation_range": "minmax", "bias_correction": False, "probes": "off",
+        "patch_embed": "int8",
     },
 }  # fmt: skip
 WITH: dict[str, dict[str, Any]] = {
@@ -48,6 +51,7 @@ def ablate(
     evaluation: np.ndarray,
     recipe: QuantizeRecipe,
     *,
+    extras: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """SQNR (dB) and mean CLS cosine of the recipe, of it without each step, and with each that is off by default.
@@ -57,13 +61,15 @@ def ablate(
         calibration: (n, 3, H, W) pixels.
         evaluation: (m, 3, H, W) pixels, best of another kind.
         recipe: what is varied.
+        extras: also with each step that is off by default.
         progress: called with (variant, done, total).
 
     Returns:
         {"as it is" | "without X" | "with Y": {"sqnr_db", "cls_cosine", "per_token_sqnr_db"}}
     """
     variants: dict[str, dict[str, Any]] = {"as it is": {}}
-    variants |= {f"without {k}": v for k, v in WITHOUT.items()} | {f"with {k}": v for k, v in WITH.items()}
+    variants |= {f"without {k}": v for k, v in WITHOUT.items()}
+    variants |= {f"with {k}": v for k, v in WITH.items()} if extras else {}
     pixels = torch.from_numpy(evaluation)
     with torch.no_grad():
         reference = torch.cat([model(batch)[0] for batch in torch.split(pixels, 8)])

@@ -1,0 +1,58 @@
+"""What each step of the quantization recipe brings on photographs unlike those of calibration: plans with one step off.
+
+python benchmarks/ablation.py [--samples 48] [--judges 24] [--extras]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+
+import photos
+from quantization import CALIBRATION
+
+from edgekit.artifact import Preprocess
+from edgekit.images import load_set
+from edgekit.models import zoo
+from edgekit.quantize.ablate import ablate
+from edgekit.recipe import QuantizeRecipe
+
+RESULTS = Path(__file__).parent / "results" / "ablation.csv"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=48, help="calibration images")
+    parser.add_argument("--judges", type=int, default=24, help="images that judge")
+    parser.add_argument("--extras", action="store_true", help="also with each step that is off by default")
+    arguments = parser.parse_args()
+    transform = Preprocess.for_size(224, 224)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        photos.prepare(folder / "like", categories=CALIBRATION)
+        photos.prepare(folder / "unlike")
+        for category in CALIBRATION:
+            (folder / "unlike" / category).rename(folder / category)
+        calibration = load_set(folder / "like", transform, samples=arguments.samples, seed=0)
+        judges = load_set(folder / "unlike", transform, samples=arguments.judges, seed=1)
+    table = ablate(
+        zoo.load("demo").model.bake(224, 224), calibration.pixel_values, judges.pixel_values, QuantizeRecipe(),
+        extras=arguments.extras, progress=lambda name, done, total: print(f"{done + 1}/{total} {name}", flush=True),
+    )  # fmt: skip
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["recipe", "calibration_images", "n", "sqnr_db", "change_db", "cls_cosine", "per_token_sqnr_db"]
+        )
+        base = table["as it is"]["sqnr_db"]
+        for name, row in table.items():
+            writer.writerow([
+                name, len(calibration), len(judges), f"{row['sqnr_db']:.2f}", f"{row['sqnr_db'] - base:+.2f}",
+                f"{row['cls_cosine']:.5f}", f"{row['per_token_sqnr_db']:.2f}",
+            ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
