@@ -1,0 +1,101 @@
+// Drives the built page in headless Chromium: golden check of every model, similarity of two images, no console errors.
+//   npm run check -- [IMAGE IMAGE] [--json FILE] [--screenshots DIR] [--latency FILE]
+// Chromium is looked for at $CHROMIUM and the usual places. Exit code 1 when anything fails.
+import { access, mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { chromium } from 'playwright-core';
+import { preview } from 'vite';
+
+const { values: options, positionals: images } = parseArgs({
+  allowPositionals: true,
+  options: { json: { type: 'string' }, screenshots: { type: 'string' }, latency: { type: 'string' } },
+});
+const LONG = 300_000; // ms; a slow machine loads and runs the FP32 model in seconds, a busy one in minutes
+
+const candidates = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/google-chrome', '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'];
+const found = await Promise.all(candidates.map((path) => path && access(path).then(() => path, () => undefined)));
+const executablePath = found.find(Boolean);
+if (!executablePath) {
+  console.error('no Chromium here. Install one (apt-get install chromium) or name it: CHROMIUM=/path/to/chromium');
+  process.exit(1);
+}
+
+const server = await preview({ logLevel: 'error', preview: { port: 0, host: '127.0.0.1' } });
+const browser = await chromium.launch({
+  executablePath,
+  args: ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+});
+const result = { isolated: false, models: [], similarity: null, crops: [], errors: [] };
+try {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+  page.on('console', (message) => message.type() === 'error' && result.errors.push(message.text()));
+  page.on('pageerror', (error) => result.errors.push(error.message));
+  page.on('request', (request) => {
+    const own = request.url().startsWith(server.resolvedUrls.local[0]) || /^(blob|data):/.test(request.url());
+    if (!own) result.errors.push(`a request leaves this machine: ${request.url()}`);
+  });
+  await page.goto(server.resolvedUrls.local[0]);
+  await settled(page);
+  result.isolated = await page.evaluate(() => crossOriginIsolated);
+
+  for (const label of await page.locator('#model option').allTextContents()) {
+    await page.selectOption('#model', { label });
+    await settled(page);
+    await page.click('#check');
+    await settled(page);
+    const verdict = await page.locator('#verdict').textContent();
+    const figures = await page.locator('#figures div').evaluateAll((boxes) =>
+      Object.fromEntries(boxes.map((box) => [box.querySelector('dt').textContent, box.querySelector('dd').textContent])));
+    result.models.push({ model: label, passed: verdict.startsWith('Passed'), verdict, figures });
+  }
+
+  for (let i = 0; i < images.length; i += 2) {
+    await page.setInputFiles('#input-a', images[i]);
+    await settled(page);
+    await page.setInputFiles('#input-b', images[i + 1] ?? images[i]);
+    await settled(page);
+    result.similarity = Number(await page.locator('#similarity').textContent());
+    result.crops.push(...(await page.locator('.photo').evaluateAll((canvases) => canvases.map((canvas) => {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return Array.from(data).filter((_, at) => at % 4 !== 3); // RGB
+    }))));
+  }
+
+  if (options.screenshots) await screenshots(page, options.screenshots);
+  if (options.latency) {
+    await page.click('#bench');
+    await settled(page);
+    const json = await page.evaluate(async () => (await fetch(document.querySelector('#download').href)).text());
+    await writeFile(options.latency, json);
+    if (options.screenshots) await screenshots(page, join(options.screenshots, 'latency'));
+  }
+} finally {
+  await browser.close();
+  await server.close();
+}
+
+for (const { verdict, figures } of result.models) console.log(verdict, figures);
+if (result.similarity !== null) console.log('similarity', result.similarity);
+result.errors.forEach((error) => console.error('error:', error));
+if (options.json) await writeFile(options.json, JSON.stringify(result));
+const ok = result.isolated && result.models.length > 0 && result.models.every((each) => each.passed) && result.errors.length === 0;
+process.exit(ok ? 0 : 1);
+
+/** The page locks its buttons while it works; an error it shows counts. */
+async function settled(page) {
+  await page.waitForFunction(() => !document.querySelector('#check').disabled || !document.querySelector('#error').hidden, null, { timeout: LONG });
+  const error = page.locator('#error');
+  if (await error.isVisible()) throw new Error(`the page says: ${await error.textContent()}`);
+}
+
+async function screenshots(page, folder) {
+  await mkdir(folder, { recursive: true });
+  for (const colorScheme of ['light', 'dark']) {
+    for (const [name, width, height] of [['phone', 390, 844], ['desktop', 1280, 900]]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height });
+      await page.screenshot({ path: join(folder, `${name}-${colorScheme}.png`), fullPage: true });
+    }
+  }
+}

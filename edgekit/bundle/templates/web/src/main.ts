@@ -1,0 +1,186 @@
+// The page: loads the bundle's model, compares two images, checks itself, measures latency.
+
+import './style.css';
+import { benchmark, describe, type Row } from './benchmark';
+import { readBundle, readGolden, urlOf, type Bundle, type Golden, type Model } from './bundle';
+import { Engine, type Placement } from './engine';
+import { checkGolden } from './golden';
+import { hasSimd, hasThreads, hasWebGpu, placements } from './host';
+import { pcaColours } from './pca';
+import { crop, toPicture, toPixelValues } from './preprocess';
+import { Slot } from './slot';
+import { cosine, rows } from './vectors';
+
+const by = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
+const [modelChoice, placementChoice] = [by<HTMLSelectElement>('model'), by<HTMLSelectElement>('placement')];
+const buttons = [by<HTMLButtonElement>('example'), by<HTMLButtonElement>('check'), by<HTMLButtonElement>('bench')];
+const slots = ['A', 'B'].map((letter) => new Slot(by('slots'), letter, () => attempt(compare), fail));
+
+let bundle: Bundle;
+let places: Placement[];
+let golden: Promise<Golden> | undefined;
+let engine: Engine | undefined;
+let examples = 0;
+
+const model = (): Model => bundle.models[modelChoice.selectedIndex];
+const placement = (): Placement => places[placementChoice.selectedIndex];
+const status = (text: string) => (by('status').textContent = text);
+
+function fail(error: unknown): void {
+  by('error').textContent = error instanceof Error ? error.message : String(error);
+  by('error').hidden = false;
+}
+
+/** Run one action at a time, with the controls locked; what goes wrong is shown on the page. */
+async function attempt(action: () => Promise<void>): Promise<void> {
+  by('error').hidden = true;
+  const controls = [modelChoice, placementChoice, ...buttons];
+  controls.forEach((control) => (control.disabled = true));
+  try {
+    await action();
+  } catch (error) {
+    fail(error);
+  } finally {
+    controls.forEach((control) => (control.disabled = bundle === undefined));
+  }
+}
+
+async function start(): Promise<void> {
+  bundle = await readBundle();
+  document.title = by('title').textContent = `${bundle.name} in the browser`;
+  places = await placements();
+  modelChoice.append(...bundle.models.map((each) => new Option(`${each.precision} (${Math.round(each.size_mb)} MB)`)));
+  modelChoice.selectedIndex = Math.max(0, bundle.models.findIndex((each) => each.precision === 'w8a8'));
+  placementChoice.append(...places.map((place) => new Option(describe(place))));
+  await open();
+  await example();
+}
+
+async function open(): Promise<void> {
+  engine?.close();
+  engine = undefined;
+  by('verdict').hidden = by('figures').hidden = true;
+  const bar = by<HTMLProgressElement>('progress');
+  bar.hidden = false;
+  try {
+    status(`Loading ${model().name} …`);
+    engine = await Engine.open(urlOf(model().path), placement(), model().preprocess.input_size, (loaded, total) => {
+      if (total) bar.value = loaded / total;
+    });
+    status(`${model().name}, ${describe(placement())}`);
+  } catch (error) {
+    status('No model is loaded.');
+    throw error;
+  } finally {
+    bar.hidden = true;
+  }
+  slots.forEach((slot) => (slot.outputs = undefined));
+}
+
+function loaded(): Engine {
+  if (!engine) throw new Error('no model is loaded; choose another one above');
+  return engine;
+}
+
+/** Features of both images, what they share, and their maps. */
+async function compare(): Promise<void> {
+  const transform = model().preprocess;
+  for (const slot of slots) {
+    if (!slot.source || slot.outputs) continue;
+    slot.drawCrop(crop(slot.source, transform));
+    slot.outputs = await loaded().run(toPixelValues(slot.crop!, transform));
+  }
+  const done = slots.filter((slot) => slot.outputs);
+  const columns = transform.input_size[1] / bundle.patch;
+  const patches = (transform.input_size[0] / bundle.patch) * columns;
+  const tokens = done.map(({ outputs }) => rows(outputs!.last_hidden_state, outputs!.pooler_output.length).slice(-patches));
+  if (done.length > 0) pcaColours(tokens).forEach((colours, i) => done[i].drawPatches(colours, columns));
+  done.forEach((slot) => slot.drawSaliency(slot.outputs!.saliency));
+  if (done.length < 2) return;
+  const value = cosine(done[0].outputs!.pooler_output, done[1].outputs!.pooler_output);
+  by('similarity').textContent = value.toFixed(3);
+  by<HTMLMeterElement>('meter').value = Math.max(0, value);
+}
+
+/** The next two of the golden images, so that there is something to see at once. */
+async function example(): Promise<void> {
+  const { pixels } = await readGoldenOnce();
+  slots.forEach((slot) => {
+    const i = examples++ % pixels.length;
+    slot.show(toPicture(pixels[i], model().preprocess), `example ${i + 1}`);
+  });
+  await compare();
+}
+
+function readGoldenOnce(): Promise<Golden> {
+  golden ??= readGolden();
+  golden.catch(() => (golden = undefined)); // a failed download may succeed later
+  return golden;
+}
+
+async function check(): Promise<void> {
+  const found = await checkGolden(loaded(), model(), await readGoldenOnce());
+  by('verdict').textContent = `${found.passed ? 'Passed' : 'Failed'}: ${model().name} on ${found.images} images, ${describe(placement())}`;
+  by('verdict').classList.toggle('failed', !found.passed);
+  const figures = {
+    'least class-token cosine': `${found.poolerCosine.toFixed(6)} (limit ${found.least})`,
+    'least token cosine': found.tokenCosine.toFixed(6),
+    'largest difference': found.largestDifference.toPrecision(3),
+    'SQNR': `${found.sqnrDb.toFixed(1)} dB`,
+  };
+  by('figures').replaceChildren(...Object.entries(figures).map(([name, value]) => {
+    const box = document.createElement('div');
+    box.append(element('dt', name), element('dd', value));
+    return box;
+  }));
+  by('verdict').hidden = by('figures').hidden = false;
+}
+
+async function measure(): Promise<void> {
+  const line = by('bench-status');
+  line.hidden = false;
+  const found: Row[] = [];
+  by('rows').replaceChildren();
+  for (const place of places) {
+    try {
+      found.push(...(await benchmark(bundle.models, place, await readGoldenOnce(), (text) => (line.textContent = text))));
+    } catch (error) {
+      fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
+    }
+    by('rows').replaceChildren(...found.map(tableRow));
+    document.querySelector<HTMLElement>('.scroll')!.hidden = found.length === 0;
+  }
+  line.textContent = `${found.length} rows. ${found.every((row) => row.quiet) ? 'The device was quiet.' : 'The device was busy: compare within the table only.'}`;
+  const link = by<HTMLAnchorElement>('download');
+  URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(new Blob([`${JSON.stringify(found, null, 2)}\n`], { type: 'application/json' }));
+  link.hidden = found.length === 0;
+}
+
+function tableRow(row: Row): HTMLTableRowElement {
+  const speedup = row.speedup === '' ? '–' : `${row.speedup.toFixed(2)}× (${row.speedup_low} to ${row.speedup_high})`;
+  const cells = [row.artifact, row.placement, row.p50_ms.toFixed(1), speedup, String(row.sqnr_db), row.size_mb.toFixed(1)];
+  const line = document.createElement('tr');
+  line.append(...cells.map((text) => element('td', text)));
+  return line;
+}
+
+function element(tag: string, text: string): HTMLElement {
+  return Object.assign(document.createElement(tag), { textContent: text });
+}
+
+async function listHost(): Promise<void> {
+  const threads = hasThreads() ? `threads: ${navigator.hardwareConcurrency} cores` : 'threads: no (the server sends no COOP and COEP headers)';
+  const lines = [threads, `SIMD: ${hasSimd() ? 'yes' : 'no'}`, `WebGPU: ${(await hasWebGpu()) ? 'yes' : 'no'}`];
+  by('host').replaceChildren(...lines.map((text) => element('li', text)));
+}
+
+modelChoice.onchange = placementChoice.onchange = () => attempt(async () => {
+  await open();
+  await compare();
+});
+by('example').onclick = () => attempt(example);
+by('check').onclick = () => attempt(check);
+by('bench').onclick = () => attempt(measure);
+void listHost();
+void attempt(start);
