@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 from xml.etree import ElementTree
-
-import numpy as np
 
 from edgekit.artifact import (
     INPUT_NAME,
@@ -26,22 +24,20 @@ from edgekit.artifact import (
 )
 from edgekit.backends.base import ExportSource, Runner, folded_tensors
 from edgekit.backends.metadata import artifact_from, manifest_text
-from edgekit.backends.saturation import cpu_saturates
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
     import openvino as ov
 
+    from edgekit.backends.openvino_runner import Hint
     from edgekit.quantize.plan import QuantPlan
-
-Hint = Literal["latency", "throughput"]
 
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 _MANIFEST = ["edgekit", "manifest"]  # its place in rt_info
 _INSTALL = "pip install 'edgekit[openvino]'"
 _SATURATES = (
-    '8-bit weights: int8 GEMMs of x86 CPUs without VNNI{this} saturate; overflow = "reduce-range" in the recipe makes '
-    "them 7-bit, the fused file is exact as it is"
+    "8-bit weights: int8 GEMMs of x86 CPUs without VNNI{this} saturate, edgekit's runner multiplies floats there; "
+    'elsewhere set LP_TRANSFORMS_MODE=NO, or overflow = "reduce-range" in the recipe for 7-bit weights'
 )
 
 
@@ -108,7 +104,9 @@ class OpenVinoBackend:
         Raises:
             DataError: missing, damaged, or not written by edgekit.
         """
-        _both_files(path)
+        from edgekit.backends.openvino_runner import require_both_files
+
+        require_both_files(path)
         try:
             found = ElementTree.parse(path).find("/".join(("rt_info", *_MANIFEST)))
         except ElementTree.ParseError as error:
@@ -125,6 +123,8 @@ class OpenVinoBackend:
         """
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=_INSTALL)
+        from edgekit.backends.openvino_runner import OpenVinoRunner
+
         return OpenVinoRunner(artifact, threads, self.hint, self.cache_dir)
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
@@ -132,96 +132,11 @@ class OpenVinoBackend:
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.openvino_audit import audit_model
+        from edgekit.backends.openvino_runner import core_for, plugin_settings, read_model
 
-        core = _core(artifact.variant)
-        return audit_model(read_model(artifact.path, core), core, plugin_settings("latency", None))
-
-
-class OpenVinoRunner:
-    """A compiled IR. Float arithmetic is float32 (the plugin's own default would be bfloat16 on some CPUs)."""
-
-    def __init__(self, artifact: Artifact, threads: int | None, hint: Hint, cache_dir: Path | None) -> None:
-        """Compile `artifact` for the CPU; `threads` None leaves their number to the runtime."""
-        import openvino as ov
-
-        core = _core(artifact.variant)
-        if cache_dir is not None:
-            core.set_property({"CACHE_DIR": str(cache_dir)})
-        self.artifact = artifact
-        self._input = artifact.inputs[0]
-        self.compiled = core.compile_model(read_model(artifact.path, core), "CPU", plugin_settings(hint, threads))
-        self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
-        self._request = self.compiled.create_infer_request()
-
-    def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> both outputs by contract name; each call returns arrays of its own.
-
-        An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
-        """
-        if self._queue is not None:
-            return self._spread(pixel_values)
-        results = self._request.infer({self._input.name: np.ascontiguousarray(pixel_values, self._input.dtype)})
-        return {name: results[name].copy() for name in OUTPUT_NAMES}
-
-    def _spread(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """One request per image, in parallel streams; order is kept."""
-        assert self._queue is not None
-        rows: list[dict[str, np.ndarray]] = [{} for _ in pixel_values]
-
-        def keep(request: ov.InferRequest, index: int) -> None:
-            rows[index] = {name: request.get_tensor(name).data.copy() for name in OUTPUT_NAMES}
-
-        self._queue.set_callback(keep)
-        for index, image in enumerate(np.ascontiguousarray(pixel_values, self._input.dtype)):
-            self._queue.start_async({self._input.name: image[None]}, index)
-        self._queue.wait_all()
-        return {name: np.concatenate([row[name] for row in rows]) for name in OUTPUT_NAMES}
-
-
-def plugin_settings(hint: Hint, threads: int | None) -> dict[str, Any]:
-    """CPU plugin configuration: float32 arithmetic, and no quantization of activations that the plan does not know."""
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-        "PERFORMANCE_HINT": hint.upper(),
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    return settings
-
-
-def read_model(path: Path, core: ov.Core | None = None) -> ov.Model:
-    """The IR at `path`; a fused one needs a core that knows edgekit's ops.
-
-    Raises:
-        DataError: `.xml` or `.bin` is missing or damaged.
-    """
-    import openvino as ov
-
-    _both_files(path)
-    try:
-        return (core or ov.Core()).read_model(path)
-    except RuntimeError as error:
-        raise DataError(f"{path} is not a readable OpenVINO model", why=str(error).strip().splitlines()[-1],
-                        fix="edgekit export --format openvino") from None  # fmt: skip
-
-
-def _both_files(path: Path) -> None:
-    for file in (path, path.with_suffix(".bin")):
-        if not file.is_file():
-            raise DataError(f"{file} is missing", why="an OpenVINO model is two files, .xml and .bin",
-                            fix="edgekit export --format openvino")  # fmt: skip
-
-
-def _core(variant: Variant) -> ov.Core:
-    """The runtime, with edgekit's ops when a file needs them; raises BackendMissing when they are not here."""
-    if variant == "fused":
-        from edgekit.backends.openvino_fused import fused_core
-
-        return fused_core()
-    import openvino as ov
-
-    return ov.Core()
+        core = core_for(artifact.variant)
+        model = read_model(artifact.path, core)
+        return audit_model(model, core, plugin_settings(model, "latency", None))
 
 
 def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:
@@ -307,5 +222,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     eight_bits = any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
     if precision == "w8a8" and variant == "standard" and eight_bits:
-        notes.append(_SATURATES.format(this=", of which this is one," if cpu_saturates() else ""))
+        from edgekit.backends.openvino_runner import int8_saturates
+
+        notes.append(_SATURATES.format(this=", of which this is one," if int8_saturates() else ""))
     return tuple(notes)

@@ -9,8 +9,9 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
-from edgekit.backends.openvino import read_model, stamp
+from edgekit.backends.openvino import stamp
 from edgekit.backends.openvino_graph import constant
+from edgekit.backends.openvino_runner import read_model
 from edgekit.errors import ExportError
 
 _PILLOW_CUBIC = -0.5  # Pillow's bicubic coefficient; OpenVINO's default is -0.75
