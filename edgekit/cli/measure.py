@@ -49,6 +49,10 @@ def bench(
     *,
     threads: options.Threads = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
+    hint: Annotated[
+        Literal["latency", "throughput"],
+        typer.Option(help="Of OpenVINO: throughput spreads a batch over parallel streams."),
+    ] = "latency",
     rounds: Annotated[int, typer.Option("--rounds", min=3, help="How often each is visited.")] = 10,
     seed: options.Seed = 0,
     as_json: options.Json = False,
@@ -61,7 +65,8 @@ def bench(
     main = artifacts[0].preprocess.input_size
     artifacts = [artifact for artifact in artifacts if artifact.preprocess.input_size == main]
     with Live(terminal(stderr=True)) as live:
-        run = latency_of(artifacts, batch=batch, threads=threads, rounds=rounds, seed=seed or 0, watcher=live)
+        run = latency_of(artifacts, batch=batch, threads=threads, rounds=rounds, seed=seed or 0, hint=hint,
+                         watcher=live)  # fmt: skip
     if as_json:
         print(run.model_dump_json(indent=2))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +16,12 @@ from edgekit.images.sets import load_set
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.measure.worker import Target
 from edgekit.pipeline.timing import reference_name, untimed
 from edgekit.pipeline.watch import Silent, Watcher
+
+if TYPE_CHECKING:
+    from edgekit.backends.openvino_runner import Hint
 
 
 def artifacts_in(path: Path) -> tuple[Artifact, ...]:
@@ -83,9 +88,11 @@ def drift_between(
 
 def latency_of(
     artifacts: Sequence[Artifact], *, batch: int = 1, threads: int | None = None, rounds: int = 10, seed: int = 0,
-    watcher: Watcher | None = None,
+    hint: Hint = "latency", watcher: Watcher | None = None,
 ) -> LatencyRun:  # fmt: skip
     """Latency of artifacts on random pixels of their image size; the first FP32 one is what speedups refer to.
+
+    `hint` is for OpenVINO: "throughput" spreads the images of a batch over parallel streams.
 
     Raises:
         EdgekitError: the artifacts take images of different sizes, or two have the same name.
@@ -101,9 +108,20 @@ def latency_of(
     if len({artifact.name for artifact in artifacts}) != len(artifacts):  # of several build folders
         artifacts = [artifact.model_copy(update={"name": str(artifact.path)}) for artifact in artifacts]
     pixels = np.random.default_rng(seed).standard_normal((batch, 3, *sizes.pop())).astype(np.float32)
-    reference = next((a.name for a in artifacts if a.precision == "fp32" and a.variant == "standard"), None)
+    targets = [_target(artifact, hint) for artifact in artifacts]
+    floats = [artifact.precision == "fp32" and artifact.variant == "standard" for artifact in artifacts]
+    reference = next((t.name for t, is_float in zip(targets, floats, strict=True) if is_float), None)
     run = measure_latency(
-        artifacts, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed,
+        targets, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed,
         notify=watcher.stage,
     )  # fmt: skip
     return run.model_copy(update={"failures": run.failures | skipped})
+
+
+def _target(artifact: Artifact, hint: Hint) -> Target:
+    """What a worker loads; the hint is in the name where it matters."""
+    target = Target.of(artifact)
+    if hint == "latency" or artifact.format != "openvino":
+        return target
+    name = f"{artifact.name} ({hint})"
+    return Target(loader="edgekit.backends.openvino_runner:load_for_throughput", argument=target.argument, name=name)

@@ -18,6 +18,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino import OpenVinoBackend
 from edgekit.errors import DataError, ExportError
 from edgekit.models.dinov2 import DinoV2
+from edgekit.pipeline.compare import latency_of
 from edgekit.quantize.plan import QuantPlan, StaticInput
 from edgekit.quantize.simulate import simulate
 from tests.conformance.rtn_plan import rtn_plan
@@ -235,6 +236,13 @@ def test_throughput_streams_keep_the_order(tiny: DinoV2, tmp_path: Path) -> None
     spread = OpenVinoBackend(hint="throughput").runner(artifact, 2)(x)
     for name, values in one_by_one.items():
         np.testing.assert_allclose(spread[name], values, atol=1e-5)
+
+
+def test_bench_spreads_a_batch_when_asked_to(tiny: DinoV2, tmp_path: Path) -> None:
+    run = latency_of([export(tiny, tmp_path / "model.xml")], batch=2, threads=2, rounds=3, hint="throughput")
+    (report,) = run.reports.values()
+    assert (report.name, report.batch, report.threads) == ("openvino/fp32 (throughput)", 2, 2)
+    assert run.failures == {}
 
 
 def test_threads_and_cache_are_honoured(tiny: DinoV2, tmp_path: Path) -> None:
