@@ -75,8 +75,8 @@ def recipe_from(
     base = Recipe.from_toml(file) if file else Recipe()
     values = base.model_dump()
     given = {
-        "model": model, "formats": _words(formats), "precisions": _words(precisions), "engines": _words(engines),
-        "inputs": _words(inputs), "image_size": _sizes(sizes),
+        "model": model, "formats": words_of(formats), "precisions": words_of(precisions), "engines": words_of(engines),
+        "inputs": words_of(inputs), "image_size": sizes_of(sizes),
         "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
     }  # fmt: skip
     values |= {key: value for key, value in given.items() if value is not None}
@@ -89,11 +89,12 @@ def recipe_from(
     return Recipe.make(values)
 
 
-def _words(text: str | None) -> list[str] | None:
+def words_of(text: str | None) -> list[str] | None:
+    """ "a, b" -> ["a", "b"]."""
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _sizes(text: str | None) -> list[tuple[int, int]] | None:
+def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
     """ "224,518x784" -> [(224, 224), (518, 784)]: height x width."""
     if text is None:
         return None
@@ -101,7 +102,7 @@ def _sizes(text: str | None) -> list[tuple[int, int]] | None:
     from edgekit.recipe import PATCH
 
     sizes = []
-    for word in _words(text) or []:
+    for word in words_of(text) or []:
         sides = word.lower().split("x")
         if not all(side.isdecimal() for side in sides) or len(sides) > 2:
             raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")

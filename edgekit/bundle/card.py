@@ -1,0 +1,89 @@
+"""The model card: README.md of a bundle, front matter by huggingface_hub, tables from what the build measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.bundle.platforms import PLATFORMS, Platform
+from edgekit.errors import BackendMissing
+from edgekit.models.config import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+_TEMPLATE = Path(__file__).with_name("card.jinja")
+_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
+_HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
+
+
+def model_card(manifest: Manifest, platforms: Sequence[Platform], report: Path | None) -> str:
+    """The whole README.md.
+
+    Args:
+        manifest: of the bundle.
+        platforms: that it serves.
+        report: the build's report.json, for the verdict and the images it was judged on; None when it has none.
+
+    Raises:
+        BackendMissing: huggingface_hub or jinja2 is not installed.
+    """
+    try:
+        from huggingface_hub import ModelCard
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise BackendMissing(f"the model card needs {error.name}", fix="pip install 'edgekit[hub,report]'") from None
+    told = json.loads(report.read_text(encoding="utf-8")) if report is not None else {}
+    rows = [row for row in manifest.artifacts if row.preprocess is not None]
+    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        _TEMPLATE.read_text(encoding="utf-8"))  # fmt: skip
+    body = template.render(
+        model=manifest.model, host=manifest.host, rows=[_cells(row) for row in rows], transform=rows[0].preprocess,
+        platforms={platform: PLATFORMS[platform].title for platform in platforms},
+        verdict=told.get("verdict", {}).get("sentence", ""), evaluation=told.get("evaluation", ""),
+        calibration=told.get("calibration", ""), tokens=_tokens(rows), drift=any(row.drift for row in rows),
+        quantized=any(row.path == "onnx/model_quantized.onnx" for row in rows),
+    )  # fmt: skip
+    return str(ModelCard(f"---\n{_front_matter(manifest, rows, platforms).to_yaml()}\n---\n\n{body}"))
+
+
+def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Sequence[Platform]) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    model = manifest.model
+    licence = _HUB_LICENCES.get(model["licence"])
+    fields: dict[str, Any] = {"license": licence or "other"}
+    if licence is None:
+        fields |= {"license_name": "see-license-weights", "license_link": "LICENSE.weights"}
+    arch = model["config"]["arch"]
+    if arch in ARCHITECTURES:
+        size = _HUB_SIZES[arch.split("_")[1]]
+        fields["base_model"] = f"facebook/dinov2-{'with-registers-' if arch.endswith('_reg') else ''}{size}"
+        official = model["name"] in (arch, fields["base_model"])
+        fields["base_model_relation"] = "quantized" if official else "finetune"
+    return ModelCardData(
+        library_name="transformers.js" if "web" in platforms else None, pipeline_tag="image-feature-extraction",
+        tags=["dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)], **fields,
+    )  # fmt: skip
+
+
+def _tokens(rows: Sequence[ArtifactRow]) -> tuple[int | str, ...]:
+    """Shape of `last_hidden_state`."""
+    return rows[0].outputs[0].shape
+
+
+def _cells(row: ArtifactRow) -> dict[str, str]:
+    """One row of the table of files; what was not measured is empty."""
+    drift, latency = row.drift or {}, row.latency or {}
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    return {
+        "path": str(row.path), "precision": row.precision, "variant": row.variant, "mb": number(row.size_mb, 1),
+        "sqnr": number(drift.get("sqnr_db"), 1), "cosine": number(drift.get("cls_cosine_mean"), 5),
+        "patches": number(drift.get("patch_cosine_mean"), 5), "ms": number(latency.get("p50_ms"), 1),
+    }  # fmt: skip
