@@ -12,6 +12,7 @@ export default defineConfig({
   appType: 'mpa', // a missing model is a 404, not this page again
   resolve: { conditions: ['onnxruntime-web-use-extern-wasm', ...defaultClientConditions] },
   worker: { format: 'es' },
+  assetsInclude: ['**/*.safetensors'],
   build: { target: 'es2022', assetsInlineLimit: 0, chunkSizeWarningLimit: 1000 },
   server: { headers },
   preview: { headers },

@@ -33,9 +33,7 @@ interface Row extends Model {
   status: string;
 }
 
-const root = new URL('bundle/', document.baseURI);
-
-export const urlOf = (path: string): string => new URL(path, root).href;
+export const urlOf = (path: string): string => new URL(`bundle/${path}`, document.baseURI).href;
 
 async function get(path: string): Promise<Response> {
   const response = await fetch(urlOf(path)).catch(() => {

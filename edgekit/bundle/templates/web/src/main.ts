@@ -14,15 +14,22 @@ import { cosine, rows } from './vectors';
 const by = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const [modelChoice, placementChoice] = [by<HTMLSelectElement>('model'), by<HTMLSelectElement>('placement')];
 const buttons = [by<HTMLButtonElement>('example'), by<HTMLButtonElement>('check'), by<HTMLButtonElement>('bench')];
-const slots = ['A', 'B'].map((letter) => new Slot(by('slots'), letter, () => attempt(compare), fail));
+const slots = ['A', 'B'].map((letter) => new Slot(by('slots'), letter, (decoding) => {
+  void attempt(async () => {
+    await decoding();
+    await compare();
+  });
+}));
 
-let bundle: Bundle;
+let queue = Promise.resolve();
+let waiting = 0; // actions that are not done
+let bundle: Bundle | undefined;
 let places: Placement[];
 let golden: Promise<Golden> | undefined;
 let engine: Engine | undefined;
 let examples = 0;
 
-const model = (): Model => bundle.models[modelChoice.selectedIndex];
+const model = (): Model => bundle!.models[modelChoice.selectedIndex];
 const placement = (): Placement => places[placementChoice.selectedIndex];
 const status = (text: string) => (by('status').textContent = text);
 
@@ -31,26 +38,28 @@ function fail(error: unknown): void {
   by('error').hidden = false;
 }
 
-/** Run one action at a time, with the controls locked; what goes wrong is shown on the page. */
-async function attempt(action: () => Promise<void>): Promise<void> {
-  by('error').hidden = true;
-  const controls = [modelChoice, placementChoice, ...buttons];
-  controls.forEach((control) => (control.disabled = true));
-  try {
-    await action();
-  } catch (error) {
-    fail(error);
-  } finally {
-    controls.forEach((control) => (control.disabled = bundle === undefined));
-  }
+/** Run an action when those before it are done, with the controls locked; what goes wrong is shown on the page. */
+function attempt(action: () => Promise<void>): Promise<void> {
+  lock(++waiting > 0);
+  const run = async () => {
+    by('error').hidden = true;
+    await action().catch(fail);
+    lock(--waiting > 0);
+  };
+  return (queue = queue.then(run));
+}
+
+function lock(busy: boolean): void {
+  document.body.ariaBusy = String(busy);
+  [modelChoice, placementChoice, ...buttons].forEach((control) => (control.disabled = busy || bundle === undefined));
 }
 
 async function start(): Promise<void> {
-  bundle = await readBundle();
-  document.title = by('title').textContent = `${bundle.name} in the browser`;
+  const { name, models } = (bundle = await readBundle());
+  document.title = by('title').textContent = `${name} in the browser`;
   places = await placements();
-  modelChoice.append(...bundle.models.map((each) => new Option(`${each.precision} (${Math.round(each.size_mb)} MB)`)));
-  modelChoice.selectedIndex = Math.max(0, bundle.models.findIndex((each) => each.precision === 'w8a8'));
+  modelChoice.append(...models.map((each) => new Option(`${each.precision} (${Math.round(each.size_mb)} MB)`)));
+  modelChoice.selectedIndex = Math.max(0, models.findIndex((each) => each.precision === 'w8a8'));
   placementChoice.append(...places.map((place) => new Option(describe(place))));
   await open();
   await example();
@@ -78,21 +87,22 @@ async function open(): Promise<void> {
 }
 
 function loaded(): Engine {
-  if (!engine) throw new Error('no model is loaded; choose another one above');
+  if (!engine) throw new Error('no model is loaded');
   return engine;
 }
 
 /** Features of both images, what they share, and their maps. */
 async function compare(): Promise<void> {
+  const running = loaded();
   const transform = model().preprocess;
   for (const slot of slots) {
     if (!slot.source || slot.outputs) continue;
     slot.drawCrop(crop(slot.source, transform));
-    slot.outputs = await loaded().run(toPixelValues(slot.crop!, transform));
+    slot.outputs = await running.run(toPixelValues(slot.crop!, transform));
   }
   const done = slots.filter((slot) => slot.outputs);
-  const columns = transform.input_size[1] / bundle.patch;
-  const patches = (transform.input_size[0] / bundle.patch) * columns;
+  const columns = transform.input_size[1] / bundle!.patch;
+  const patches = (transform.input_size[0] / bundle!.patch) * columns;
   const tokens = done.map(({ outputs }) => rows(outputs!.last_hidden_state, outputs!.pooler_output.length).slice(-patches));
   if (done.length > 0) pcaColours(tokens).forEach((colours, i) => done[i].drawPatches(colours, columns));
   done.forEach((slot) => slot.drawSaliency(slot.outputs!.saliency));
@@ -143,7 +153,7 @@ async function measure(): Promise<void> {
   by('rows').replaceChildren();
   for (const place of places) {
     try {
-      found.push(...(await benchmark(bundle.models, place, await readGoldenOnce(), (text) => (line.textContent = text))));
+      found.push(...(await benchmark(bundle!.models, place, await readGoldenOnce(), (text) => (line.textContent = text))));
     } catch (error) {
       fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
     }

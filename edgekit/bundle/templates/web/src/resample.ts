@@ -1,4 +1,4 @@
-// Pillow's antialiased bicubic resize of 8-bit RGB, bit for bit: the same windows, weights and integer roundings.
+// Pillow 13's antialiased bicubic resize of 8-bit RGB, bit for bit: the same windows, weights and integer roundings.
 
 const PRECISION_BITS = 22; // of the fixed-point weights, as in Pillow's Resample.c
 const SUPPORT = 2; // of the cubic, in source pixels when enlarging
@@ -32,9 +32,10 @@ function windows(from: number, to: number): { first: Int32Array; weights: Int32A
     const end = Math.min(from, Math.trunc(centre + support + 0.5));
     const real = Array.from({ length: end - start }, (_, k) => cubic((k + start - centre + 0.5) * (1 / stretch)));
     const sum = real.reduce((total, weight) => total + weight, 0);
+    const inverse = sum === 0 ? 1 : 1 / sum; // multiplied, not divided: the last bit decides roundings
     first[i] = start;
     weights.push(Int32Array.from(real, (weight) => {
-      const fixed = (sum === 0 ? weight : weight / sum) * 2 ** PRECISION_BITS;
+      const fixed = weight * inverse * 2 ** PRECISION_BITS;
       return Math.trunc(fixed + (weight < 0 ? -0.5 : 0.5));
     }));
   }
@@ -44,8 +45,13 @@ function windows(from: number, to: number): { first: Int32Array; weights: Int32A
 /** Rounded and clipped to 0..255. */
 const toByte = (sum: number): number => Math.min(255, Math.max(0, sum >> PRECISION_BITS));
 
-/** Resize to width x height; rows first, then columns, each rounded to bytes. */
+/**
+ * Resize to width x height: along the rows, then along the columns, both rounded to bytes. The other way round where
+ * the height shrinks by more than twice as many pixels as the width: so does Pillow 13, and it changes roundings.
+ */
 export function resize(picture: Picture, width: number, height: number): Picture {
+  const columnsFirst = picture.height > height && picture.height - height > 2 * (picture.width - width);
+  if (columnsFirst) return horizontally(vertically(picture, height), width);
   return vertically(horizontally(picture, width), height);
 }
 

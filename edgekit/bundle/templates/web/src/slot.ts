@@ -6,32 +6,23 @@ import type { Outputs } from './engine';
 import type { Picture } from './resample';
 
 export class Slot {
-  /** What was given, at full size; a golden example comes as its crop already. */
-  source: Picture | undefined;
-  crop: Picture | undefined;
+  source: Picture | undefined; // at full size
+  crop: Picture | undefined; // what the model sees
   outputs: Outputs | undefined;
-  private readonly root: DocumentFragment | HTMLElement;
+  private readonly root: HTMLElement;
 
-  constructor(parent: HTMLElement, private readonly letter: string, onImage: () => void, onError: (error: unknown) => void) {
-    this.root = document.querySelector<HTMLTemplateElement>('#slot')!.content.cloneNode(true) as DocumentFragment;
-    const article = this.root.firstElementChild as HTMLElement;
+  /** `onFile` gets what is to be done when the user gives a file: decoding it, which may throw. */
+  constructor(parent: HTMLElement, private readonly letter: string, onFile: (decoding: () => Promise<void>) => void) {
+    const template = document.querySelector<HTMLTemplateElement>('#slot')!;
+    this.root = template.content.firstElementChild!.cloneNode(true) as HTMLElement;
     parent.append(this.root);
-    this.root = article;
     const input = this.find<HTMLInputElement>('input');
     input.id = `input-${letter.toLowerCase()}`;
     input.setAttribute('aria-label', `Image ${letter}: choose a file`);
     this.prompt = `Image ${letter}: drop or choose`;
 
-    const take = async (file: File | undefined) => {
-      if (!file) return;
-      try {
-        this.source = await decode(file, file.name);
-        this.outputs = undefined;
-        this.prompt = `${letter}: ${file.name}`;
-        onImage();
-      } catch (error) {
-        onError(error);
-      }
+    const take = (file: File | undefined) => {
+      if (file) onFile(async () => this.show(await decode(file, file.name), file.name));
     };
     input.onchange = () => take(input.files?.[0]);
     const drop = this.find<HTMLElement>('.drop');
@@ -43,11 +34,11 @@ export class Slot {
     drop.ondrop = (event) => {
       event.preventDefault();
       drop.classList.remove('over');
-      void take(event.dataTransfer?.files[0]);
+      take(event.dataTransfer?.files[0]);
     };
   }
 
-  /** Show an image that the page itself provides. */
+  /** Take a picture as the one to compare. */
   show(picture: Picture, name: string): void {
     this.source = picture;
     this.outputs = undefined;
