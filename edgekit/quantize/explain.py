@@ -92,7 +92,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     parts = [*plan.gemms, *plan.matmuls]
     gemms = []
     for done, name in enumerate(parts):
-        told(f"{name} alone", done, len(parts))
+        told(f"each GEMM alone: {name}", done, len(parts))
         alone = replace(plan, gemms={k: g for k, g in plan.gemms.items() if k == name},
                         matmuls={k: m for k, m in plan.matmuls.items() if k == name})  # fmt: skip
         gemms.append((name, measured(simulate(alone, kernel="float32"))))
