@@ -27,6 +27,11 @@ def placement(audit: Mapping[str, object]) -> str:
         parts.append(f"{integers} attention products INT8")
     if late := cast("list[str]", audit.get("planned_but_not_int8", [])):
         parts.append(f"planned for INT8 but not run so: {', '.join(late)}")
+    if partitions := _count(audit, "partitions"):
+        outside = sum(cast("Mapping[str, int]", audit.get("outside_xnnpack", {})).values())
+        operators = _count(audit, "operators")
+        parts.append(f"XNNPACK runs {operators - outside} of {operators} operators in {partitions} partition"
+                     + "s" * (partitions > 1))  # fmt: skip
     for key, words in (("fallbacks", "in reference code"), ("outside_xnnpack", "outside XNNPACK")):
         if layers := cast("Mapping[str, int]", audit.get(key, {})):
             parts.append(f"{words}: " + ", ".join(f"{count} {layer}" for layer, count in layers.items()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.artifact import ArtifactRow
+from edgekit.backends.placement import placement
 from edgekit.errors import BackendMissing
 from edgekit.measure.drift import ImageDrift
 from edgekit.report import numbers
@@ -49,6 +50,7 @@ def render_page(report: BuildReport) -> str:
         shown=_pictured(report),
         worst=_worst(report, judged),
         worst_of=judged,
+        placements=[(row.name, placement(row.audit)) for row in report.manifest.artifacts if row.audit],
         notes=[(row.name, note) for row in report.manifest.artifacts for note in row.notes],
         noisy=sum(not latency.stable for latency in report.latency.values()),
     )

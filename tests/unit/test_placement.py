@@ -17,6 +17,8 @@ from edgekit.backends.placement import placement
           "fallbacks": {"Concatenation": 1}, "attention_fused": 2},
          "of 9 GEMMs 7 INT8, 2 float with integer weights; 2 attentions in one op each; "
          "planned for INT8 but not run so: blocks.0.mlp.fc1; in reference code: 1 Concatenation"),
+        ({"gemms": 49, "gemms_int8": 49, "operators": 400, "partitions": 2, "outside_xnnpack": {"GELU": 12}},
+         "of 49 GEMMs 49 INT8; XNNPACK runs 388 of 400 operators in 2 partitions; outside XNNPACK: 12 GELU"),
         ({"runtime": "x"}, "nothing known"),
         ({"unknown": "OpenVINO is not installed"}, "OpenVINO is not installed"),
     ],

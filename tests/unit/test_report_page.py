@@ -30,7 +30,7 @@ def report() -> BuildReport:
     noisy = tokens + 0.05 * generator.standard_normal(tokens.shape).astype(np.float32)
     drift = measure_drift(Features(tokens, (2, 2), names), Features(noisy, (2, 2), names))
     rows = (
-        row("onnx/fp32"), row("onnx/w8a8", size_mb=2.3, notes=("a note",)),
+        row("onnx/fp32"), row("onnx/w8a8", size_mb=2.3, notes=("a note",), audit={"gemms": 9, "gemms_int8": 9}),
         row("tflite/fp32", status="failed", reason="it said <script>alert(1)</script>"),
     )  # fmt: skip
     model = {"name": "tiny", "source": "a file", "origin": "here", "licence": "MIT", "sha256": "0" * 64}
@@ -58,6 +58,7 @@ def test_every_artifact_and_number_is_there(page, report):
     assert f"{drift.cls_cosine.mean:.4f}" in page
     assert report.verdict.sentence in page
     assert "a note" in page
+    assert "of 9 GEMMs 9 INT8" in page
 
 
 def test_what_others_wrote_is_escaped(page):
