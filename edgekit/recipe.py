@@ -56,6 +56,13 @@ class QuantizeRecipe(Frozen):
         return 7 if self.overflow == "reduce-range" and self.weight_bits == 8 else self.weight_bits
 
 
+class NncfRecipe(Frozen):
+    """What of NNCF's settings a comparison may choose; `edgekit.quantize.nncf_engine.NncfOptions` says what they do."""
+
+    preset: Literal["mixed", "performance"] = "mixed"
+    smooth_quant_alpha: float | None = Field(default=None, ge=-1, le=1)
+
+
 class Recipe(Frozen):
     """One build. `Recipe()` is the demo; recipes/<name>.toml holds others; the CLI's flags override single fields."""
 
@@ -71,6 +78,7 @@ class Recipe(Frozen):
     evaluation: str = "demo"  # folder, or "demo"
     evaluation_samples: int = Field(default=32, ge=1)
     quantize: QuantizeRecipe = QuantizeRecipe()
+    nncf: NncfRecipe = NncfRecipe()
     seed: int = 0
 
     @field_validator("image_size")

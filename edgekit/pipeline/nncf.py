@@ -11,15 +11,19 @@ from edgekit.backends.saturation import cpu_saturates
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.materials import Materials
 from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
-from edgekit.recipe import QuantizeRecipe
+from edgekit.recipe import Recipe
 
 _HELD_OUT = 4  # one in this many calibration images judges the drop under accuracy control
 
 
-def options_of(recipe: QuantizeRecipe) -> NncfOptions:
+def options_of(recipe: Recipe) -> NncfOptions:
     """What the recipe's words mean to NNCF: half the range where products saturate, and the largest drop."""
-    halved = recipe.overflow == "reduce-range" or (recipe.overflow == "auto" and cpu_saturates())
-    return NncfOptions(overflow="half-range" if halved else "none", max_drop=recipe.max_drop)
+    ours, theirs = recipe.quantize, recipe.nncf
+    halved = ours.overflow == "reduce-range" or (ours.overflow == "auto" and cpu_saturates())
+    return NncfOptions(
+        preset=theirs.preset, smooth_quant_alpha=theirs.smooth_quant_alpha,
+        overflow="half-range" if halved else "none", max_drop=ours.max_drop,
+    )  # fmt: skip
 
 
 def make_nncf(job: Job, materials: Materials) -> Artifact:
@@ -30,7 +34,7 @@ def make_nncf(job: Job, materials: Materials) -> Artifact:
     Raises:
         BackendMissing, DataError, DriftExceeded, ExportError: as `nncf_quantize`.
     """
-    options = options_of(materials.recipe.quantize)
+    options = options_of(materials.recipe)
     images = materials.calibration(job.size).pixel_values
     held_out = images[::_HELD_OUT] if options.max_drop is not None else None
     if held_out is not None:

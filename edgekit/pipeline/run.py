@@ -213,7 +213,7 @@ def _engine_key(job: Job, materials: Materials) -> str:
     from edgekit.pipeline.nncf import options_of
 
     calibration = materials.calibration(job.size).digest
-    return digest_of(nncf=version("nncf"), options=asdict(options_of(materials.recipe.quantize)), images=calibration)
+    return digest_of(nncf=version("nncf"), options=asdict(options_of(materials.recipe)), images=calibration)
 
 
 def _golden(job: Job, materials: Materials) -> None:

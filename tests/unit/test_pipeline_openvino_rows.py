@@ -9,9 +9,11 @@ import pytest
 
 from edgekit.artifact import ArtifactRow
 from edgekit.backends import loading
+from edgekit.errors import RecipeError
 from edgekit.pipeline import jobs as pipeline_jobs
 from edgekit.pipeline.jobs import jobs_of
-from edgekit.recipe import QuantizeRecipe, Recipe
+from edgekit.pipeline.nncf import options_of
+from edgekit.recipe import Recipe
 
 pytest.importorskip("nncf")
 
@@ -58,8 +60,15 @@ def test_overflow_is_cured_as_for_our_own_engine(
     from edgekit.pipeline import nncf
 
     monkeypatch.setattr(nncf, "cpu_saturates", lambda: saturates)
-    options = nncf.options_of(QuantizeRecipe.model_validate({"overflow": overflow, "max_drop": 0.01}))
+    options = nncf.options_of(Recipe.make({"quantize": {"overflow": overflow, "max_drop": 0.01}}))
     assert (options.overflow, options.max_drop) == (wanted, 0.01)
+
+
+def test_its_own_settings_come_from_the_recipe() -> None:
+    options = options_of(Recipe.make({"nncf": {"preset": "performance", "smooth_quant_alpha": 0.5}}))
+    assert (options.preset, options.smooth_quant_alpha) == ("performance", 0.5)
+    with pytest.raises(RecipeError, match=r"nncf\.preset"):
+        Recipe.make({"nncf": {"preset": "best"}})
 
 
 def test_load_takes_it_last() -> None:
