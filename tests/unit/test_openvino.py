@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +23,6 @@ from tests.conformance.rtn_plan import rtn_plan
 
 pytest.importorskip("openvino")
 
-from edgekit.backends import openvino_runner
 from edgekit.backends.openvino_runner import OpenVinoRunner, read_model
 
 SIZE = (70, 56)
@@ -257,62 +254,6 @@ def test_importing_the_backend_loads_no_runtime() -> None:
     code = "import sys, edgekit.backends.openvino as b; b.OpenVinoBackend().missing(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"openvino", "torch"} & set(loaded)
-
-
-def test_weights_that_may_saturate_are_said(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for bits, saturates, words in (
-        (8, True, "of which this is one"),
-        (8, False, "without VNNI saturate"),
-        (7, True, ""),
-    ):
-        monkeypatch.setattr(openvino_runner, "int8_saturates", lambda saturates=saturates: saturates)
-        notes = export(tiny, tmp_path / "model.xml", "w8a8", rtn_plan(tiny, pixels(2), bits=bits)).notes
-        assert notes == () if bits == 7 else words in notes[0]
-
-
-WITHOUT_VNNI = """
-import sys
-from pathlib import Path
-import numpy as np
-from edgekit.backends import load, openvino_runner
-if sys.argv[1] == "int8":
-    openvino_runner.int8_saturates = lambda: False
-assert openvino_runner.int8_saturates() == (sys.argv[1] == "float")
-folder = Path(sys.argv[2])
-model = load(folder / "model.xml", threads=1)
-np.save(folder / f"{sys.argv[1]}.npy", model(np.load(folder / "x.npy"))["last_hidden_state"])
-"""
-
-
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has int8 products that saturate")
-def test_cpus_without_vnni_compute_the_plan(tiny: DinoV2, tmp_path: Path) -> None:
-    """oneDNN held to AVX2: its int8 products saturate, the runner's do not."""
-    plan = rtn_plan(tiny, pixels(8))
-    gemm = plan.gemms["blocks.0.mlp.fc2"]
-    loud = replace(gemm, weight=np.where(gemm.weight < 0, -127, 127).astype(np.int8))
-    plan = replace(plan, gemms={gemm.name: loud})
-    export(tiny, tmp_path / "model.xml", "w8a8", plan)
-    np.save(tmp_path / "x.npy", pixels().numpy())
-    oracle = expected(simulate(plan), pixels())
-    quality = {}
-    for how in ("int8", "float"):
-        subprocess.run(
-            [sys.executable, "-c", WITHOUT_VNNI, how, tmp_path], check=True,
-            env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-        )  # fmt: skip
-        quality[how] = sqnr_db(oracle, np.load(tmp_path / f"{how}.npy"))
-    assert quality["float"] > 60
-    assert quality["int8"] < 50  # what it guards against
-
-
-def test_seven_bit_weights_run_in_int8_everywhere(
-    tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino_runner, "int8_saturates", lambda: True)
-    for bits, integers in ((8, 0), (7, 9)):
-        plan = rtn_plan(tiny, pixels(2), bits=bits)
-        audit = OpenVinoBackend().audit(export(tiny, tmp_path / "model.xml", "w8a8", plan))
-        assert (audit["gemms_int8"], len(audit["planned_but_not_int8"])) == (integers, 9 - integers)
 
 
 def test_a_gemm_with_token_groups_counts_once(tiny: DinoV2, tmp_path: Path) -> None:
