@@ -1,6 +1,6 @@
 // Latency of the bundle's models in this browser: interleaved rounds, paired speedups, rows as in edgekit's runtimes.csv.
 
-import { urlOf, type Golden, type Model } from './bundle';
+import { sizeOf, urlOf, type Golden, type Model } from './bundle';
 import { Engine, type Placement } from './engine';
 import { checkGolden } from './golden';
 import { cpuName } from './host';
@@ -33,7 +33,7 @@ export interface Row {
   placement: string;
 }
 
-/** All models on one placement, in one interleaved run. Speedups are against onnx/fp32. */
+/** All models on one placement, in one interleaved run. Speedups are against the FP32 model. */
 export async function benchmark(
   models: Model[], placement: Placement, golden: Golden, notify: (text: string) => void,
 ): Promise<Row[]> {
@@ -52,7 +52,7 @@ export async function benchmark(
     }
     const times = await interleave(engines.map(({ engine }) => engine), iterations, golden.pixels[0], (round) =>
       notify(`${describe(placement)}: round ${round} of ${ROUNDS}`));
-    const reference = times[models.findIndex((model) => model.name === 'onnx/fp32')];
+    const reference = times[models.findIndex((model) => model.precision === 'fp32')];
     rows.forEach((each, i) => Object.assign(each, summary(times[i], reference)));
     return rows;
   } finally {
@@ -104,9 +104,8 @@ export function pairedSpeedup(reference: number[][], own: number[][]): { value: 
 }
 
 function row(model: Model, placement: Placement, bytes: number, sqnr: number, cosine: number): Row {
-  const [height, width] = model.preprocess.input_size;
   return {
-    cpu: cpuName(), size: `${height}x${width}`, artifact: model.name, threads: placement.threads,
+    cpu: cpuName(), size: sizeOf(model), artifact: model.name, threads: placement.threads,
     p50_ms: 0, min_ms: 0, speedup: '', speedup_low: '', speedup_high: '',
     sqnr_db: sqnr, cls_cosine: cosine, size_mb: rounded(bytes / 1e6, 3), quiet: false, placement: describe(placement),
   };

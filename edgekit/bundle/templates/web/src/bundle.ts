@@ -20,11 +20,19 @@ export interface Bundle {
   models: Model[];
 }
 
-/** Golden inputs and the FP32 reference's outputs. */
+/** Golden inputs and the FP32 reference's outputs; and files that preprocessing gets wrong, with what they must give. */
 export interface Golden {
   pixels: Float32Array[]; // each (3, H, W)
   hidden: Float32Array[]; // each (tokens, width)
   pooled: Float32Array[]; // each (width)
+  pictures: GoldenPicture[];
+}
+
+export interface GoldenPicture {
+  name: string;
+  file: Blob;
+  crop: Uint8Array; // (H, W, 3)
+  pooled: Float32Array; // (width)
 }
 
 interface Row extends Model {
@@ -51,14 +59,28 @@ export async function readBundle(): Promise<Bundle> {
   return { name: manifest.model.name, patch: manifest.model.config.patch, models };
 }
 
-/** Read both golden files. */
-export async function readGolden(): Promise<Golden> {
-  const read = async (path: string) => readSafetensors(await (await get(path)).arrayBuffer());
-  const [inputs, outputs] = await Promise.all([read('golden/inputs.safetensors'), read('golden/outputs.safetensors')]);
+/** "224x224": height and width of a model's input. */
+export const sizeOf = (model: Model): string => model.preprocess.input_size.join('x');
+
+/** Read the golden files of a model's image size; those of the main size lie at the top. */
+export async function readGolden({ models }: Bundle, model: Model): Promise<Golden> {
+  const folder = sizeOf(model) === sizeOf(models[0]) ? 'golden' : `${sizeOf(model)}/golden`;
+  const read = async (file: string) => readSafetensors(await (await get(`${folder}/${file}.safetensors`)).arrayBuffer());
+  const [inputs, outputs, expected] = await Promise.all([read('inputs'), read('outputs'), read('pictures')]);
+  const files: string[] = await (await get('files.json')).json();
   return {
     pixels: images(inputs, 'pixel_values'),
     hidden: images(outputs, 'last_hidden_state'),
     pooled: images(outputs, 'pooler_output'),
+    pictures: await Promise.all(files.filter((path) => path.startsWith(`${folder}/pictures/`)).map(async (path) => {
+      const [, name] = /([^/]+)\.\w+$/.exec(path)!;
+      return {
+        name,
+        file: await (await get(path)).blob(),
+        crop: expected[`${name}.crop`].data as Uint8Array,
+        pooled: expected[`${name}.pooler_output`].data as Float32Array,
+      };
+    })),
   };
 }
 

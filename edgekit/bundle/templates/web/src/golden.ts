@@ -1,11 +1,16 @@
-// The self-check: golden inputs through a model, outputs beside the FP32 reference's.
+// The self-check: golden inputs through a model and golden pictures through decoding, preprocessing and the model.
 
 import type { Golden, Model, Precision } from './bundle';
+import { decode } from './decode';
 import type { Engine } from './engine';
+import { crop, toPixelValues } from './preprocess';
 import { cosine, largestDifference, mean, rows, sqnrDb } from './vectors';
 
 /** Least cosine of the class token that tells a working model from a broken one; as in edgekit/golden.py. */
 export const LEAST_COSINE: Record<Precision, number> = { fp32: 0.999999, fp16: 0.9999, w8: 0.99, w8a8: 0.99, w4a8: 0.8 };
+
+/** Levels of 255: most that the crop of a picture may differ on average, since decoders of JPEG do. */
+const MOST_DIFFERENCE = 1;
 
 /** How a model did; each figure is the worst over the images unless it says otherwise. */
 export interface GoldenCheck {
@@ -16,6 +21,14 @@ export interface GoldenCheck {
   largestDifference: number; // of last_hidden_state
   sqnrDb: number; // of all tokens of all images
   least: number;
+  passed: boolean;
+}
+
+/** How the golden pictures did, from their files on; the worst of them. */
+export interface PictureCheck {
+  pictures: number;
+  difference: number; // mean of a crop, in levels of 255
+  cosine: number;
   passed: boolean;
 }
 
@@ -48,4 +61,18 @@ export async function checkGolden(engine: Engine, model: Model, golden: Golden):
     least,
     passed: poolerCosine >= least, // false for NaN as well
   };
+}
+
+export async function checkPictures(engine: Engine, model: Model, golden: Golden): Promise<PictureCheck> {
+  const differences: number[] = [];
+  const cosines: number[] = [];
+  for (const picture of golden.pictures) {
+    const own = crop(await decode(picture.file, picture.name), model.preprocess);
+    differences.push(mean(Array.from(own.data, (level, i) => Math.abs(level - picture.crop[i]))));
+    const { pooler_output: pooled } = await engine.run(toPixelValues(own, model.preprocess));
+    cosines.push(cosine(pooled, picture.pooled));
+  }
+  const [difference, least] = [Math.max(...differences), Math.min(...cosines)];
+  const passed = difference <= MOST_DIFFERENCE && least >= LEAST_COSINE[model.precision];
+  return { pictures: golden.pictures.length, difference, cosine: least, passed };
 }

@@ -2,9 +2,9 @@
 
 import './style.css';
 import { benchmark, describe, type Row } from './benchmark';
-import { readBundle, readGolden, urlOf, type Bundle, type Golden, type Model } from './bundle';
+import { readBundle, readGolden, sizeOf, urlOf, type Bundle, type Golden, type Model } from './bundle';
 import { Engine, type Placement } from './engine';
-import { checkGolden } from './golden';
+import { checkGolden, checkPictures } from './golden';
 import { hasSimd, hasThreads, hasWebGpu, placements } from './host';
 import { pcaColours } from './pca';
 import { crop, toPicture, toPixelValues } from './preprocess';
@@ -25,12 +25,12 @@ let queue = Promise.resolve();
 let waiting = 0; // actions that are not done
 let bundle: Bundle | undefined;
 let places: Placement[];
-let golden: Promise<Golden> | undefined;
 let engine: Engine | undefined;
 let examples = 0;
 
 const model = (): Model => bundle!.models[modelChoice.selectedIndex];
 const placement = (): Placement => places[placementChoice.selectedIndex];
+const golden = (): Promise<Golden> => readGolden(bundle!, model());
 const status = (text: string) => (by('status').textContent = text);
 
 function fail(error: unknown): void {
@@ -58,7 +58,7 @@ async function start(): Promise<void> {
   const { name, models } = (bundle = await readBundle());
   document.title = by('title').textContent = `${name} in the browser`;
   places = await placements();
-  modelChoice.append(...models.map((each) => new Option(`${each.precision} (${Math.round(each.size_mb)} MB)`)));
+  modelChoice.append(...models.map((each) => new Option(`${each.precision}, ${sizeOf(each)}, ${Math.round(each.size_mb)} MB`)));
   modelChoice.selectedIndex = Math.max(0, models.findIndex((each) => each.precision === 'w8a8'));
   placementChoice.append(...places.map((place) => new Option(describe(place))));
   await open();
@@ -114,7 +114,7 @@ async function compare(): Promise<void> {
 
 /** The next two of the golden images, so that there is something to see at once. */
 async function example(): Promise<void> {
-  const { pixels } = await readGoldenOnce();
+  const { pixels } = await golden();
   slots.forEach((slot) => {
     const i = examples++ % pixels.length;
     slot.show(toPicture(pixels[i], model().preprocess), `example ${i + 1}`);
@@ -122,21 +122,20 @@ async function example(): Promise<void> {
   await compare();
 }
 
-function readGoldenOnce(): Promise<Golden> {
-  golden ??= readGolden();
-  golden.catch(() => (golden = undefined)); // a failed download may succeed later
-  return golden;
-}
-
 async function check(): Promise<void> {
-  const found = await checkGolden(loaded(), model(), await readGoldenOnce());
-  by('verdict').textContent = `${found.passed ? 'Passed' : 'Failed'}: ${model().name} on ${found.images} images, ${describe(placement())}`;
-  by('verdict').classList.toggle('failed', !found.passed);
+  const files = await golden();
+  const found = await checkGolden(loaded(), model(), files);
+  const seen = await checkPictures(loaded(), model(), files);
+  const passed = found.passed && seen.passed;
+  by('verdict').textContent = `${passed ? 'Passed' : 'Failed'}: ${model().name}, ${describe(placement())}`;
+  by('verdict').classList.toggle('failed', !passed);
   const figures = {
-    'least class-token cosine': `${found.poolerCosine.toFixed(6)} (limit ${found.least})`,
+    [`least class-token cosine of ${found.images} inputs`]: `${found.poolerCosine.toFixed(6)} (limit ${found.least})`,
     'least token cosine': found.tokenCosine.toFixed(6),
     'largest difference': found.largestDifference.toPrecision(3),
     'SQNR': `${found.sqnrDb.toFixed(1)} dB`,
+    [`least cosine of ${seen.pictures} pictures`]: seen.cosine.toFixed(6),
+    'most a picture differs': `${seen.difference.toFixed(3)} levels of 255`,
   };
   by('figures').replaceChildren(...Object.entries(figures).map(([name, value]) => {
     const box = document.createElement('div');
@@ -151,9 +150,10 @@ async function measure(): Promise<void> {
   line.hidden = false;
   const found: Row[] = [];
   by('rows').replaceChildren();
+  const models = bundle!.models.filter((each) => sizeOf(each) === sizeOf(model()));
   for (const place of places) {
     try {
-      found.push(...(await benchmark(bundle!.models, place, await readGoldenOnce(), (text) => (line.textContent = text))));
+      found.push(...(await benchmark(models, place, await golden(), (text) => (line.textContent = text))));
     } catch (error) {
       fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
     }
