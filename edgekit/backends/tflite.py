@@ -38,8 +38,8 @@ class TfliteBackend:
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
     w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
-    it use the plan's quantizers; "fused" lets it take each token's own range at run time, as edgekit's fused ops do,
-    which is closer to the float model and a little faster. tflite-runtime is too old for both; it runs the others.
+    it use the plan's quantizers, and is right in tflite-runtime too; "fused" lets it take each token's own range at run
+    time, as edgekit's fused ops do, which is closer to the float model and a little faster, in ai-edge-litert alone.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
@@ -87,7 +87,8 @@ class TfliteBackend:
         described = _describe(source, precision, variant)
         plan = _plan_of(source, precision, variant)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(_flatbuffer(source, plan, precision, json.dumps(described, sort_keys=True)))
+            manifest = json.dumps(described, sort_keys=True)
+            temporary.write_bytes(_flatbuffer(source, plan, (precision, variant), manifest))
             if plan is None:
                 verify_float(temporary, source.model, precision)
             else:
@@ -164,19 +165,25 @@ def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> Qu
     return as_fused(source.plan)
 
 
-def _flatbuffer(source: ExportSource, plan: QuantPlan | None, precision: Precision, manifest: str) -> bytes:
+def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precision, Variant], manifest: str) -> bytes:
     from edgekit.backends.tflite_graph import Gemms, build_graph
-    from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, IntegerGemms, WeightGemms
+    from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, IntegerGemms, PortableGemms, WeightGemms
 
     gemms: Gemms
     if plan is None:
         config, tensors = source.model.config, folded_tensors(source)
-        gemms = FloatGemms(tensors) if precision == "fp32" else HalfGemms(tensors)
+        gemms = FloatGemms(tensors) if kind[0] == "fp32" else HalfGemms(tensors)
     else:
         config, tensors = plan.config, plan.float_tensors
-        gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
+        match kind:
+            case "w8", _:
+                gemms = WeightGemms(plan)
+            case "w8a8", "standard":
+                gemms = PortableGemms(plan)
+            case _:
+                gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    return build_graph(config, tensors, gemms, f"{source.model_name} {precision} by edgekit", metadata)
+    return build_graph(config, tensors, gemms, f"{source.model_name} {kind[0]} by edgekit", metadata)
 
 
 def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
@@ -210,13 +217,16 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         return ("float16 weights, widened when loaded: arithmetic is float32",)
     if source.plan is None or precision == "fp32":
         return ()
+    from edgekit.backends.tflite_runner import runs_in_tflite_runtime
+
     notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:
         ranges = "taken from each token at run time" if variant == "fused" else "of the plan"
+        older = "right but slow in" if runs_in_tflite_runtime(precision, variant) else "not for"
         notes.append(
-            f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; not for tflite-runtime"
+            f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; {older} tflite-runtime"
         )
     if precision != "w8" and source.plan.matmuls:
         notes.append("attention products stay float32")

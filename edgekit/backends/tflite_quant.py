@@ -110,7 +110,11 @@ class WeightGemms(FloatGemms):
         if columns is not None:
             integers = integers.reshape(len(integers), -1)
             integers = np.pad(integers, ((0, 0), (0, columns - integers.shape[1])))
-        return graph.constant(f"{gemm.name}.weight_q", integers, Quantization(gemm.weight_scale[:, 0]))
+        return graph.constant(f"{gemm.name}.weight_q", integers, Quantization(self.stored_scale(gemm)))
+
+    def stored_scale(self, gemm: GemmPlan) -> np.ndarray:
+        """Scales that stand beside the integers: the plan's, (out,)."""
+        return gemm.weight_scale[:, 0]
 
     def bias(self, graph: Graph, name: str) -> Value:
         """The plan's uncorrected bias."""
@@ -177,6 +181,34 @@ class IntegerGemms(WeightGemms):
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
         """The bias that belongs to the input quantizer."""
         return gemm.bias
+
+
+class PortableGemms(IntegerGemms):
+    """w8a8 that tflite-runtime computes rightly as well: it reads one scale of all integers, and would skip the rest.
+
+    That scale is 1, so that the operator gives sums of integers, and a MUL behind it brings the plan's scales in.
+    """
+
+    def hybrid(self, graph: Graph, gemm: GemmPlan, x: Value) -> Value:
+        """Hybrid FULLY_CONNECTED, of the version that knows inputs with a zero point, and MUL."""
+        x = self.prepared(graph, gemm, x)
+        weight = self.integers(graph, gemm, columns=x.shape[-1])
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = options.asymmetricQuantizeInputs = True
+        inputs = [x, weight, graph.constant(f"{gemm.name}.bias", bias_in_steps(gemm))]
+        shape = (*x.shape[:-1], weight.shape[0])
+        sums = graph.add("FULLY_CONNECTED", gemm.name, inputs, shape, options=options, version=9)
+        scale = graph.constant(f"{gemm.name}.weight_scale", gemm.weight_scale[:, 0])
+        return graph.add("MUL", f"{gemm.name}/scaled", [sums, scale], shape, options=schema.MulOptionsT())
+
+    def stored_scale(self, gemm: GemmPlan) -> np.ndarray:
+        """1."""
+        return np.ones(1, np.float32)
+
+
+def bias_in_steps(gemm: GemmPlan) -> np.ndarray:
+    """The bias (out,) before the weight scales are multiplied in."""
+    return (gemm.bias / gemm.weight_scale[:, 0]).astype(np.float32)
 
 
 def four_bits(graph: Graph, gemm: GemmPlan, columns: int) -> Value:

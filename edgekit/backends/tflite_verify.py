@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision
-from edgekit.backends.tflite_quant import channels_last, ends_of, quantizer_range
+from edgekit.backends.tflite_quant import bias_in_steps, channels_last, ends_of, quantizer_range
 from edgekit.backends.tflite_runner import without_greeting
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
@@ -127,6 +127,15 @@ class _File:
             return None
         return np.float32(grid.scale).reshape(-1, 1)
 
+    def factor(self, node: Any) -> np.ndarray | None:
+        """Weight scales (out, 1) that a MUL right behind a GEMM brings in; None where there is none."""
+        name = self.tensors[int(node.outputs[0])].name.decode()
+        behind = self.named.get(f"{name}/scaled")
+        if behind is None or self.kind(behind) != "MUL" or behind.inputs[0] != node.outputs[0]:
+            return None
+        factor = self.constant(behind.inputs[1])
+        return None if factor is None else factor.reshape(-1, 1)
+
     def quantized(self) -> set[str]:
         """Names of the GEMMs with integer weights."""
         return {
@@ -143,7 +152,10 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
         yield f"{gemm.name} is missing"
         return
     index = file.weight(node)
-    weight, bias = file.constant(index), file.constant(node.inputs[2])
+    weight, bias, scale = file.constant(index), file.constant(node.inputs[2]), file.scales(index)
+    bias_wanted = gemm.bias if activations else gemm.bias_dynamic
+    if scale is not None and (behind := file.factor(node)) is not None:
+        scale, bias_wanted = scale * behind, bias_in_steps(gemm)
     if gemm.name == "patch_embed.proj":
         patch = plain_patch(gemm.weight.shape[1])
         expected = channels_last(gemm.weight.reshape(-1, 3, patch, patch)).reshape(len(gemm.weight), -1)
@@ -162,9 +174,9 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
     expected = np.pad(expected, ((0, 0), (0, ends)))
     if weight is None or weight.dtype != np.int8 or not np.array_equal(weight.reshape(len(weight), -1), expected):
         yield f"{gemm.name} has other integers"
-    elif (found := file.scales(index)) is None or not np.array_equal(found, scales):
+    elif scale is None or not np.array_equal(scale, scales):
         yield f"{gemm.name} has other weight scales"
-    if bias is None or not np.array_equal(bias, gemm.bias if activations else gemm.bias_dynamic):
+    if bias is None or not np.array_equal(bias, bias_wanted):
         yield f"{gemm.name} has another bias"
     if _ranges(file, node.inputs[0], ends_of(gemm)) != [quantizer_range(quantizer) for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"

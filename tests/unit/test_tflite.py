@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import venv
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgekit
 from edgekit.artifact import Artifact, Precision, Preprocess, Variant
 from edgekit.backends.base import ExportSource
 from edgekit.errors import BackendMissing, DataError, ExportError
@@ -220,7 +221,7 @@ def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
 
 def test_tflite_runtime_is_told_what_it_cannot_run(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
     with pytest.raises(BackendMissing, match="does not run in tflite-runtime"):
-        TfliteRunner(export(tiny, tmp_path, "w8a8", plan), 1, "tflite_runtime")
+        TfliteRunner(export(tiny, tmp_path, "w8a8", plan, "fused"), 1, "tflite_runtime")
 
 
 def test_nothing_is_printed(tiny: DinoV2, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -242,36 +243,45 @@ def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
 
 
 LEGACY = """
-import json, sys, numpy as np
-from tflite_runtime.interpreter import Interpreter
-results = {}
-for path in sys.argv[2:]:
+import sys
+from pathlib import Path
+import numpy as np
+from edgekit.artifact import Artifact
+from edgekit.backends.tflite import TfliteBackend
+from edgekit.errors import BackendMissing
+folder = Path(sys.argv[1])
+for described in folder.glob("*.json"):
+    artifact = Artifact.model_validate_json(described.read_text())
     try:
-        interpreter = Interpreter(path, num_threads=1)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.load(sys.argv[1]))
-        interpreter.invoke()
-        results[path] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).tolist()
-    except ValueError as error:
-        results[path] = str(error)
-print(json.dumps(results))
+        outputs = TfliteBackend().runner(artifact, threads=1)(np.load(folder / "x.npy"))
+        np.save(described.with_suffix(".npy"), outputs["last_hidden_state"])
+    except BackendMissing as error:
+        described.with_suffix(".txt").write_text(str(error))
 """
 
 
 @pytest.mark.full
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="tflite-runtime 2.14 has no wheel for this Python")
-def test_tflite_runtime_runs_the_others(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
-    """In an environment of its own, since it needs numpy 1; files it would miscompute do not load there."""
+@pytest.mark.parametrize("inputs", ["static", "token_groups"])
+def test_every_file_in_tflite_runtime(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+    """In an environment of its own, since it needs numpy 1; files it would miscompute are refused."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "tflite-runtime==2.14.0", "numpy<2"], check=True)
-    np.save(tmp_path / "x.npy", np.ascontiguousarray(pixels(1).permute(0, 2, 3, 1).numpy()))
+    packages = ["tflite-runtime==2.14.0", "numpy<2", "pydantic"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    np.save(tmp_path / "x.npy", pixels(2).numpy())
+    plan = rtn_plan(tiny, pixels(8), inputs=inputs)
     made = {kind: export(tiny, tmp_path, kind[0], plan, kind[1]) for kind in TfliteBackend().variants()}
-    command = [python, "-c", LEGACY, tmp_path / "x.npy", *(artifact.path for artifact in made.values())]
-    results = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    for (precision, _), artifact in made.items():
-        result = results[str(artifact.path)]
-        if precision in ("w8a8", "w4a8"):
-            assert "version '12'" in result
+    for artifact in made.values():
+        artifact.path.with_suffix(".json").write_text(artifact.model_dump_json())
+    root = Path(edgekit.__file__).parents[1]
+    subprocess.run([python, "-c", LEGACY, tmp_path], check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    for (precision, variant), artifact in made.items():
+        if precision == "w4a8" or variant == "fused":
+            assert "does not run in tflite-runtime" in artifact.path.with_suffix(".txt").read_text()
+            continue
+        older = np.load(artifact.path.with_suffix(".npy"))
+        if precision == "w8a8":
+            assert sqnr_db(expected(simulate(plan), pixels(2)), older) > 35
         else:
-            np.testing.assert_allclose(np.array(result), tokens(artifact, pixels(1)), atol=1e-4)
+            np.testing.assert_allclose(older, tokens(artifact, pixels(2)), atol=1e-4)
