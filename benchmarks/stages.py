@@ -1,0 +1,154 @@
+"""Where the time of a fused ViT-S block goes, against the roofline of its integer dot instruction.
+
+    python benchmarks/stages.py [--csv benchmarks/results/stages.csv]
+
+One thread, CPU time. `ideal` is all integer GEMMs at the instruction's ceiling, `gemms` what the kernel takes for them;
+`rest` is the block less its GEMMs and attention: LayerNorm, quantization per token, GELU, residuals, scratch traffic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from kernels import HEADS, WIDTH
+
+from edgekit import ops
+
+HIDDEN, ROWS = 4 * WIDTH, 48  # rows the block's GEMMs run on at a time
+LINEARS = {"qkv": (3 * WIDTH, WIDTH), "proj": (WIDTH, WIDTH), "fc1": (HIDDEN, WIDTH), "fc2": (WIDTH, HIDDEN)}
+TIERS = ("speed", "quality")
+HYBRID = 1  # the attention mode that blocks use
+REPEATS = {257: 60, 1370: 12}
+
+Floats = ctypes.POINTER(ctypes.c_float)
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (("weight", ctypes.POINTER(ctypes.c_int8)), ("scale", Floats), ("bias", Floats))
+
+
+class _Spec(ctypes.Structure):
+    """`edgekit_block_spec` of edgekit_ops.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "hidden", "heads")),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon")),
+        *((name, ctypes.c_int32) for name in ("tier", "weight_bits", "attention")),
+        *((name, Floats) for name in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
+        *((name, _Linear) for name in LINEARS),
+        ("fc2_gain", Floats),
+    )
+
+
+def measure() -> list[dict[str, object]]:
+    """Rows of the instruction set in use."""
+    library = ctypes.CDLL(str(ops.ort_library()))
+    library.edgekit_ceiling_gmacs.restype = library.edgekit_gemm_gmacs.restype = ctypes.c_double
+    library.edgekit_gemm_gmacs.argtypes = [ctypes.c_int32, ctypes.c_int32, *[ctypes.c_int64] * 3]
+    rows = []
+    for tier, name in enumerate(TIERS):
+        ceiling = max(library.edgekit_ceiling_gmacs(tier, 8) for _ in range(3)) * 1e9
+        speeds = {part: library.edgekit_gemm_gmacs(tier, 8, ROWS, shape[1], shape[0]) * 1e9
+                  for part, shape in LINEARS.items()}  # fmt: skip
+        block = _block(library, tier)
+        for tokens, repeats in REPEATS.items():
+            macs = {part: tokens * out * inputs for part, (out, inputs) in LINEARS.items()}
+            whole = _least(repeats, _block_call(library, block, tokens))
+            attention = _least(repeats, _attention_call(library, tokens))
+            gemms = sum(macs[part] / speeds[part] for part in LINEARS)
+            rows.append({
+                "isa": ops.isa(), "tier": name, "tokens": tokens, "block_ms": whole * 1e3,
+                "ideal_ms": sum(macs.values()) / ceiling * 1e3, "gemms_ms": gemms * 1e3,
+                "attention_ms": attention * 1e3, "rest_ms": (whole - gemms - attention) * 1e3,
+            })  # fmt: skip
+        library.edgekit_block_destroy(block)
+    return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
+def _block(library: ctypes.CDLL, tier: int) -> ctypes.c_void_p:
+    """A block of random weights."""
+    draw = np.random.default_rng(0)
+    held = []  # until the library has copied them
+
+    def floats(n: int, scale: float) -> ctypes._Pointer[ctypes.c_float]:
+        held.append(np.full(n, scale, np.float32))
+        return held[-1].ctypes.data_as(Floats)
+
+    linears = []
+    for out, inputs in LINEARS.values():
+        held.append(draw.integers(-127, 128, (out, inputs), dtype=np.int8))
+        linears.append(
+            _Linear(held[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_int8)), floats(out, 1e-3), floats(out, 0))
+        )
+    norms = [floats(WIDTH, value) for value in (1.0, 0.0, 1.0, 0.0)]
+    spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, 8, -1, *norms, *linears, None)
+    block = ctypes.c_void_p()
+    if library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)):
+        raise SystemExit("the library refused the block")
+    return block
+
+
+def _block_call(library: ctypes.CDLL, block: ctypes.c_void_p, tokens: int):
+    x, y = _tokens(tokens, WIDTH), np.empty((tokens, WIDTH), np.float32)
+    return lambda: library.edgekit_block_run(block, x.ctypes.data_as(Floats), y.ctypes.data_as(Floats),
+                                             ctypes.c_int64(1), ctypes.c_int64(tokens), None)  # fmt: skip
+
+
+def _attention_call(library: ctypes.CDLL, tokens: int):
+    qkv, out = _tokens(tokens, 3 * WIDTH), np.empty((tokens, WIDTH), np.float32)
+    sizes = [ctypes.c_int64(size) for size in (1, tokens, WIDTH, HEADS)]
+    return lambda: library.edgekit_attention_run(qkv.ctypes.data_as(Floats), out.ctypes.data_as(Floats), *sizes,
+                                                 ctypes.c_float(0.125), ctypes.c_int32(HYBRID), None)  # fmt: skip
+
+
+def _tokens(tokens: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((tokens, width)).astype(np.float32)
+
+
+def _least(repeats: int, call) -> float:
+    """Least CPU seconds of a call: other processes only ever add."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.thread_time()
+        status = call()
+        best = min(best, time.thread_time() - start)
+        if status:
+            raise SystemExit("the kernel refused")
+    return best
+
+
+def main() -> None:
+    """Each instruction set in a process of its own, since the library chooses once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="also write the rows there")
+    parser.add_argument("--one", action="store_true", help="only the instruction set in use, as JSON")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure()))
+        return
+    ops.ort_library()
+    rows: list[dict[str, object]] = []
+    for isa in ops.native_status().isas:
+        done = subprocess.run([sys.executable, __file__, "--one"], env={**os.environ, "EDGEKIT_ISA": isa},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        rows += json.loads(done.stdout)
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
