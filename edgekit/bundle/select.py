@@ -72,7 +72,9 @@ def select(
         if platform not in served:
             _refuse(build, manifest, platform)
     formats = list(dict.fromkeys(format_ for platform in chosen for format_ in PLATFORMS[platform].formats))
-    rows = sorted((row for row in rows if row.format in formats), key=lambda row: formats.index(row.format))
+    places = {row.name: (wanted.index(row.preprocess.input_size), formats.index(row.format))
+              for row in rows if row.preprocess is not None and row.format in formats}  # fmt: skip
+    rows = sorted((row for row in rows if row.name in places), key=lambda row: places[row.name])
     _intact(build, {row.name for row in rows})
     return chosen, tuple(_renamed(build, row, built[0], wanted[0]) for row in rows)
 

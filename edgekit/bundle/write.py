@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.artifact import Manifest, atomic_path, sha256_of, size_mb_of
+from edgekit.backends import Runner, get_backend
+from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card
 from edgekit.bundle.hub import model_config, preprocessor_config
+from edgekit.bundle.pictures import write_pictures
 from edgekit.bundle.platforms import TEMPLATES, Platform
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
-from edgekit.errors import DataError
+from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.golden import FOLDER as GOLDEN
+from edgekit.golden import check_golden
 
 SUMS = "SHA256SUMS"
 _LICENCES = Path(__file__).parent / "licences"
@@ -58,8 +62,9 @@ def write_bundle(
         folder.mkdir()
         rows = tuple(_copied(each, folder) for each in chosen)
         manifest = built.model_copy(update={"artifacts": rows})
+        main = sizes[0] if sizes else sizes_of(built)[0]
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
-            _copy_golden(build, folder, size, sizes_of(built)[0], sizes_of(manifest)[0])
+            _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
         _describe(build, folder, manifest, served)
         for platform in (each for each in served if (TEMPLATES / each).is_dir()):
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
@@ -85,12 +90,30 @@ def _copied(chosen: Chosen, folder: Path) -> Any:
     return chosen.row.model_copy(update={"sha256": sha256_of(folder / str(chosen.row.path))})
 
 
-def _copy_golden(build: Path, folder: Path, size: Size, built: Size, main: Size) -> None:
-    """OUT/golden or OUT/518x518/golden -> golden or 518x518/golden: the place says which size is the main one."""
-    source, target = (root / suffix_of(size, first)[1:] / GOLDEN for root, first in ((build, built), (folder, main)))
-    if not source.is_dir():
-        raise DataError(f"{source} is missing", fix=f"edgekit build again with --out {build}")
-    shutil.copytree(source, target, copy_function=shutil.copyfile)
+def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
+    """The golden inputs and outputs of one size, and the golden pictures; `source` and `target` hold `golden/`."""
+    if not (source / GOLDEN).is_dir():
+        raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build again with --out {source}")
+    shutil.copytree(source / GOLDEN, target / GOLDEN, copy_function=shutil.copyfile)
+    write_pictures(target / GOLDEN, _reference(source, built, size))
+
+
+def _reference(source: Path, built: Manifest, size: Size) -> Runner:
+    """An FP32 artifact that runs here and passes its golden check: it embeds the golden pictures."""
+    rows = [row for row in built.artifacts if row.status == "ok" and row.precision == "fp32" and row.preprocess]
+    rows = [row for row in rows if row.preprocess and row.preprocess.input_size == size]
+    home = source if (source / "manifest.json").is_file() else source.parent
+    why = []
+    for row in rows:
+        try:
+            runner = get_backend(row.format).runner(artifact_of(row, built, home))
+        except BackendMissing as missing:
+            why.append(f"{row.name}: {missing}")
+            continue
+        check_golden(source, runner)
+        return runner
+    raise RecipeError(f"no FP32 artifact of {home} runs here", why="; ".join(why) or "none was built",
+                      fix=f"edgekit build --format onnx --precision fp32,w8a8 --out {home}")  # fmt: skip
 
 
 def _describe(build: Path, folder: Path, manifest: Manifest, platforms: Sequence[Platform]) -> None:

@@ -1,0 +1,13 @@
+"""How alike two pictures are: `python similarity.py a.jpg b.jpg`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import edgekit
+
+model = edgekit.load(Path(__file__).resolve().parents[1])  # or one file, such as "../onnx/model_quantized.onnx"
+print(model.reason)
+a, b = model(sys.argv[1:3])["pooler_output"]  # two class tokens
+print(f"cosine similarity {a @ b / np.linalg.norm(a) / np.linalg.norm(b):.4f}")

@@ -1,0 +1,245 @@
+"""Bundles of a tiny build: complete, honest about preprocessing, refused when they could not work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edgekit
+from edgekit.artifact import Manifest, Preprocess, sha256_of
+from edgekit.bundle import write_bundle
+from edgekit.bundle.check import check_bundle
+from edgekit.bundle.hub import model_config, preprocessor_config
+from edgekit.bundle.pictures import check_pictures
+from edgekit.cli import main
+from edgekit.errors import DataError, RecipeError
+from edgekit.golden import cosine
+from edgekit.images import read_image
+from edgekit.pipeline import BuildResult, build
+from edgekit.recipe import Recipe
+
+@pytest.fixture(scope="module")
+def built(recipe, tmp_path_factory) -> BuildResult:
+    """Without latency and report: those of test_build.py have them."""
+    return build(recipe, tmp_path_factory.mktemp("quick") / "out", measure="none")
+
+
+@pytest.fixture(scope="module")
+def bundle(built, tmp_path_factory) -> Path:
+    return write_bundle(built.out, tmp_path_factory.mktemp("bundle") / "demo").path
+
+
+@pytest.fixture(scope="module")
+def graph_bundle(recipe, tmp_path_factory) -> Path:
+    """Of a model that takes RGB 0..255 itself."""
+    folder = tmp_path_factory.mktemp("graph")
+    build(Recipe.make(recipe.model_dump() | {"normalize": "graph"}), folder / "out", measure="none")
+    return write_bundle(folder / "out", folder / "bundle", platforms=["python"]).path
+
+
+@pytest.fixture
+def out(built, tmp_path) -> Path:
+    shutil.copytree(built.out, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_everything_is_there_under_the_names_that_others_look_for(bundle, built):
+    for path in ("README.md", "LICENSE", "LICENSE.weights", "config.json", "preprocessor_config.json", "manifest.json",
+                 "onnx/model.onnx", "onnx/model_quantized.onnx", "golden/inputs.safetensors", "golden/README.md",
+                 "golden/pictures/exif.jpg", "golden/pictures.safetensors", "recipe.toml", "sbom.cdx.json",
+                 "SHA256SUMS", "python/check.py", "web/package.json"):  # fmt: skip
+        assert (bundle / path).is_file(), path
+    assert not (bundle / "onnx" / "model_w8a8.onnx").exists()
+    assert not (bundle / "ios").exists()
+    rows = Manifest.read(bundle).artifacts
+    assert [(row.name, row.path) for row in rows] == [("onnx/fp32", "onnx/model.onnx"),
+                                                      ("onnx/w8a8", "onnx/model_quantized.onnx")]  # fmt: skip
+    for row in rows:
+        assert sha256_of(bundle / row.path) == row.sha256
+    assert Recipe.from_toml(bundle / "recipe.toml").digest == built.manifest.recipe_digest
+
+
+def test_the_sums_cover_every_file(bundle):
+    lines = (bundle / "SHA256SUMS").read_text().splitlines()
+    sums = dict(line.split("  ")[::-1] for line in lines)
+    files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+    assert sums.keys() == files.keys() - {"SHA256SUMS"}
+    for name, digest in sums.items():
+        assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest
+
+
+def test_the_same_build_gives_the_same_bytes(bundle, built, tmp_path):
+    write_bundle(built.out, tmp_path / "again")
+    assert (tmp_path / "again" / "SHA256SUMS").read_bytes() == (bundle / "SHA256SUMS").read_bytes()
+
+
+def test_the_bill_of_materials_is_valid_cyclonedx(bundle):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    text = (bundle / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    names = {component["name"] for component in json.loads(text)["components"]}
+    assert "onnx/model_quantized.onnx" in names
+
+
+def test_the_card_has_front_matter_that_the_hub_takes(bundle):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(bundle / "README.md")
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert card.data.library_name == "transformers.js"
+    assert card.data.license == "other"
+    assert "`onnx/model_quantized.onnx` | w8a8" in card.text
+    for link in ("web/README.md", "python/README.md"):
+        assert f"]({link})" in card.text
+
+
+def test_the_report_travels_and_its_verdict_is_on_the_card(out, tmp_path):
+    (out / "report.html").write_text("<p>a report</p>")
+    report = {"verdict": {"sentence": "On this CPU use INT8."}, "evaluation": "6 images", "calibration": "8 images"}
+    (out / "report.json").write_text(json.dumps(report))
+    path = write_bundle(out, tmp_path / "bundle", platforms=["python"]).path
+    assert (path / "report.html").read_text() == "<p>a report</p>"
+    assert "On this CPU use INT8." in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["bundle", "graph_bundle"])
+def test_the_processor_of_transformers_feeds_the_model_rightly(kind, request):
+    """Normalised once: on the host or in the graph, as preprocessor_config.json tells transformers."""
+    from transformers import AutoImageProcessor
+
+    folder = request.getfixturevalue(kind)
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    assert config["do_normalize"] is config["do_rescale"] is (kind == "bundle")
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    picture = folder / "golden" / "pictures" / "odd.png"
+    pixel_values = np.asarray(processor(read_image(picture), return_tensors="np")["pixel_values"], np.float32)
+    model = edgekit.load(folder / "onnx" / "model.onnx")
+    assert cosine(model(pixel_values)["pooler_output"], model(picture)["pooler_output"])[0] > 0.99999
+    assert {check.outcome for check in check_bundle(folder)} == {"passed"}
+
+
+def test_config_json_is_one_that_transformers_knows(bundle):
+    from transformers import AutoConfig, Dinov2Config
+
+    config = AutoConfig.from_pretrained(bundle)
+    assert isinstance(config, Dinov2Config)
+    assert (config.hidden_size, config.image_size, config.num_hidden_layers) == (128, 70, 2)
+
+
+def test_a_model_with_registers_and_swiglu_says_so():
+    config = {"registers": 4, "hidden": 0, "width": 384, "ffn": "swiglu", "depth": 2, "heads": 6, "patch": 14}
+    config = model_config({"config": config}, Preprocess.for_size(70, 84))
+    assert config["model_type"] == "dinov2_with_registers"
+    assert config["num_register_tokens"] == 4
+    assert config["use_swiglu_ffn"]
+    assert config["image_size"] == [70, 84]
+    assert preprocessor_config(Preprocess.for_size(70, 84))["crop_size"] == {"height": 70, "width": 84}
+
+
+def test_load_takes_the_best_artifact_and_says_why(bundle):
+    model = edgekit.load(bundle)
+    assert model.artifact.path == bundle / "onnx" / "model_quantized.onnx"
+    assert "onnx/w8a8 is the first of 2 artifacts" in model.reason
+
+
+def test_the_sample_passes_and_sees_a_wrong_crop(bundle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    command = [sys.executable, str(copy / "python" / "check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("passed") == 2
+    Image.open(copy / "golden" / "pictures" / "exif.jpg").save(copy / "golden" / "pictures" / "exif.jpg", exif=b"")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "exif.jpg" in done.stdout
+
+
+def test_alike_is_more_similar_than_unlike(bundle):
+    pictures = bundle / "golden" / "pictures"
+    command = [sys.executable, str(bundle / "python" / "similarity.py"), str(pictures / "odd.png")]
+    same = [subprocess.run([*command, str(pictures / name)], capture_output=True, text=True, check=True).stdout
+            for name in ("odd.ppm", "large.jpg")]  # fmt: skip
+    alike, unlike = (float(text.split()[-1]) for text in same)
+    assert alike > 0.9999 > unlike
+
+
+def test_a_damaged_artifact_is_refused_and_nothing_is_left(out, tmp_path):
+    (out / "onnx" / "model_w8a8.onnx").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"damaged.*onnx/w8a8.*edgekit build"):
+        write_bundle(out, tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_build_without_int8_is_refused(out, tmp_path):
+    manifest = Manifest.read(out)
+    fp32, w8a8 = manifest.artifacts
+    failed = w8a8.model_copy(update={"status": "failed", "reason": "no memory", "path": None})
+    manifest.model_copy(update={"artifacts": (fp32, failed)}).write(out)
+    with pytest.raises(RecipeError, match=r"no w8a8 artifact.*no memory.*--precision fp32,w8a8"):
+        write_bundle(out, tmp_path / "bundle")
+    with pytest.raises(RecipeError, match=r"nothing for web.*failed: no memory"):
+        write_bundle(out, tmp_path / "bundle", platforms=["web"])
+
+
+def test_without_fp32_there_is_nothing_to_compare_with(out, tmp_path):
+    manifest = Manifest.read(out)
+    manifest.model_copy(update={"artifacts": manifest.artifacts[1:]}).write(out)
+    with pytest.raises(RecipeError, match=r"no FP32 artifact.*none was built"):
+        write_bundle(out, tmp_path / "bundle")
+
+
+def test_a_size_that_was_not_built_is_refused(built, tmp_path):
+    with pytest.raises(RecipeError, match=r"not built for 518x518.*it has 70x70"):
+        write_bundle(built.out, tmp_path / "bundle", sizes=[(518, 518)])
+
+
+def test_only_a_bundle_is_replaced(built, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(DataError, match="is no bundle"):
+        write_bundle(built.out, tmp_path / "photos")
+    for platforms in (["web", "python"], ["python"]):
+        write_bundle(built.out, tmp_path / "bundle", platforms=platforms)
+    assert not (tmp_path / "bundle" / "web").exists()
+
+
+def test_a_further_size_can_be_the_main_one(recipe, tmp_path):
+    both = Recipe.make(recipe.model_dump() | {"image_size": [(70, 70), (56, 84)]})
+    build(both, tmp_path / "out", measure="none")
+    alone = write_bundle(tmp_path / "out", tmp_path / "alone", sizes=[(56, 84)], platforms=["python"])
+    assert [row.path for row in alone.manifest.artifacts] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    assert alone.manifest.artifacts[0].preprocess.input_size == (56, 84)
+    turned = write_bundle(tmp_path / "out", tmp_path / "turned", sizes=[(56, 84), (70, 70)], platforms=["python"])
+    assert [row.path for row in turned.manifest.artifacts] == [
+        "onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/model_70x70.onnx", "onnx/model_quantized_70x70.onnx",
+    ]  # fmt: skip
+    for made in (alone, turned):
+        assert {check.outcome for check in check_bundle(made.path)} == {"passed"}
+
+
+def test_the_golden_pictures_of_another_size_are_refused(bundle, recipe, tmp_path):
+    shutil.copytree(bundle, tmp_path / "bundle")
+    build(Recipe.make(recipe.model_dump() | {"image_size": [(56, 56)], "precisions": ["fp32"]}), tmp_path / "out",
+          measure="none")  # fmt: skip
+    with pytest.raises(DataError, match="cropped to"):
+        check_pictures(tmp_path / "bundle" / "golden", edgekit.load(tmp_path / "out"))
+
+
+def test_the_command_prints_what_it_wrote(built, tmp_path, capsys):
+    assert main(["bundle", str(built.out), "--to", str(tmp_path / "b"), "--platform", "python", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["platforms"] == ["python"]
+    assert printed["artifacts"] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    assert main(["bundle", str(built.out), "--to", str(tmp_path / "c"), "--platform", "watch"]) == 2
+    assert "unknown platform 'watch'" in capsys.readouterr().err
