@@ -26,6 +26,7 @@ from edgekit.images import read_image
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe
 
+
 @pytest.fixture(scope="module")
 def built(recipe, tmp_path_factory) -> BuildResult:
     """Without latency and report: those of test_build.py have them."""
