@@ -20,6 +20,10 @@ Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
 (7-bit weights), "auto" decides by this CPU."""
 
 
+WEIGHT_ONLY: frozenset[Precision] = frozenset({"w8", "w4"})
+"""Integer weights, float inputs of the GEMMs."""
+
+
 @dataclass(frozen=True)
 class ExportSource:
     """What a backend exports: the baked FP32 model, and the plan when the precision is an integer one.

@@ -23,7 +23,7 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class CoreMlBackend:
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
         """Every precision; attention is one operation in all of them."""
-        return tuple((precision, "standard") for precision in ("fp32", "fp16", "w8", "w8a8", "w4a8"))  # type: ignore[misc]
+        return tuple((precision, "standard") for precision in ("fp32", "fp16", "w8", "w8a8", "w4", "w4a8"))  # type: ignore[misc]
 
     def filename(self, precision: Precision, variant: Variant) -> str:
         """`model.mlpackage`, `model_w8a8.mlpackage`, ..."""
@@ -163,7 +163,7 @@ class CoreMlBackend:
         if precision in _FLOAT or source.plan is None:
             dtype: type[np.floating[Any]] = np.float32 if precision == "fp32" else np.float16
             return FloatGemms(tensors, gains, dtype)
-        kind = WeightGemms if precision == "w8" else StaticGemms
+        kind = WeightGemms if precision in WEIGHT_ONLY else StaticGemms
         return kind(source.plan, gains, self.target)
 
     def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
@@ -195,7 +195,7 @@ class CoreMlBackend:
         if source.plan is not None and precision not in _FLOAT:
             notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
             notes.append("scales and biases are the plan's rounded to float16")
-            if source.plan.matmuls and precision != "w8":
+            if source.plan.matmuls and precision not in WEIGHT_ONLY:
                 notes.append("attention products stay float16")
         return tuple(notes)
 

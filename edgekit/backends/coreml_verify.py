@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision
+from edgekit.backends.base import WEIGHT_ONLY
 from edgekit.backends.coreml_graph import mil_name
 from edgekit.backends.coreml_package import read_function
 from edgekit.backends.coreml_quant import SHIFT, weight_scale
@@ -64,7 +65,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
         ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
     """
     gemms = {op.outputs[0].name: op for op in read_function(path).operations if op.op_type in _GEMMS}
-    activations = precision != "w8"
+    activations = precision not in WEIGHT_ONLY
     problems = []
     for gemm in plan.gemms.values():
         gain = gains.get(gemm.name, np.ones(1, np.float32))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import __version__
-from edgekit.artifact import Preprocess
+from edgekit.artifact import Precision, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
 from edgekit.images.folder import ImageFolder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
 PLANS = "plan"  # folder inside a build folder
+FOUR_BITS: frozenset[Precision] = frozenset({"w4", "w4a8"})
 _BATCH = 8
 _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
 
@@ -51,7 +52,7 @@ class Materials:
 
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
-        plan = self.plan(job.size, job.precision == "w4a8") if job.integer else None
+        plan = self.plan(job.size, job.precision in FOUR_BITS) if job.integer else None
         return ExportSource(
             model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,
             model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,

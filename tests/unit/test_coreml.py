@@ -106,6 +106,14 @@ def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path) -> None:
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 30
     eight = export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8)))
     assert artifact.size_mb < 0.75 * eight.size_mb
+    weights_only = export(tiny, tmp_path, "w4", plan)
+    audit = CoreMlBackend().audit(weights_only)
+    assert (audit["gemms_integer_weights"], audit["gemms_int8"]) == (len(plan.gemms), 0)
+    module = plan.module()
+    for name, gemm in plan.gemms.items():
+        linear = module.get_submodule(name)
+        linear.weight.data = torch.from_numpy(gemm.dequantized()).reshape(linear.weight.shape)
+    assert sqnr_db(expected(module, pixels()), tokens(weights_only, pixels())) > 45
 
 
 def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Path) -> None:
