@@ -19,8 +19,11 @@ def check(
     max_cosine_drop: Annotated[
         float | None, typer.Option(min=0, max=2, help="Largest 1 - mean class-token cosine of a quantized artifact.")
     ] = None,
-    max_knn_drop: Annotated[
+    max_neighbour_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help="Largest share of images whose nearest neighbour changed.")
+    ] = None,
+    max_knn_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest drop of k-NN accuracy, on labelled --eval images.")
     ] = None,
     max_p50_ms: Annotated[
         float | None, typer.Option(min=0, help="Largest median latency of a quantized artifact.")
@@ -37,7 +40,9 @@ def check(
     from edgekit.errors import DriftExceeded
     from edgekit.gate import Limits, check_build, write_junit
 
-    limits = Limits(cosine_drop=max_cosine_drop, knn_drop=max_knn_drop, p50_ms=max_p50_ms)
+    limits = Limits(
+        cosine_drop=max_cosine_drop, neighbour_drop=max_neighbour_drop, knn_drop=max_knn_drop, p50_ms=max_p50_ms
+    )
     checks = check_build(out, limits, baseline=baseline)
     if junit is not None:
         write_junit(checks, junit)

@@ -23,8 +23,11 @@ def drift(
     max_drop: options.MaxDrop = None,
     as_json: options.Json = False,
 ) -> None:
-    """How far an artifact's features are from the FP32 one's, on your images."""
-    from edgekit.cli.show import Live, drift_table, terminal
+    """How far an artifact's features are from the FP32 one's, on your images.
+
+    Images that lie in a folder per class also show what k-NN and a linear probe lose.
+    """
+    from edgekit.cli.show import Live, accuracy_table, drift_table, terminal
     from edgekit.pipeline.compare import artifacts_in, drift_between, reference_of
 
     base = artifacts_in(reference)[0] if reference else reference_of(target)
@@ -36,6 +39,8 @@ def drift(
         print(json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}, indent=2))
     else:
         terminal().print(drift_table(reports))
+        if any(report.accuracy for report in reports.values()):
+            terminal().print(accuracy_table(reports))
     over = [name for name, report in reports.items() if max_drop is not None and 1 - report.cls_cosine.mean > max_drop]
     if over:
         from edgekit.errors import DriftExceeded

@@ -114,6 +114,26 @@ def drift_table(reports: Mapping[str, DriftReport]) -> Table:
     return table
 
 
+def accuracy_table(reports: Mapping[str, DriftReport]) -> Table:
+    """k-NN and probe of each artifact beside the reference's, in points of accuracy; a refusal with its reason."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("artifact", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for name in ("images", "FP32", "here", "lost", "95 %", "p"):
+        table.add_column(name, justify="right")
+    for name, report in reports.items():
+        for task in report.accuracy:
+            if task.drop is None:
+                table.add_row(name, task.title, str(task.n), "", "", Text(task.reason, "yellow"))
+                continue
+            before, after = (f"{100 * (rate.value or 0):.1f}" for rate in (task.reference, task.candidate))
+            table.add_row(
+                name, task.title, str(task.n), before, after, f"{100 * task.drop.value:.1f}",
+                f"{100 * task.drop.low:.1f} to {100 * task.drop.high:.1f}", f"{task.p_value:.2f}",
+            )  # fmt: skip
+    return table
+
+
 def latency_table(run: LatencyRun) -> Table:
     """Times in ms, memory in MB; what could not run is a row with its reason."""
     table = Table(box=None, header_style="bold", pad_edge=False)

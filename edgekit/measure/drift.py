@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.artifact import Frozen
 from edgekit.errors import DataError
+from edgekit.measure.accuracy import AccuracyDrift
 from edgekit.measure.features import Features
 from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
 from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
@@ -67,6 +68,7 @@ class DriftReport(Frozen):
     mixed: Retrieval
     images: tuple[ImageDrift, ...]
     tasks: tuple[TaskDrift, ...] = ()
+    accuracy: tuple[AccuracyDrift, ...] = ()  # where the images are labelled
 
     @property
     def grade(self) -> Grade:
@@ -97,6 +99,8 @@ class DriftReport(Frozen):
         for task in self.tasks:
             numbers[f"{task.head}_mae"] = task.mae.value
             numbers[f"{task.head}_iou"] = task.iou.value
+        for accuracy in self.accuracy:
+            numbers |= accuracy.summary()
         rounded = {key: None if value is None else round(value, 6) for key, value in numbers.items()}
         return {**rounded, "grade": self.grade, "n": self.n, "reference": self.reference}
 
@@ -110,6 +114,7 @@ def measure_drift(
     patch: int = 14,
     seed: int = 0,
     tasks: tuple[TaskDrift, ...] = (),
+    accuracy: tuple[AccuracyDrift, ...] = (),
 ) -> DriftReport:
     """Compare two models' features of the same images in the same order.
 
@@ -121,6 +126,7 @@ def measure_drift(
         patch: pixels per patch side.
         seed: of the bootstrap.
         tasks: drift of heads on top of these features, see `measure_map_drift`.
+        accuracy: of k-NN and of a probe on these features, see `AccuracyJudge`.
 
     Raises:
         DataError: the two are not of the same images and shape, or hold values that are not finite.
@@ -180,6 +186,7 @@ def measure_drift(
         mixed=mixed,
         images=images,
         tasks=tasks,
+        accuracy=accuracy,
     )
 
 

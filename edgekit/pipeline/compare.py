@@ -12,7 +12,8 @@ from edgekit.artifact import Artifact, Manifest
 from edgekit.backends import artifact_of, get_backend
 from edgekit.backends.loading import artifact_at
 from edgekit.errors import DataError, EdgekitError
-from edgekit.images.sets import load_set
+from edgekit.images.sets import ImageSet, load_set
+from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.latency import LatencyRun, measure_latency
@@ -60,7 +61,8 @@ def drift_between(
 ) -> dict[str, DriftReport]:  # fmt: skip
     """Drift of each candidate against `reference` on `samples` images of `source` (a folder, or "demo").
 
-    Each model gets the images prepared as it wants them; those of another image size are compared with nothing.
+    Each model gets the images prepared as it wants them; those of another image size are compared with nothing. Where
+    the images lie in a folder per class, k-NN and a linear probe are judged, too.
 
     Raises:
         DataError: no images, or an artifact of another image size than the reference.
@@ -68,21 +70,27 @@ def drift_between(
     """
     watcher = watcher or Silent()
 
-    def features(artifact: Artifact) -> Features:
-        images = load_set(source, artifact.preprocess, samples=samples, seed=seed, split="evaluation")
+    def features(artifact: Artifact, images: ImageSet) -> Features:
         runner = get_backend(artifact.format).runner(artifact)
         return features_of(runner, images.pixel_values, names=images.paths,
                            progress=lambda done, total: watcher.stage(artifact.name, done, total))  # fmt: skip
 
-    expected = features(reference)
+    def images_for(artifact: Artifact) -> ImageSet:
+        return load_set(source, artifact.preprocess, samples=samples, seed=seed, split="evaluation")
+
+    images = images_for(reference)
+    expected = features(reference, images)
+    judge = AccuracyJudge(expected, images.labels, seed=seed) if images.labels else None
     reports = {}
     for candidate in candidates:
         if candidate.preprocess.input_size != reference.preprocess.input_size:
             raise DataError(f"{candidate.name} takes {candidate.preprocess.input_size} pixels, {reference.name} "
                             f"{reference.preprocess.input_size}", fix="--reference ARTIFACT")  # fmt: skip
+        found = features(candidate, images_for(candidate))
         reports[candidate.name] = measure_drift(
-            expected, features(candidate), reference_name=reference.name, candidate_name=candidate.name, seed=seed
-        )
+            expected, found, reference_name=reference.name, candidate_name=candidate.name, seed=seed,
+            accuracy=judge.measure(found) if judge else (),
+        )  # fmt: skip
     return reports
 
 

@@ -115,6 +115,7 @@ def _outlive(artifact: Artifact, pixel_values: np.ndarray) -> None:
 def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -> DriftReport:
     """Drift of a runner against the float model in torch on the evaluation images, that of its heads included."""
     images, reference = materials.evaluation(job.size), materials.reference(job.size)
+    judge = materials.judge(job.size)
     batch = 1 if isinstance(runner.artifact.inputs[0].shape[0], int) else 4
     features = features_of(
         runner, images.pixel_values, batch, names=images.paths,
@@ -122,7 +123,7 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
     )  # fmt: skip
     return measure_drift(
         reference, features, reference_name=REFERENCE, candidate_name=job.name, seed=materials.recipe.seed,
-        tasks=_tasks(reference, features, materials),
+        tasks=_tasks(reference, features, materials), accuracy=judge.measure(features) if judge else (),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
+from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.records import digest_of
@@ -45,6 +46,7 @@ class Materials:
         self.model = cache(self._model)
         self.plan = cache(self._plan)
         self.reference = cache(self._reference)
+        self.judge = cache(self._judge)
 
     def preprocess(self, size: Size) -> Preprocess:
         """How images become input of this size."""
@@ -151,6 +153,11 @@ class Materials:
             run, images.pixel_values, _BATCH, names=images.paths,  # type: ignore[arg-type]
             progress=lambda done, total: self._watcher.stage("reference features", done, total),
         )  # fmt: skip
+
+    def _judge(self, size: Size) -> AccuracyJudge | None:
+        """Task accuracy of the float model, where the evaluation images are labelled."""
+        labels = self.evaluation(size).labels
+        return AccuracyJudge(self.reference(size), labels, seed=self.recipe.seed) if labels else None
 
 
 def quantize_recipe(recipe: QuantizeRecipe, four_bits: bool) -> QuantizeRecipe:
