@@ -22,7 +22,7 @@ Status = Literal["ok", "failed", "not here"]
 
 BUILD_SCHEMA: Final = "edgekit.build/1"
 INPUT_NAME = "pixel_values"
-IMAGE_NAME = "image"  # of a file with its preprocessing inside: uint8 RGB (B, height, width, 3) of any size
+IMAGE_NAME = "image"  # of a file that takes uint8 RGB (B, height, width, 3): of any size, if it resizes by itself
 OUTPUT_NAMES = ("last_hidden_state", "pooler_output")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -73,7 +73,7 @@ class Recipe(Frozen):
     fused: bool = True
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
-    inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO files as well that take uint8 images of any size
+    inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
     evaluation_samples: int = Field(default=32, ge=1)

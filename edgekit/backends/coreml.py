@@ -24,6 +24,7 @@ from edgekit.artifact import (
     size_mb_of,
 )
 from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors
+from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from edgekit.backends.coreml_graph import Gemms
 
-MANIFEST_KEY = "edgekit.manifest"  # of the package's metadata: the artifact as JSON, without path, digest and size
 _INSTALL = "pip install 'edgekit[coreml]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 

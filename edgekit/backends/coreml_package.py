@@ -14,7 +14,7 @@ from edgekit.errors import DataError
 if TYPE_CHECKING:
     from edgekit.backends.coreml_graph import Target
 
-_SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
+SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
 _UNSTABLE = ("com.github.apple.coremltools.conversion_date",)
 
 
@@ -77,7 +77,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        spec = Model_pb2.Model.FromString((path / _SPEC).read_bytes())
+        spec = Model_pb2.Model.FromString((path / SPEC).read_bytes())
     except (OSError, DecodeError) as error:
         raise DataError(f"{path} is not a readable Core ML package", why=str(error),
                         fix="edgekit export --format coreml") from None  # fmt: skip
@@ -88,7 +88,7 @@ def _settle(path: Path) -> None:
     """Replace what differs from run to run: the date, the order of protobuf's maps, random identifiers."""
     from coremltools.proto import Model_pb2
 
-    file = path / _SPEC
+    file = path / SPEC
     spec = Model_pb2.Model.FromString(file.read_bytes())
     for key in _UNSTABLE:
         spec.description.metadata.userDefined.pop(key, None)

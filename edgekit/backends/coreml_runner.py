@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.artifact import IMAGE_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends.coreml_package import read_metadata
 from edgekit.backends.coreml_tools import coremltools, quiet
 from edgekit.backends.mil import MilProgram
 from edgekit.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 INTERPRETED = "MIL program interpreted on CPU: proves graph, weights and quantization, not Apple's kernels or latency"
 
@@ -20,8 +23,8 @@ INTERPRETED = "MIL program interpreted on CPU: proves graph, weights and quantiz
 class Model(Protocol):
     """What both ways of running offer: a batch of one in, all outputs out."""
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name."""
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs by name; a picture is a PIL image."""
         ...
 
 
@@ -38,12 +41,27 @@ class CoreMlRunner:
             raise DataError(f"{artifact.path} is missing", fix="edgekit export --format coreml")
         self.artifact = artifact
         self.interpreted = model is None and platform.system() != "Darwin"
+        self._input = artifact.inputs[0].name
         self._model: Model = model or (MilProgram(artifact.path) if self.interpreted else _Native(artifact.path))
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
-        rows = [self._model({INPUT_NAME: np.ascontiguousarray(image[None], np.float32)}) for image in pixel_values]
+        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32.
+
+        A package that takes images gets them from RGB 0..255.
+        """
+        rows = [self._model({self._input: self._fed(image)}) for image in pixel_values]
         return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in OUTPUT_NAMES}
+
+    def _fed(self, pixels: np.ndarray) -> np.ndarray | Image:
+        """(3, H, W) as the input of the package: a picture in Core ML, (1, 3, H, W) float32 everywhere else."""
+        if self._input != IMAGE_NAME:
+            return np.ascontiguousarray(pixels[None], np.float32)
+        whole = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        if self.interpreted:
+            return whole[None].astype(np.float32)
+        from PIL import Image
+
+        return Image.fromarray(np.ascontiguousarray(whole.transpose(1, 2, 0)))
 
 
 class _Native:
@@ -55,6 +73,6 @@ class _Native:
         with quiet():
             self._model: Any = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = self._model.predict(inputs)
         return result

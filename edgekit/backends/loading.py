@@ -54,7 +54,8 @@ class LoadedModel:
         Raises:
             DataError: an array of another shape or type, or a picture that cannot be read.
         """
-        takes_images = self.artifact.inputs[0].name == IMAGE_NAME  # the file resizes and normalises by itself
+        given = self.artifact.inputs[0]
+        takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
             return self.runner(self._checked(images))
         several = isinstance(images, Sequence) and not isinstance(images, str)

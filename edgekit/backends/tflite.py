@@ -22,13 +22,13 @@ from edgekit.artifact import (
     size_mb_of,
 )
 from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
     from edgekit.backends.tflite_runner import Runtime
     from edgekit.quantize.plan import QuantPlan
 
-MANIFEST_KEY = "edgekit.manifest"  # metadata buffer: the artifact as JSON, without path, digest and size
 _INSTALL = "pip install 'edgekit[tflite]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 

@@ -21,7 +21,9 @@ Engines = Annotated[
 ]
 Inputs = Annotated[
     str | None,
-    typer.Option("--input", help="Of pixel_values,image: OpenVINO files that take images, too.", metavar="A,B"),
+    typer.Option(
+        "--input", help="Of pixel_values,image: OpenVINO and Core ML files that take images, too.", metavar="A,B"
+    ),
 ]
 Sizes = Annotated[
     str | None,

@@ -102,7 +102,7 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     if format_ == "openvino" and "w8a8" in precisions and "nncf" in recipe.engines:
         path = f"openvino/model_w8a8_nncf{suffix}.xml"
         jobs.append(Job(format_, "w8a8", "standard", size, suffix, path, blocked or nncf_missing(), "nncf"))
-    if format_ == "openvino" and "image" in recipe.inputs:
+    if format_ in ("openvino", "coreml") and "image" in recipe.inputs:
         jobs += [_with_image_input(job) for job in jobs if job.path and job.variant == "standard"]
     return jobs
 

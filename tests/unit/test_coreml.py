@@ -13,6 +13,7 @@ import torch
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Precision, Preprocess
 from edgekit.backends.base import ExportSource
+from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import DataError, ExportError
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.plan import GemmPlan, QuantPlan, StaticInput
@@ -22,7 +23,7 @@ from tests.conformance.rtn_plan import rtn_plan
 pytest.importorskip("coremltools")
 
 from edgekit.backends import coreml_norms
-from edgekit.backends.coreml import MANIFEST_KEY, CoreMlBackend
+from edgekit.backends.coreml import CoreMlBackend
 from edgekit.backends.coreml_graph import Target, row_gains
 from edgekit.backends.coreml_package import read_function, read_metadata
 from edgekit.backends.coreml_runner import CoreMlRunner

@@ -93,6 +93,8 @@ def test_files_that_take_images_are_rows_behind_their_siblings() -> None:
         "openvino/w8a8_nncf_image_70x56": "openvino/model_w8a8_nncf_image_70x56.xml",
     }
     assert not any(job.input == "image" for job in jobs_of(Recipe(formats=("openvino",))))
+    (plain, taking) = jobs_of(Recipe(formats=("coreml",), precisions=("fp16",), inputs=("pixel_values", "image")))
+    assert (plain.path, taking.path) == ("coreml/model_fp16.mlpackage", "coreml/model_fp16_image.mlpackage")
 
 
 @pytest.mark.full
