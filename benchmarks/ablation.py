@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import tempfile
 from pathlib import Path
 
 import photos
-from quantization import CALIBRATION
 
-from edgekit.artifact import Preprocess
-from edgekit.images import load_set
 from edgekit.models import zoo
 from edgekit.quantize.ablate import ablate
 from edgekit.recipe import QuantizeRecipe
@@ -28,15 +24,8 @@ def main() -> None:
     parser.add_argument("--judges", type=int, default=24, help="images that judge")
     parser.add_argument("--extras", action="store_true", help="also with each step that is off by default")
     arguments = parser.parse_args()
-    transform = Preprocess.for_size(224, 224)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        photos.prepare(folder / "like", categories=CALIBRATION)
-        photos.prepare(folder / "unlike")
-        for category in CALIBRATION:
-            (folder / "unlike" / category).rename(folder / category)
-        calibration = load_set(folder / "like", transform, samples=arguments.samples, seed=0)
-        judges = load_set(folder / "unlike", transform, samples=arguments.judges, seed=1)
+    calibration, sets = photos.load(224, arguments.samples, arguments.judges)
+    judges = sets["unlike"]
     table = ablate(
         zoo.load("demo").model.bake(224, 224), calibration.pixel_values, judges.pixel_values, QuantizeRecipe(),
         extras=arguments.extras, progress=lambda name, done, total: print(f"{done + 1}/{total} {name}", flush=True),

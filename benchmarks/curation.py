@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import photos
 import torch
-from quantization import CALIBRATION
 
-from edgekit.artifact import Preprocess
-from edgekit.images import load_set
 from edgekit.images.curation import curate
 from edgekit.models import zoo
 from edgekit.quantize.engine import quantize
@@ -38,18 +34,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judges", type=int, default=24, help="images of each kind that judge")
     arguments = parser.parse_args()
-    transform = Preprocess.for_size(224, 224)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        photos.prepare(folder / "pool", categories=CALIBRATION)
-        photos.prepare(folder / "unlike")
-        for category in CALIBRATION:
-            (folder / "unlike" / category).rename(folder / category)
-        pool = load_set(folder / "pool", transform, samples=None, seed=0).pixel_values
-        judges = {
-            "unlike": load_set(folder / "unlike", transform, samples=arguments.judges, seed=1),
-            "demo": load_set("demo", transform, samples=arguments.judges, seed=1, split="evaluation"),
-        }
+    calibration, judges = photos.load(224, None, arguments.judges)
+    pool = calibration.pixel_values
     model = zoo.load("demo").model.bake(224, 224)
     exact = {kind: model(torch.from_numpy(images.pixel_values))[0] for kind, images in judges.items()}
     features = np.concatenate(

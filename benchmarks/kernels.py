@@ -70,8 +70,19 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
     return best
 
 
+def of_each_isa(script: str) -> list[dict[str, object]]:
+    """What `script --one` prints for each instruction set, in a process of its own: the library chooses once."""
+    ops.ort_library()
+    rows: list[dict[str, object]] = []
+    for isa in ops.native_status().isas:
+        done = subprocess.run([sys.executable, script, "--one"], env={**os.environ, "EDGEKIT_ISA": isa},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        rows += json.loads(done.stdout)
+    return rows
+
+
 def main() -> None:
-    """Each instruction set in a process of its own, since the library chooses once."""
+    """All instruction sets of this CPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", type=Path, help="also write the rows there")
     parser.add_argument("--one", action="store_true", help="only the instruction set in use, as JSON")
@@ -79,12 +90,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure()))
         return
-    ops.ort_library()
-    rows: list[dict[str, object]] = []
-    for isa in ops.native_status().isas:
-        done = subprocess.run([sys.executable, __file__, "--one"], env={**os.environ, "EDGEKIT_ISA": isa},
-                              capture_output=True, text=True, check=True)  # fmt: skip
-        rows += json.loads(done.stdout)
+    rows = of_each_isa(__file__)
     for row in rows:
         share = f"{row['share']:>6.0%} of {row['ceiling_gmacs']}" if row["share"] else f"{row['cpu_ms']:>8} ms"
         print(f"{row['isa']:<12} {row['kernel']:<32} {row['shape']:<12} {row['gmacs']:>7} GMAC/s {share}")

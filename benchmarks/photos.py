@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+from edgekit.artifact import Preprocess
+from edgekit.images import ImageSet, load_set
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 DRAWN = ("symbols", "cartoon", "flags")  # no photographs
+CALIBRATION = frozenset({"animals", "plants", "food", "vehicles", "town"})  # all other kinds only judge
 FIX = "sudo apt-get install tuxpaint-stamps-default"
 
 
@@ -39,6 +44,31 @@ def prepare(folder: Path, *, categories: frozenset[str] | None = None) -> int:
         shutil.copyfile(photo, target)
         count += 1
     return count
+
+
+def load(side: int, samples: int | None, judges: int) -> tuple[ImageSet, dict[str, ImageSet]]:
+    """Calibration photographs, and those that judge: "like" them, "unlike" them (other kinds), and the demo's scenes.
+
+    Args:
+        side: pixels, a multiple of 14.
+        samples: calibration photographs; None for all of them, and then none is left to be "like" them.
+        judges: photographs of each kind that judge.
+    """
+    transform = Preprocess.for_size(side, side)
+    with tempfile.TemporaryDirectory() as temporary:
+        like, unlike = Path(temporary, "like"), Path(temporary, "unlike")
+        prepare(like, categories=CALIBRATION)
+        prepare(unlike)
+        for category in CALIBRATION:
+            shutil.rmtree(unlike / category)
+        calibration = load_set(like, transform, samples=samples, seed=0)
+        sets = {
+            "unlike": load_set(unlike, transform, samples=judges, seed=1),
+            "demo": load_set("demo", transform, samples=judges, seed=1, split="evaluation"),
+        }
+        if samples is not None:
+            sets = {"like": load_set(like, transform, samples=judges, seed=1, disjoint_from=calibration)} | sets
+    return calibration, sets
 
 
 if __name__ == "__main__":

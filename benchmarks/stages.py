@@ -12,14 +12,11 @@ import argparse
 import csv
 import ctypes
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from kernels import HEADS, WIDTH
+from kernels import HEADS, WIDTH, of_each_isa
 
 from edgekit import ops
 
@@ -127,7 +124,7 @@ def _least(repeats: int, call) -> float:
 
 
 def main() -> None:
-    """Each instruction set in a process of its own, since the library chooses once."""
+    """All instruction sets of this CPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, help="also write the rows there")
     parser.add_argument("--one", action="store_true", help="only the instruction set in use, as JSON")
@@ -135,12 +132,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure()))
         return
-    ops.ort_library()
-    rows: list[dict[str, object]] = []
-    for isa in ops.native_status().isas:
-        done = subprocess.run([sys.executable, __file__, "--one"], env={**os.environ, "EDGEKIT_ISA": isa},
-                              capture_output=True, text=True, check=True)  # fmt: skip
-        rows += json.loads(done.stdout)
+    rows = of_each_isa(__file__)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if options.csv:
