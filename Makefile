@@ -13,6 +13,12 @@ demo: .venv/ready
 	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8,w8a8 --out $(DEMO_OUT)
 	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
 
+# The demo model in a web page on this machine: needs Node 20 and npm, ends with the address.
+.PHONY: web-demo
+web-demo: demo
+	.venv/bin/edgekit bundle $(DEMO_OUT) --to $(DEMO_OUT)/bundle --platform web
+	cd $(DEMO_OUT)/bundle/web && npm ci && npm run build && npm run preview
+
 test: .venv/ready-for-tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not full" -n $(TEST_JOBS) --dist loadfile
 

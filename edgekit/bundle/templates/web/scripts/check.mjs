@@ -26,11 +26,12 @@ const browser = await chromium.launch({
   executablePath,
   args: ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
 });
-const result = { isolated: false, models: [], similarity: null, crops: [], errors: [] };
+const result = { isolated: false, models: [], similarity: null, saliency: false, crops: [], errors: [], messages: [] };
 try {
+  let heard = result.errors;
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
-  page.on('console', (message) => message.type() === 'error' && result.errors.push(message.text()));
-  page.on('pageerror', (error) => result.errors.push(error.message));
+  page.on('console', (message) => message.type() === 'error' && heard.push(message.text()));
+  page.on('pageerror', (error) => heard.push(error.message));
   page.on('request', (request) => {
     const own = request.url().startsWith(server.resolvedUrls.local[0]) || /^(blob|data):/.test(request.url());
     if (!own) result.errors.push(`a request leaves this machine: ${request.url()}`);
@@ -62,6 +63,8 @@ try {
     }))));
   }
 
+  result.saliency = await page.locator('.saliency').first().isVisible();
+
   if (options.screenshots) await screenshots(page, options.screenshots);
   if (options.latency) {
     await page.click('#bench');
@@ -70,6 +73,13 @@ try {
     await writeFile(options.latency, json);
     if (options.screenshots) await screenshots(page, join(options.screenshots, 'latency'));
   }
+
+  heard = []; // fed nonsense, the page may say so in the console
+  await page.setInputFiles('#input-a', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no image') });
+  result.messages.push(await message(page));
+  await page.route('**/onnx/**', (route) => route.fulfill({ status: 404 }));
+  await page.locator('#placement').dispatchEvent('change'); // loads the model again
+  result.messages.push(await message(page));
 } finally {
   await browser.close();
   await server.close();
@@ -82,11 +92,17 @@ if (options.json) await writeFile(options.json, JSON.stringify(result));
 const ok = result.isolated && result.models.length > 0 && result.models.every((each) => each.passed) && result.errors.length === 0;
 process.exit(ok ? 0 : 1);
 
-/** Wait until the page is idle; an error that it shows is thrown. */
-async function settled(page) {
+/** Wait until the page is idle and return the error that it shows, or nothing. */
+async function message(page) {
   await page.waitForFunction(() => document.body.ariaBusy === 'false', null, { timeout: LONG });
   const error = page.locator('#error');
-  if (await error.isVisible()) throw new Error(`the page says: ${await error.textContent()}`);
+  return (await error.isVisible()) ? error.textContent() : '';
+}
+
+/** Wait until the page is idle; an error that it shows is thrown. */
+async function settled(page) {
+  const error = await message(page);
+  if (error) throw new Error(`the page says: ${error}`);
 }
 
 async function screenshots(page, folder) {
