@@ -21,6 +21,7 @@ from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.golden import FOLDER as GOLDEN
 from edgekit.golden import check_golden
+from edgekit.ops.build import NATIVE
 
 SUMS = "SHA256SUMS"
 _LICENCES = Path(__file__).parent / "licences"
@@ -68,6 +69,8 @@ def write_bundle(
         _describe(build, folder, manifest, served)
         for platform in (each for each in served if (TEMPLATES / each).is_dir()):
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
+        if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
+            shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)
         _seal(folder, manifest)
         files = [path for path in folder.rglob("*") if path.is_file()]
