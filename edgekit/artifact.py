@@ -105,6 +105,15 @@ class ArtifactRow(Frozen):
     audit: dict[str, Any] | None = None  # fusion and placement: what really runs in INT8
 
 
+class Choice(Frozen):
+    """The artifact that was chosen by measurement, what for, and the verdict's sentence; None where none was fit."""
+
+    artifact: str | None
+    goal: Literal["latency", "size", "accuracy"]
+    max_drop: float | None  # of the class-token cosine; None: a grade of good or better
+    sentence: str
+
+
 class Manifest(BaseModel):
     """`OUT/manifest.json`: the contract other programs read."""
 
@@ -116,6 +125,7 @@ class Manifest(BaseModel):
     recipe_digest: str
     host: dict[str, Any]
     artifacts: tuple[ArtifactRow, ...]
+    choice: Choice | None = None  # when the build was asked to choose; `edgekit.load` opens it
 
     def write(self, folder: Path) -> Path:
         """Write `manifest.json` in `folder` atomically and return its path."""

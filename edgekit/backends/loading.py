@@ -115,7 +115,8 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
 
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and (row.precision, row.variant) in _KINDS]
-    made.sort(key=_rank)
+    chosen = manifest.choice.artifact if manifest.choice else None
+    made.sort(key=lambda row: (row.name != chosen, *_rank(row)))
     passed_over: list[tuple[str, str]] = []
     for row in made:
         try:
@@ -124,6 +125,8 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
             passed_over.append((row.name, str(missing)))
         else:
             reason = f"{row.name} is the first of {len(made)} artifacts, fastest kind first, that runs here"
+            if row.name == chosen:
+                reason = f"{row.name} was chosen by measurement"
             return LoadedModel(runner, reason, tuple(passed_over))
     raise BackendMissing(f"no artifact of {folder} runs here", why="; ".join(f"{n}: {why}" for n, why in passed_over),
                          fix="edgekit doctor")  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.run import BuildResult
     from edgekit.pipeline.stamp import Measure
     from edgekit.recipe import Recipe
+    from edgekit.report.verdict import Goal
 
 
 def build(
@@ -36,20 +37,27 @@ def build(
     seed: options.Seed = None,
     threads: options.Threads = None,
     max_drop: options.MaxDrop = None,
+    optimize_for: options.OptimizeFor = None,
     recover: options.Recover = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Build every format and precision, measure drift and latency, write report.html.
 
-    Run it again and only what is missing is made.
+    Run it again and only what is missing is made. With --optimize-for one artifact is chosen by what was measured: of
+    all precisions and quantizers, unless --precision and --engine name some.
     """
+    from edgekit.quantize.nncf_engine import nncf_missing
+
+    if optimize_for and engine is None and recipe is None and nncf_missing() is None:
+        engine = "edgekit,nncf"
     made = options.recipe_from(
         file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
         sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
         recover=recover,
     )  # fmt: skip
-    raise typer.Exit(_run(made, out, "all", threads=threads, max_drop=max_drop, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(_run(made, out, "all", threads=threads, goal=optimize_for, max_drop=max_drop, dry_run=dry_run,
+                          as_json=as_json))  # fmt: skip
 
 
 def export(
@@ -115,26 +123,31 @@ def _run(
     measure: Measure,
     *,
     threads: int | None = None,
+    goal: Goal | None = None,
     max_drop: float | None = None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
     from edgekit.cli.show import terminal
     from edgekit.pipeline import Silent, build, jobs_of
+    from edgekit.report.verdict import Aim
 
     console = terminal(stderr=as_json)
     if dry_run:
         return _plan(recipe, out, console, as_json)
+    aim = Aim(goal=goal, max_drop=max_drop) if goal else None
     if as_json:
-        result = build(recipe, out, measure=measure, threads=threads, watcher=Silent())
+        result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=Silent())
     else:
         from edgekit.cli.show import Live
 
         jobs = jobs_of(recipe)
         console.print(f"[bold]{recipe.model}[/] -> {len(jobs)} artifacts in {out}")
         with Live(console) as live:
-            result = build(recipe, out, measure=measure, threads=threads, watcher=live)
+            result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=live)
     _show(result, console, as_json)
+    if aim:  # the limit is what the choice must keep to, not every artifact
+        return result.exit_code or (0 if result.verdict and result.verdict.choice else 3)
     return _gate(result, max_drop, console) or result.exit_code
 
 
@@ -168,7 +181,9 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
     if as_json:
         print(json.dumps({
             "out": str(result.out), "made": result.made, "kept": result.kept, "seconds": round(result.seconds, 1),
-            "report": str(result.report) if result.report else None, "verdict": result.sentence,
+            "report": str(result.report) if result.report else None,
+            "verdict": result.verdict.sentence if result.verdict else "",
+            "choice": result.manifest.choice.model_dump() if result.manifest.choice else None,
             "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
         }, indent=2))  # fmt: skip
         return
@@ -181,8 +196,8 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
         console.print(f"nothing to do: all {len(result.kept)} artifacts are up to date ({result.seconds:.1f} s)")
     else:
         console.print(f"{len(result.made)} made, {len(result.kept)} kept in {result.seconds:.0f} s")
-    if result.sentence:
-        console.print(f"[bold]{result.sentence}[/]")
+    if result.verdict:
+        console.print(f"[bold]{result.verdict.sentence}[/]")
     if result.report:
         console.print(f"report  {result.report}", soft_wrap=True)
 

@@ -83,21 +83,19 @@ def bench(
 def report(
     out: Annotated[Path, typer.Argument(help="A build folder.")],
     *,
-    optimize_for: Annotated[
-        Literal["latency", "size", "accuracy"] | None, typer.Option(help="Draw the verdict anew, for this goal.")
-    ] = None,
+    optimize_for: options.OptimizeFor = None,
     max_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help="What the verdict may choose: largest 1 - class-token cosine.")
     ] = None,
 ) -> None:
     """Draw report.html again from report.json; the verdict can be for another goal than latency."""
+    from edgekit.artifact import Manifest
     from edgekit.report import BuildReport, write_report
-    from edgekit.report.verdict import judge
+    from edgekit.report.verdict import Aim
 
     content = BuildReport.read_json(out / "report.json")
     if optimize_for is not None or max_drop is not None:
-        verdict = judge(content.manifest.artifacts, content.drift, content.latency, reference=content.reference,
-                        goal=optimize_for or "latency", max_drop=max_drop)  # fmt: skip
-        content = content.model_copy(update={"verdict": verdict})
-        typer.echo(verdict.sentence)
+        content = content.aimed(Aim(goal=optimize_for or "latency", max_drop=max_drop))
+        Manifest.read(out).model_copy(update={"choice": content.verdict.recorded()}).write(out)
+        typer.echo(content.verdict.sentence)
     print(write_report(content, out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -43,7 +43,13 @@ Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]
 MaxDrop = Annotated[
     float | None,
-    typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine of an artifact (exit 3)."),
+    typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine (exit 3)."),
+]
+OptimizeFor = Annotated[
+    Literal["latency", "size", "accuracy"] | None,
+    typer.Option(
+        help="Choose the artifact that is best at this among those that --max-drop allows; the manifest records it."
+    ),
 ]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")

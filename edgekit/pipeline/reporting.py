@@ -22,6 +22,7 @@ from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Watcher
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
+from edgekit.report.verdict import Aim, Verdict
 
 _SHOWN = 6  # images side by side
 
@@ -32,36 +33,43 @@ def report_build(
     manifest: Manifest,
     materials: Materials,
     *,
+    aim: Aim | None,
     changed: bool,
     watcher: Watcher,
-) -> tuple[Path | None, str]:
+) -> tuple[Path | None, Verdict]:
     """Write OUT/report.html and OUT/report.json unless they are there and nothing changed.
 
     Returns:
         The path of the page (None when it could not be drawn; the data are in report.json all the same), and the
-        verdict's sentence.
+        verdict, for `aim` when there is one.
     """
     out = materials.out
     page, data = out / "report.html", out / "report.json"
     if not changed and data.exists():
         try:
-            return page if page.exists() else None, BuildReport.read_json(data).verdict.sentence
+            report = BuildReport.read_json(data)
         except EdgekitError:
-            pass
+            changed = True
+        else:
+            if report.verdict.aim == (aim or Aim()):
+                return page if page.exists() else None, report.verdict
     watcher.stage("report")
-    report = _assemble([job for job in jobs if not job.suffix], records, manifest, materials, watcher)
+    if changed or not data.exists():
+        report = _assemble([job for job in jobs if not job.suffix], records, manifest, materials, watcher)
+    if aim:
+        report = report.aimed(aim)
     report.write_json(out)
     try:
         from edgekit.report import write_report
 
-        return write_report(report, out), report.verdict.sentence
+        return write_report(report, out), report.verdict
     except EdgekitError as error:
         watcher.note(f"report.html was not drawn: {error}")
     except Exception as error:
         (out / LOGS).mkdir(exist_ok=True)
         (out / LOGS / "report.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         watcher.note(f"report.html was not drawn: {type(error).__name__} {error} [{LOGS}/report.log]")
-    return None, report.verdict.sentence
+    return None, report.verdict
 
 
 def _assemble(

@@ -27,6 +27,7 @@ from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
+    from edgekit.report.verdict import Aim, Verdict
 
 _GOLDEN_IMAGES = 4
 
@@ -40,7 +41,7 @@ class BuildResult:
     kept: tuple[str, ...]
     made: tuple[str, ...]
     report: Path | None
-    sentence: str  # of the verdict
+    verdict: Verdict | None  # None when nothing was to be measured
     seconds: float
 
     @property
@@ -57,6 +58,7 @@ def build(
     *,
     measure: Measure = "all",
     threads: int | None = None,
+    aim: Aim | None = None,
     watcher: Watcher | None = None,
 ) -> BuildResult:
     """Build every artifact of a recipe into `out`.
@@ -70,6 +72,7 @@ def build(
         out: the build folder, see the contract in the README.
         measure: drift and latency, drift alone, or neither.
         threads: of each runtime while latency is measured; None leaves it to the runtime.
+        aim: choose among the artifacts for this, and record the choice in the manifest.
         watcher: told what happens.
 
     Raises:
@@ -80,7 +83,7 @@ def build(
 
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
-    request = Request(recipe, jobs_of(recipe), out, measure, threads)
+    request = Request(recipe, jobs_of(recipe), out, measure, threads, aim)
     if manifest := finished(request):
         return _nothing_done(request, manifest, time.monotonic() - start)
     _known(recipe.model)
@@ -102,16 +105,21 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
         records = timed(jobs, records, materials, request.threads, watcher)
     manifest = _write(jobs, records, materials)
     names = [job.name for job in jobs if records[job.name].row.status == "ok"]
-    report, sentence = None, ""
+    report, verdict = None, None
     if measure != "none":
         from edgekit.pipeline.reporting import report_build
 
         changed = any(name not in kept for name in names)
-        report, sentence = report_build(jobs, records, manifest, materials, changed=changed, watcher=watcher)
+        report, verdict = report_build(
+            jobs, records, manifest, materials, aim=request.aim, changed=changed, watcher=watcher
+        )
+        if request.aim:
+            manifest = manifest.model_copy(update={"choice": verdict.recorded()})
+            manifest.write(out)
     if not any(record.row.status == "failed" for record in records.values()):
         mark_finished(request)
     made = tuple(name for name in names if name not in kept)
-    return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, sentence, 0.0)
+    return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, verdict, 0.0)
 
 
 @dataclass(frozen=True)
@@ -160,9 +168,9 @@ def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> Build
 
     out = request.out
     page, data = out / "report.html", out / "report.json"
-    sentence = BuildReport.read_json(data).verdict.sentence if data.exists() else ""
+    verdict = BuildReport.read_json(data).verdict if data.exists() else None
     kept = tuple(job.name for job in request.jobs if not job.blocked)
-    return BuildResult(out, manifest, kept, (), page if page.exists() else None, sentence, seconds)
+    return BuildResult(out, manifest, kept, (), page if page.exists() else None, verdict, seconds)
 
 
 def _artifacts(

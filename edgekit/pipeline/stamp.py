@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
 from edgekit.artifact import Format, Manifest, atomic_path, files_of
@@ -16,6 +16,9 @@ from edgekit.images.folder import ImageFolder
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.records import FOLDER, digest_of
 from edgekit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgekit.report.verdict import Aim
 
 Measure = Literal["all", "drift", "none"]
 """How much is measured: drift and latency; drift alone; or only the golden check."""
@@ -40,6 +43,7 @@ class Request:
     out: Path
     measure: Measure
     threads: int | None
+    aim: Aim | None
 
 
 def tools_of(format_: Format) -> dict[str, str]:
@@ -79,6 +83,7 @@ def _stamp(request: Request) -> str:
     written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
     return digest_of(
         recipe=recipe.digest, measure=request.measure, threads=request.threads, edgekit=__version__,
+        aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
         files=_faces([*sorted(images), *checkpoint, *written, out / "manifest.json"]),

@@ -14,7 +14,7 @@ from edgekit.errors import DataError
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.host import Host
 from edgekit.measure.latency import LatencyReport
-from edgekit.report.verdict import Verdict, judge
+from edgekit.report.verdict import Aim, Verdict, judge
 
 REPORT_SCHEMA: Final = "edgekit.report/1"
 DataUri = str  # "data:image/webp;base64,..."
@@ -123,6 +123,12 @@ class BuildReport(BaseModel):
             blocks={name: tuple(rows) for name, rows in (blocks or {}).items()},
             skipped=tuple(skipped),
         )
+
+    def aimed(self, aim: Aim) -> BuildReport:
+        """The same measurements judged for another aim; the manifest records what was chosen."""
+        verdict = judge(self.manifest.artifacts, self.drift, self.latency, reference=self.reference, aim=aim)
+        manifest = self.manifest.model_copy(update={"choice": verdict.recorded()})
+        return self.model_copy(update={"verdict": verdict, "manifest": manifest})
 
     def write_json(self, folder: Path) -> Path:
         """Write `folder/report.json` atomically and return its path."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from edgekit.artifact import ArtifactRow, Frozen, Precision
+from edgekit.artifact import ArtifactRow, Choice, Frozen, Precision
 from edgekit.measure.drift import DriftReport, Grade
 from edgekit.measure.latency import LatencyReport
 
@@ -13,8 +13,25 @@ Goal = Literal["latency", "size", "accuracy"]
 
 WORTH = 1.1  # an integer model must be this much faster, beyond doubt, to be worth its drift
 _GOOD_ENOUGH: tuple[Grade, ...] = ("excellent", "good")
+_FOR: dict[Goal, str] = {
+    "latency": "On this CPU", "size": "For the smallest file", "accuracy": "For speed at the least drift",
+}  # fmt: skip
+_NO_BETTER: dict[Goal, str] = {
+    "latency": "is both faster and as true", "size": "is both smaller and true enough",
+    "accuracy": "is faster beyond doubt and true enough",
+}  # fmt: skip
 _INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
 _FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+class Aim(Frozen):
+    """What to be best at among the artifacts that are true enough.
+
+    "accuracy" takes the truest of those that are faster than FP32 beyond doubt: none is truer than FP32 itself.
+    """
+
+    goal: Goal = "latency"
+    max_drop: float | None = None  # largest 1 - class cosine that is true enough; None: a grade of good or better
 
 
 class Candidate(Frozen):
@@ -34,12 +51,16 @@ class Candidate(Frozen):
 class Verdict(Frozen):
     """`choice` is None when nothing could be measured; `int8` is None when no integer model was."""
 
-    goal: Goal
+    aim: Aim
     choice: str | None
     sentence: str
     int8: Literal["worth it", "not worth it", "loses too much"] | None
     int8_sentence: str
     front: tuple[str, ...]  # names no other candidate beats in both latency and drift, fastest first
+
+    def recorded(self) -> Choice:
+        """What the manifest says of it."""
+        return Choice(artifact=self.choice, **self.aim.model_dump(), sentence=self.sentence)
 
 
 def candidates(
@@ -86,8 +107,7 @@ def judge(
     latency: Mapping[str, LatencyReport],
     *,
     reference: str,
-    goal: Goal = "latency",
-    max_drop: float | None = None,
+    aim: Aim = Aim(),  # noqa: B008 - frozen
 ) -> Verdict:
     """Choose by measurement.
 
@@ -96,25 +116,38 @@ def judge(
         drift: by artifact name, against `reference`.
         latency: by artifact name, with speedups over `reference`.
         reference: the FP32 artifact.
-        goal: what to be best at among the artifacts that are true enough.
-        max_drop: largest 1 - class cosine that is true enough; without it, a grade of good or better.
+        aim: what to be best at, and what is true enough.
     """
     found = candidates(rows, drift, latency, reference=reference)
     if not found:
-        return Verdict(goal=goal, choice=None, sentence=_nothing(rows), int8=None, int8_sentence="", front=())
-    fit = [c for c in found if (c.grade in _GOOD_ENOUGH if max_drop is None else c.drop <= max_drop)]
-    key = {"latency": lambda c: c.p50_ms, "size": lambda c: c.size_mb, "accuracy": lambda c: (c.drop, c.p50_ms)}[goal]
-    best = min(fit, key=key) if fit else None
+        return Verdict(aim=aim, choice=None, sentence=_nothing(rows), int8=None, int8_sentence="", front=())
+    fit = [c for c in found if (c.grade in _GOOD_ENOUGH if aim.max_drop is None else c.drop <= aim.max_drop)]
     base = next((c for c in found if c.name == reference), None)
+    best = _best(fit, aim.goal, base)
     int8, int8_sentence = _int8(found, fit)
     return Verdict(
-        goal=goal,
+        aim=aim,
         choice=best.name if best else None,
-        sentence=_sentence(best, base) if best else "No artifact keeps the features close enough to be recommended.",
+        sentence=_sentence(best, base, aim.goal) if best else _none_fit(found, aim),
         int8=int8,
         int8_sentence=int8_sentence,
         front=tuple(c.name for c in pareto(found)),
     )
+
+
+def _best(fit: Sequence[Candidate], goal: Goal, base: Candidate | None) -> Candidate | None:
+    if goal == "latency":
+        return min(fit, key=lambda c: c.p50_ms, default=None)
+    if goal == "size":
+        return min(fit, key=lambda c: (c.size_mb, c.p50_ms), default=None)
+    return min((c for c in fit if c.speedup_low >= WORTH), key=lambda c: (c.drop, c.p50_ms), default=base)
+
+
+def _none_fit(found: Sequence[Candidate], aim: Aim) -> str:
+    if aim.max_drop is None:
+        return "No artifact keeps the features close enough to be recommended."
+    least = min(found, key=lambda c: c.drop)
+    return f"No artifact drops at most {aim.max_drop:g}: {least.name}, the truest, drops {least.drop:.2g}."
 
 
 def _nothing(rows: Sequence[ArtifactRow]) -> str:
@@ -126,15 +159,15 @@ def _nothing(rows: Sequence[ArtifactRow]) -> str:
     )
 
 
-def _sentence(best: Candidate, base: Candidate | None) -> str:
+def _sentence(best: Candidate, base: Candidate | None, goal: Goal) -> str:
     if base is None or best.name == base.name:
-        return f"On this CPU stay with {best.name} ({best.p50_ms:.1f} ms): nothing measured is both faster and as true."
+        return f"On this CPU stay with {best.name} ({best.p50_ms:.1f} ms): nothing measured {_NO_BETTER[goal]}."
     pace = f"{best.speedup:.2g}× faster than" if best.speedup >= 1.05 else "about as fast as"
     if best.speedup < 0.95:
         pace = f"{1 / best.speedup:.2g}× slower than"
     size = f", {base.size_mb / best.size_mb:.2g}× smaller" if best.size_mb and base.size_mb > 1.2 * best.size_mb else ""
     features = "the very same features" if best.drop <= 0 else f"features at a cosine of {alike(best.drop)}"
-    return f"On this CPU use {best.name}: {pace} FP32{size}, {features}."
+    return f"{_FOR[goal]} use {best.name}: {pace} FP32{size}, {features}."
 
 
 def alike(drop: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,10 @@ def recipe(checkpoint, pictures) -> Recipe:
 def built(recipe, tmp_path_factory) -> BuildResult:
     """One complete build, latency and report included. Not to be changed: copy it."""
     return build(recipe, tmp_path_factory.mktemp("built") / "out")
+
+
+@pytest.fixture
+def out(built, tmp_path) -> Path:
+    """A copy of the finished build, times of change included."""
+    shutil.copytree(built.out, tmp_path / "out")
+    return tmp_path / "out"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,13 +21,6 @@ from edgekit.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
-
-
-@pytest.fixture
-def out(built, tmp_path) -> Path:
-    """A copy of the finished build, times of change included."""
-    shutil.copytree(built.out, tmp_path / "out")
-    return tmp_path / "out"
 
 
 def changed(recipe: Recipe, **values: object) -> Recipe:

@@ -78,6 +78,8 @@ def test_the_same_report_gives_the_same_page(page, report, tmp_path):
 
 def test_the_verdict_can_be_drawn_for_another_goal(report, tmp_path):
     write_report(report, tmp_path)
+    report.manifest.write(tmp_path)
     assert main(["report", str(tmp_path), "--optimize-for", "size", "--max-drop", "0.5"]) == 0
-    assert BuildReport.read_json(tmp_path / "report.json").verdict.goal == "size"
+    assert BuildReport.read_json(tmp_path / "report.json").verdict.aim.goal == "size"
+    assert Manifest.read(tmp_path).choice.goal == "size"
     assert main(["report", str(tmp_path), "--optimize-for", "beauty"]) == 2
