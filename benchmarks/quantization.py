@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import photos
+from peers import PEERS, Run, load_onnxruntime
 
 from edgekit.artifact import Artifact, Precision, Preprocess
 from edgekit.backends import get_backend
@@ -38,7 +39,6 @@ COLUMNS = (
 )  # fmt: skip
 CALIBRATION = frozenset({"animals", "plants", "food", "vehicles", "town"})
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 Row = tuple[str, str, Callable[[], Run]]  # engine, level, makes the quantized model
 
 
@@ -90,37 +90,12 @@ class Bench:
 
         return run
 
-    def onnxruntime(self, how: str) -> Run:
-        """ONNX Runtime's own quantizers, per channel, as its documentation says to run them on a transformer."""
-        from onnxruntime.quantization import (
-            CalibrationDataReader,
-            QuantFormat,
-            QuantType,
-            quantize_dynamic,
-            quantize_static,
-        )  # fmt: skip
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        float_, path = self.exported("onnx", "fp32", None).path, self.folder / f"ort-{how}.onnx"
-        prepared = self.folder / "ort-prepared.onnx"
-        quant_pre_process(float_, prepared, skip_symbolic_shape=True)
-        if how == "dynamic":
-            quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
-        else:
-
-            class Reader(CalibrationDataReader):
-                def __init__(self, pixels: np.ndarray) -> None:
-                    self.images = iter(pixels)
-
-                def get_next(self) -> dict[str, np.ndarray] | None:
-                    image = next(self.images, None)
-                    return None if image is None else {"pixel_values": image[None]}
-
-            quantize_static(
-                prepared, path, Reader(self.calibration), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            )  # fmt: skip
-        return _session(path)
+    def peer(self, name: str) -> Run:
+        """Another tool's file, in its runtime."""
+        peer = next(peer for peer in PEERS if peer.name == name)
+        source = self.exported("onnx", "fp32", None)
+        target = peer.target(source, peer.prepare(source, self.calibration, self.folder), self.loaded.name)
+        return load_onnxruntime(target.argument, None)
 
     def nncf(self, **options: object) -> Run:
         from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
@@ -145,24 +120,14 @@ class Bench:
         )
         yield "edgekit plan, simulator, per token", "all", lambda: self.simulator(everything, per_token=True)
         yield "edgekit ONNX w4a8, ONNX Runtime", "linears", lambda: self.ours("w4a8", four)
-        yield "ONNX Runtime quantize_static", "all", lambda: self.onnxruntime("static")
-        yield "ONNX Runtime quantize_dynamic", "linears", lambda: self.onnxruntime("dynamic")
+        yield "ONNX Runtime quantize_static", "all", lambda: self.peer("onnx/ort_static")
+        yield "ONNX Runtime quantize_dynamic", "linears", lambda: self.peer("onnx/ort_dynamic")
         yield (
             "NNCF, SmoothQuant and bias correction off",
             "all",
             lambda: self.nncf(smooth_quant_alpha=-1.0, bias_correction="off"),
         )
         yield "NNCF, TRANSFORMER", "all", self.nncf
-
-
-def _session(path: Path) -> Run:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda pixels: dict(zip(names, session.run(None, {"pixel_values": pixels}), strict=True))
 
 
 def main() -> None:

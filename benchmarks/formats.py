@@ -1,0 +1,119 @@
+"""Every format beside the simulator of the plan it was written from: drift, agreement, size, seconds to write.
+
+    edgekit build --model demo --format onnx,openvino,coreml,tflite --precision fp32,fp16,w8,w8a8 --out OUT
+    python benchmarks/photos.py photos                 # photographs unlike those that OUT was calibrated on
+    python benchmarks/formats.py OUT --eval photos [--csv benchmarks/results/formats.csv]
+
+Each artifact is exported again: that shows what the export takes, and that it gives the bytes of the build's file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekit.artifact import Artifact, Manifest, Precision, Variant
+from edgekit.backends import get_backend
+from edgekit.backends.fused import as_fused
+from edgekit.backends.placement import placement
+from edgekit.errors import EdgekitError
+from edgekit.images import load_set
+from edgekit.measure.drift import measure_drift
+from edgekit.measure.features import Features, features_of
+from edgekit.measure.host import describe_host
+from edgekit.models import zoo
+from edgekit.models.dinov2 import DinoV2
+from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.materials import Materials
+from edgekit.pipeline.watch import Silent
+from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.simulate import simulate
+from edgekit.recipe import Recipe
+
+
+def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object]]:
+    """One row per artifact of the build's main size that our own engine made."""
+    manifest = Manifest.read(build)
+    recipe = Recipe.make(manifest.recipe)
+    materials = Materials(recipe, zoo.load(recipe.model), build, Silent())
+    size = recipe.image_size[0]
+    pixels = load_set(images, materials.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
+    exact = _features(materials.model(size), pixels)
+    oracles: dict[tuple[Precision, Variant], Features] = {}
+    rows = {row.name: row for row in manifest.artifacts if row.status == "ok"}
+    for job in jobs_of(recipe):
+        if job.name not in rows or job.size != size or job.engine != "edgekit" or job.input != "pixel_values":
+            continue
+        source = materials.source(job)
+        kind = job.precision, job.variant
+        if source.plan is not None and job.precision.endswith("a8") and kind not in oracles:
+            oracles[kind] = _features(_oracle(source.plan, job), pixels)
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            path = Path(folder) / Path(job.path).name
+            artifact = get_backend(job.format).export(source, job.precision, job.variant, path)
+            seconds = time.perf_counter() - start
+            yield {
+                "artifact": job.name, "size_mb": artifact.size_mb, "export_s": round(seconds, 1),
+                "same_bytes": artifact.sha256 == rows[job.name].sha256,
+                **_compared(artifact, pixels, exact, oracles.get(kind)),
+            }  # fmt: skip
+
+
+def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
+    """What the plan says; ONNX Runtime and XNNPACK quantize the inputs of 4-bit GEMMs in their own way."""
+    return simulate(as_fused(plan) if job.variant == "fused" else plan)
+
+
+def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: Features | None) -> dict[str, object]:
+    """Drift against torch in FP32 and against the simulator; empty where the artifact does not run or has none."""
+    backend = get_backend(artifact.format)
+    try:
+        found = features_of(backend.runner(artifact), pixels)
+        runs = placement(backend.audit(artifact))
+    except EdgekitError as error:
+        return dict.fromkeys(("cls_cosine", "sqnr_db", "simulator_cls_cosine", "simulator_sqnr_db"), "") | {
+            "placement": str(error)
+        }
+    drift, agreement = measure_drift(exact, found), oracle and measure_drift(oracle, found)
+    return {
+        "cls_cosine": f"{drift.cls_cosine.mean:.6f}", "sqnr_db": f"{drift.sqnr_db.value:.1f}",
+        "simulator_cls_cosine": f"{agreement.cls_cosine.mean:.6f}" if agreement else "",
+        "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}" if agreement else "",
+        "placement": runs,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _features(model: DinoV2, pixels: np.ndarray) -> Features:
+    return features_of(lambda x: {"last_hidden_state": model(torch.from_numpy(x))[0].numpy()}, pixels)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Print the table; write it as CSV when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--eval", default="demo", help="folder of photographs, or `demo`")
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    host, rows = describe_host(), []
+    for row in measure(arguments.build, arguments.eval, arguments.samples):
+        rows.append({"cpu": host.cpu, "images": arguments.samples, **row})
+        print(*(f"{value:>22}" if key == "artifact" else value for key, value in row.items()), sep="  ", flush=True)
+    if arguments.csv and rows:
+        with arguments.csv.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
