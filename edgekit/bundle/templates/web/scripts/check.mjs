@@ -11,7 +11,7 @@ const { values: options, positionals: images } = parseArgs({
   allowPositionals: true,
   options: { json: { type: 'string' }, screenshots: { type: 'string' }, latency: { type: 'string' } },
 });
-const LONG = 300_000; // ms; a slow machine loads and runs the FP32 model in seconds, a busy one in minutes
+const LONG = 900_000; // ms; a busy machine takes minutes where a quiet one takes seconds
 
 const candidates = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/google-chrome', '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'];
 const found = await Promise.all(candidates.map((path) => path && access(path).then(() => path, () => undefined)));

@@ -130,16 +130,16 @@ async function check(): Promise<void> {
   const found = await checkGolden(loaded(), model(), files);
   const seen = await checkPictures(loaded(), model(), files);
   const passed = found.passed && seen.passed;
-  by('verdict').textContent = `${passed ? 'Passed' : 'Failed'}: ${model().name}, ${describe(placement())}`;
+  by('verdict').textContent =
+    `${passed ? 'Passed' : 'Failed'}: ${model().name}, ${describe(placement())}. The least cosine allowed is ${found.least}.`;
   by('verdict').classList.toggle('failed', !passed);
   const figures = {
-    [`class token, ${found.images} inputs`]: `cosine ${found.poolerCosine.toFixed(6)}`,
-    'all tokens': `cosine ${found.tokenCosine.toFixed(6)}`,
-    [`class token, ${seen.pictures} pictures`]: `cosine ${seen.cosine.toFixed(6)}`,
-    'least cosine allowed': String(found.least),
-    'all tokens, noise': `SQNR ${found.sqnrDb.toFixed(1)} dB`,
+    [`cosine of the class token, ${found.images} inputs`]: found.poolerCosine.toFixed(6),
+    [`cosine of the class token, ${seen.pictures} pictures`]: seen.cosine.toFixed(6),
+    'cosine of all tokens': found.tokenCosine.toFixed(6),
+    'crops of the pictures, levels off': seen.difference.toFixed(2),
+    'SQNR of all tokens': `${found.sqnrDb.toFixed(1)} dB`,
     'largest difference': found.largestDifference.toPrecision(3),
-    'crops of the pictures': `${seen.difference.toFixed(2)} levels off`,
   };
   by('figures').replaceChildren(...Object.entries(figures).map(([name, value]) => {
     const box = document.createElement('div');
@@ -161,7 +161,7 @@ async function measure(): Promise<void> {
     } catch (error) {
       fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
     }
-    by('rows').replaceChildren(...found.map(tableRow));
+    by('rows').replaceChildren(...places.flatMap((each) => tableRows(describe(each), found)));
     document.querySelector<HTMLElement>('.scroll')!.hidden = found.length === 0;
   }
   line.textContent = `${found.length} rows. ${found.every((row) => row.quiet) ? 'The device was quiet.' : 'The device was busy: compare within the table only.'}`;
@@ -171,12 +171,22 @@ async function measure(): Promise<void> {
   link.hidden = found.length === 0;
 }
 
-function tableRow(row: Row): HTMLTableRowElement {
-  const speedup = row.speedup === '' ? '–' : `${row.speedup.toFixed(2)}× (${row.speedup_low} to ${row.speedup_high})`;
-  const cells = [row.artifact, row.placement, row.p50_ms.toFixed(1), speedup, String(row.sqnr_db), row.size_mb.toFixed(1)];
-  const line = document.createElement('tr');
-  line.append(...cells.map((text) => element('td', text)));
-  return line;
+/** The rows of one placement below its heading; none without rows. */
+function tableRows(place: string, all: Row[]): HTMLTableRowElement[] {
+  const own = all.filter((row) => row.placement === place);
+  if (own.length === 0) return [];
+  const heading = Object.assign(document.createElement('th'), { textContent: place, colSpan: 5, scope: 'rowgroup' });
+  return [tableRow(heading), ...own.map((row) => {
+    const speedup = row.speedup === '' ? '–' : `${row.speedup.toFixed(2)}× (${row.speedup_low} to ${row.speedup_high})`;
+    const cells = [row.artifact, row.p50_ms.toFixed(1), speedup, String(row.sqnr_db), row.size_mb.toFixed(1)];
+    return tableRow(...cells.map((text) => element('td', text)));
+  })];
+}
+
+function tableRow(...cells: HTMLElement[]): HTMLTableRowElement {
+  const row = document.createElement('tr');
+  row.append(...cells);
+  return row;
 }
 
 function element(tag: string, text: string): HTMLElement {
