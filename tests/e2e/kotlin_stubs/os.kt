@@ -1,0 +1,4 @@
+// As android.kt.
+package android.os
+
+class Bundle
