@@ -9,6 +9,7 @@ import { hasSimd, hasThreads, hasWebGpu, placements } from './host';
 import { pcaColours } from './pca';
 import { crop, toPicture, toPixelValues } from './preprocess';
 import { Slot } from './slot';
+import { element, latencyRows } from './table';
 import { cosine, rows } from './vectors';
 
 const by = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
@@ -161,7 +162,7 @@ async function measure(): Promise<void> {
     } catch (error) {
       fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
     }
-    by('rows').replaceChildren(...places.flatMap((each) => tableRows(describe(each), found)));
+    by('rows').replaceChildren(...places.flatMap((each) => latencyRows(describe(each), found)));
     document.querySelector<HTMLElement>('.scroll')!.hidden = found.length === 0;
   }
   line.textContent = `${found.length} rows. ${found.every((row) => row.quiet) ? 'The device was quiet.' : 'The device was busy: compare within the table only.'}`;
@@ -169,28 +170,6 @@ async function measure(): Promise<void> {
   URL.revokeObjectURL(link.href);
   link.href = URL.createObjectURL(new Blob([`${JSON.stringify(found, null, 2)}\n`], { type: 'application/json' }));
   link.hidden = found.length === 0;
-}
-
-/** The rows of one placement below its heading; none without rows. */
-function tableRows(place: string, all: Row[]): HTMLTableRowElement[] {
-  const own = all.filter((row) => row.placement === place);
-  if (own.length === 0) return [];
-  const heading = Object.assign(document.createElement('th'), { textContent: place, colSpan: 5, scope: 'rowgroup' });
-  return [tableRow(heading), ...own.map((row) => {
-    const speedup = row.speedup === '' ? '–' : `${row.speedup.toFixed(2)}× (${row.speedup_low} to ${row.speedup_high})`;
-    const cells = [row.artifact, row.p50_ms.toFixed(1), speedup, String(row.sqnr_db), row.size_mb.toFixed(1)];
-    return tableRow(...cells.map((text) => element('td', text)));
-  })];
-}
-
-function tableRow(...cells: HTMLElement[]): HTMLTableRowElement {
-  const row = document.createElement('tr');
-  row.append(...cells);
-  return row;
-}
-
-function element(tag: string, text: string): HTMLElement {
-  return Object.assign(document.createElement(tag), { textContent: text });
 }
 
 async function listHost(): Promise<void> {
