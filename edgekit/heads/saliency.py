@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.errors import DataError
+from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.heads.shuffle import as_shuffled
+from edgekit.models.config import DinoV2Config
 
 _ANCHOR = "upconv1.weight"
 
@@ -65,3 +69,43 @@ class SaliencyHead(nn.Module):
         except (KeyError, RuntimeError) as error:
             raise DataError("the saliency decoder in the checkpoint is incomplete", why=str(error)) from None
         return head.eval()
+
+
+@dataclass(frozen=True)
+class SaliencyProgram:
+    """The decoder inside a graph: saliency (B, H, W) in 0..1. `convs` hold batch norm, as (weight, bias)."""
+
+    task: ClassVar[Task] = "saliency"
+    normed: ClassVar[bool] = True
+    convs: tuple[tuple[np.ndarray, np.ndarray], ...]
+    final: tuple[np.ndarray, np.ndarray]
+    layers: tuple[int, ...]
+    patch: int  # pixels along the edge of one
+
+    @classmethod
+    def of(cls, head: SaliencyHead, config: DinoV2Config) -> Self:
+        """From the torch module."""
+        convs = []
+        for i in (1, 2, 3):
+            up, norm = head.get_submodule(f"upconv{i}"), head.get_submodule(f"bn{i}")
+            assert isinstance(up, nn.ConvTranspose2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            folded = nn.utils.fuse_conv_bn_eval(up, norm, transpose=True)
+            assert folded.bias is not None
+            convs.append(as_shuffled(folded.weight.detach().numpy(), folded.bias.detach().numpy(), 2, 1))
+        last = head.final_conv
+        assert last.bias is not None
+        final = last.weight.detach().numpy(), last.bias.detach().numpy()
+        return cls(tuple(convs), final, (config.depth - 1,), config.patch)
+
+    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+        """Three doublings, a 1x1 convolution, resize, sigmoid."""
+        x = ops.grid(layers[0])
+        for weight, bias in self.convs:
+            x = ops.apply(ops.conv(x, weight, bias, padding=1, shuffle=2), "relu")
+        x = ops.resize(ops.conv(x, *self.final), self.shape(grid), "free")
+        return ops.apply(x, "sigmoid")
+
+    def shape(self, grid: Grid) -> tuple[int, int]:
+        """(H, W)."""
+        return self.patch * grid[0], self.patch * grid[1]

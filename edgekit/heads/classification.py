@@ -1,0 +1,82 @@
+"""Classification on class and mean patch token: the official linear head, and k-NN over a stored gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit.errors import DataError
+from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.models.config import DinoV2Config
+
+TEMPERATURE = 0.07  # of the k-NN classifier, as in facebookresearch/dinov2's dinov2/eval/knn.py
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Logits (B, classes) of the class tokens of one or four last layers and the last one's mean patch token.
+
+    File: `weight` (classes, (layers + 1) * D) and `bias` (classes,), facebookresearch/dinov2's hub/classifiers.py.
+    """
+
+    task: ClassVar[Task] = "classification"
+    normed: ClassVar[bool] = True
+    weight: np.ndarray
+    bias: np.ndarray
+    layers: tuple[int, ...]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> LinearClassifier:
+        """Raises DataError when the weight is for another width or number of layers."""
+        weight, bias = state["weight"], state["bias"]
+        count = weight.shape[1] / config.width - 1
+        if count not in (1, 4) or count > config.depth:
+            raise DataError(f"the classifier takes {weight.shape[1]} features",
+                            why=f"a backbone of width {config.width} gives {2 * config.width} or {5 * config.width}",
+                            )  # fmt: skip
+        return cls(weight, bias, tuple(range(config.depth - int(count), config.depth)))
+
+    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+        """[cls of each layer, mean patch of the last] W^T + b."""
+        return ops.linear(ops.join([*map(ops.cls, layers), ops.mean(layers[-1])]), self.weight, self.bias)
+
+    def shape(self, grid: Grid) -> tuple[int, ...]:
+        """(classes,)."""
+        return (len(self.weight),)
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """Votes (B, classes) of a gallery of class tokens, each weighted by the softmax of its cosine / 0.07.
+
+    Wu et al. 2018, with every gallery image as a neighbour: at this temperature distant ones count for nothing, and the
+    graph needs no top-k. File: `gallery` (images, D) and `labels` (images,) int64.
+    """
+
+    task: ClassVar[Task] = "classification"
+    normed: ClassVar[bool] = True
+    gallery: np.ndarray
+    labels: np.ndarray
+    layers: tuple[int, ...]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> NearestNeighbours:
+        """Raises DataError when the gallery is of another backbone."""
+        gallery, labels = state["gallery"], state["labels"].astype(np.int64)
+        if gallery.shape != (len(labels), config.width):
+            raise DataError(f"the gallery holds {gallery.shape}", why=f"{len(labels)} x {config.width} is needed")
+        return cls(gallery, labels, (config.depth - 1,))
+
+    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+        """softmax(cosines / T) times the gallery's classes."""
+        rows = self.gallery / np.linalg.norm(self.gallery, axis=1, keepdims=True) / TEMPERATURE
+        votes = np.eye(self.labels.max() + 1, dtype=np.float32)[:, self.labels]  # (classes, images)
+        weights = ops.softmax(ops.linear(ops.unit(ops.cls(layers[0])), rows, np.zeros(len(rows), np.float32)))
+        return ops.linear(weights, votes, np.zeros(len(votes), np.float32))
+
+    def shape(self, grid: Grid) -> tuple[int, ...]:
+        """(classes,)."""
+        return (int(self.labels.max()) + 1,)

@@ -1,0 +1,97 @@
+"""DPT depth: patch tokens of four layers become maps of four sizes, fused from the coarsest to the finest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit.errors import DataError
+from edgekit.heads.depth import MIN_DEPTH, depth_layers
+from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.heads.shuffle import as_shuffled
+from edgekit.models.config import DinoV2Config
+
+
+@dataclass(frozen=True)
+class DptDepth:
+    """Depth in metres (B, 32 * ceil(rows / 2), 32 * ceil(columns / 2)) from four layers before the final norm.
+
+    Ranftl et al. 2021; file: `decode_head.*` of facebookresearch/dinov2's DPT depthers (dinov2/hub/depth/
+    decode_heads.py: DPTHead with readout "project").
+    """
+
+    task: ClassVar[Task] = "depth"
+    normed: ClassVar[bool] = False
+    state: Mapping[str, np.ndarray]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> DptDepth:
+        """Raises DataError when it is for another width."""
+        width = state["reassemble_blocks.projects.0.conv.weight"].shape[1]
+        if width != config.width or config.depth < 4:
+            raise DataError(f"the DPT head takes tokens of width {width} from four blocks",
+                            why=f"the backbone's width is {config.width}, its depth {config.depth}")  # fmt: skip
+        return cls(state, depth_layers(config.depth, 4))
+
+    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+        """Reassemble, fuse, project, predict."""
+        rows, columns = grid
+        maps = [self._conv(ops, self._reassembled(ops, i, x), f"convs.{i}.conv", 1) for i, x in enumerate(layers)]
+        size, out = _coarsest(grid), maps[3]
+        sizes = ((4 * rows, 4 * columns), (2 * rows, 2 * columns), grid)
+        for i in range(4):
+            name = f"fusion_blocks.{i}"
+            if i:
+                finer = maps[3 - i]
+                if sizes[3 - i] != size:
+                    finer = ops.resize(finer, size, "free")
+                out = ops.plus(out, self._residual(ops, finer, f"{name}.res_conv_unit1"))
+            out = self._residual(ops, out, f"{name}.res_conv_unit2")
+            size = (2 * size[0], 2 * size[1])
+            out = self._conv(ops, ops.resize(out, size, "aligned"), f"{name}.project.conv")
+        out = ops.apply(self._conv(ops, out, "project.conv", 1), "relu")
+        out = ops.resize(self._conv(ops, out, "conv_depth.head.0", 1), self.shape(grid), "aligned")
+        out = ops.apply(self._conv(ops, out, "conv_depth.head.2", 1), "relu")
+        out = ops.apply(self._conv(ops, out, "conv_depth.head.4"), "relu")
+        return ops.offset(ops.apply(out, "relu"), MIN_DEPTH)
+
+    def shape(self, grid: Grid) -> Grid:
+        """32 times the coarsest map, which has half as many rows and columns as the patch grid."""
+        rows, columns = _coarsest(grid)
+        return 32 * rows, 32 * columns
+
+    def _reassembled(self, ops: HeadOps[V], i: int, tokens: V) -> V:
+        """The class token read into every patch, then a map four, two, one or half times as fine as the grid."""
+        weight, bias = self._parameters(f"reassemble_blocks.readout_projects.{i}.0")  # (D, 2 * D)
+        width = len(weight)
+        cls = ops.linear(ops.cls(tokens), np.ascontiguousarray(weight[:, width:]), np.zeros_like(bias))
+        x = ops.spread(ops.conv(ops.grid(tokens), weight[:, :width, None, None].copy(), bias), cls)
+        x = self._conv(ops, ops.apply(x, "gelu"), f"reassemble_blocks.projects.{i}.conv")
+        if i == 2:
+            return x
+        weight, bias = self._parameters(f"reassemble_blocks.resize_layers.{i}")
+        if i == 3:
+            return ops.conv(x, weight, bias, stride=2, padding=1)
+        scale = 4 >> i
+        return ops.conv(x, *as_shuffled(weight, bias, scale, 0), shuffle=scale)
+
+    def _residual(self, ops: HeadOps[V], x: V, name: str) -> V:
+        """x + conv2(relu(conv1(relu(x))))."""
+        y = self._conv(ops, ops.apply(x, "relu"), f"{name}.conv1.conv", 1)
+        return ops.plus(self._conv(ops, ops.apply(y, "relu"), f"{name}.conv2.conv", 1), x)
+
+    def _conv(self, ops: HeadOps[V], x: V, name: str, padding: int = 0) -> V:
+        return ops.conv(x, *self._parameters(name), padding=padding)
+
+    def _parameters(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and bias; zeros where there is none."""
+        weight = self.state[f"{name}.weight"]
+        return weight, self.state.get(f"{name}.bias", np.zeros(len(weight), np.float32))
+
+
+def _coarsest(grid: Grid) -> Grid:
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
