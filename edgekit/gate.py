@@ -62,7 +62,7 @@ def check_build(folder: Path, limits: Limits, *, baseline: Path | None = None) -
             checks += _within(row, limits)
     if baseline is not None:
         kept = Manifest.read(baseline.parent if baseline.name == "manifest.json" else baseline)
-        checks += _against(manifest, kept)
+        checks += compare_builds(manifest, kept)
     return tuple(checks)
 
 
@@ -129,7 +129,8 @@ def _untimed(row: ArtifactRow) -> str:
     return next((note for note in row.notes if note.startswith("not timed here:")), "")
 
 
-def _against(manifest: Manifest, kept: Manifest) -> list[Check]:
+def compare_builds(manifest: Manifest, kept: Manifest) -> list[Check]:
+    """Whether each artifact of an earlier build is there, and as true and as fast as it was."""
     now = {row.name: row for row in manifest.artifacts}
     same_cpu = manifest.host.get("cpu") == kept.host.get("cpu")
     checks = []

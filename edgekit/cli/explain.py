@@ -12,7 +12,7 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.quantize.explain import Explanation
+    from edgekit.quantize.explanation import Explanation
 
 
 def explain(

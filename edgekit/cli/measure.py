@@ -87,15 +87,16 @@ def report(
     max_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help="What the verdict may choose: largest 1 - class-token cosine.")
     ] = None,
+    against: Annotated[Path | None, typer.Option(help="An earlier build folder: what changed since.")] = None,
 ) -> None:
-    """Draw report.html again from report.json; the verdict can be for another goal than latency."""
-    from edgekit.artifact import Manifest
-    from edgekit.report import BuildReport, write_report
+    """Draw report.html again: for another aim, beside an earlier build, or with what `edgekit explain` found."""
+    from edgekit.report import redraw
     from edgekit.report.verdict import Aim
 
-    content = BuildReport.read_json(out / "report.json")
+    aim = None
     if optimize_for is not None or max_drop is not None:
-        content = content.aimed(Aim(goal=optimize_for or "latency", max_drop=max_drop))
-        Manifest.read(out).model_copy(update={"choice": content.verdict.recorded()}).write(out)
-        typer.echo(content.verdict.sentence)
-    print(write_report(content, out))
+        aim = Aim(goal=optimize_for or "latency", max_drop=max_drop)
+    page, verdict = redraw(out, aim=aim, against=against)
+    if aim:
+        typer.echo(verdict.sentence)
+    print(page)

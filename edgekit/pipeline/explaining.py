@@ -14,7 +14,7 @@ from edgekit.quantize.plan import QuantPlan
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.quantize.explain import Explanation
+    from edgekit.quantize.explanation import Explanation
 
 
 def explain_target(

@@ -21,6 +21,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.quantize.explanation import FILE as EXPLAINED
 from edgekit.quantize.progress import ENGINE
 from edgekit.recipe import QuantizeRecipe, Recipe
 
@@ -135,6 +136,7 @@ class Materials:
             "calibration": self.calibration(size).source, "samples": len(self.calibration(size)),
         })  # fmt: skip
         plan.save(path)
+        (self.out / EXPLAINED).unlink(missing_ok=True)  # it was about another plan
         for unfinished in path.parent.glob(f".{path.stem}-*"):  # those of other requests too: they are large
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan

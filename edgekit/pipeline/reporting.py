@@ -20,6 +20,7 @@ from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
 from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Watcher
+from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Aim, Verdict
@@ -96,6 +97,7 @@ def _assemble(
         evaluation=f"{len(images)} images of {_source(images.source)}",
         calibration=f"{len(calibration)} images of {_source(calibration.source)}",
         commands=_commands(materials.recipe),
+        explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
     )
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["BuildReport", "Command", "ImagePanel", "Verdict", "write_report"]
+__all__ = ["BuildReport", "Command", "ImagePanel", "Verdict", "redraw", "write_report"]
 
 if TYPE_CHECKING:
     from edgekit.report.content import BuildReport, Command, ImagePanel
     from edgekit.report.verdict import Verdict
-    from edgekit.report.write import write_report
+    from edgekit.report.write import redraw, write_report
 
 _HOMES = {
     "BuildReport": "edgekit.report.content",
     "Command": "edgekit.report.content",
     "ImagePanel": "edgekit.report.content",
     "Verdict": "edgekit.report.verdict",
+    "redraw": "edgekit.report.write",
     "write_report": "edgekit.report.write",
 }
 

@@ -19,7 +19,6 @@ from edgekit.report.verdict import Candidate, pareto
 if TYPE_CHECKING:
     import altair as alt
 
-    from edgekit.report.content import BlockDrift, QuantizationStep
 
 Spec = dict[str, Any]
 Place = Literal["right", "left", "above", "below"]
@@ -29,7 +28,7 @@ FORMATS = ("onnx", "openvino", "coreml", "tflite")
 _SHAPES = ("circle", "square", "triangle-up", "diamond")
 _TOP_DB = 60.0  # above this nothing is to be seen any more; FP16 sits just below
 _BANDS = ((17.0, "0.99"), (21.0, "0.995"), (27.0, "0.999"))  # dB of uncorrelated error and its cosine
-_ROW = 26  # pixels per artifact in the strips
+ROW = 26  # pixels per artifact in the strips
 
 
 def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int) -> Spec:
@@ -48,6 +47,11 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
     ]  # fmt: skip
     right = 1.08 * max(c.p50_ms for c in found)
     lowest = min(10.0, min(point["db"] for point in points) - 3)
+    top = sorted((p for p in points if p["db"] >= _TOP_DB), key=lambda p: p["ms"])  # too close together for a name each
+    if len(top) > 1:
+        top[0]["label"] = f"{top[0]['name']} and {len(top) - 1} more"
+    for point in points:
+        point.setdefault("label", "" if point in top[1:] else point["name"])
     labels = _place_labels(points, (0, right), (lowest, _TOP_DB), (width - 60, height - 50))
     x = alt.X("ms:Q", title="latency, p50 in ms (left is faster)", scale=alt.Scale(domain=[0, right], nice=False))
     y = alt.Y(
@@ -58,13 +62,13 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
     )
     front = {c.name for c in pareto(found)}
     line = sorted((p for p in points if p["name"] in front), key=lambda p: p["ms"])
-    band = alt.Chart(_data([{"db": db, "text": f"cosine {cosine}"} for db, cosine in _BANDS if db > lowest]))
-    plot = alt.Chart(_data(points))
+    band = alt.Chart(data([{"db": db, "text": f"cosine {cosine}"} for db, cosine in _BANDS if db > lowest]))
+    plot = alt.Chart(data(points))
     layers = [
         band.mark_rule(color="var(--rule)", strokeDash=[2, 3]).encode(y=y),
         band.mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color="var(--muted)", fontSize=10)
         .encode(y=y, x=alt.value("width"), text="text:N"),
-        alt.Chart(_data(line)).mark_line(color="var(--muted)", strokeWidth=1.2, interpolate="monotone")
+        alt.Chart(data(line)).mark_line(color="var(--muted)", strokeWidth=1.2)
         .encode(x=x, y=y),
         plot.mark_point(filled=True, size=110, opacity=1, stroke="var(--paper)", strokeWidth=1.5)
         .encode(x=x, y=y, color=_colour(), shape=_shape(), tooltip=["name:N", "p50:N", "SQNR:N", "cosine:N", "size:N"]),
@@ -79,10 +83,10 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
         mine = [p for p, where in zip(points, labels, strict=True) if where == place]
         if mine:
             layers.append(
-                alt.Chart(_data(mine)).mark_text(baseline="middle", color="var(--ink)", **offset)
-                .encode(x=x, y=y, text="name:N")
+                alt.Chart(data(mine)).mark_text(baseline="middle", color="var(--ink)", **offset)
+                .encode(x=x, y=y, text="label:N")
             )  # fmt: skip
-    return _finish(alt.layer(*layers), height, "Latency against feature SQNR of every measured artifact")
+    return finish(alt.layer(*layers), height, "Latency against feature SQNR of every measured artifact")
 
 
 def latency_strips(reports: Mapping[str, LatencyReport], rows: Mapping[str, ArtifactRow]) -> Spec:
@@ -100,15 +104,34 @@ def latency_strips(reports: Mapping[str, LatencyReport], rows: Mapping[str, Arti
          "p99": numbers.milliseconds(reports[name].p99_ms), "fastest": numbers.milliseconds(reports[name].min_ms)}
         for name in order
     ]  # fmt: skip
-    x = alt.X("ms:Q", title="ms per call", scale=alt.Scale(zero=True))
-    y = alt.Y("name:N", sort=order, title=None, axis=_row_axis())
+    x = alt.X("ms:Q", title="ms per call", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=10))
+    y = alt.Y("name:N", sort=order, title=None, axis=row_axis())
     chart = alt.layer(
-        alt.Chart(_data(ticks)).mark_tick(thickness=1, opacity=0.45, height=_ROW * 0.5)
+        alt.Chart(data(ticks)).mark_tick(thickness=1, opacity=0.45, height=ROW * 0.5)
         .encode(x=x, y=y, color=_colour()),
-        alt.Chart(_data(medians)).mark_tick(thickness=3, opacity=1, height=_ROW * 0.8)
+        alt.Chart(data(medians)).mark_tick(thickness=3, opacity=1, height=ROW * 0.8)
         .encode(x=x, y=y, color=_colour(), tooltip=["name:N", "p50:N", "p90:N", "p99:N", "fastest:N"]),
     )  # fmt: skip
-    return _finish(chart, _ROW * len(order), "Distribution of latencies of every artifact")
+    return finish(chart, ROW * len(order), "Distribution of latencies of every artifact")
+
+
+def memory_bars(reports: Mapping[str, LatencyReport], rows: Mapping[str, ArtifactRow]) -> Spec:
+    """Peak memory of each artifact's own process above that of the interpreter, least first."""
+    import altair as alt
+
+    used = {name: report.peak_rss_mb - report.base_rss_mb for name, report in reports.items()}
+    bars = [
+        {"name": name, "precision": rows[name].precision, "mb": used[name], "text": numbers.megabytes(used[name])}
+        for name in sorted(used, key=lambda name: used[name])
+    ]
+    scale = alt.Scale(domain=[0, 1.12 * max(used.values())], nice=False)
+    base = alt.Chart(data(bars)).encode(
+        x=alt.X("mb:Q", title="MB", scale=scale, axis=alt.Axis(tickCount=8)),
+        y=alt.Y("name:N", sort=None, title=None, axis=row_axis()),
+    )
+    chart = base.mark_bar(height=9, cornerRadiusEnd=2).encode(color=_colour())
+    return finish(chart + base.mark_text(align="left", dx=6, color="var(--ink)").encode(text="text:N"),
+                  ROW * len(bars), "Memory of every artifact")  # fmt: skip
 
 
 def drift_strips(
@@ -124,61 +147,21 @@ def drift_strips(
          "image": thumbnails.get(image.name, "")}
         for name in order for image in reports[name].images
     ]  # fmt: skip
-    means = [
-        {"name": n, "precision": rows[n].precision, "db": min(reports[n].sqnr_db.value, _TOP_DB)} for n in order
-    ]
+    means = [{"name": n, "precision": rows[n].precision, "db": min(reports[n].sqnr_db.value, _TOP_DB)} for n in order]
+    worst = min(image.sqnr_db for report in reports.values() for image in report.images)
     x = alt.X(
         "db:Q",
         title="SQNR in dB (right is truer)",
-        scale=alt.Scale(zero=False, nice=True, padding=6),
-        axis=alt.Axis(labelExpr=f"datum.value >= {_TOP_DB} ? '{_TOP_DB:.0f}+' : datum.label"),
+        scale=alt.Scale(domain=[worst - 2, _TOP_DB], nice=False, padding=6),
+        axis=alt.Axis(tickCount=8, labelExpr=f"datum.value >= {_TOP_DB} ? '{_TOP_DB:.0f}+' : datum.label"),
     )
-    y = alt.Y("name:N", sort=order, title=None, axis=_row_axis())
+    y = alt.Y("name:N", sort=order, title=None, axis=row_axis())
     tooltip = ["image:N", "photo:N", "SQNR:N", "class cosine:N"] if thumbnails else ["photo:N", "SQNR:N"]
     chart = alt.layer(
-        alt.Chart(_data(dots)).mark_circle(size=46, opacity=0.5).encode(x=x, y=y, color=_colour(), tooltip=tooltip),
-        alt.Chart(_data(means)).mark_tick(thickness=2, height=_ROW * 0.8, color="var(--ink)").encode(x=x, y=y),
+        alt.Chart(data(dots)).mark_circle(size=46, opacity=0.5).encode(x=x, y=y, color=_colour(), tooltip=tooltip),
+        alt.Chart(data(means)).mark_tick(thickness=2, height=ROW * 0.8, color="var(--ink)").encode(x=x, y=y),
     )
-    return _finish(chart, _ROW * len(order), "SQNR of every image under every artifact")
-
-
-def block_lines(blocks: Mapping[str, Sequence[BlockDrift]], rows: Mapping[str, ArtifactRow]) -> Spec:
-    """SQNR of the residual stream behind each block, one line per artifact."""
-    import altair as alt
-
-    points = [
-        {"name": name, "precision": rows[name].precision if name in rows else "w8a8", "block": i, "label": step.block,
-         "db": min(step.sqnr_db, _TOP_DB), "SQNR": numbers.decibels(step.sqnr_db),
-         "largest": numbers.small(step.largest)}
-        for name, steps in blocks.items() for i, step in enumerate(steps)
-    ]  # fmt: skip
-    base = alt.Chart(_data(points)).encode(
-        x=alt.X("block:O", title="block", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("db:Q", title="SQNR in dB", scale=alt.Scale(zero=False)),
-        color=_colour(),
-        detail="name:N",
-    )
-    chart = base.mark_line(strokeWidth=1.5) + base.mark_circle(size=42, opacity=1).encode(
-        tooltip=["name:N", "label:N", "SQNR:N", "largest:N"]
-    )
-    return _finish(chart, 220, "SQNR behind each transformer block")
-
-
-def step_bars(steps: Sequence[QuantizationStep]) -> Spec:
-    """SQNR of the simulated model after each quantization step, in the order the steps run."""
-    import altair as alt
-
-    bars = [
-        {"name": s.name, "db": s.sqnr_db, "SQNR": numbers.decibels(s.sqnr_db), "meaning": s.meaning} for s in steps
-    ]
-    base = alt.Chart(_data(bars)).encode(
-        x=alt.X("db:Q", title="SQNR in dB", scale=alt.Scale(zero=True)),
-        y=alt.Y("name:N", sort=None, title=None, axis=_row_axis()),
-    )
-    chart = base.mark_bar(color="var(--w8a8)", height=9, cornerRadiusEnd=2).encode(
-        tooltip=["name:N", "SQNR:N", "meaning:N"]
-    ) + base.mark_text(align="left", dx=6, color="var(--ink)").encode(text="SQNR:N")
-    return _finish(chart, _ROW * len(bars), "Gain of each quantization step")
+    return finish(chart, ROW * len(order), "SQNR of every image under every artifact")
 
 
 @dataclass(frozen=True)
@@ -211,7 +194,7 @@ def _place_labels(
     taken = [_Box(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     places: list[Place] = []
     for (x, y), point in zip(spots, points, strict=True):
-        wide = 6.4 * len(point["name"])
+        wide = 6.4 * len(point["label"])
         options: dict[Place, _Box] = {
             "right": _Box(x + 10, y - 8, x + 10 + wide, y + 8),
             "left": _Box(x - 10 - wide, y - 8, x - 10, y + 8),
@@ -229,7 +212,8 @@ def _place_labels(
     return places
 
 
-def _data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+def data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows that stay inside the specification."""
     import altair as alt
 
     return alt.InlineData(values=[dict(value) for value in values])
@@ -248,13 +232,14 @@ def _shape() -> alt.Shape:
     return alt.Shape("format:N", scale=alt.Scale(domain=list(FORMATS), range=list(_SHAPES)), legend=None)
 
 
-def _row_axis() -> alt.Axis:
+def row_axis() -> alt.Axis:
+    """One name per row, without a line."""
     import altair as alt
 
     return alt.Axis(domain=False, ticks=False, labelPadding=10, labelLimit=180, minExtent=150, labelColor="var(--ink)")
 
 
-def _finish(chart: alt.Chart | alt.LayerChart, height: int, description: str) -> Spec:
+def finish(chart: alt.Chart | alt.LayerChart, height: int, description: str) -> Spec:
     """The specification as a dictionary, as wide as the page lets it be and without data of its own beside it."""
     chart = chart.properties(width="container", height=height, description=description)
     spec: Spec = chart.to_dict(validate=True)

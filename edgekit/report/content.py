@@ -14,6 +14,7 @@ from edgekit.errors import DataError
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.host import Host
 from edgekit.measure.latency import LatencyReport
+from edgekit.quantize.explanation import Explanation
 from edgekit.report.verdict import Aim, Verdict, judge
 
 REPORT_SCHEMA: Final = "edgekit.report/1"
@@ -36,22 +37,6 @@ class Command(Frozen):
     meaning: str
 
 
-class QuantizationStep(Frozen):
-    """One step of the quantization engine and the SQNR in dB of the simulated model after it."""
-
-    name: str
-    sqnr_db: float
-    meaning: str = ""
-
-
-class BlockDrift(Frozen):
-    """Drift of the residual stream behind one block, and the largest activation there."""
-
-    block: str
-    sqnr_db: float
-    largest: float | None = None
-
-
 class SkippedImage(Frozen):
     """An image that could not be used, and why."""
 
@@ -62,8 +47,8 @@ class SkippedImage(Frozen):
 class BuildReport(BaseModel):
     """One build as it is shown. Maps are keyed by artifact name; `reference` is the one all others are compared with.
 
-    `thumbnails` (by image name) feed the per-image table, `panels` the side-by-side pictures. `steps` and `blocks` are
-    keyed by precision and by artifact, empty when the build did not look. `head` names what `panels[].maps` show.
+    `thumbnails` (by image name) feed the per-image table, `panels` the side-by-side pictures. `head` names
+    what `panels[].maps` show.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,8 +66,7 @@ class BuildReport(BaseModel):
     evaluation: str = ""  # what the evaluation images are, for the reader
     calibration: str = ""
     commands: tuple[Command, ...] = ()
-    steps: dict[str, tuple[QuantizationStep, ...]] = {}
-    blocks: dict[str, tuple[BlockDrift, ...]] = {}
+    explanation: Explanation | None = None  # of the plan of 8 bits, once `edgekit explain` has looked
     skipped: tuple[SkippedImage, ...] = ()
 
     @classmethod
@@ -100,8 +84,7 @@ class BuildReport(BaseModel):
         evaluation: str = "",
         calibration: str = "",
         commands: Sequence[Command] = (),
-        steps: Mapping[str, Sequence[QuantizationStep]] | None = None,
-        blocks: Mapping[str, Sequence[BlockDrift]] | None = None,
+        explanation: Explanation | None = None,
         skipped: Sequence[SkippedImage] = (),
     ) -> BuildReport:
         """Put a report together; the verdict is drawn from the measurements here, never passed in."""
@@ -119,8 +102,7 @@ class BuildReport(BaseModel):
             evaluation=evaluation,
             calibration=calibration,
             commands=tuple(commands),
-            steps={name: tuple(rows) for name, rows in (steps or {}).items()},
-            blocks={name: tuple(rows) for name, rows in (blocks or {}).items()},
+            explanation=explanation,
             skipped=tuple(skipped),
         )
 

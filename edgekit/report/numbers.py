@@ -57,6 +57,11 @@ def percent(rate: Rate | None) -> str:
     return f"{100 * rate.value:.1f}{_THIN}%".replace(".0" + _THIN, _THIN)
 
 
+def points(value: float) -> str:
+    """Points of accuracy: `0.4`, `−1.2`."""
+    return f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
 def percent_range(rate: Rate | None) -> str:
     """95 % interval of a rate, `84 to 99 %`, or the reason why there is none."""
     if rate is None:

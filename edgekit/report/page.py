@@ -12,7 +12,9 @@ from edgekit.artifact import ArtifactRow
 from edgekit.backends.placement import placement
 from edgekit.errors import BackendMissing
 from edgekit.measure.drift import ImageDrift
+from edgekit.quantize.explanation import Explanation
 from edgekit.report import numbers
+from edgekit.report.changes import changes
 from edgekit.report.content import BuildReport
 
 _HERE = Path(__file__).parent
@@ -30,8 +32,8 @@ class Chart:
     svg: str
 
 
-def render_page(report: BuildReport) -> str:
-    """The whole page as text. Raises BackendMissing when the report extra is not installed."""
+def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
+    """The whole page as text, with what changed since `against`. Raises BackendMissing without the report extra."""
     absent = [package for package in ("jinja2", "altair", "vl_convert") if find_spec(package) is None]
     if absent:
         raise BackendMissing(f"report.html needs {', '.join(absent)}", fix="pip install 'edgekit[report]'")
@@ -47,6 +49,9 @@ def render_page(report: BuildReport) -> str:
         style=_safe((_HERE / "page.css").read_text(encoding="utf-8")),
         rows=[_words(row, report) for row in report.manifest.artifacts],
         charts=_charts(report),
+        explained=_explained(report.explanation) if report.explanation else [],
+        changes=changes(against, report) if against else (),
+        tasks=[(name, task) for name, drift in report.drift.items() for task in drift.accuracy],
         shown=_pictured(report),
         worst=_worst(report, judged),
         worst_of=judged,
@@ -125,12 +130,25 @@ def _charts(report: BuildReport) -> list[Chart]:
     if report.drift:
         drawn.append(Chart("Drift of every image", "Every evaluation image is a dot.",
                            _svg(charts.drift_strips(report.drift, rows, {}))))  # fmt: skip
-    if report.blocks:
-        drawn.append(Chart("Where the drift comes from", "Error of the residual stream behind each block.",
-                           _svg(charts.block_lines(report.blocks, rows))))  # fmt: skip
-    for precision, steps in report.steps.items():
-        drawn.append(Chart(f"What each step brings to {precision}", "SQNR of the simulated model after each step.",
-                           _svg(charts.step_bars(steps))))  # fmt: skip
+    if report.latency:
+        drawn.append(Chart("Memory", "Peak of each artifact's own process, above the interpreter's.",
+                           _svg(charts.memory_bars(report.latency, rows))))  # fmt: skip
+    return drawn
+
+
+def _explained(found: Explanation) -> list[Chart]:
+    """What `edgekit explain` left, as drawings."""
+    from edgekit.report import explained
+
+    drawn = [
+        Chart("Block by block", "Error of the residual stream behind each block, all GEMMs integer.",
+              _svg(explained.block_lines(found))),
+        Chart("GEMM by GEMM", "Each quantized alone; the shares are of the sum of their noise.",
+              _svg(explained.gemm_bars(found))),
+    ]  # fmt: skip
+    if found.steps:
+        drawn.append(Chart("Step by step", "What the plan loses when it is made without one step of the recipe.",
+                           _svg(explained.step_bars(found))))  # fmt: skip
     return drawn
 
 

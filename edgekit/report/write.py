@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.artifact import atomic_path
+from edgekit.artifact import Manifest, atomic_path
+from edgekit.quantize.explanation import Explanation
 from edgekit.report.content import BuildReport
+from edgekit.report.verdict import Aim, Verdict
 
 
-def write_report(report: BuildReport, out: Path) -> Path:
+def write_report(report: BuildReport, out: Path, *, against: BuildReport | None = None) -> Path:
     """Write `out/report.json` and `out/report.html` atomically; returns the path of the page.
+
+    Args:
+        report: what to show.
+        out: the build folder.
+        against: of an earlier build; the page, not the data, then has a section of what changed since.
 
     Raises:
         BackendMissing: jinja2, altair or vl-convert is not installed (report.json is written all the same).
@@ -17,8 +24,29 @@ def write_report(report: BuildReport, out: Path) -> Path:
     from edgekit.report.page import render_page
 
     report.write_json(out)
-    page = render_page(report)
+    page = render_page(report, against)
     path = out / "report.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def redraw(out: Path, *, aim: Aim | None = None, against: Path | None = None) -> tuple[Path, Verdict]:
+    """Draw a build folder's report again, with its explain.json if there is one; returns the page and the verdict.
+
+    Args:
+        out: the build folder.
+        aim: judge anew for this; the manifest records the choice, too.
+        against: an earlier build folder.
+
+    Raises:
+        DataError: a report is missing or damaged.
+        BackendMissing: as `write_report`.
+    """
+    report = BuildReport.read_json(out / "report.json")
+    report = report.model_copy(update={"explanation": Explanation.read(out)})
+    if aim:
+        report = report.aimed(aim)
+        Manifest.read(out).model_copy(update={"choice": report.verdict.recorded()}).write(out)
+    earlier = BuildReport.read_json(against / "report.json") if against else None
+    return write_report(report, out, against=earlier), report.verdict

@@ -36,8 +36,8 @@ def kotlin(tmp_path_factory) -> Path:
 
 def compile_kotlin(kotlin: Path, target: Path, *sources: Path) -> None:
     path = ":".join(str(kotlin / "lib" / f"{jar}.jar") for jar in _CLASSPATH)
-    command = ["java", "-cp", path, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-kotlin-home", str(kotlin), "-Werror",
-               "-include-runtime", "-d", str(target), *map(str, sources)]  # fmt: skip
+    command = ["java", "-cp", path, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-kotlin-home", str(kotlin),
+               "-Werror", "-include-runtime", "-d", str(target), *map(str, sources)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -10,7 +10,8 @@ import torch
 
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.engine import quantize
-from edgekit.quantize.explain import Explanation, explain
+from edgekit.quantize.explain import explain
+from edgekit.quantize.explanation import Explanation
 from edgekit.quantize.plan import QuantPlan
 from edgekit.recipe import QuantizeRecipe
 

@@ -1,0 +1,63 @@
+"""What `explain` finds about a plan, as the records that explain.json and the report hold; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.artifact import Frozen, atomic_path
+
+FILE = "explain.json"  # inside a build folder
+
+
+class GemmDrift(Frozen):
+    """One GEMM (or the attention products of a block) quantized alone."""
+
+    name: str
+    sqnr_db: float
+    noise_share: float  # of the sum over all rows
+    input_kind: str
+    input_peak: float | None = None  # largest magnitude of its input after the rewrites
+    peak_channel: int | None = None
+    peak_token: str = ""  # "class", "register 2", "patch 131"
+    peak_over_median: float | None = None  # that channel's largest magnitude over the median channel's
+    before: float | None = None  # the same ratio before the rewrites
+    alpha: float | None = None  # of the smoothing chosen
+
+
+class BlockDrift(Frozen):
+    """Signal to noise (dB) of the residual stream behind one block, by kind of token."""
+
+    block: int
+    all_db: float
+    class_db: float
+    register_db: float | None
+    patch_db: float
+
+
+class Explanation(Frozen):
+    """Where the drift of one plan comes from, measured on images of the user's choice. All figures are dB of SQNR."""
+
+    images: int
+    whole_db: float
+    per_token_db: float  # the same integers with a range per token, as the fused ops run them
+    weights_only_db: float
+    inputs_only_db: float
+    saturating_db: float | None  # what a CPU that saturates u8*s8 would leave of a file that does not mind
+    gemms: tuple[GemmDrift, ...]  # the costliest first
+    blocks: tuple[BlockDrift, ...]
+    kept_float: dict[str, str]
+    steps: dict[str, dict[str, float]] | None = None  # of `edgekit.quantize.ablate`
+
+    @classmethod
+    def read(cls, folder: Path) -> Explanation | None:
+        """What `write` left in a build folder; None when nothing did, or nothing that this edgekit can read."""
+        try:
+            return cls.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, folder: Path) -> Path:
+        """Write explain.json into a build folder, for its report."""
+        with atomic_path(folder / FILE) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return folder / FILE

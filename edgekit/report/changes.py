@@ -1,0 +1,51 @@
+"""What changed since an earlier build: each artifact's numbers then and now, and what the gate says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.gate import compare_builds
+from edgekit.report import numbers
+from edgekit.report.content import BuildReport
+
+
+@dataclass(frozen=True)
+class Change:
+    """One artifact; pairs are (then, now) as text, a dash where it was not measured."""
+
+    name: str
+    sqnr: tuple[str, str]
+    cosine: tuple[str, str]
+    size: tuple[str, str]
+    p50: tuple[str, str]
+    speed: tuple[str, str]
+    memory: tuple[str, str]
+    worse: tuple[str, ...]  # why the gate would fail
+
+
+def changes(before: BuildReport, now: BuildReport) -> tuple[Change, ...]:
+    """All artifacts of either build, in the order of the new one."""
+    failed: dict[str, list[str]] = {}
+    for check in compare_builds(now.manifest, before.manifest):
+        if check.outcome == "failed":
+            failed.setdefault(check.artifact, []).append(check.reason)
+    names = dict.fromkeys(row.name for report in (now, before) for row in report.manifest.artifacts)
+    rows = []
+    for name in names:
+        then_, now_ = _cells(before, name), _cells(now, name)
+        pairs = {key: (then_[key], now_[key]) for key in now_}
+        rows.append(Change(name, **pairs, worse=tuple(failed.get(name, ()))))
+    return tuple(rows)
+
+
+def _cells(report: BuildReport, name: str) -> dict[str, str]:
+    row = next((row for row in report.manifest.artifacts if row.name == name), None)
+    drift, latency = report.drift.get(name), report.latency.get(name)
+    return {
+        "sqnr": numbers.decibels(drift.sqnr_db.value if drift else None),
+        "cosine": numbers.cosine(drift.cls_cosine.mean if drift else None),
+        "size": numbers.megabytes(row.size_mb if row else None),
+        "p50": numbers.milliseconds(latency.p50_ms if latency else None),
+        "speed": numbers.times(latency.speedup.value if latency and latency.speedup else None),
+        "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
+    }
