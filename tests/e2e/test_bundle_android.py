@@ -52,7 +52,7 @@ def test_the_jvm_prepares_pictures_as_python_does(kotlin, checkpoint, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("passed") == 6
+    assert done.stdout.count("passed") == 7
     model = edgekit.load(bundle / "onnx" / "model.onnx")
     for file in sorted(tmp_path.glob("*.f32")):
         pixel_values = np.fromfile(file, "<f4").reshape(1, 3, 70, 70)

@@ -85,7 +85,7 @@ def test_the_golden_check_passes_on_this_machine(bundle, programs, model):
     said = checked([str(programs / program), str(bundle), str(bundle / model), "--check"],
                    {"LD_LIBRARY_PATH": str(programs.parent / "lib")})  # fmt: skip
     exact = [line for line in said.splitlines() if ".ppm" in line]
-    assert len(exact) == 6
+    assert len(exact) == 7
     assert all("crop 0.000 levels off" in line for line in exact)
 
 

@@ -66,35 +66,47 @@ inline std::vector<Tap> taps(int from, int to) {
         const int first = std::max(0, int(centre - support + 0.5)), last = std::min(from, int(centre + support + 0.5));
         std::vector<double> weights;
         double sum = 0;
-        for (int j = first; j < last; ++j) weights.push_back(bicubic((j - centre + 0.5) / stretch)), sum += weights.back();
+        for (int j = first; j < last; ++j) weights.push_back(bicubic((j - centre + 0.5) * (1 / stretch))), sum += weights.back();
         all[i].first = first;
-        for (double w : weights) all[i].weights.push_back(int(w / sum * (1 << 22) + (w < 0 ? -0.5 : 0.5)));
+        for (double w : weights) all[i].weights.push_back(int(w * (1 / sum) * (1 << 22) + (w < 0 ? -0.5 : 0.5)));
     }
     return all;
 }
 
 inline uint8_t rounded(int sum) { return uint8_t(std::min(255, std::max(0, (sum + (1 << 21)) >> 22))); }
 
-inline Picture resized(const Picture& in, int width, int height) {
-    const std::vector<Tap> columns = taps(in.width, width), rows = taps(in.height, height);
-    std::vector<uint8_t> wide(size_t(3) * width * in.height);
+inline Picture resized_across(const Picture& in, int width) {
+    const std::vector<Tap> columns = taps(in.width, width);
+    Picture out{width, in.height, std::vector<uint8_t>(size_t(3) * width * in.height)};
     for (int y = 0; y < in.height; ++y)
         for (int x = 0; x < width; ++x)
             for (int c = 0; c < 3; ++c) {
                 int sum = 0;
                 const uint8_t* pixel = &in.rgb[(size_t(y) * in.width + columns[x].first) * 3 + c];
                 for (int w : columns[x].weights) sum += w * *pixel, pixel += 3;
-                wide[(size_t(y) * width + x) * 3 + c] = rounded(sum);
+                out.rgb[(size_t(y) * width + x) * 3 + c] = rounded(sum);
             }
-    Picture out{width, height, std::vector<uint8_t>(size_t(3) * width * height)};
+    return out;
+}
+
+inline Picture resized_down(const Picture& in, int height) {
+    const std::vector<Tap> rows = taps(in.height, height);
+    const size_t row = size_t(3) * in.width;
+    Picture out{in.width, height, std::vector<uint8_t>(row * height)};
     for (int y = 0; y < height; ++y)
-        for (int i = 0; i < 3 * width; ++i) {
+        for (size_t i = 0; i < row; ++i) {
             int sum = 0;
-            const uint8_t* pixel = &wide[size_t(rows[y].first) * width * 3 + i];
-            for (int w : rows[y].weights) sum += w * *pixel, pixel += 3 * width;
-            out.rgb[size_t(y) * width * 3 + i] = rounded(sum);
+            const uint8_t* pixel = &in.rgb[rows[y].first * row + i];
+            for (int w : rows[y].weights) sum += w * *pixel, pixel += row;
+            out.rgb[y * row + i] = rounded(sum);
         }
     return out;
+}
+
+// Pillow 13 begins with the height where that shrinks by more than twice as many pixels; it changes roundings.
+inline Picture resized(const Picture& in, int width, int height) {
+    if (in.height > height && in.height - height > 2 * (in.width - width)) return resized_across(resized_down(in, height), width);
+    return resized_down(resized_across(in, width), height);
 }
 
 // Shorter edge to its length, more where the crop needs more; then the middle. nearbyint rounds halves to even.
