@@ -67,7 +67,7 @@ def write_bundle(
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
             _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
         _describe(build, folder, manifest, served)
-        for platform in (each for each in served if (TEMPLATES / each).is_dir()):
+        for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
