@@ -42,7 +42,8 @@ class QuantizeRecipe(Frozen):
     rotate: Literal["off", "on", "auto"] = "off"  # mean-preserving rotation instead of smoothing
     probes: Literal["off", "on"] = "on"  # synthetic images that widen ranges to colours no photo shows
     activation_range: Literal["minmax", "percentile", "mse", "block"] = "block"
-    token_groups: Literal["off", "on", "auto"] = "auto"  # separate scales for CLS + registers
+    token_scale: Literal["off", "on"] = "on"  # inputs of proj and fc2: each token is divided by its peak first
+    token_groups: Literal["off", "on", "auto"] = "auto"  # other inputs: separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
     ridge: bool = False  # ERQ: absorb the activation error into the weights; measured to gain nothing here
     bias_correction: bool = True

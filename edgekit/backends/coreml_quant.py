@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil import types
 
 from edgekit.backends.coreml_graph import Target, Var, mil_name
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -121,7 +121,20 @@ class StaticGemms(WeightGemms):
     def linear(self, name: str, x: Var) -> Var:
         """Quantizer and product; with token groups two quantizers, joined again before the product."""
         gemm = self.plan.gemms.get(name)
+        if gemm is not None and isinstance(gemm.input, TokenScaledInput):
+            return self.token_scaled(gemm, gemm.input, x)
         return super().linear(name, x if gemm is None else self.quantized(gemm, x))
+
+    def token_scaled(self, gemm: GemmPlan, quantizer: TokenScaledInput, x: Var) -> Var:
+        """Quantizer and product over the tokens divided by their peaks; behind it the peaks again, then the bias."""
+        own = mil_name(gemm.name)
+        sizes = mb.abs(x=x, name=f"{own}_sizes")
+        largest = mb.reduce_max(x=sizes, axes=[-1], keep_dims=True, name=f"{own}_largest")
+        peak = mb.maximum(x=largest, y=self.dtype(LEAST_PEAK), name=f"{own}_peak")
+        quotient = mb.real_div(x=x, y=peak, name=f"{own}_quotient")
+        product = mb.linear(x=rounded(own, quotient, quantizer.quotient), weight=self.weight(gemm.name), name=own)
+        product = mb.mul(x=product, y=peak, name=f"{own}_scaled")
+        return mb.add(x=product, y=self.bias(gemm.name), name=f"{own}_bias")
 
     def convolution(self, name: str, pixels: Var, patch: int) -> Var:
         """Quantizer and convolution."""

@@ -14,7 +14,7 @@ from edgekit.backends.coreml_graph import mil_name
 from edgekit.backends.coreml_package import read_function
 from edgekit.backends.coreml_quant import SHIFT, weight_scale
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
@@ -96,7 +96,8 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
     if offset is not None and np.any(offset.val):
         yield f"{gemm.name} has weight zero points"
     bias = np.float16((gemm.bias if activations else gemm.bias_dynamic) * gain)
-    if not np.array_equal(op.bias.val, bias):
+    by_token = activations and isinstance(gemm.input, TokenScaledInput)
+    if not np.array_equal(_bias_behind_peaks(op) if by_token else op.bias.val, bias):
         yield f"{gemm.name} has another bias"
     wanted: tuple[StaticInput, ...] = ()
     if activations:
@@ -105,8 +106,21 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
                 wanted = (gemm.input,)
             case TokenGroupInput(head=head, tail=tail):
                 wanted = (head, tail)
+            case TokenScaledInput(quotient):
+                wanted = (quotient,)
     if quantizers(op) != [(np.float16(q.scale), q.zero_point - SHIFT) for q in wanted]:
         yield f"{gemm.name} has another input quantizer"
+
+
+def _bias_behind_peaks(gemm: Any) -> Any:
+    """What is added to a product of quotients once it is multiplied with its tokens' peaks; None where it is not."""
+    quantized = gemm.x.op.input.op
+    divided = quantized.input.op
+    scaled = [op for op in gemm.outputs[0].child_ops if op.op_type == "mul"]
+    if divided is None or divided.op_type != "real_div" or len(scaled) != 1 or scaled[0].y is not divided.y:
+        return None
+    added = [op for op in scaled[0].outputs[0].child_ops if op.op_type == "add"]
+    return added[0].y.val if len(added) == 1 else None
 
 
 def quantizers(gemm: Any) -> list[tuple[np.float16, int]]:

@@ -164,6 +164,7 @@ def silu(i: Inputs) -> list[np.ndarray]:
 
 
 OPERATIONS: dict[str, Operation] = {
+    "abs": lambda i: [np.abs(real(i["x"]))],
     "add": lambda i: [real(i["x"]) + real(i["y"])],
     "cast": lambda i: [np.asarray(i["x"])],  # the type of its output does it
     "concat": lambda i: [np.concatenate([np.asarray(value) for value in i["values"]], int(i["axis"]))],
@@ -174,8 +175,11 @@ OPERATIONS: dict[str, Operation] = {
     "layer_norm": layer_norm,
     "linear": linear,
     "matmul": matmul,
+    "maximum": lambda i: [np.maximum(real(i["x"]), real(i["y"]))],
     "mul": lambda i: [real(i["x"]) * real(i["y"])],
     "quantize": quantize,
+    "real_div": lambda i: [real(i["x"]) / real(i["y"])],
+    "reduce_max": lambda i: [real(i["x"]).max(tuple(numbers(i["axes"])), keepdims=bool(i["keep_dims"]))],
     "reshape": lambda i: [np.asarray(i["x"]).reshape(numbers(i["shape"]))],
     "scaled_dot_product_attention": attention,
     "silu": silu,

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgekit.backends.onnx_attention import integer_attention
 from edgekit.backends.onnx_graph import FloatGemms
-from edgekit.backends.onnx_per_token import per_token_gemm
+from edgekit.backends.onnx_per_token import per_token_gemm, token_scaled_gemm
 from edgekit.backends.onnx_weights import (
     Storage,
     accumulator_scale,
@@ -23,7 +23,7 @@ from edgekit.backends.onnx_weights import (
 from edgekit.backends.onnx_writer import GraphWriter
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,26 @@ class StaticGemms(FloatGemms):
             case TokenGroupInput(split, head, tail):
                 groups = Rows(split, head, ".head"), Rows(tokens - split, tail, ".tail")
                 return self.token_groups(graph, gemm, x, groups)
+            case TokenScaledInput(quotient):
+                return token_scaled_gemm(graph, gemm, x, lambda x: self.product(graph, gemm, x, Rows(tokens, quotient)))
             case PerTokenInput():
                 return per_token_gemm(graph, gemm, x, self.storage)
             case _:
                 assert_never(gemm.input)
 
     def static(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows) -> ir.Value:
-        """One GEMM with one scale and zero point for all its rows."""
+        """One GEMM with one scale and zero point for all its rows, and its bias."""
+        steps = int32_bias(gemm, rows.quantizer)
+        y = self.product(graph, gemm, x, rows, steps)
+        if steps is not None:
+            return y
+        bias = graph.constant(f"{gemm.name}.float_bias", gemm.bias)
+        return graph.node("Add", [y, bias], f"{gemm.name}{rows.part}/Add")
+
+    def product(
+        self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows, bias: np.ndarray | None = None
+    ) -> ir.Value:
+        """x W^T over static integers, with a `bias` (out,) in steps of the int32 accumulator if there is one."""
         name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
         x = graph.node("Reshape", [x, graph.ints(-1, features)], f"{name}.input/Reshape")
         x = quantize_dequantize(graph, name, x, quantizer)
@@ -109,16 +122,12 @@ class StaticGemms(FloatGemms):
             weight = graph.node("Reshape", [weight, graph.ints(features, out)], f"{name}.weight/Reshape")
         weights = [weight, channel_scale(graph, gemm), zero]
         inputs = [x, graph.node("DequantizeLinear", weights, f"{name}.weight/DequantizeLinear", {"axis": 1})]
-        bias = int32_bias(gemm, quantizer)
         if bias is not None:
             scale = graph.constant(f"{name}.bias_scale", accumulator_scale(gemm, quantizer))
             steps = graph.constant(f"{name}.bias", bias)
             inputs.append(graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0}))
         y = graph.node("Gemm", inputs, f"{name}/Gemm")
-        y = graph.node("Reshape", [y, graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
-        if bias is not None:
-            return y
-        return graph.node("Add", [y, graph.constant(f"{gemm.name}.float_bias", gemm.bias)], f"{name}/Add")
+        return graph.node("Reshape", [y, graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
 
     def token_groups(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
         """The same GEMM over the first tokens (CLS and registers) and over the patches, each with its own scale."""

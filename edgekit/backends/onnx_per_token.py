@@ -1,13 +1,33 @@
-"""A GEMM whose input tokens are each quantized over their own range at run time, in standard ONNX ops."""
+"""GEMMs whose input tokens are each quantized over a range of their own, in standard ONNX ops."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.backends.onnx_weights import Storage, channel_scale, integer_weight
 from edgekit.backends.onnx_writer import GraphWriter
-from edgekit.quantize.plan import GemmPlan
+from edgekit.quantize.plan import LEAST_PEAK, GemmPlan
+
+
+def token_scaled_gemm(
+    graph: GraphWriter, gemm: GemmPlan, x: ir.Value, product: Callable[[ir.Value], ir.Value]
+) -> ir.Value:
+    """(B, N, in) -> (B, N, out): static `product` without bias between a division by each token's peak and its return.
+
+    The quotients are what a static quantizer is for, so the GEMM in the middle is the runtime's fast one.
+    """
+    name = gemm.name
+    sizes = graph.node("Abs", [x], f"{name}.peak/Abs")
+    peak = graph.node("ReduceMax", [sizes, graph.ints(-1)], f"{name}.peak/ReduceMax")
+    least = graph.constant(f"float32({LEAST_PEAK})", np.array(LEAST_PEAK, np.float32))
+    peak = graph.node("Max", [peak, least], f"{name}.peak/Max")
+    inverse = graph.node("Reciprocal", [peak], f"{name}.peak/Reciprocal")
+    y = product(graph.node("Mul", [x, inverse], f"{name}.quotient/Mul"))
+    y = graph.node("Mul", [y, peak], f"{name}.product/Mul")
+    return graph.node("Add", [y, graph.constant(f"{name}.float_bias", gemm.bias)], f"{name}/Add")
 
 
 def per_token_gemm(graph: GraphWriter, gemm: GemmPlan, x: ir.Value, storage: Storage) -> ir.Value:

@@ -15,7 +15,16 @@ from edgekit.artifact import INPUT_NAME, Precision, Variant
 from edgekit.backends.onnx_runner import register_ops
 from edgekit.backends.onnx_weights import accumulator_scale, int32_bias
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, MatmulPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import (
+    LEAST_PEAK,
+    GemmPlan,
+    MatmulPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
@@ -126,11 +135,29 @@ def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
                 parts: tuple[tuple[str, StaticInput], ...] = (("", gemm.input),)
             case TokenGroupInput(head=head, tail=tail):
                 parts = ((".head", head), (".tail", tail))
+            case TokenScaledInput(quotient):
+                parts = (("", quotient),)
+                yield from _peak_problems(file, name)
             case PerTokenInput():
                 parts = ()
                 yield f"{name} has no MatMulInteger"
         for part, quantizer in parts:
             yield from _static_problems(file, gemm, quantizer, part)
+
+
+def _peak_problems(file: _File, name: str) -> Iterator[str]:
+    """Whether what is quantized are quotients by the token's peak, which the product is multiplied with again."""
+    divided, restored = file.nodes.get(f"{name}.quotient/Mul"), file.nodes.get(f"{name}.product/Mul")
+    inverse = file.maker(divided, 1, "Reciprocal") if divided else None
+    peak = file.maker(inverse, 0, "Max") if inverse else None
+    reduced = file.maker(peak, 0, "ReduceMax") if peak else None
+    size = file.maker(reduced, 0, "Abs") if reduced else None
+    if divided is None or peak is None or size is None or size.input[0] != divided.input[0]:
+        yield f"{name} does not divide its tokens by their peaks"
+    elif restored is None or restored.input[1] != peak.output[0]:
+        yield f"{name} does not multiply its product by the tokens' peaks"
+    else:
+        yield from _same(f"{name} least peak", np.float32(LEAST_PEAK), file.constant(peak, 1))
 
 
 def _static_problems(file: _File, gemm: GemmPlan, quantizer: StaticInput, part: str) -> Iterator[str]:
@@ -148,7 +175,7 @@ def _static_problems(file: _File, gemm: GemmPlan, quantizer: StaticInput, part: 
     stored = file.maker(weight, 0, "Reshape") or weight  # token groups: same shape, another tensor
     yield from _weight_problems(name, gemm.weight, file.constant(stored, 0), file.constant(weight, 2))
     yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], file.constant(weight, 1))
-    steps = int32_bias(gemm, quantizer)
+    steps = None if isinstance(gemm.input, TokenScaledInput) else int32_bias(gemm, quantizer)
     bias = file.maker(node, 2, "DequantizeLinear")
     if steps is None:
         yield from _same(f"{name} bias", gemm.bias, _second(file, f"{name}/Add"))

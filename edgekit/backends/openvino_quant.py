@@ -10,7 +10,7 @@ from openvino import opset13 as op
 
 from edgekit.backends.openvino_graph import FloatGemms, constant
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -57,6 +57,8 @@ class IntegerGemms(WeightGemms):
         gemm = self.plan.gemms.get(name)
         if gemm is None:
             return super().linear(name, x)
+        if isinstance(gemm.input, TokenScaledInput):
+            return self.token_scaled(gemm, gemm.input, x)
         if not isinstance(gemm.input, TokenGroupInput):
             return super().linear(name, self.quantized(gemm, gemm.input, x))
         # Ranges per row in one FakeQuantize would be shorter, but the low-precision pass (2026.4) throws on
@@ -71,6 +73,20 @@ class IntegerGemms(WeightGemms):
             for group, quantizer, suffix in zip(groups, (gemm.input.head, gemm.input.tail), (".head", ""), strict=True)
         ]
         return op.concat(halves, 1, name=f"{name}/joined").output(0)
+
+    def token_scaled(self, gemm: GemmPlan, quantizer: TokenScaledInput, x: ov.Output) -> ov.Output:
+        """Quantizer and MatMul over the tokens divided by their peaks; behind it the peaks again, then the bias."""
+        name = gemm.name
+        axis = constant(np.array([-1], np.int64), f"{name}.peak_axis")
+        least = constant(np.float32(LEAST_PEAK), f"{name}.least_peak")
+        largest = op.reduce_max(op.abs(x, name=f"{name}.magnitudes"), axis, True, name=f"{name}.largest")
+        peak = op.maximum(largest, least, name=f"{name}.peak")
+        inverse = op.divide(constant(np.float32(1), f"{name}.one"), peak, name=f"{name}.inverse_peak")
+        quotient = op.multiply(x, inverse, name=f"{name}.quotient").output(0)
+        rounded = self.quantized(gemm, quantizer.quotient, quotient)
+        product = op.matmul(rounded, self.weight(name), False, True, name=name)
+        product = op.multiply(product, peak, name=f"{name}/scaled")
+        return op.add(product, self.bias(name), name=f"{name}/bias").output(0)
 
     def convolution(self, name: str, pixels: ov.Output, patch: int) -> ov.Output:
         """Quantizer, Convolution, Add."""

@@ -11,7 +11,7 @@ import openvino as ov
 from edgekit.artifact import Precision
 from edgekit.backends.openvino_quant import LEVELS, QUANTIZER, quantizer_range
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, MatmulPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -48,6 +48,9 @@ def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision
                 quantizers[name] = gemm.input
             case TokenGroupInput(head=head, tail=tail):
                 quantizers |= {f"{name}.head": head, name: tail}
+            case TokenScaledInput(quotient):
+                quantizers[name] = quotient
+                expected[f"{name}.least_peak"] = np.array(LEAST_PEAK, np.float32)
     problems: list[str] = []
     for prefix, quantizer in quantizers.items():
         low, high = quantizer_range(quantizer)

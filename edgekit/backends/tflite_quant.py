@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.backends.tflite_flatbuffer import Graph, Quantization, Value
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, PerTokenInput, StaticInput, TokenGroupInput
-
-if TYPE_CHECKING:
-    from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 _ENDS = 8  # channels behind the others: the two ends of a static range, and zeros that keep rows aligned
 _BLOCK = 32  # XNNPACK's blocks of 4-bit weights hold a multiple of this
@@ -164,7 +161,7 @@ class IntegerGemms(WeightGemms):
         match gemm.input:
             case StaticInput():
                 return with_ends(graph, gemm.name, x, gemm.input, ends_of(gemm))
-            case PerTokenInput():
+            case PerTokenInput() | TokenScaledInput():
                 return x
             case TokenGroupInput(split, head, tail):
                 bounds = {"head": (0, split, head), "tail": (split, x.shape[1], tail)}
@@ -180,7 +177,7 @@ class IntegerGemms(WeightGemms):
 
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
         """The bias that belongs to the input quantizer."""
-        return gemm.bias
+        return as_hybrid(gemm).bias
 
 
 class PortableGemms(IntegerGemms):
@@ -206,9 +203,19 @@ class PortableGemms(IntegerGemms):
         return np.ones(1, np.float32)
 
 
+def as_hybrid(gemm: GemmPlan) -> GemmPlan:
+    """What the hybrid operator makes of a GEMM: tokens that the plan divides by their peak get their own range instead.
+
+    The operator takes it anyway, and it is the finer one: nothing has to be divided and multiplied back.
+    """
+    if not isinstance(gemm.input, TokenScaledInput):
+        return gemm
+    return replace(gemm, input=PerTokenInput(), bias=gemm.bias_dynamic)
+
+
 def bias_in_steps(gemm: GemmPlan) -> np.ndarray:
     """The bias (out,) before the weight scales are multiplied in."""
-    return (gemm.bias / gemm.weight_scale[:, 0]).astype(np.float32)
+    return (as_hybrid(gemm).bias / gemm.weight_scale[:, 0]).astype(np.float32)
 
 
 def four_bits(graph: Graph, gemm: GemmPlan, columns: int) -> Value:

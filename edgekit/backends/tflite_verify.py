@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision
-from edgekit.backends.tflite_quant import bias_in_steps, channels_last, ends_of, quantizer_range
+from edgekit.backends.tflite_quant import as_hybrid, bias_in_steps, channels_last, ends_of, quantizer_range
 from edgekit.backends.tflite_runner import without_greeting
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
@@ -153,6 +153,7 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
         return
     index = file.weight(node)
     weight, bias, scale = file.constant(index), file.constant(node.inputs[2]), file.scales(index)
+    gemm = as_hybrid(gemm)
     bias_wanted = gemm.bias if activations else gemm.bias_dynamic
     if scale is not None and (behind := file.factor(node)) is not None:
         scale, bias_wanted = scale * behind, bias_in_steps(gemm)

@@ -17,10 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import DataError
-from edgekit.quantize.plan import GemmPlan, InputQuantizer, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import (
+    GemmPlan,
+    InputQuantizer,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.sensitivity import verify
-from edgekit.quantize.simulate import per_token_scale
+from edgekit.quantize.simulate import per_token_scale, token_peak
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import Block, DinoV2
@@ -138,6 +146,9 @@ class LearnedLinear(nn.Module):
             return torch.cat(
                 [_fake(head, steps[0], parts[0].zero_point), _fake(tail, steps[1], parts[1].zero_point)], 1
             )
+        if isinstance(self.quantizer, TokenScaledInput):
+            peak = token_peak(x)
+            return _fake(x / peak, steps[0], parts[0].zero_point) * peak
         if parts:
             return _fake(x, steps[0], parts[0].zero_point)
         scale, zero = per_token_scale(x.detach())
@@ -151,6 +162,8 @@ class LearnedLinear(nn.Module):
                 quantizer: InputQuantizer = replace(gemm.input, scale=steps[0])
             case TokenGroupInput(_, head, tail):
                 quantizer = replace(gemm.input, head=replace(head, scale=steps[0]), tail=replace(tail, scale=steps[1]))
+            case TokenScaledInput(quotient):
+                quantizer = TokenScaledInput(replace(quotient, scale=steps[0]))
             case PerTokenInput():
                 quantizer = gemm.input
         return replace(
@@ -165,6 +178,8 @@ def _static_parts(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
             return (quantizer,)
         case TokenGroupInput(_, head, tail):
             return (head, tail)
+        case TokenScaledInput(quotient):
+            return (quotient,)
         case PerTokenInput():
             return ()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WITHOUT: dict[str, dict[str, Any]] = {
     "GPTQ (round to nearest instead)": {"rounding": "rtn"},
     "smoothing of LayerNorm outputs": {"smooth": "off"},
+    "token scales of proj and fc2": {"token_scale": "off"},
     "scale behind GELU": {"fc2_scale": "off"},
     "centred keys": {"centre_keys": False},
     "centred values": {"centre_values": False},
@@ -32,7 +33,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "all of it": {
         "rounding": "rtn", "smooth": "off", "fc2_scale": "off", "centre_keys": False, "centre_values": False,
         "balance_values": False, "activation_range": "minmax", "bias_correction": False, "probes": "off",
-        "patch_embed": "int8",
+        "patch_embed": "int8", "token_scale": "off",
     },
 }  # fmt: skip
 WITH: dict[str, dict[str, Any]] = {

@@ -10,8 +10,16 @@ import torch
 from torch import Tensor
 
 from edgekit.quantize.observe import InputObserver
-from edgekit.quantize.plan import InputQuantizer, TokenGroupInput
-from edgekit.quantize.ranges import CLIPPED, EXACT, Smoothing, choose_smoothing, quantile_reach, static_input
+from edgekit.quantize.plan import InputQuantizer, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.ranges import (
+    CLIPPED,
+    EXACT,
+    Smoothing,
+    choose_smoothing,
+    quantile_reach,
+    quotients,
+    static_input,
+)
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.stages import Stage, State, stages_of
 from edgekit.surgery.balance_values import balance_values
@@ -23,6 +31,9 @@ from edgekit.surgery.smooth_norm import smooth_norm
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import Block, Mlp
     from edgekit.recipe import QuantizeRecipe
+
+
+_UNEVEN = ("attn.proj", "mlp.fc2", "mlp.w3")  # no LayerNorm in front: some tokens are many times larger than others
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,11 @@ def condition(
         observer = observers[stage.part]
         rows, special, owners = observer.sample()
         can_shift, can_scale = _allowed(stage, recipe)
+        by_token = recipe.token_scale == "on" and stage.part in _UNEVEN
         smoothing = choose_smoothing(
             rows, half[owners], stage.linear.weight, shift=can_shift, scale=can_scale,
-            margins=CLIPPED if recipe.activation_range in ("block", "mse") else EXACT,
+            by_token=by_token,
+            margins=CLIPPED if recipe.activation_range in ("block", "mse") and not by_token else EXACT,
             weight_levels=weight_limit(recipe.bits), weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
         )  # fmt: skip
         _rewrite(block, stage, smoothing)
@@ -100,20 +113,26 @@ def condition(
         magnitudes = extremes.abs().amax(0)
         extremes = (extremes - smoothing.shift) / smoothing.scale
         rows = (rows - smoothing.shift) / smoothing.scale
+        if by_token:
+            rows = quotients(rows)
+            extremes = torch.stack(rows.aminmax())
         if recipe.activation_range == "percentile":
             extremes = quantile_reach(rows)
+        covering = _covering(extremes, smoothing.margin)
+        quantizer: InputQuantizer = TokenScaledInput(covering) if by_token else covering
         split = recipe.token_groups == "on" or (recipe.token_groups == "auto" and registers > 0)
-        quantizer: InputQuantizer = static_input(
-            float(extremes.min()) * smoothing.margin, float(extremes.max()) * smoothing.margin
-        )
-        if split:
-            head, tail = (static_input(float(part.min()) * smoothing.margin, float(part.max()) * smoothing.margin)
-                          for part in (rows[special], rows[~special]))  # fmt: skip
+        if split and not by_token:
+            head, tail = (_covering(part, smoothing.margin) for part in (rows[special], rows[~special]))
             quantizer = TokenGroupInput(observer.special, head, tail)
         choices[stage.part] = InputChoice(
             quantizer, smoothing, float(magnitudes.max()), int(magnitudes.argmax()), float(magnitudes.median())
         )
     return choices
+
+
+def _covering(values: Tensor, margin: float) -> StaticInput:
+    """The quantizer of that share of the range of `values`."""
+    return static_input(float(values.min()) * margin, float(values.max()) * margin)
 
 
 def _allowed(stage: Stage, recipe: QuantizeRecipe) -> tuple[bool, bool]:

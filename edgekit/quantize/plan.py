@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2, DinoV2Config
 
 PLAN_SCHEMA = "edgekit.plan/1"
+LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,26 @@ class TokenGroupInput:
 
 
 @dataclass(frozen=True)
+class TokenScaledInput:
+    """Each token is divided by its peak, and the quotients in [-1, 1] have one static quantizer.
+
+    peak_n = max(max_k |x[n, k]|, LEAST_PEAK), and x_scale_n = quotient.scale * peak_n. Tokens of very different size
+    (behind attention, behind GELU) get a grid each, and yet a runtime needs static integer GEMMs only: x is multiplied
+    by 1 / peak in float before it is quantized, the product by peak behind it.
+    """
+
+    quotient: StaticInput
+    kind: Literal["token_scaled"] = "token_scaled"
+
+
+@dataclass(frozen=True)
 class PerTokenInput:
     """Each token's own range, taken at run time: uint8, scale = (max - min) / 255 with 0 inside the range."""
 
     kind: Literal["per_token"] = "per_token"
 
 
-InputQuantizer = StaticInput | TokenGroupInput | PerTokenInput
+InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,8 @@ def _input_from(entry: dict[str, Any]) -> InputQuantizer:
             return StaticInput(entry["scale"], entry["zero_point"])
         case "token_groups":
             return TokenGroupInput(entry["split"], _static(entry["head"]), _static(entry["tail"]))
+        case "token_scaled":
+            return TokenScaledInput(_static(entry["quotient"]))
         case "per_token":
             return PerTokenInput()
         case other:

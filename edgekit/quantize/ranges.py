@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edgekit.quantize.plan import StaticInput
+from edgekit.quantize.simulate import token_peak
 
 LEVELS = 255
 
@@ -56,10 +57,16 @@ def quantile_reach(rows: Tensor, share: float = 1e-4) -> Tensor:
     return torch.stack((values.topk(cut, largest=False).values[-1], values.topk(cut).values[-1]))
 
 
-def rounding_error(x: Tensor, quantizer: StaticInput, energy: Tensor) -> float:
-    """Mean over rows of sum_k energy_k * (error of channel k)^2, for x (T, K) and energy (K,) = |W_k|^2."""
+def rounding_error(x: Tensor, quantizer: StaticInput, energy: Tensor, peak: Tensor | None = None) -> float:
+    """Mean over rows of sum_k energy_k * (error of channel k)^2, for x (T, K) and energy (K,) = |W_k|^2.
+
+    Where x are quotients of tokens and their `peak` (T, 1), the error is that of the tokens.
+    """
     q = (x / quantizer.scale).round_().clamp_(-quantizer.zero_point, LEVELS - quantizer.zero_point)
-    return float(q.mul_(quantizer.scale).sub_(x).square_().mean(0) @ energy)
+    errors = q.mul_(quantizer.scale).sub_(x)
+    if peak is not None:
+        errors.mul_(peak)
+    return float(errors.square_().mean(0) @ energy)
 
 
 def channel_range(rows: Tensor, spread: float | Literal["mse"]) -> tuple[Tensor, Tensor]:
@@ -106,8 +113,8 @@ def weight_error(weight: Tensor, scale: Tensor, power: Tensor, levels: int) -> f
 
 
 def choose_smoothing(
-    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, margins: Iterable[float] = CLIPPED,
-    weight_levels: int = 127, weight_gain: float = 0.25,
+    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, by_token: bool = False,
+    margins: Iterable[float] = CLIPPED, weight_levels: int = 127, weight_gain: float = 0.25,
 ) -> Smoothing:  # fmt: skip
     """The shift, scale and clipping of a GEMM input with the least cross-validated output error.
 
@@ -117,6 +124,7 @@ def choose_smoothing(
         weight: (out, K) of the GEMM that reads it.
         shift: whether a shift can be folded away before this GEMM.
         scale: whether a scale can.
+        by_token: each token will be divided by its peak before it is quantized.
         margins: shares of the observed range to try.
         weight_levels: largest integer weight; what scaling does to the weights' rounding is counted too,
         weight_gain: times this factor (GPTQ leaves about a quarter of plain rounding's error).
@@ -131,15 +139,18 @@ def choose_smoothing(
         ranges = [channel_range(seen, spread) for seen, _ in folds]
         for floor, alpha in product((1.0,) if shift or not scale else FLOORS, ALPHAS if scale else (0.0,)):
             errors = [0.0] * len(margins)
-            for (_, unseen), (low, high), (least, most) in zip(folds, ranges, extremes, strict=True):
+            for (seen, unseen), (low, high), (least, most) in zip(folds, ranges, extremes, strict=True):
                 s = (low + high) / 2 if shift else zero
                 k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
-                reach = float(((least - s) / k).min()), float(((most - s) / k).max())
-                smooth = (unseen - s) / k
+                reach = ((least - s) / k).min(), ((most - s) / k).max()
+                smooth, peak = (unseen - s) / k, None
                 fixed = weight_gain * weight_error(weight, k, smooth.square().mean(0), weight_levels)
+                if by_token:
+                    reach, peak = quotients((seen - s) / k).aminmax(), token_peak(smooth)
+                    smooth /= peak
                 for i, margin in enumerate(margins):
-                    quantizer = static_input(reach[0] * margin, reach[1] * margin)
-                    errors[i] += fixed + rounding_error(smooth, quantizer, energy * k.square())
+                    quantizer = static_input(float(reach[0]) * margin, float(reach[1]) * margin)
+                    errors[i] += fixed + rounding_error(smooth, quantizer, energy * k.square(), peak)
             for margin, error in zip(margins, errors, strict=True):
                 if best is None or error < best[0]:
                     best = error, alpha, spread, floor, margin
@@ -149,6 +160,11 @@ def choose_smoothing(
     s = (low + high) / 2 if shift else zero
     k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
     return Smoothing(s, k, alpha, spread, floor, margin)
+
+
+def quotients(rows: Tensor) -> Tensor:
+    """Tokens (T, K) divided by their peaks."""
+    return rows / token_peak(rows)
 
 
 def unlike_halves(features: Tensor) -> Tensor:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from edgekit.quantize.plan import GemmPlan, InputQuantizer, MatmulPlan, PerTokenInput, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import (
+    LEAST_PEAK,
+    GemmPlan,
+    InputQuantizer,
+    MatmulPlan,
+    PerTokenInput,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
@@ -30,6 +39,11 @@ def per_token_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     return scale, torch.round(-low / scale).clamp(0, 255)
 
 
+def token_peak(x: Tensor) -> Tensor:
+    """What `TokenScaledInput` divides each token by: x (..., K) -> (..., 1)."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=LEAST_PEAK)
+
+
 def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point that `quantizer` uses for x (..., N, K), broadcastable to it."""
     match quantizer:
@@ -39,6 +53,8 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
             tokens = torch.arange(x.shape[-2])[:, None] < split  # (N, 1)
             return (torch.where(tokens, head.scale, tail.scale).to(x.dtype),
                     torch.where(tokens, float(head.zero_point), float(tail.zero_point)).to(x.dtype))  # fmt: skip
+        case TokenScaledInput(quotient):
+            return quotient.scale * token_peak(x), torch.tensor(float(quotient.zero_point), dtype=x.dtype)
         case PerTokenInput():
             return per_token_scale(x)
 
@@ -46,6 +62,9 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x (..., N, K) -> (integers 0..255 held as float32, scale, zero point)."""
     scale, zero = input_scale(quantizer, x)
+    if isinstance(quantizer, TokenScaledInput):
+        quotient = x * token_peak(x).reciprocal()  # in the order that runtimes compute it
+        return (torch.round(quotient / quantizer.quotient.scale) + zero).clamp(0, 255), scale, zero
     return (torch.round(x / scale) + zero).clamp(0, 255), scale, zero
 
 

@@ -15,8 +15,10 @@ from edgekit.quantize.plan import (
     QuantPlan,
     StaticInput,
     TokenGroupInput,
+    TokenScaledInput,
     gemm_names,
 )
+from edgekit.quantize.simulate import token_peak
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
@@ -80,6 +82,8 @@ def _quantizer(kind: str, values: Tensor, split: int) -> InputQuantizer:
         return static(values)
     if kind == "token_groups":
         return TokenGroupInput(split, static(values[:, :split]), static(values[:, split:]))
+    if kind == "token_scaled":
+        return TokenScaledInput(static(values / token_peak(values)))
     return PerTokenInput()
 
 

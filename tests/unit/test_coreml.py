@@ -89,7 +89,7 @@ def test_any_attention_scale_and_rewritten_models(tiny: DinoV2, tmp_path: Path) 
         assert np.abs(actual - expected(changed, pixels())).max() < 1e-4
 
 
-@pytest.mark.parametrize("inputs", ["static", "token_groups"])
+@pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled"])
 def test_every_static_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
     """On one GEMM, so that nothing amplifies rounding; what is left is that of float16."""
     whole = rtn_plan(tiny, pixels(8), inputs=inputs)

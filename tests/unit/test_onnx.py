@@ -62,7 +62,7 @@ def plan(tiny: DinoV2) -> QuantPlan:
     return rtn_plan(tiny, pixels(8, seed=1))
 
 
-@pytest.mark.parametrize("kind", ["static", "token_groups", "per_token"])
+@pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled", "per_token"])
 @pytest.mark.parametrize("overflow", ["none", "u8u8"])
 def test_every_gemm_alone_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str, overflow: Overflow) -> None:
     """One quantized GEMM at a time: later quantizers would turn float rounding into flipped integers."""
@@ -73,7 +73,7 @@ def test_every_gemm_alone_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kin
         assert sqnr_db(expected(simulate(alone)), run(artifact)) > 60, name
 
 
-@pytest.mark.parametrize("kind", ["static", "token_groups", "per_token"])
+@pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled", "per_token"])
 def test_all_gemms_together_stay_with_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> None:
     whole = rtn_plan(tiny, pixels(8, seed=1), inputs=kind)
     hidden = run(export(tiny, tmp_path / "model.onnx", "w8a8", whole))

@@ -105,7 +105,7 @@ def test_every_single_gemm_equals_the_simulator(baked: DinoV2, tmp_path: Path) -
         assert sqnr_db(expected(simulate(alone), x), outputs["last_hidden_state"]) > 60, name
 
 
-@pytest.mark.parametrize("kind", ["static", "token_groups"])
+@pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled"])
 def test_w8a8_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> None:
     quantized = rtn_plan(tiny, pixels(8), inputs=kind)
     hidden = run(export(tiny, tmp_path / "model.xml", "w8a8", quantized), pixels())["last_hidden_state"]

@@ -10,11 +10,20 @@ import pytest
 import torch
 
 from edgekit.models.dinov2 import DinoV2
-from edgekit.quantize.plan import GemmPlan, InputQuantizer, MatmulPlan, PerTokenInput, StaticInput, TokenGroupInput
+from edgekit.quantize.plan import (
+    GemmPlan,
+    InputQuantizer,
+    MatmulPlan,
+    PerTokenInput,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 from edgekit.quantize.ranges import static_input
 from edgekit.quantize.simulate import IntegerLinear, IntegerMix, quantize_input
 
 STATIC = static_input(-1.5, 2.25)
+SCALED = TokenScaledInput(static_input(-0.5, 1))
 GROUPS = TokenGroupInput(2, StaticInput(0.05, 40), StaticInput(0.01, 120))
 
 
@@ -41,6 +50,8 @@ def _spelled_out(gemm: GemmPlan, x: np.ndarray, quantizer: InputQuantizer, bias:
                 pass
             case TokenGroupInput(split, head, tail):
                 scale, zero = (head.scale, head.zero_point) if n < split else (tail.scale, tail.zero_point)
+            case TokenScaledInput(quotient):
+                scale, zero = np.float32(quotient.scale) * np.abs(row).max(), quotient.zero_point
             case PerTokenInput():
                 low, high = min(row.min(), np.float32(0)), max(row.max(), np.float32(0))
                 scale = np.float32(high - low) / np.float32(255)
@@ -58,7 +69,7 @@ def _spelled_out(gemm: GemmPlan, x: np.ndarray, quantizer: InputQuantizer, bias:
     return (y + bias).astype(np.float32)
 
 
-@pytest.mark.parametrize("quantizer", [STATIC, GROUPS, PerTokenInput()], ids=lambda q: q.kind)
+@pytest.mark.parametrize("quantizer", [STATIC, GROUPS, SCALED, PerTokenInput()], ids=lambda q: q.kind)
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("kernel", ["int32", "float32"])
 def test_a_linear_is_the_plans_integer_arithmetic(quantizer: InputQuantizer, groups: int, kernel: str) -> None:
@@ -73,13 +84,22 @@ def test_per_token_override_takes_the_uncorrected_bias() -> None:
     np.testing.assert_allclose(actual, _spelled_out(gemm, x, PerTokenInput(), gemm.bias_dynamic), rtol=1e-5, atol=1e-5)
 
 
+def test_what_a_token_is_multiplied_by_does_not_change_its_integers() -> None:
+    x = torch.from_numpy(_tokens())
+    q, scale, _ = quantize_input(SCALED, x)
+    larger, larger_scale, _ = quantize_input(SCALED, 64 * x)
+    assert torch.equal(q, larger)
+    assert torch.equal(64 * scale, larger_scale)
+
+
 def test_rounding_is_half_to_even() -> None:
     q, _, _ = quantize_input(StaticInput(1.0, 10), torch.tensor([[[0.5, 1.5, 2.5, -0.5, -1.5]]]))
     assert q.flatten().tolist() == [10, 12, 12, 10, 8]
 
 
-def test_a_token_of_zeros_stays_zero() -> None:
-    gemm = _gemm(PerTokenInput())
+@pytest.mark.parametrize("quantizer", [SCALED, PerTokenInput()], ids=lambda q: q.kind)
+def test_a_token_of_zeros_stays_zero(quantizer: InputQuantizer) -> None:
+    gemm = _gemm(quantizer)
     y = IntegerLinear(gemm)(torch.zeros(1, 3, 32))
     np.testing.assert_array_equal(y[0, 0].numpy(), gemm.bias)
 
