@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,18 @@ def test_the_sample_passes_and_sees_a_wrong_crop(bundle, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "exif.jpg" in done.stdout
+
+
+def test_the_python_of_its_page_runs(bundle, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    shutil.copyfile(copy / "golden" / "pictures" / "odd.png", copy / "python" / "cat.jpg")
+    (snippet,) = re.findall("```python\n(.*?)```", (copy / "python" / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(copy / "python")
+    names = {"edgekit": edgekit}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["outputs"]["pooler_output"].shape == (1, 128)
+    assert names["outputs"]["last_hidden_state"].shape == (1, 1 + 5 * 5, 128)
 
 
 def test_alike_is_more_similar_than_unlike(bundle):

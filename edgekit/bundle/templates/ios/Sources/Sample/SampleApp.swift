@@ -33,7 +33,11 @@ struct SimilarityView: View {
         words = "…"
         do {
             let model: Embedder
-            if let loaded = embedder { model = loaded } else { model = try await Embedder.load(bundle) }
+            if let loaded = embedder {
+                model = loaded
+            } else {
+                model = try await Embedder.load(bundle)
+            }
             embedder = model
             var embeddings: [[Float]] = []
             for item in chosen {
