@@ -39,14 +39,18 @@ def save(program: Any, path: Path, target: Target, description: str, licence: st
         model.short_description, model.license = description, licence
         model.user_defined_metadata.update(metadata)
         model.save(str(path))
-    _settle(path)
+    settle(path)
 
 
-def read_function(path: Path) -> Any:
-    """The main function of the program at `path`, as coremltools' `Function`.
+def read_function(path: Path, name: str | None = None) -> Any:
+    """A function of the program at `path`, as coremltools' `Function`.
+
+    Args:
+        path: of the package.
+        name: of the function; None for the one that Core ML runs unasked.
 
     Raises:
-        DataError: missing, damaged, or no ML program.
+        DataError: missing, damaged, no ML program, or no such function.
     """
     ct = coremltools()
     if not (path / "Manifest.json").is_file():
@@ -63,7 +67,10 @@ def read_function(path: Path) -> Any:
     except Exception as error:  # protobuf, JSON and C++ errors share no base class
         raise DataError(f"{path} is not a readable Core ML package", why=(str(error).splitlines() or [""])[0],
                         fix="edgekit export --format coreml") from None  # fmt: skip
-    return program.functions["main"]
+    wanted = name or spec.description.defaultFunctionName or "main"
+    if wanted not in program.functions:
+        raise DataError(f"{path} has no function {wanted}", why="it has " + ", ".join(sorted(program.functions)))
+    return program.functions[wanted]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -72,6 +79,21 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         DataError: missing or damaged.
     """
+    return dict(_description(path).metadata.userDefined)
+
+
+def read_function_names(path: Path) -> tuple[str, ...]:
+    """The functions of a package that has several, else nothing. Raises DataError as `read_metadata`."""
+    return tuple(function.name for function in _description(path).functions)
+
+
+def function_of(size: tuple[int, int]) -> str:
+    """Name of the function for images of (height, width): what `MLModelConfiguration.functionName` selects."""
+    return f"size_{size[0]}x{size[1]}"
+
+
+def _description(path: Path) -> Any:
+    """Of the model, in protobuf."""
     coremltools()
     from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -81,10 +103,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (OSError, DecodeError) as error:
         raise DataError(f"{path} is not a readable Core ML package", why=str(error),
                         fix="edgekit export --format coreml") from None  # fmt: skip
-    return dict(spec.description.metadata.userDefined)
+    return spec.description
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """Replace what differs from run to run: the date, the order of protobuf's maps, random identifiers."""
     from coremltools.proto import Model_pb2
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.artifact import IMAGE_NAME, OUTPUT_NAMES, Artifact
-from edgekit.backends.coreml_package import read_metadata
+from edgekit.backends.coreml_package import function_of, read_function_names
 from edgekit.backends.coreml_tools import coremltools, quiet
 from edgekit.backends.mil import MilProgram
 from edgekit.errors import DataError
@@ -32,7 +32,7 @@ class CoreMlRunner:
     """A loaded package; takes one image after the other, since its batch is 1."""
 
     def __init__(self, artifact: Artifact, model: Model | None = None) -> None:
-        """Load `artifact`; `model` replaces what runs it.
+        """Load `artifact`, the function of its image size where the package has several; `model` replaces what runs it.
 
         Raises:
             DataError: the package is missing or damaged.
@@ -42,7 +42,7 @@ class CoreMlRunner:
         self.artifact = artifact
         self.interpreted = model is None and platform.system() != "Darwin"
         self._input = artifact.inputs[0].name
-        self._model: Model = model or (MilProgram(artifact.path) if self.interpreted else _Native(artifact.path))
+        self._model: Model = model or self._loaded()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32.
@@ -51,6 +51,11 @@ class CoreMlRunner:
         """
         rows = [self._model({self._input: self._fed(image)}) for image in pixel_values]
         return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in OUTPUT_NAMES}
+
+    def _loaded(self) -> Model:
+        named = function_of(self.artifact.preprocess.input_size)
+        function = named if named in read_function_names(self.artifact.path) else None
+        return MilProgram(self.artifact.path, function) if self.interpreted else _Native(self.artifact.path, function)
 
     def _fed(self, pixels: np.ndarray) -> np.ndarray | Image:
         """(3, H, W) as the input of the package: a picture in Core ML, (1, 3, H, W) float32 everywhere else."""
@@ -67,11 +72,10 @@ class CoreMlRunner:
 class _Native:
     """Core ML itself, on macOS."""
 
-    def __init__(self, path: Path) -> None:
-        read_metadata(path)  # says plainly what is damaged
+    def __init__(self, path: Path, function: str | None) -> None:
         ct = coremltools()
         with quiet():
-            self._model: Any = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
+            self._model: Any = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL, function_name=function)
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = self._model.predict(inputs)

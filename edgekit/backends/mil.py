@@ -29,14 +29,18 @@ Watcher = Callable[[Any, Inputs, list[np.ndarray]], None]
 class MilProgram:
     """A program loaded from an .mlpackage."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, function: str | None = None) -> None:
         """Read `path`; weights that stand as integers in the file are widened now.
 
+        Args:
+            path: of the package.
+            function: of a package that has several; None for the one that Core ML runs unasked.
+
         Raises:
-            DataError: missing, damaged, or no ML program.
+            DataError: missing, damaged, no ML program, or no such function.
             ExportError: it has an operation that the interpreter does not know.
         """
-        self.path, self.function = path, read_function(path)
+        self.path, self.function = path, read_function(path, function)
         self._constants: dict[str, np.ndarray] = {}
         for op in self.operations():
             if op.op_type.startswith(CONSTANTS):
