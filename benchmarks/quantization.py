@@ -24,7 +24,6 @@ from peers import PEERS, Run, load_onnxruntime
 from edgekit.artifact import Artifact, Precision, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
-from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
@@ -37,7 +36,6 @@ COLUMNS = (
     "patch_cosine", "sqnr_db", "sqnr_low_db", "sqnr_high_db", "same_neighbour", "seconds", "cpu", "vnni", "versions",
     "date",
 )  # fmt: skip
-CALIBRATION = frozenset({"animals", "plants", "food", "vehicles", "town"})
 
 Row = tuple[str, str, Callable[[], Run]]  # engine, level, makes the quantized model
 
@@ -111,6 +109,8 @@ class Bench:
         seven = QuantizeRecipe(overflow="reduce-range")
         yield "edgekit ONNX w8a8, ONNX Runtime", "linears", lambda: self.ours("w8a8", default)
         yield "edgekit OpenVINO w8a8, OpenVINO", "linears", lambda: self.ours("w8a8", default, "openvino")
+        yield "edgekit TFLite w8a8, LiteRT", "linears", lambda: self.ours("w8a8", default, "tflite")
+        yield "edgekit Core ML w8a8, interpreted", "linears", lambda: self.ours("w8a8", default, "coreml")
         yield "edgekit plan, simulator, per token", "linears", lambda: self.simulator(default, per_token=True)
         yield "edgekit ONNX w8a8, ONNX Runtime", "all", lambda: self.ours("w8a8", everything)
         yield (
@@ -140,20 +140,9 @@ def main() -> None:
     parser.add_argument("--level", default="", choices=("", "linears", "all"), help="rows of that level")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    transform = Preprocess.for_size(arguments.image_size, arguments.image_size)
+    calibration, judges = photos.load(arguments.image_size, arguments.samples, arguments.judges)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        photos.prepare(folder / "like", categories=CALIBRATION)
-        photos.prepare(folder / "all")
-        for category in CALIBRATION:
-            (folder / "all" / category).rename(folder / category)
-        calibration = load_set(folder / "like", transform, samples=arguments.samples, seed=0)
-        judges = {
-            "like": load_set(folder / "like", transform, samples=arguments.judges, seed=1, disjoint_from=calibration),
-            "unlike": load_set(folder / "all", transform, samples=arguments.judges, seed=1),
-            "demo": load_set("demo", transform, samples=arguments.judges, seed=1, split="evaluation"),
-        }
-        bench = Bench(arguments.model, arguments.image_size, calibration.pixel_values, folder)
+        bench = Bench(arguments.model, arguments.image_size, calibration.pixel_values, Path(temporary))
         measure(bench, judges, (arguments.only, arguments.level), arguments.csv)
 
 

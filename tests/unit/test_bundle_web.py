@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -63,11 +62,12 @@ def test_the_page_has_the_limits_of_the_golden_check() -> None:
 
 
 def test_latency_rows_have_the_columns_of_the_benchmark() -> None:
-    with (ROOT / "benchmarks/results/runtimes.csv").open(newline="", encoding="utf-8") as stream:
-        columns = next(csv.reader(stream))
+    row = re.search(r"class Row:(.*?)@property", (ROOT / "benchmarks/matrix.py").read_text(), re.DOTALL)
     interface = re.search(r"interface Row \{(.*?)\}", (WEB / "src/benchmark.ts").read_text(), re.DOTALL)
+    assert row
     assert interface
-    assert re.findall(r"^\s*(\w+):", interface[1], re.MULTILINE) == columns
+    columns = re.findall(r"^    (\w+):", row[1], re.MULTILINE)
+    assert set(re.findall(r"^\s*(\w+):", interface[1], re.MULTILINE)) <= set(columns)
 
 
 @pytest.mark.parametrize("folder", [WEB, WEB / "node"], ids=lambda folder: folder.name)

@@ -1,6 +1,6 @@
 // Latency of the bundle's models in this browser: interleaved rounds, paired speedups, rows as in edgekit's runtimes.csv.
 
-import { sizeOf, urlOf, type Golden, type Model } from './bundle';
+import { urlOf, type Golden, type Model } from './bundle';
 import { Engine, type Placement } from './engine';
 import { checkGolden } from './golden';
 import { cpuName } from './host';
@@ -15,10 +15,10 @@ const RESAMPLES = 2000;
 const MAX_SPREAD = 1.3; // 90th percentile over median
 const MAX_DRIFT = 1.25; // slowest over fastest round median
 
-/** One row with the columns of edgekit's benchmarks/results/runtimes.csv. */
+/** One row; the columns are among those of edgekit's benchmarks/results/matrix-*.csv and mean the same. */
 export interface Row {
   cpu: string;
-  size: string;
+  image_size: number;
   artifact: string;
   threads: number;
   p50_ms: number;
@@ -29,7 +29,7 @@ export interface Row {
   sqnr_db: number | '';
   cls_cosine: number | '';
   size_mb: number;
-  quiet: boolean;
+  unstable: string;
   placement: string;
 }
 
@@ -89,7 +89,7 @@ function summary(times: number[][], reference: number[][] | undefined): Partial<
   const medians = times.map((turn) => quantile(turn, 0.5));
   const p50 = quantile(flat, 0.5);
   const steady = quantile(flat, 0.9) / p50 <= MAX_SPREAD && Math.max(...medians) / Math.min(...medians) <= MAX_DRIFT;
-  const measured = { p50_ms: rounded(p50, 2), min_ms: rounded(Math.min(...flat), 2), quiet: steady };
+  const measured = { p50_ms: rounded(p50, 2), min_ms: rounded(Math.min(...flat), 2), unstable: steady ? '' : 'the device was busy' };
   if (!reference) return measured;
   const { value, low, high } = pairedSpeedup(reference, times);
   return { ...measured, speedup: rounded(value, 3), speedup_low: rounded(low, 3), speedup_high: rounded(high, 3) };
@@ -105,9 +105,9 @@ export function pairedSpeedup(reference: number[][], own: number[][]): { value: 
 
 function row(model: Model, placement: Placement, bytes: number, sqnr: number, cosine: number): Row {
   return {
-    cpu: cpuName(), size: sizeOf(model), artifact: model.name, threads: placement.threads,
+    cpu: cpuName(), image_size: Math.max(...model.preprocess.input_size), artifact: model.name, threads: placement.threads,
     p50_ms: 0, min_ms: 0, speedup: '', speedup_low: '', speedup_high: '',
-    sqnr_db: sqnr, cls_cosine: cosine, size_mb: rounded(bytes / 1e6, 3), quiet: false, placement: describe(placement),
+    sqnr_db: sqnr, cls_cosine: cosine, size_mb: rounded(bytes / 1e6, 3), unstable: '', placement: describe(placement),
   };
 }
 

@@ -165,7 +165,7 @@ async function measure(): Promise<void> {
     by('rows').replaceChildren(...places.flatMap((each) => latencyRows(describe(each), found)));
     document.querySelector<HTMLElement>('.scroll')!.hidden = found.length === 0;
   }
-  line.textContent = `${found.length} rows. ${found.every((row) => row.quiet) ? 'The device was quiet.' : 'The device was busy: compare within the table only.'}`;
+  line.textContent = `${found.length} rows. ${found.every((row) => row.unstable === '') ? 'The device was quiet.' : 'The device was busy: compare within the table only.'}`;
   const link = by<HTMLAnchorElement>('download');
   URL.revokeObjectURL(link.href);
   link.href = URL.createObjectURL(new Blob([`${JSON.stringify(found, null, 2)}\n`], { type: 'application/json' }));
