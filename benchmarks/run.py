@@ -48,7 +48,7 @@ class Suite:
 
 SUITES = {
     "quick": Suite(sizes=(224,), threads=(2,), rounds=5, budget_s=2.0, calibration=16, judges=24),
-    "full": Suite(sizes=(224, 448, 518), threads=(1, 2), rounds=10, budget_s=8.0, calibration=48, judges=48),
+    "full": Suite(sizes=(224, 448, 518), threads=(1, 2), rounds=10, budget_s=8.0, calibration=32, judges=24),
 }
 
 
