@@ -242,6 +242,16 @@ def test_a_further_size_can_be_the_main_one(recipe, tmp_path):
         assert {check.outcome for check in check_bundle(made.path)} == {"passed"}
 
 
+def test_an_ios_bundle_holds_packages_and_the_swift_package(recipe, tmp_path):
+    pytest.importorskip("coremltools")
+    build(Recipe.make(recipe.model_dump() | {"formats": ["coreml"]}), tmp_path / "out", measure="none")
+    bundle = write_bundle(tmp_path / "out", tmp_path / "bundle")
+    assert bundle.platforms == ("ios",)
+    assert (bundle.path / "ios" / "Package.swift").is_file()
+    assert [row.path for row in bundle.manifest.artifacts] == ["coreml/model.mlpackage", "coreml/model_w8a8.mlpackage"]
+    assert {check.outcome for check in check_bundle(bundle.path)} == {"passed"}
+
+
 def test_the_golden_pictures_of_another_size_are_refused(bundle, recipe, tmp_path):
     shutil.copytree(bundle, tmp_path / "bundle")
     build(Recipe.make(recipe.model_dump() | {"image_size": [(56, 56)], "precisions": ["fp32"]}), tmp_path / "out",

@@ -77,6 +77,22 @@ def test_the_first_size_runs_unasked_and_the_file_says_what_it_is(tiny_reg_model
     assert again[0].sha256 == joined[0].sha256
 
 
+def test_macos_is_asked_for_the_function_of_the_size(
+    tiny_reg_model: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calling convention of Core ML's own loader, which only macOS has: a stand-in takes its place."""
+    import coremltools as ct
+
+    apart = exported(tiny_reg_model, tmp_path, "fp16")
+    joined = join_packages(apart, tmp_path / "joined.mlpackage")
+    asked = []
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr(ct.models, "MLModel", lambda path, *, compute_units, function_name: asked.append(function_name))
+    for artifact in (*joined, apart[0]):
+        CoreMlBackend().runner(artifact)
+    assert asked == ["size_70x56", "size_84x98", None]
+
+
 def test_what_cannot_be_joined_is_refused(tiny_reg_model: DinoV2, tmp_path: Path) -> None:
     apart = exported(tiny_reg_model, tmp_path, "fp16")
     path = tmp_path / "joined.mlpackage"
