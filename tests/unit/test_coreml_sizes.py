@@ -43,11 +43,18 @@ def exported(model: DinoV2, folder: Path, precision: Precision) -> list[Artifact
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def apart(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
+    """In fp16."""
+    return exported(tiny_reg_model, tmp_path_factory.mktemp("apart"), "fp16")
+
+
 @pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_both_sizes_run_out_of_one_package_that_is_hardly_larger(
-    precision: Precision, tiny_reg_model: DinoV2, tmp_path: Path
+    precision: Precision, apart: list[Artifact], tiny_reg_model: DinoV2, tmp_path: Path
 ) -> None:
-    apart = exported(tiny_reg_model, tmp_path, precision)
+    if precision == "w8a8":
+        apart = exported(tiny_reg_model, tmp_path, precision)
     joined = join_packages(apart, tmp_path / "joined.mlpackage")
     assert {artifact.path for artifact in joined} == {tmp_path / "joined.mlpackage"}
     assert read_function_names(joined[0].path) == ("size_70x56", "size_84x98")
@@ -64,8 +71,7 @@ def test_both_sizes_run_out_of_one_package_that_is_hardly_larger(
         assert ((actual - expected) ** 2).sum() < 1e-3 * (expected**2).sum()
 
 
-def test_the_first_size_runs_unasked_and_the_file_says_what_it_is(tiny_reg_model: DinoV2, tmp_path: Path) -> None:
-    apart = exported(tiny_reg_model, tmp_path, "fp16")
+def test_the_first_size_runs_unasked_and_the_file_says_what_it_is(apart: list[Artifact], tmp_path: Path) -> None:
     joined = join_packages(apart, tmp_path / "joined.mlpackage")
     assert CoreMlBackend().read(tmp_path / "joined.mlpackage") == joined[0]
     x = {"pixel_values": pixels(SIZES[0]).numpy()}
@@ -78,12 +84,11 @@ def test_the_first_size_runs_unasked_and_the_file_says_what_it_is(tiny_reg_model
 
 
 def test_macos_is_asked_for_the_function_of_the_size(
-    tiny_reg_model: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    apart: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The calling convention of Core ML's own loader, which only macOS has: a stand-in takes its place."""
     import coremltools as ct
 
-    apart = exported(tiny_reg_model, tmp_path, "fp16")
     joined = join_packages(apart, tmp_path / "joined.mlpackage")
     asked = []
     monkeypatch.setattr("platform.system", lambda: "Darwin")
@@ -93,8 +98,7 @@ def test_macos_is_asked_for_the_function_of_the_size(
     assert asked == ["size_70x56", "size_84x98", None]
 
 
-def test_what_cannot_be_joined_is_refused(tiny_reg_model: DinoV2, tmp_path: Path) -> None:
-    apart = exported(tiny_reg_model, tmp_path, "fp16")
+def test_what_cannot_be_joined_is_refused(apart: list[Artifact], tmp_path: Path) -> None:
     path = tmp_path / "joined.mlpackage"
     for wrong in ([], apart[:1], [*apart, apart[0]]):
         with pytest.raises(ExportError, match="image sizes cannot be joined"):
