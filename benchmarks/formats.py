@@ -10,7 +10,6 @@ Each artifact is exported again: that shows what the export takes, and that it g
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_csv
 
 from edgekit.artifact import Artifact, Manifest, Precision, Variant
 from edgekit.backends import get_backend
@@ -108,11 +108,7 @@ def main() -> None:
     for row in measure(arguments.build, arguments.eval, arguments.samples):
         rows.append({"cpu": host.cpu, "images": arguments.samples, **row})
         print(*(f"{value:>22}" if key == "artifact" else value for key, value in row.items()), sep="  ", flush=True)
-    if arguments.csv and rows:
-        with arguments.csv.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(rows, arguments.csv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ ViT-S layer (6 heads of 64), in CPU time, so that other processes disturb it les
 from __future__ import annotations
 
 import argparse
-import csv
 import ctypes
 import json
 import os
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from rows import write_csv
 
 from edgekit import ops
 
@@ -94,11 +94,7 @@ def main() -> None:
     for row in rows:
         share = f"{row['share']:>6.0%} of {row['ceiling_gmacs']}" if row["share"] else f"{row['cpu_ms']:>8} ms"
         print(f"{row['isa']:<12} {row['kernel']:<32} {row['shape']:<12} {row['gmacs']:>7} GMAC/s {share}")
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(rows, options.csv)
 
 
 if __name__ == "__main__":

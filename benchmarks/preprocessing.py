@@ -11,7 +11,6 @@ parts of nine of them). Needs `pip install simplejpeg`, and Chromium for the can
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import simplejpeg
 from canvas import chromium, draw
 from PIL import Image
+from rows import write_csv
 
 import edgekit
 from edgekit.artifact import Preprocess
@@ -158,11 +158,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write the rows there")
     options = parser.parse_args()
     rows = measure(options.build)
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(rows, options.csv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ One thread, CPU time. `ideal` is all integer GEMMs at the instruction's ceiling,
 from __future__ import annotations
 
 import argparse
-import csv
 import ctypes
 import json
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from kernels import HEADS, WIDTH, of_each_isa
+from rows import write_csv
 
 from edgekit import ops
 
@@ -135,11 +135,7 @@ def main() -> None:
     rows = of_each_isa(__file__)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(rows, options.csv)
 
 
 if __name__ == "__main__":

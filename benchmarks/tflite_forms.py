@@ -10,7 +10,6 @@ Drift on the demo's evaluation photographs against tflite/fp32; least CPU time o
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from numpy.typing import NDArray
+from rows import write_csv
 
 from edgekit.backends import load
 from edgekit.backends.tflite_runner import without_greeting
@@ -174,11 +174,7 @@ def main() -> None:
         rows = [*integer_rows(options.build, folder), *attention_rows(257, folder), *attention_rows(1370, folder)]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(rows, options.csv)
 
 
 if __name__ == "__main__":
