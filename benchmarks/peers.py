@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -86,22 +86,26 @@ def _prepared(source: Artifact, path: Path) -> Path:
     return prepared
 
 
-def ai_edge(how: Literal["static_wi8_ai8", "dynamic_wi8_afp32"]) -> Make:
-    """One of AI Edge Quantizer's ready recipes; inputs and outputs stay float, as in every other file."""
+def ai_edge_static(source: Artifact, calibration: np.ndarray, path: Path) -> None:
+    """AI Edge Quantizer's static recipe, int8 weights and activations."""
+    tool = _ai_edge("static_wi8_ai8", source)
+    images = [{INPUT_NAME: np.ascontiguousarray(x[None].transpose(0, 2, 3, 1))} for x in calibration]
+    tool.quantize(tool.calibrate({"serving_default": images}, num_threads=1), serialize_to_path=str(path))
 
-    def make(source: Artifact, calibration: np.ndarray, path: Path) -> None:
-        from ai_edge_quantizer import quantizer, recipe
 
-        tool = quantizer.Quantizer(str(source.path), getattr(recipe, how)())
-        for end in ("INPUT", "OUTPUT"):
-            tool.update_quantization_recipe(".*", recipe.TFLOperationName[end], None, recipe.AlgorithmName.NO_QUANTIZE)
-        found = None
-        if how.startswith("static"):
-            images = [{INPUT_NAME: np.ascontiguousarray(x[None].transpose(0, 2, 3, 1))} for x in calibration]
-            found = tool.calibrate({"serving_default": images}, num_threads=1)
-        tool.quantize(found, serialize_to_path=str(path))
+def ai_edge_dynamic(source: Artifact, calibration: np.ndarray, path: Path) -> None:
+    """AI Edge Quantizer's dynamic recipe, int8 weights."""
+    _ai_edge("dynamic_wi8_afp32", source).quantize(None, serialize_to_path=str(path))
 
-    return make
+
+def _ai_edge(how: str, source: Artifact) -> Any:
+    """The tool with one of its ready recipes; inputs and outputs stay float, as in every other file."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    tool = quantizer.Quantizer(str(source.path), getattr(recipe, how)())
+    for end in ("INPUT", "OUTPUT"):
+        tool.update_quantization_recipe(".*", recipe.TFLOperationName[end], None, recipe.AlgorithmName.NO_QUANTIZE)
+    return tool
 
 
 # fmt: off
@@ -110,9 +114,8 @@ PEERS: tuple[Peer, ...] = (
     Peer("onnx/ort_dynamic",   "ONNX Runtime quantize_dynamic",   "onnxruntime", "w8a8", "onnx/fp32", ort_dynamic),
     Peer("onnx/ort_static",    "ONNX Runtime quantize_static",    "onnxruntime", "w8a8", "onnx/fp32", ort_static),
     Peer("tflite/aeq_dynamic", "AI Edge Quantizer, dynamic",      "tflite",      "w8a8", "tflite/fp32",
-         ai_edge("dynamic_wi8_afp32")),
-    Peer("tflite/aeq_static",  "AI Edge Quantizer, static",       "tflite",      "w8a8", "tflite/fp32",
-         ai_edge("static_wi8_ai8")),
+         ai_edge_dynamic),
+    Peer("tflite/aeq_static",  "AI Edge Quantizer, static",       "tflite",      "w8a8", "tflite/fp32", ai_edge_static),
     Peer("torch/eager",        "PyTorch eager",                   "torch",       "fp32", "onnx/fp32"),
     Peer("torch/compile",      "torch.compile",                   "torch",       "fp32", "onnx/fp32"),
 )
