@@ -105,7 +105,7 @@ def latency(*, threads: int | None = None) -> list[str]:
             part = [row for row in rows if (row.model, row.threads) == (model, count)]
             sizes = sorted({row.image_size for row in part})
             cells = {(row.artifact, row.image_size): row for row in part}
-            order = sorted({row.artifact for row in part}, key=lambda name: _pace(cells, name, sizes))
+            order = sorted({row.artifact for row in part}, key=lambda name: (_pace(cells, name, sizes), name))
             lines += [
                 f"**{model} on {part[0].cpu}, {count} thread{'s' if count > 1 else ''}, batch 1**: median latency "
                 "(times as fast as onnx/fp32) and SQNR of all output tokens.",
