@@ -61,22 +61,42 @@ def read_head(path: Path, config: DinoV2Config) -> Head:
     """
     state = _state(path)
     try:
-        if "gallery" in state:
-            return NearestNeighbours.from_state(state, config)
-        if "conv_seg.weight" in state:
-            return LinearSegmenter.from_state(state, config)
-        if "reassemble_blocks.projects.0.conv.weight" in state:
-            return DptDepth.from_state(state, config)
-        if "conv_depth.weight" in state:
-            return LinearDepth.from_state(state, config, _KITTI if "kitti" in path.name.lower() else _NYU)
-        if state.get("weight", np.zeros(0)).ndim == 2:
-            return LinearClassifier.from_state(state, config)
+        head = _head(state, config, _KITTI if "kitti" in path.name.lower() else _NYU)
+        if head is not None:
+            _try(head, config)
+            return head
     except KeyError as error:
         raise DataError(f"{path}: the head has no {error.args[0]}") from None
     except DataError as error:
         raise DataError(f"{path}: {error.what}", why=error.why) from None
+    except (RuntimeError, ValueError) as error:  # torch's and numpy's of shapes
+        raise DataError(f"{path}: the head's tensors do not fit together", why=str(error).splitlines()[0]) from None
     raise DataError(f"{path} holds no head that edgekit knows",
                     why=f"looked for {_KNOWN}; found {', '.join(state)[:200]}")  # fmt: skip
+
+
+def _head(state: Mapping[str, np.ndarray], config: DinoV2Config, max_depth: float) -> Head | None:
+    if "gallery" in state:
+        return NearestNeighbours.from_state(state, config)
+    if "conv_seg.weight" in state:
+        return LinearSegmenter.from_state(state, config)
+    if "reassemble_blocks.projects.0.conv.weight" in state:
+        return DptDepth.from_state(state, config)
+    if "conv_depth.weight" in state:
+        return LinearDepth.from_state(state, config, max_depth)
+    if state.get("weight", np.zeros(0)).ndim == 2:
+        return LinearClassifier.from_state(state, config)
+    return None
+
+
+def _try(head: Head, config: DinoV2Config) -> None:
+    """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
+    import torch
+
+    from edgekit.heads.torch_ops import TorchOps
+
+    grid = (2, 2)
+    head.emit(TorchOps(grid), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], grid)
 
 
 def _state(path: Path) -> dict[str, np.ndarray]:
