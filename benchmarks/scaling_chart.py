@@ -50,11 +50,15 @@ def chart(rows: Sequence[Row]) -> dict[str, Any]:
     """Two by two panels, both axes logarithmic, exponents behind the names: a Vega-Lite specification."""
     fits = {(fit.axis, fit.cost, fit.artifact): fit for fit in exponents(rows)}
     panels = [[_panel(rows, axis, cost, fits) for axis in AXES if _along(rows, axis)] for cost in COSTS]
-    drawn: dict[str, Any] = alt.vconcat(*(alt.hconcat(*line) for line in panels)).to_dict()
+    drawn: dict[str, Any] = (
+        alt.vconcat(*(alt.hconcat(*line).resolve_scale(color="independent") for line in panels))
+        .resolve_scale(color="independent")
+        .to_dict()
+    )
     return drawn
 
 
-def _panel(rows: Sequence[Row], axis: str, cost: str, fits: Mapping[tuple[str, str, str], Exponent]) -> alt.LayerChart:
+def _panel(rows: Sequence[Row], axis: str, cost: str, fits: Mapping[tuple[str, str, str], Exponent]) -> alt.Chart:
     points = []
     labels = {}
     for row in _along(rows, axis):
@@ -66,7 +70,7 @@ def _panel(rows: Sequence[Row], axis: str, cost: str, fits: Mapping[tuple[str, s
             points.append({"work": float(row[axis]), "cost": _cost(row, cost), "name": name})
     scale = alt.Scale(type="log", nice=False, padding=12)
     ticks = alt.Axis(values=sorted({point["work"] for point in points}), format="d")
-    base = alt.Chart(alt.InlineData(values=points), width=360, height=230).encode(
+    panel = alt.Chart(alt.InlineData(values=points), width=360, height=230).encode(
         x=alt.X("work:Q", title=AXES[axis], scale=scale, axis=ticks),
         y=alt.Y("cost:Q", title=COSTS[cost], scale=scale, axis=alt.Axis(format="~s", tickCount=5)),
         color=alt.Color(
@@ -74,7 +78,7 @@ def _panel(rows: Sequence[Row], axis: str, cost: str, fits: Mapping[tuple[str, s
             scale=alt.Scale(domain=list(labels), range=list(labels.values())),
         ),
     )  # fmt: skip
-    return (base.mark_line(strokeWidth=1.5) + base.mark_circle(size=45, opacity=1)).resolve_scale(color="independent")
+    return panel.mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(size=45))
 
 
 def _along(rows: Sequence[Row], axis: str) -> list[Row]:
