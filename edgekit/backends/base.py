@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, TensorSpec, Variant
 
 if TYPE_CHECKING:
+    from edgekit.heads.program import Head
     from edgekit.models.dinov2 import DinoV2
     from edgekit.quantize.plan import QuantPlan
 
@@ -29,7 +31,7 @@ class ExportSource:
     """What a backend exports: the baked FP32 model, and the plan when the precision is an integer one.
 
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
-    its patch embedding). `plan` is None for fp32 and fp16.
+    its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
     """
 
     model: DinoV2
@@ -40,6 +42,16 @@ class ExportSource:
     parent_sha256: str
     recipe_digest: str
     overflow: Overflow = "auto"
+    heads: Mapping[str, Head] = field(default_factory=dict)
+
+
+def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
+    """The contract's two outputs, then one of each head."""
+    config = source.model.config
+    tokens = config.tokens(*source.preprocess.input_size)
+    shapes: dict[str, tuple[int, ...]] = dict(zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True))
+    shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
+    return tuple(TensorSpec(name=name, dtype="float32", shape=("batch", *shape)) for name, shape in shapes.items())
 
 
 def folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:
@@ -63,7 +75,7 @@ class Runner(Protocol):
     artifact: Artifact
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """`last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
+        """`last_hidden_state` (B, N, D), `pooler_output` (B, D) and what the heads put out, float32."""
         ...
 
 

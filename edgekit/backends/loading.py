@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, OUTPUT_NAMES, Artifact, ArtifactRow, Format, Manifest, Precision, Variant
+from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Format, Manifest, Precision, Variant
 from edgekit.backends.base import Runner
 from edgekit.errors import BackendMissing, DataError
 
@@ -45,7 +45,7 @@ class LoadedModel:
         return self.runner.artifact
 
     def __call__(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
-        """`last_hidden_state` (B, N, D) and `pooler_output` (B, D).
+        """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out.
 
         Args:
             images: one picture or several (PIL image, path, or RGB uint8 array (H, W, 3)), which are preprocessed as
@@ -63,7 +63,7 @@ class LoadedModel:
         pictures = cast("Sequence[Picture]", images if several else [images])
         if takes_images:
             each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
-            return {name: np.concatenate([outputs[name] for outputs in each]) for name in OUTPUT_NAMES}
+            return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
         return self.runner(np.stack([_prepare(picture, self.artifact) for picture in pictures]))
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgekit.artifact import (
     INPUT_NAME,
-    OUTPUT_NAMES,
     Artifact,
     Format,
     Precision,
@@ -21,7 +21,7 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.base import ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY, artifact_from, manifest_text
 from edgekit.errors import BackendMissing, ExportError
 
@@ -146,27 +146,28 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant, metadat
         tensors = folded_tensors(source)
         float_type = ir.DataType.FLOAT if precision == "fp32" else ir.DataType.FLOAT16
         model = dinov2_graph(
-            source.model.config, tensors, FloatGemms(tensors), float_type=float_type, metadata=metadata
-        )
+            source.model.config, tensors, FloatGemms(tensors), float_type=float_type, metadata=metadata,
+            heads=source.heads,
+        )  # fmt: skip
         if variant == "fused":
             fuse(model, None)
         return model
     from edgekit.backends.onnx_integer import BlockedGemms, DynamicGemms, StaticGemms
 
     assert source.plan is not None
-    config, tensors = source.plan.config, source.plan.float_tensors
+    write = partial(dinov2_graph, source.plan.config, source.plan.float_tensors, metadata=metadata, heads=source.heads)
     if variant == "fused":
-        model = dinov2_graph(config, tensors, FusableGemms(source.plan, storage_for(source)), metadata=metadata)
+        model = write(FusableGemms(source.plan, storage_for(source)))
         fuse(model, source.plan, tier_of(source.plan))
         return model
     storage = storage_for(source)
     match precision:
         case "w8":
-            return dinov2_graph(config, tensors, DynamicGemms(source.plan, storage), metadata=metadata)
+            return write(DynamicGemms(source.plan, storage))
         case "w4a8":
-            return dinov2_graph(config, tensors, BlockedGemms(source.plan, storage), opset=21, metadata=metadata)
+            return write(BlockedGemms(source.plan, storage), opset=21)
         case _:
-            return dinov2_graph(config, tensors, StaticGemms(source.plan, storage), metadata=metadata)
+            return write(StaticGemms(source.plan, storage))
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -194,7 +195,7 @@ def _check(source: ExportSource, precision: Precision, variant: Variant, path: P
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the {precision} graph breaks the ONNX rules", why=_first_line(error)) from error
     if precision in _FLOAT:
-        verify_float(path, source.model, precision, variant)
+        verify_float(path, source.model, precision, variant, source.heads)
         return
     assert source.plan is not None
     if variant == "fused":
@@ -206,20 +207,14 @@ def _check(source: ExportSource, precision: Precision, variant: Variant, path: P
 def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
     """The fields of the artifact that are known before the file is written."""
     height, width = source.preprocess.input_size
-    config = source.model.config
-    shapes: tuple[tuple[int | str, ...], ...] = (
-        ("batch", config.tokens(height, width), config.width),
-        ("batch", config.width),
-    )
     inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
-    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
     return {
         "name": f"onnx/{precision}" + "_fused" * (variant == "fused"),
         "format": "onnx",
         "precision": precision,
         "variant": variant,
         "inputs": [spec.model_dump(mode="json") for spec in inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs_of(source)],
         "preprocess": source.preprocess.model_dump(mode="json"),
         "recipe_digest": source.recipe_digest,
         "parent_sha256": source.parent_sha256,

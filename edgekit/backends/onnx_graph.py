@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,9 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgekit import __version__
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.onnx_writer import GraphWriter
+from edgekit.backends.onnx_heads import head_outputs
+from edgekit.backends.onnx_writer import GraphWriter, contract_value
+from edgekit.heads.program import Head
 from edgekit.models.config import DinoV2Config
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
@@ -71,6 +73,7 @@ class FloatGemms:
 def dinov2_graph(
     config: DinoV2Config, tensors: Tensors, gemms: Gemms, *,
     float_type: ir.DataType = ir.DataType.FLOAT, opset: int = OPSET, metadata: Mapping[str, str] | None = None,
+    heads: Mapping[str, Head] | None = None,
 ) -> ir.Model:  # fmt: skip
     """The whole backbone: `pixel_values` (batch, 3, H, W) -> `last_hidden_state` (batch, N, D), `pooler_output`.
 
@@ -81,17 +84,19 @@ def dinov2_graph(
         float_type: FLOAT, or FLOAT16 for weights and arithmetic; the contract's inputs and outputs stay FLOAT.
         opset: of the standard domain, 20 or 21.
         metadata: goes into `metadata_props`.
+        heads: further outputs, by name.
     """
     graph = GraphWriter(float_type)
     height, width = (side * config.patch for side in config.grid)
-    pixels = _contract_value(ir.Value(), INPUT_NAME, ("batch", 3, height, width))
-    hidden = _Emission(graph, config, tensors, gemms).backbone(pixels)
+    pixels = contract_value(ir.Value(), INPUT_NAME, ("batch", 3, height, width))
+    blocks, hidden = _Emission(graph, config, tensors, gemms).backbone(pixels)
     hidden_name, pooled_name = OUTPUT_NAMES
     pooled = graph.node("Gather", [hidden, graph.index(0)], pooled_name, {"axis": 1})
     outputs = [
-        _contract_value(hidden, hidden_name, ("batch", config.tokens(height, width), config.width)),
-        _contract_value(pooled, pooled_name, ("batch", config.width)),
+        contract_value(hidden, hidden_name, ("batch", config.tokens(height, width), config.width)),
+        contract_value(pooled, pooled_name, ("batch", config.width)),
     ]
+    outputs += head_outputs(graph, heads or {}, blocks, hidden, tensors, config.grid)
     model = ir.Model(
         ir.Graph([pixels], outputs, nodes=graph.nodes, initializers=list(graph.initializers.values()),
                  opset_imports={"": opset}, name=config.arch),
@@ -112,18 +117,19 @@ class _Emission:
     tensors: Tensors
     gemms: Gemms
 
-    def backbone(self, pixels: ir.Value) -> ir.Value:
-        """(B, 3, H, W) float32 -> (B, N, D) float32 after the final norm."""
+    def backbone(self, pixels: ir.Value) -> tuple[list[ir.Value], ir.Value]:
+        """(B, 3, H, W) float32 -> (B, N, D) behind each block, and float32 after the final norm."""
         narrow = self.graph.float_type != ir.DataType.FLOAT
         if narrow:
             pixels = self.graph.node("Cast", [pixels], f"{INPUT_NAME}/Cast", {"to": self.graph.float_type})
-        x = self.embed(pixels)
+        x, blocks = self.embed(pixels), []
         for i in range(self.config.depth):
             x = self.block(f"blocks.{i}", x)
+            blocks.append(x)
         if "unrotate" in self.tensors:
             x = self.graph.node("MatMul", [x, self.weight("unrotate")], "unrotate/MatMul")
         x = self.layer_norm("norm", x)
-        return self.graph.node("Cast", [x], "norm/Cast", {"to": ir.DataType.FLOAT}) if narrow else x
+        return blocks, self.graph.node("Cast", [x], "norm/Cast", {"to": ir.DataType.FLOAT}) if narrow else x
 
     def embed(self, pixels: ir.Value) -> ir.Value:
         """Patch embedding, CLS token, position embedding, registers (which carry no position): (B, N, D)."""
@@ -197,9 +203,3 @@ class _Emission:
     def weight(self, name: str) -> ir.Value:
         """The initializer of a state-dict key."""
         return self.graph.constant(name, self.tensors[name])
-
-
-def _contract_value(value: ir.Value, name: str, shape: Sequence[int | str]) -> ir.Value:
-    """`value` under its contract name, shape and float32 type."""
-    value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
-    return value

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.backends.onnx_writer import Attributes, GraphWriter
-from edgekit.heads.program import Grid
+from edgekit.backends.onnx_writer import Attributes, GraphWriter, contract_value
+from edgekit.heads.program import Grid, Head, emit_heads
 
 _FLOAT = ir.DataType.FLOAT
 _EPSILON = 1e-6  # of LayerNorm
 _FUNCTIONS = {"relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid"}
+
+
+def head_outputs(
+    graph: GraphWriter, heads: Mapping[str, Head], blocks: Sequence[ir.Value], hidden: ir.Value,
+    tensors: Mapping[str, np.ndarray], grid: Grid,
+) -> list[ir.Value]:  # fmt: skip
+    """Write the heads behind a backbone (see `emit_heads`) and return their outputs."""
+    found = emit_heads(OnnxOps(graph, grid), heads, blocks, hidden, tensors, grid)
+    shapes = {name: head.shape(grid) for name, head in heads.items()}
+    return [
+        contract_value(graph.node("Reshape", [x, graph.ints(-1, *shapes[name])], name), name, ("batch", *shapes[name]))
+        for name, x in found.items()
+    ]
 
 
 class OnnxOps:
@@ -107,10 +120,6 @@ class OnnxOps:
         """Divided by its length."""
         length = self._node("ReduceL2", [vector, self.graph.ints(1)], {"keepdims": 1})
         return self._node("Div", [vector, length])
-
-    def output(self, name: str, x: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        """`x` in its final shape, called `name`."""
-        return self.graph.node("Reshape", [x, self.graph.ints(-1, *shape)], name)
 
     def _patches(self, tokens: ir.Value) -> ir.Value:
         ints = self.graph.ints

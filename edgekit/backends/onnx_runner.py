@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.artifact import INPUT_NAME, Artifact
 from edgekit.backends.saturation import cpu_saturates
 from edgekit.errors import DataError
 
@@ -37,15 +37,16 @@ class OnnxRunner:
             reason = str(error).strip().splitlines()[-1]
             raise DataError(f"ONNX Runtime {ort.__version__} cannot load {artifact.path}", why=reason,
                             fix="edgekit export --format onnx") from None  # fmt: skip
-        names = tuple(value.name for value in self.session.get_outputs())
-        if [value.name for value in self.session.get_inputs()] != [INPUT_NAME] or names != OUTPUT_NAMES:
-            raise DataError(f"{artifact.path} has outputs {', '.join(names)}, not {', '.join(OUTPUT_NAMES)}",
+        names = [value.name for value in self.session.get_outputs()]
+        self._outputs = [spec.name for spec in artifact.outputs]
+        if [value.name for value in self.session.get_inputs()] != [INPUT_NAME] or names != self._outputs:
+            raise DataError(f"{artifact.path} has outputs {', '.join(names)}, not {', '.join(self._outputs)}",
                             fix="edgekit export --format onnx")  # fmt: skip
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
-        results = self.session.run(OUTPUT_NAMES, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
-        return dict(zip(OUTPUT_NAMES, results, strict=True))
+        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
+        return dict(zip(self._outputs, results, strict=True))
 
 
 def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptions:

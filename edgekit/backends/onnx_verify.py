@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,33 +27,41 @@ from edgekit.quantize.plan import (
 )
 
 if TYPE_CHECKING:
+    from edgekit.heads.program import Head
     from edgekit.models.dinov2 import DinoV2
 
 FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
+HEAD_TOLERANCE = 1e-3  # of a head's output, where that is larger than 1 relative to it
 FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision, variant: Variant) -> float:
+def verify_float(
+    path: Path, model: DinoV2, precision: Precision, variant: Variant, heads: Mapping[str, Head] | None = None
+) -> float:
     """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
+
+    What heads put out is compared in fp32, relative to its largest value.
 
     Raises:
         BackendMissing: it is a fused file and the op library is not here.
         ExportError: not finite, or further away than the precision explains.
     """
     import onnxruntime as ort
-    import torch
+
+    from edgekit.heads.torch_ops import run_with_heads
 
     height, width = (side * model.config.patch for side in model.config.grid)
     pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(pixels))[0].numpy()
+    wanted = run_with_heads(model, heads or {}, pixels)
+    expected = wanted["last_hidden_state"]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if variant == "fused":
         register_ops(options)
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    actual = session.run(None, {INPUT_NAME: pixels})[0]
-    if not np.isfinite(actual).all():
+    found = dict(zip(wanted, session.run([*wanted], {INPUT_NAME: pixels}), strict=True))
+    actual = found["last_hidden_state"]
+    if not all(np.isfinite(value).all() for value in found.values()):
         raise ExportError(f"the {precision} file computes values that are not finite",
                           why="an activation is out of the type's range", fix="--precision fp32")  # fmt: skip
     error = np.abs(actual - expected)
@@ -61,6 +69,11 @@ def verify_float(path: Path, model: DinoV2, precision: Precision, variant: Varia
     sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
     if precision == "fp32" and largest > FP32_TOLERANCE:
         raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
+    for name in heads or {}:
+        distance = float(np.abs(found[name] - wanted[name]).max() / max(1.0, np.abs(wanted[name]).max()))
+        if precision == "fp32" and distance > HEAD_TOLERANCE:
+            raise ExportError(f"the head {name} of the fp32 file differs from torch by {distance:.2e}",
+                              why=f"the limit is {HEAD_TOLERANCE}")  # fmt: skip
     if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
         raise ExportError(f"the fp16 file reaches {sqnr_db:.1f} dB only", why=f"{FP16_SQNR_DB:.0f} dB are expected",
                           fix="--precision fp32")  # fmt: skip

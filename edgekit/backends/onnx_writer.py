@@ -64,3 +64,9 @@ class GraphWriter:
     def index(self, value: int) -> ir.Value:
         """A scalar int64 constant named by its content, for Gather."""
         return self.constant(f"int64({value})", np.array(value, np.int64))
+
+
+def contract_value(value: ir.Value, name: str, shape: Sequence[int | str]) -> ir.Value:
+    """`value` under its contract name, shape and float32 type."""
+    value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+    return value

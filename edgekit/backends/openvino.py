@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 from edgekit.artifact import (
     INPUT_NAME,
-    OUTPUT_NAMES,
     Artifact,
     Format,
     Precision,
@@ -22,7 +21,7 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.base import ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import artifact_from, manifest_text
 from edgekit.errors import BackendMissing, DataError, ExportError
 
@@ -148,17 +147,17 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
         if variant == "fused":
             from edgekit.backends.openvino_fused import FusedWriter
 
-            return build_model(FusedWriter(config, tensors, FloatGemms(tensors)))
-        return build_model(Writer(config, tensors, FloatGemms(tensors)))
+            return build_model(FusedWriter(config, tensors, FloatGemms(tensors)), source.heads)
+        return build_model(Writer(config, tensors, FloatGemms(tensors)), source.heads)
     plan = source.plan
     if plan is None:
         raise ExportError(f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name)
     if variant == "fused":
         from edgekit.backends.openvino_fused import FusedGemms, FusedWriter
 
-        return build_model(FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan))
+        return build_model(FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan), source.heads)
     gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
-    return build_model(Writer(plan.config, plan.float_tensors, gemms))
+    return build_model(Writer(plan.config, plan.float_tensors, gemms), source.heads)
 
 
 def _verify(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> None:
@@ -181,17 +180,14 @@ def stamp(model: ov.Model, described: Mapping[str, object]) -> None:
 def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
     """The fields of the artifact that are known before the files are written, in JSON's types."""
     height, width = source.preprocess.input_size
-    tokens, channels = source.model.config.tokens(height, width), source.model.config.width
-    shapes: tuple[tuple[int | str, ...], ...] = (("batch", tokens, channels), ("batch", channels))
     inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
-    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
     return {
         "name": f"openvino/{precision}" + "_fused" * (variant == "fused"),
         "format": "openvino",
         "precision": precision,
         "variant": variant,
         "inputs": [spec.model_dump(mode="json") for spec in inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs_of(source)],
         "preprocess": source.preprocess.model_dump(mode="json"),
         "recipe_digest": source.recipe_digest,
         "parent_sha256": source.parent_sha256,

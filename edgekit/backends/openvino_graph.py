@@ -15,8 +15,10 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
+from edgekit.backends.openvino_heads import head_outputs
 
 if TYPE_CHECKING:
+    from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
 LAYER_NORM_EPS = 1e-6  # as edgekit.models.dinov2, which would load torch
@@ -78,21 +80,24 @@ def constant(value: np.ndarray | np.generic, name: str) -> ov.Output:
     return op.constant(np.asarray(value, order="C"), name=name).output(0)
 
 
-def build_model(writer: Writer) -> ov.Model:
-    """The export contract as graph: `pixel_values` (B, 3, height, width) -> `last_hidden_state`, `pooler_output`."""
+def build_model(writer: Writer, heads: Mapping[str, Head] | None = None) -> ov.Model:
+    """The export contract as graph: `pixel_values` (B, 3, height, width) -> the contract's outputs and those of heads."""
     config, tensors = writer.config, writer.tensors
     pixels = op.parameter([-1, 3, *(side * config.patch for side in config.grid)], np.float32, name=INPUT_NAME)
     pixels.output(0).get_tensor().set_names({INPUT_NAME})
-    x = writer.embed(pixels.output(0))  # (B, N, D)
+    x, blocks = writer.embed(pixels.output(0)), []  # (B, N, D)
     for i in range(config.depth):
         x = writer.block(f"blocks.{i}", x)
+        blocks.append(x)
     if "unrotate" in tensors:
         x = op.matmul(x, constant(tensors["unrotate"], "unrotate.weight"), False, False, name="unrotate").output(0)
     hidden = writer.norm("norm", x)
     pooled = op.gather(hidden, _index(0, "pooler.index"), _index(1, "pooler.axis"), name="pooler").output(0)
-    for output, name in zip((hidden, pooled), OUTPUT_NAMES, strict=True):
+    outputs = dict(zip(OUTPUT_NAMES, (hidden, pooled), strict=True))
+    outputs |= head_outputs(heads or {}, blocks, hidden, tensors, config)
+    for name, output in outputs.items():
         output.get_tensor().set_names({name})
-    results = [op.result(o, name=f"{n}/result") for o, n in zip((hidden, pooled), OUTPUT_NAMES, strict=True)]
+    results = [op.result(output, name=f"{name}/result") for name, output in outputs.items()]
     return ov.Model(results, [pixels], "dinov2")
 
 

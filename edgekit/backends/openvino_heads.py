@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from edgekit.heads.program import Grid
+from edgekit.heads.program import Grid, Head, emit_heads
+from edgekit.models.config import DinoV2Config
 
 _EPSILON = 1e-6  # of LayerNorm
+
+
+def head_outputs(
+    heads: Mapping[str, Head], blocks: Sequence[ov.Output], hidden: ov.Output, tensors: Mapping[str, np.ndarray],
+    config: DinoV2Config,
+) -> dict[str, ov.Output]:  # fmt: skip
+    """Write the heads behind a backbone (see `emit_heads`): the output of each, by name."""
+    grid = config.grid
+    ops = OpenVinoOps(grid, config.tokens(*(side * config.patch for side in grid)))
+    found = emit_heads(ops, heads, blocks, hidden, tensors, grid)
+    return {name: ops.shaped(name, x, heads[name].shape(grid)) for name, x in found.items()}
 
 
 class OpenVinoOps:
@@ -114,11 +126,11 @@ class OpenVinoOps:
         """Divided by its length."""
         return self.divide(vector, op.reduce_l2(vector, self._index([1]), True, name=self._name("length")).output(0))
 
-    def output(self, name: str, x: ov.Output, shape: tuple[int, ...]) -> ov.Output:
-        """`x` in its final shape, called `name`."""
-        found = op.reshape(x, self._index([-1, *shape]), False, name=f"heads.{name}").output(0)
-        found.get_tensor().set_names({name})
-        return found
+    def shaped(self, name: str, x: ov.Output, shape: tuple[int, ...]) -> ov.Output:
+        """The head's output as (B, *shape)."""
+        self.begin(name)
+        index = op.constant(np.array([-1, *shape], np.int64), name=f"{self._head}/shape")
+        return op.reshape(x, index, False, name=self._head).output(0)
 
     def _patches(self, tokens: ov.Output) -> ov.Output:
         places = [self._index([value]) for value in (self._first, self._tokens, 1, 1)]

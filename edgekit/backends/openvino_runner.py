@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from edgekit.artifact import OUTPUT_NAMES, Artifact, Variant
+from edgekit.artifact import Artifact, Variant
 from edgekit.errors import DataError
 
 Hint = Literal["latency", "throughput"]
@@ -32,20 +32,21 @@ class OpenVinoRunner:
             core.set_property({"CACHE_DIR": str(cache_dir)})
         self.artifact = artifact
         self._input = artifact.inputs[0]
+        self._outputs = [spec.name for spec in artifact.outputs]
         model = read_model(artifact.path, core)
         self.compiled = core.compile_model(model, "CPU", plugin_settings(model, hint, threads))
         self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
         self._request = self.compiled.create_infer_request()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> both outputs by contract name; each call returns arrays of its own.
+        """(B, 3, H, W) float32 -> every output by name; each call returns arrays of its own.
 
         An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
         """
         if self._queue is not None:
             return self._spread(pixel_values)
         results = self._request.infer({self._input.name: np.ascontiguousarray(pixel_values, self._input.dtype)})
-        return {name: results[name].copy() for name in OUTPUT_NAMES}
+        return {name: results[name].copy() for name in self._outputs}
 
     def _spread(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """One request per image, in parallel streams; order is kept."""
@@ -53,13 +54,13 @@ class OpenVinoRunner:
         rows: list[dict[str, np.ndarray]] = [{} for _ in pixel_values]
 
         def keep(request: ov.InferRequest, index: int) -> None:
-            rows[index] = {name: request.get_tensor(name).data.copy() for name in OUTPUT_NAMES}
+            rows[index] = {name: request.get_tensor(name).data.copy() for name in self._outputs}
 
         self._queue.set_callback(keep)
         for index, image in enumerate(np.ascontiguousarray(pixel_values, self._input.dtype)):
             self._queue.start_async({self._input.name: image[None]}, index)
         self._queue.wait_all()
-        return {name: np.concatenate([row[name] for row in rows]) for name in OUTPUT_NAMES}
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
 
 
 def load_for_throughput(argument: dict[str, Any], threads: int | None) -> OpenVinoRunner:

@@ -1,0 +1,144 @@
+"""Heads inside exported files: every kind in one file, its outputs those of torch, the backbone there once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import edgekit
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, Variant
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
+from edgekit.heads.classification import LinearClassifier, NearestNeighbours
+from edgekit.heads.depth import LinearDepth
+from edgekit.heads.dpt import DptDepth
+from edgekit.heads.program import Head
+from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
+from edgekit.heads.segmentation import LinearSegmenter
+from edgekit.heads.torch_ops import run_with_heads
+from edgekit.models.dinov2 import DinoV2, random_model
+from edgekit.pipeline.jobs import fused_missing
+from edgekit.quantize.plan import QuantPlan
+from tests import official_heads as official
+from tests.conformance.rtn_plan import rtn_plan
+from tests.generators import TINY_REG
+
+SIZE = (70, 56)  # 5 x 4 patches
+CONFIG = replace(TINY_REG, depth=4)
+WIDTH, LAST = CONFIG.width, CONFIG.depth - 1
+FORMATS: tuple[Format, ...] = ("onnx", "openvino")
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((2, 3, *SIZE), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> DinoV2:
+    return random_model(CONFIG).bake(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, Head]:
+    """One of every kind, and of those with one layer or several both."""
+
+    def state(module: torch.nn.Module) -> dict[str, np.ndarray]:
+        return {key: value.numpy() for key, value in official.randomised(module).state_dict().items()}
+
+    rng = np.random.default_rng(0)
+    gallery = {"gallery": rng.standard_normal((9, WIDTH)).astype(np.float32), "labels": rng.integers(0, 3, 9)}
+    decoder = official.randomised(SaliencyHead(WIDTH, (16, 8, 4)))
+    assert isinstance(decoder, SaliencyHead)
+    every = list(range(CONFIG.depth))
+    return {
+        "cls": LinearClassifier.from_state(state(official.Classifier(WIDTH, 1, 7)), CONFIG),
+        "cls4": LinearClassifier.from_state(state(official.Classifier(WIDTH, 4, 7)), CONFIG),
+        "knn": NearestNeighbours.from_state(gallery, CONFIG),
+        "seg": LinearSegmenter.from_state(state(official.Segmenter(WIDTH, 4, 5)), CONFIG),
+        "depth": LinearDepth.from_state(state(official.LinearDepther(WIDTH, [LAST], 16, 10)), CONFIG, 10.0),
+        "depth4": LinearDepth.from_state(state(official.LinearDepther(WIDTH, every, 16, 10)), CONFIG, 10.0),
+        "dpt": DptDepth.from_state(state(official.Dpt(WIDTH, every, 16, [8, 16, 24, 32])), CONFIG),
+        "saliency": SaliencyProgram.of(decoder, CONFIG),
+    }
+
+
+@pytest.fixture(scope="module")
+def plan(model: DinoV2) -> QuantPlan:
+    return rtn_plan(model, torch.from_numpy(np.concatenate([pixels()] * 2)))
+
+
+def exported(format_: Format, precision: Precision, variant: Variant, folder: Path, **given: Any) -> Artifact:
+    backend = get_backend(format_)
+    if reason := backend.missing() or (fused_missing(format_) if variant == "fused" else None):
+        pytest.skip(reason)
+    fields = {"preprocess": Preprocess.for_size(*SIZE), "plan": None, "model_name": "tiny", "licence": "MIT"}
+    source = ExportSource(**fields | given, parent_sha256="0" * 64, recipe_digest="digest")
+    return backend.export(source, precision, variant, folder / backend.filename(precision, variant))
+
+
+def distances(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    assert list(actual) == list(expected)
+    return {
+        name: float(np.abs(actual[name] - value).max() / max(1, np.abs(value).max()))
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("variant", ["standard", "fused"])
+def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Variant, model, heads, tmp_path: Path):
+    artifact = exported(format_, "fp32", variant, tmp_path, model=model, heads=heads)
+    actual = edgekit.load(artifact.path, threads=1)(pixels())
+    expected = run_with_heads(model, heads, pixels())
+    assert [spec.name for spec in artifact.outputs] == [*OUTPUT_NAMES, *heads]
+    for spec in artifact.outputs:
+        assert actual[spec.name].shape == (2, *spec.shape[1:])
+        assert actual[spec.name].dtype == np.float32
+    assert max(distances(actual, expected).values()) < 1e-3
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(("precision", "variant"), [
+    ("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"),
+])  # fmt: skip
+def test_heads_see_the_features_of_the_precision(
+    format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path
+):
+    artifact = exported(format_, precision, variant, tmp_path, model=model, heads=heads, plan=plan)
+    actual = get_backend(format_).runner(artifact, 1)(pixels())
+    expected = run_with_heads(model, heads, pixels())
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        a, b = (x.reshape(2, -1) - value.mean() for x in (actual[name], value))
+        cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > (0.999 if precision == "fp16" else 0.8), name
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_backbone_is_there_once_and_unchanged(format_: Format, model, heads, tmp_path: Path):
+    plain, several = (
+        exported(format_, "fp32", "standard", tmp_path / name, model=model, heads=given)
+        for name, given in (("plain", {}), ("several", heads))
+    )
+    sizes = sum(value.nbytes for head in heads.values() for value in arrays_of(head))
+    assert several.size_mb - plain.size_mb < 1.1 * sizes / 1e6 + 0.5
+    a, b = (get_backend(format_).runner(artifact, 1)(pixels())["last_hidden_state"] for artifact in (plain, several))
+    assert np.abs(a - b).max() < 1e-4
+    again = exported(format_, "fp32", "standard", tmp_path / "again", model=model, heads=heads)
+    assert again.sha256 == several.sha256
+
+
+def arrays_of(value: object) -> list[np.ndarray]:
+    """Every array inside a head."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, dict):
+        return [array for part in value.values() for array in arrays_of(part)]
+    if isinstance(value, tuple):
+        return [array for part in value for array in arrays_of(part)]
+    return [array for part in vars(value).values() for array in arrays_of(part)] if hasattr(value, "__dict__") else []
