@@ -81,7 +81,7 @@ def constant(value: np.ndarray | np.generic, name: str) -> ov.Output:
 
 
 def build_model(writer: Writer, heads: Mapping[str, Head] | None = None) -> ov.Model:
-    """The export contract as graph: `pixel_values` (B, 3, height, width) -> the contract's outputs and those of heads."""
+    """The export contract as graph: `pixel_values` (B, 3, height, width) -> the contract's outputs and the heads'."""
     config, tensors = writer.config, writer.tensors
     pixels = op.parameter([-1, 3, *(side * config.patch for side in config.grid)], np.float32, name=INPUT_NAME)
     pixels.output(0).get_tensor().set_names({INPUT_NAME})
