@@ -16,19 +16,41 @@ def embed(
     model: Annotated[Path, typer.Argument(help="An artifact, or a build folder: the best artifact that runs here.")],
     images: Annotated[str, typer.Argument(help="A folder of images, or `demo`.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="The .npz or .safetensors file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The .npz or .safetensors file, or the folder of pictures.")],
     tokens: Annotated[Tokens, typer.Option("--tokens", help="Which features to keep.")] = "cls",
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="At most this many images.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
     threads: options.Threads = None,
+    visualize: Annotated[bool, typer.Option("--visualize", help="Pictures and a page instead of features.")] = False,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", help="With --visualize: a second artifact, INT8 beside FP32.")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option("--attention", help="With --visualize: the float model that shows its attention.")
+    ] = None,
+    show: Annotated[int, typer.Option("--show", min=1, help="With --visualize: how many images get pictures.")] = 12,
     as_json: options.Json = False,
 ) -> None:
-    """Features of your images: one row per image, with the images' names and folder labels."""
+    """Features of your images: one row per image, with the images' names and folder labels.
+
+    With --visualize: patch features as colours, nearest neighbours and attention maps, as PNG files and a page.
+    """
     import json
 
     from edgekit.cli.show import Live, terminal
     from edgekit.embed import embed_folder
+    from edgekit.errors import RecipeError
 
+    if visualize:
+        from edgekit.pipeline.seeing import visualize as draw
+
+        with Live(terminal(stderr=True)) as live:
+            page = draw(model, images, out, beside=beside, attention=attention, samples=samples, show=show,
+                        threads=threads, progress=live.stage)  # fmt: skip
+        print(json.dumps({"page": str(page)}) if as_json else page)
+        return
+    if beside is not None or attention is not None:
+        raise RecipeError("--beside and --attention draw pictures", fix="--visualize")
     with Live(terminal(stderr=True)) as live:
         done = embed_folder(
             model, images, out, tokens=tokens, samples=samples, batch=batch, threads=threads,

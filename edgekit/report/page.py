@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from edgekit.artifact import ArtifactRow
 from edgekit.backends.placement import placement
-from edgekit.errors import BackendMissing
 from edgekit.measure.drift import ImageDrift
 from edgekit.quantize.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.changes import changes
 from edgekit.report.content import BuildReport
+from edgekit.report.template import CHART_WIDTH, render, svg
 
-_HERE = Path(__file__).parent
-_CHART_WIDTH = 860  # pixels
 _PICTURED = 5  # artifacts side by side
 _LISTED = 12  # images in the table
 
@@ -34,19 +30,10 @@ class Chart:
 
 def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
     """The whole page as text, with what changed since `against`. Raises BackendMissing without the report extra."""
-    absent = [package for package in ("jinja2", "altair", "vl_convert") if find_spec(package) is None]
-    if absent:
-        raise BackendMissing(f"report.html needs {', '.join(absent)}", fix="pip install 'edgekit[report]'")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    template = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("page.html")
     judged = _judged(report)
-    return template.render(
+    return render(
+        "page.html",
         report=report,
-        n=numbers,
-        style=_safe((_HERE / "page.css").read_text(encoding="utf-8")),
         rows=[_words(row, report) for row in report.manifest.artifacts],
         charts=_charts(report),
         explained=_explained(report.explanation) if report.explanation else [],
@@ -59,13 +46,6 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
         notes=[(row.name, note) for row in report.manifest.artifacts for note in row.notes],
         noisy=sum(not latency.stable for latency in report.latency.values()),
     )
-
-
-def _safe(text: str) -> Any:
-    """Our own text, not to be escaped."""
-    from markupsafe import Markup
-
-    return Markup(text)
 
 
 def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
@@ -123,16 +103,16 @@ def _charts(report: BuildReport) -> list[Chart]:
     if found:
         formats = {row.name: row.format for row in report.manifest.artifacts}
         text = "Up and to the left is better. The line joins those that no other artifact beats in both."
-        drawn.append(Chart("Drift against latency", text, _svg(charts.trade_off(found, formats, _CHART_WIDTH))))
+        drawn.append(Chart("Drift against latency", text, svg(charts.trade_off(found, formats, CHART_WIDTH))))
     if report.latency:
         drawn.append(Chart("Latency", "Every timed call is a tick; the thick one is the median.",
-                           _svg(charts.latency_strips(report.latency, rows))))  # fmt: skip
+                           svg(charts.latency_strips(report.latency, rows))))  # fmt: skip
     if report.drift:
         drawn.append(Chart("Drift of every image", "Every evaluation image is a dot.",
-                           _svg(charts.drift_strips(report.drift, rows, {}))))  # fmt: skip
+                           svg(charts.drift_strips(report.drift, rows, {}))))  # fmt: skip
     if report.latency:
         drawn.append(Chart("Memory", "Peak of each artifact's own process, above the interpreter's.",
-                           _svg(charts.memory_bars(report.latency, rows))))  # fmt: skip
+                           svg(charts.memory_bars(report.latency, rows))))  # fmt: skip
     return drawn
 
 
@@ -142,22 +122,11 @@ def _explained(found: Explanation) -> list[Chart]:
 
     drawn = [
         Chart("Block by block", "Error of the residual stream behind each block, all GEMMs integer.",
-              _svg(explained.block_lines(found))),
+              svg(explained.block_lines(found))),
         Chart("GEMM by GEMM", "Each quantized alone; the shares are of the sum of their noise.",
-              _svg(explained.gemm_bars(found))),
+              svg(explained.gemm_bars(found))),
     ]  # fmt: skip
     if found.steps:
         drawn.append(Chart("Step by step", "What the plan loses when it is made without one step of the recipe.",
-                           _svg(explained.step_bars(found))))  # fmt: skip
+                           svg(explained.step_bars(found))))  # fmt: skip
     return drawn
-
-
-def _svg(spec: dict[str, Any]) -> str:
-    """A Vega-Lite specification as a drawing whose colours are the page's."""
-    import vl_convert
-
-    axis = {"domainColor": "var(--rule)", "gridColor": "var(--rule)", "tickColor": "var(--rule)",
-            "labelColor": "var(--muted)", "titleColor": "var(--muted)", "titleFontWeight": "normal"}  # fmt: skip
-    config = {"background": None, "view": {"stroke": None}, "axis": axis}
-    drawing: str = vl_convert.vegalite_to_svg({**spec, "width": _CHART_WIDTH, "config": config})
-    return drawing

@@ -22,6 +22,14 @@ _VIRIDIS = np.array(
 )  # fmt: skip
 
 
+def principal(flat: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and the first `count` principal axes (D, count) of rows (n, D); a sign is arbitrary and fixed here."""
+    mean = flat.mean(axis=0)
+    _, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False))
+    axes = vectors[:, ::-1][:, :count]
+    return mean, axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(count)])
+
+
 @dataclass(frozen=True)
 class PatchColours:
     """Three principal directions of the reference's patch tokens, with the range that becomes 0..255 in each."""
@@ -33,12 +41,9 @@ class PatchColours:
 
     @classmethod
     def fit(cls, patches: np.ndarray) -> PatchColours:
-        """Fit on patch tokens (n, P, D) of all shown images at once, so that equal parts get equal colours."""
+        """Fit on patch tokens (..., D) of all shown images at once, so that equal parts get equal colours."""
         flat = patches.reshape(-1, patches.shape[-1]).astype(np.float64)
-        mean = flat.mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False))
-        axes = vectors[:, ::-1][:, :3]
-        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])  # a sign is arbitrary; fix it
+        mean, axes = principal(flat, 3)
         scores = (flat - mean) @ axes
         low, high = np.quantile(scores, (0.01, 0.99), axis=0)
         return cls(mean, axes, low, high)
