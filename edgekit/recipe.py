@@ -78,6 +78,7 @@ class Recipe(Frozen):
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
     evaluation_samples: int = Field(default=32, ge=1)
+    heads: dict[str, str] = Field(default={})  # output name -> checkpoint, or "model": the model's own
     quantize: QuantizeRecipe = QuantizeRecipe()
     nncf: NncfRecipe = NncfRecipe()
     seed: int = 0
@@ -97,7 +98,8 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump(mode="json", exclude=None if self.heads else {"heads"})  # older digests stay theirs
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod

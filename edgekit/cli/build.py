@@ -29,6 +29,7 @@ def build(
     precision: options.Precisions = None,
     engine: options.Engines = None,
     input_: options.Inputs = None,
+    heads: options.Heads = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
     eval_: options.Eval = None,
@@ -52,7 +53,7 @@ def build(
     if optimize_for and engine is None and recipe is None and nncf_missing() is None:
         engine = "edgekit,nncf"
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
+        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
         sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
         recover=recover,
     )  # fmt: skip
@@ -69,6 +70,7 @@ def export(
     precision: options.Precisions = None,
     engine: options.Engines = None,
     input_: options.Inputs = None,
+    heads: options.Heads = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
     samples: options.Samples = None,
@@ -78,7 +80,7 @@ def export(
 ) -> None:
     """Write the artifacts and check them against the golden outputs; measure nothing else."""
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_,
+        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
         sizes=image_size, calib=calib, samples=samples, seed=seed,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
@@ -187,11 +189,14 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
             "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
         }, indent=2))  # fmt: skip
         return
-    from edgekit.cli.show import build_table
+    from edgekit.cli.show import build_table, heads_table
 
     console.print()
     console.print(build_table(result.manifest.artifacts))
     console.print()
+    if result.manifest.recipe.get("heads"):
+        console.print(heads_table(result.manifest.artifacts))
+        console.print()
     if not result.made and result.kept:
         console.print(f"nothing to do: all {len(result.kept)} artifacts are up to date ({result.seconds:.1f} s)")
     else:

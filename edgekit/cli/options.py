@@ -25,6 +25,14 @@ Inputs = Annotated[
         "--input", help="Of pixel_values,image: OpenVINO and Core ML files that take images, too.", metavar="A,B"
     ),
 ]
+Heads = Annotated[
+    str | None,
+    typer.Option(
+        "--heads",
+        help="Tasks on the backbone: cls=FILE,seg=FILE; NAME=model takes the checkpoint's.",
+        metavar="NAME=FILE",
+    ),
+]
 Sizes = Annotated[
     str | None,
     typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
@@ -65,6 +73,7 @@ def recipe_from(
     precisions: str | None = None,
     engines: str | None = None,
     inputs: str | None = None,
+    heads: str | None = None,
     sizes: str | None = None,
     calib: str | None = None,
     evaluation: str | None = None,
@@ -84,7 +93,7 @@ def recipe_from(
     values = base.model_dump()
     given = {
         "model": model, "formats": words_of(formats), "precisions": words_of(precisions), "engines": words_of(engines),
-        "inputs": words_of(inputs), "image_size": sizes_of(sizes),
+        "inputs": words_of(inputs), "image_size": sizes_of(sizes), "heads": heads_of(heads),
         "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
     }  # fmt: skip
     values |= {key: value for key, value in given.items() if value is not None}
@@ -100,6 +109,22 @@ def recipe_from(
 def words_of(text: str | None) -> list[str] | None:
     """ "a, b" -> ["a", "b"]."""
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def heads_of(text: str | None) -> dict[str, str] | None:
+    """ "cls=a.pth,saliency=model" -> {"cls": "a.pth", "saliency": "model"}."""
+    if text is None:
+        return None
+    from edgekit.errors import RecipeError
+
+    heads: dict[str, str] = {}
+    for word in words_of(text) or []:
+        name, _, source = word.partition("=")
+        if not name or not source or name in heads:
+            raise RecipeError(f"--heads {word!r} is not NAME=FILE", why="each head has a name of its own and a file",
+                              fix="--heads cls=head.pth,saliency=model")  # fmt: skip
+        heads[name] = source
+    return heads
 
 
 def sizes_of(text: str | None) -> list[tuple[int, int]] | None:

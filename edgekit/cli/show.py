@@ -92,6 +92,22 @@ def build_table(rows: Sequence[ArtifactRow]) -> Table:
     return table
 
 
+def heads_table(rows: Sequence[ArtifactRow]) -> Table:
+    """Each head's output against the float model's in torch, in its task's unit, with the 95 % interval."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("artifact", "head", "measure"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", "95 %"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        for head, found in (row.drift or {}).get("heads", {}).items():
+            measure = f"{found['measure']} {found['unit']}".rstrip()
+            table.add_row(
+                row.name, head, measure, f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}"
+            )
+    return table
+
+
 def _number(value: Any, digits: int, unit: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{unit}"
 

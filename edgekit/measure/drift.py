@@ -10,6 +10,7 @@ from edgekit.artifact import Frozen
 from edgekit.errors import DataError
 from edgekit.measure.accuracy import AccuracyDrift
 from edgekit.measure.features import Features
+from edgekit.measure.heads import HeadDrift
 from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
 from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
 from edgekit.measure.task import TaskDrift
@@ -69,6 +70,7 @@ class DriftReport(Frozen):
     images: tuple[ImageDrift, ...]
     tasks: tuple[TaskDrift, ...] = ()
     accuracy: tuple[AccuracyDrift, ...] = ()  # where the images are labelled
+    heads: tuple[HeadDrift, ...] = ()  # that are in the file
 
     @property
     def grade(self) -> Grade:
@@ -102,7 +104,8 @@ class DriftReport(Frozen):
         for accuracy in self.accuracy:
             numbers |= accuracy.summary()
         rounded = {key: None if value is None else round(value, 6) for key, value in numbers.items()}
-        return {**rounded, "grade": self.grade, "n": self.n, "reference": self.reference}
+        heads = {"heads": {head.head: head.summary() for head in self.heads}} if self.heads else {}
+        return {**rounded, **heads, "grade": self.grade, "n": self.n, "reference": self.reference}
 
 
 def measure_drift(
@@ -115,6 +118,7 @@ def measure_drift(
     seed: int = 0,
     tasks: tuple[TaskDrift, ...] = (),
     accuracy: tuple[AccuracyDrift, ...] = (),
+    heads: tuple[HeadDrift, ...] = (),
 ) -> DriftReport:
     """Compare two models' features of the same images in the same order.
 
@@ -127,6 +131,7 @@ def measure_drift(
         seed: of the bootstrap.
         tasks: drift of heads on top of these features, see `measure_map_drift`.
         accuracy: of k-NN and of a probe on these features, see `AccuracyJudge`.
+        heads: drift of what the candidate's own heads put out, see `measure_head_drift`.
 
     Raises:
         DataError: the two are not of the same images and shape, or hold values that are not finite.
@@ -187,6 +192,7 @@ def measure_drift(
         images=images,
         tasks=tasks,
         accuracy=accuracy,
+        heads=heads,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.base import Runner
 from edgekit.errors import DataError
 from edgekit.recipe import PATCH
@@ -16,11 +17,15 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True)
 class Features:
-    """`tokens` (n, 1 + R + P, D) float32 after the final norm: class token, R registers, P = rows * columns patches."""
+    """`tokens` (n, 1 + R + P, D) float32 after the final norm: class token, R registers, P = rows * columns patches.
+
+    `heads` holds what the file's heads put out, (n, ...) by name.
+    """
 
     tokens: np.ndarray
     grid: tuple[int, int]  # (rows, columns) of patches
     names: tuple[str, ...]  # one per image
+    heads: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -65,15 +70,18 @@ def features_of(
         raise DataError("no images to measure on", fix="--eval DIR")
     height, width = pixel_values.shape[-2:]
     grid = (height // PATCH, width // PATCH)
-    parts = []
+    parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(pixel_values), batch):
-        parts.append(np.asarray(runner(pixel_values[start : start + batch])["last_hidden_state"], dtype=np.float32))
+        for name, value in runner(pixel_values[start : start + batch]).items():
+            if name == OUTPUT_NAMES[0] or name not in OUTPUT_NAMES:
+                parts.setdefault(name, []).append(np.asarray(value, dtype=np.float32))
         if progress:
             progress(min(start + batch, len(pixel_values)), len(pixel_values))
-    tokens = np.concatenate(parts)
+    heads = {name: np.concatenate(values) for name, values in parts.items()}
+    tokens = heads.pop(OUTPUT_NAMES[0])
     if tokens.shape[1] < 1 + grid[0] * grid[1]:
         raise DataError(
             f"a model put out {tokens.shape[1]} tokens for an image of {height} x {width} pixels",
             why=f"1 + {grid[0]} * {grid[1]} or more are needed",
         )
-    return Features(tokens, grid, tuple(names) if names else tuple(str(i) for i in range(len(tokens))))
+    return Features(tokens, grid, tuple(names) if names else tuple(str(i) for i in range(len(tokens))), heads)

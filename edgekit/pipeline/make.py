@@ -16,6 +16,7 @@ from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportEr
 from edgekit.golden import check_golden
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
+from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
 from edgekit.pipeline.jobs import Job
@@ -124,6 +125,7 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
     return measure_drift(
         reference, features, reference_name=REFERENCE, candidate_name=job.name, seed=materials.recipe.seed,
         tasks=_tasks(reference, features, materials), accuracy=judge.measure(features) if judge else (),
+        heads=_heads(reference, features, materials),
     )  # fmt: skip
 
 
@@ -138,6 +140,14 @@ def _tasks(reference: Features, candidate: Features, materials: Materials) -> tu
     return tuple(
         measure_map_drift(expected[head], actual[head], head=head, names=reference.names, seed=materials.recipe.seed)
         for head in expected
+    )
+
+
+def _heads(reference: Features, candidate: Features, materials: Materials) -> tuple[HeadDrift, ...]:
+    return tuple(
+        measure_head_drift(name, head.task, reference.heads[name], candidate.heads[name], seed=materials.recipe.seed)
+        for name, head in materials.heads.items()
+        if name in candidate.heads  # another engine's file has none
     )
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgekit import __version__
-from edgekit.artifact import Precision, Preprocess
+from edgekit.artifact import Precision, Preprocess, sha256_of
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
+from edgekit.heads.read import OWN, read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
@@ -42,6 +41,7 @@ class Materials:
     def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.out, self._watcher = recipe, loaded, out, watcher
         self._samples = samples_that_fit(recipe)
+        self.heads = read_heads(recipe.heads, loaded)
         self.calibration = cache(self._calibration)
         self.evaluation = cache(self._evaluation)
         self.model = cache(self._model)
@@ -60,7 +60,14 @@ class Materials:
             model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,
             model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,
             recipe_digest=self.recipe.digest, overflow=self.recipe.quantize.overflow,
+            heads=self.heads,
         )  # fmt: skip
+
+    def heads_key(self) -> dict[str, str]:
+        """Digest of each head's file; of one that the checkpoint brings only that it does."""
+        return {
+            name: source if source == OWN else sha256_of(Path(source)) for name, source in self.recipe.heads.items()
+        }
 
     def plan_key(self, size: Size, four_bits: bool) -> str:
         """Digest of all that decides a plan."""
@@ -142,17 +149,12 @@ class Materials:
         return plan
 
     def _reference(self, size: Size) -> Features:
-        """Features of the float model in torch on the evaluation images."""
-        import torch
+        """Features of the float model in torch on the evaluation images, and what the heads make of them."""
+        from edgekit.heads.torch_ops import run_with_heads
 
-        model, images = self.model(size), self.evaluation(size)
-
-        @torch.no_grad()
-        def run(pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-            return {"last_hidden_state": model(torch.from_numpy(pixel_values))[0].numpy()}
-
+        images = self.evaluation(size)
         return features_of(
-            run, images.pixel_values, _BATCH, names=images.paths,  # type: ignore[arg-type]
+            partial(run_with_heads, self.model(size), self.heads), images.pixel_values, _BATCH, names=images.paths,  # type: ignore[arg-type]
             progress=lambda done, total: self._watcher.stage("reference features", done, total),
         )  # fmt: skip
 

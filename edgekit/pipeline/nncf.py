@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit.artifact import Artifact
@@ -40,6 +41,6 @@ def make_nncf(job: Job, materials: Materials) -> Artifact:
     if held_out is not None:
         images = images[[i for i in range(len(images)) if i % _HELD_OUT]]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped weights open
-        source = materials.source(job)  # without plan
+        source = replace(materials.source(job), heads={})  # without plan; what is compared are features
         fp32 = get_backend("openvino").export(source, "fp32", "standard", Path(folder) / "model.xml")
         return nncf_quantize(fp32, images, materials.out / job.path, options, held_out)

@@ -205,6 +205,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         engine=_engine_key(job, materials), normalize=recipe.normalize, overflow=recipe.quantize.overflow,
         tools=tools_of(job.format), edgekit=__version__,
         plan=materials.plan_key(job.size, job.precision in FOUR_BITS) if job.integer else "",
+        **({"heads": materials.heads_key()} if recipe.heads else {}),
     )  # fmt: skip
     if measure == "none":
         return key, ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edgekit import __version__
 from edgekit.artifact import Format, Manifest, atomic_path, files_of
 from edgekit.errors import DataError
+from edgekit.heads.read import OWN
 from edgekit.images.folder import ImageFolder
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.records import FOLDER, digest_of
@@ -80,13 +81,14 @@ def _stamp(request: Request) -> str:
     images = [folder / path for folder in sources for path in ImageFolder.scan(folder).paths]
     model = Path(recipe.model).expanduser()
     checkpoint = files_of(model) if model.exists() else []
+    heads = [Path(source) for source in recipe.heads.values() if source != OWN]
     written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
     return digest_of(
         recipe=recipe.digest, measure=request.measure, threads=request.threads, edgekit=__version__,
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
-        files=_faces([*sorted(images), *checkpoint, *written, out / "manifest.json"]),
+        files=_faces([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
     )  # fmt: skip
 
 

@@ -1,0 +1,97 @@
+"""Head drift: what a head inside a file puts out, against what it makes of float features, in its task's unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekit.artifact import Frozen
+from edgekit.errors import DataError
+from edgekit.heads.program import Task
+from edgekit.measure.statistics import CONFIDENCE, Estimate
+
+Measure = Literal["top-1 agreement", "mIoU", "RMSE", "MAE"]
+
+_MEASURES: dict[Task, tuple[Measure, str]] = {
+    "classification": ("top-1 agreement", ""), "segmentation": ("mIoU", ""), "depth": ("RMSE", "m"),
+    "saliency": ("MAE", ""),
+}  # fmt: skip
+_RESAMPLES = 2000
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # (resamples, n) how often each image is drawn -> (resamples,)
+
+
+class HeadDrift(Frozen):
+    """One head over n images against the float model in torch: a share, or an error in `unit` ("" has none)."""
+
+    head: str
+    task: Task
+    measure: Measure
+    unit: str
+    n: int
+    value: Estimate
+
+    def summary(self) -> dict[str, Any]:
+        """What goes into the manifest row."""
+        rounded = {key: round(value, 6) for key, value in self.value.model_dump().items()}
+        return {"task": self.task, "measure": self.measure, "unit": self.unit, **rounded}
+
+
+def measure_head_drift(
+    name: str, task: Task, reference: np.ndarray, candidate: np.ndarray, *, seed: int = 0
+) -> HeadDrift:
+    """Compare outputs (n, ...) on the same images; the interval comes from resampling images (Efron 1979).
+
+    classification (n, classes): share of images with the same first class. segmentation (n, classes, rows, columns):
+    mean over the classes that either puts somewhere of the intersection over union of the patches' first classes.
+    depth (n, H, W): root of the mean square difference in metres. saliency (n, H, W): mean absolute difference.
+
+    Raises:
+        DataError: shapes differ, or values are not finite.
+    """
+    if reference.shape != candidate.shape or len(reference) == 0:
+        raise DataError(f"outputs of the head {name}: {candidate.shape} against {reference.shape}")
+    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+        raise DataError(f"the head {name} put out values that are not finite")
+    measure, unit = _MEASURES[task]
+    statistic, n = _statistic(task, reference, candidate), len(reference)
+    drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, _RESAMPLES)
+    low, high = np.quantile(statistic(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    value = float(statistic(np.ones((1, n)))[0])
+    return HeadDrift(head=name, task=task, measure=measure, unit=unit, n=n,
+                     value=Estimate(value=value, low=float(low), high=float(high)))  # fmt: skip
+
+
+def _statistic(task: Task, a: np.ndarray, b: np.ndarray) -> Statistic:
+    n = len(a)
+    match task:
+        case "classification":
+            same = (a.argmax(1) == b.argmax(1)).astype(np.float64)
+            return lambda drawn: drawn @ same / n
+        case "segmentation":
+            return _mean_iou(a, b)
+        case "depth":
+            squares = np.square(a - b, dtype=np.float64).reshape(n, -1).mean(1)
+            return lambda drawn: np.sqrt(drawn @ squares / n)
+        case "saliency":
+            errors = np.abs(a - b).reshape(n, -1).mean(1, dtype=np.float64)
+            return lambda drawn: drawn @ errors / n
+
+
+def _mean_iou(a: np.ndarray, b: np.ndarray) -> Statistic:
+    """Over the whole set, as the field computes it, and not per image."""
+    classes = range(a.shape[1])
+    first, second = a.argmax(1).reshape(len(a), -1), b.argmax(1).reshape(len(b), -1)  # (n, patches)
+    both = np.stack([((first == c) & (second == c)).sum(1) for c in classes], axis=1)  # (n, classes)
+    either = np.stack([((first == c) | (second == c)).sum(1) for c in classes], axis=1)
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        union = drawn @ either  # (resamples, classes)
+        seen = union > 0
+        ratios = np.where(seen, drawn @ both / np.maximum(union, 1), 0)
+        mean: np.ndarray = ratios.sum(1) / seen.sum(1)
+        return mean
+
+    return statistic
