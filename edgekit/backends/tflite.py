@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgekit.artifact import (
     INPUT_NAME,
-    OUTPUT_NAMES,
     Artifact,
     Format,
     Precision,
@@ -21,7 +20,7 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import ExportSource, Runner, folded_tensors
+from edgekit.backends.base import ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
@@ -183,26 +182,20 @@ def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precis
             case _:
                 gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    return build_graph(config, tensors, gemms, f"{source.model_name} {kind[0]} by edgekit", metadata)
+    return build_graph(config, tensors, gemms, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
 
 
 def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
     """The fields of the artifact that are known before the file is written."""
     height, width = source.preprocess.input_size
-    config = source.model.config
-    shapes: tuple[tuple[int | str, ...], ...] = (
-        ("batch", config.tokens(height, width), config.width),
-        ("batch", config.width),
-    )
     inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", height, width, 3), layout="NHWC"),)
-    outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
     return {
         "name": f"tflite/{precision}" + "_fused" * (variant == "fused"),
         "format": "tflite",
         "precision": precision,
         "variant": variant,
         "inputs": [spec.model_dump(mode="json") for spec in inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in outputs],
+        "outputs": [spec.model_dump(mode="json") for spec in outputs_of(source)],
         "preprocess": source.preprocess.model_dump(mode="json"),
         "recipe_digest": source.recipe_digest,
         "parent_sha256": source.parent_sha256,

@@ -15,8 +15,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.tflite_flatbuffer import Graph, Value
+from edgekit.backends.tflite_heads import head_outputs
 
 if TYPE_CHECKING:
+    from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
 LAYER_NORM_EPS = 1e-6  # as edgekit.models.dinov2, which would load torch
@@ -35,9 +37,10 @@ class Gemms(Protocol):
 
 
 def build_graph(
-    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, description: str, metadata: dict[str, str]
-) -> bytes:
-    """The export contract as a flatbuffer: `pixel_values` (B, height, width, 3) -> both outputs.
+    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, description: str, metadata: dict[str, str],
+    heads: Mapping[str, Head] | None = None,
+) -> bytes:  # fmt: skip
+    """The export contract as a flatbuffer: `pixel_values` (B, height, width, 3) -> both outputs and the heads'.
 
     Args:
         config: of the baked model, whose `grid` is the image size in patches.
@@ -45,21 +48,24 @@ def build_graph(
         gemms: how weight GEMMs are computed.
         description: one line for whoever opens the file.
         metadata: text stored in the file under these names.
+        heads: further outputs, by name.
     """
-    writer = _Writer(config, tensors, gemms)
+    writer = Writer(config, tensors, gemms)
     height, width = (side * config.patch for side in config.grid)
     pixels = writer.graph.input(INPUT_NAME, (-1, height, width, 3))
-    x = writer.embed(pixels)  # (B, N, D)
+    x, blocks = writer.embed(pixels), []  # (B, N, D)
     for i in range(config.depth):
         x = writer.block(f"blocks.{i}", x)
+        blocks.append(x)
     if "unrotate" in tensors:
         x = writer.product("unrotate", x, writer.graph.constant("unrotate.weight", tensors["unrotate"].T))
     hidden = writer.norm("norm", x, OUTPUT_NAMES[0])
     outputs = dict(zip(OUTPUT_NAMES, (hidden, writer.pool(hidden)), strict=True))
+    outputs |= head_outputs(writer, heads or {}, blocks, hidden)
     return writer.graph.serialize({INPUT_NAME: pixels}, outputs, description, metadata)
 
 
-class _Writer:
+class Writer:
     """Writes the modules of one model; every method takes and returns float32 values."""
 
     def __init__(self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms) -> None:
@@ -92,7 +98,11 @@ class _Writer:
         return self.plus(f"{name}.residual2", x, self.layer_scale(f"{name}.ls2", branch))
 
     def norm(self, name: str, x: Value, output: str | None = None) -> Value:
-        """LayerNorm over the last axis, which TFLite has no operator for: (x - mean) / sqrt(var + eps) * w + b."""
+        """LayerNorm of the module with that path."""
+        return self.layer_norm(name, x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], output)
+
+    def layer_norm(self, name: str, x: Value, weight: np.ndarray, bias: np.ndarray, output: str | None = None) -> Value:
+        """Over the last axis, which TFLite has no operator for: (x - mean) / sqrt(var + eps) * w + b."""
         axis = self.graph.constant(f"{name}.axis", np.array([-1], np.int32))
         column = (*x.shape[:-1], 1)
         mean = self.graph.add("MEAN", f"{name}.mean", [x, axis], column, options=_keep_dims())
@@ -101,10 +111,9 @@ class _Writer:
         variance = self.graph.add("MEAN", f"{name}.variance", [square, axis], column, options=_keep_dims())
         variance = self.plus(f"{name}.variance_eps", variance, self.scalar(f"{name}.eps", LAYER_NORM_EPS))
         inverse = self.graph.add("RSQRT", f"{name}.rsqrt", [variance], column)
-        scaled = self.times(
-            f"{name}.scaled", self.times(f"{name}.normed", centred, inverse), self.row(f"{name}.weight")
-        )
-        return self.plus(output or name, scaled, self.row(f"{name}.bias"))
+        normed = self.times(f"{name}.normed", centred, inverse)
+        scaled = self.times(f"{name}.scaled", normed, self.graph.constant(f"{name}.weight", weight.ravel()))
+        return self.plus(output or name, scaled, self.graph.constant(f"{name}.bias", bias.ravel()))
 
     def layer_scale(self, name: str, x: Value) -> Value:
         """LayerScale, unless folded away."""

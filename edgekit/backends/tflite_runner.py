@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Precision, Variant
+from edgekit.artifact import INPUT_NAME, Artifact, Precision, Variant
 from edgekit.errors import BackendMissing, DataError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class TfliteRunner:
         self.interpreter = open_interpreter(artifact, threads, runtime)
         signatures: dict[str, Any] = self.interpreter.get_signature_list()
         names = signatures.get(SIGNATURE, {"inputs": [], "outputs": []})
-        if names["inputs"] != [INPUT_NAME] or sorted(names["outputs"]) != sorted(OUTPUT_NAMES):
+        self._names = [spec.name for spec in artifact.outputs]
+        if names["inputs"] != [INPUT_NAME] or sorted(names["outputs"]) != sorted(self._names):
             raise DataError(f"{artifact.path} has the signatures {signatures}", why="not what edgekit writes",
                             fix="edgekit export --format tflite")  # fmt: skip
         self._input = self.interpreter.get_input_details()[0]["index"]
@@ -58,7 +59,7 @@ class TfliteRunner:
         self._batch = 1
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32."""
+        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
         if len(pixel_values) != self._batch:
             shape = (len(pixel_values), *self.artifact.inputs[0].shape[1:])
             self.interpreter.resize_tensor_input(self._input, shape)
@@ -66,7 +67,7 @@ class TfliteRunner:
             self._batch = len(pixel_values)
         self.interpreter.set_tensor(self._input, np.ascontiguousarray(pixel_values.transpose(0, 2, 3, 1), np.float32))
         self.interpreter.invoke()
-        return {name: self.interpreter.get_tensor(self._outputs[name]) for name in OUTPUT_NAMES}  # copies
+        return {name: self.interpreter.get_tensor(self._outputs[name]) for name in self._names}  # copies
 
 
 def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) -> Interpreter:
