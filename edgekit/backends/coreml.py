@@ -81,6 +81,9 @@ class CoreMlBackend:
             raise ExportError(
                 f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
             )
+        if source.heads:
+            raise ExportError(f"heads are not written for Core ML yet: {', '.join(source.heads)}",
+                              fix="--format onnx,openvino,tflite")  # fmt: skip
         from edgekit.backends.coreml_tools import coremltools
 
         coremltools()  # first, and quietly
