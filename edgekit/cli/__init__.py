@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "curate":   ("edgekit.cli.curate:curate",     "A small, varied calibration folder out of a large one."),
     "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
     "embed":    ("edgekit.cli.embed:embed",       "Features of your images, as a file."),
+    "registers": ("edgekit.cli.registers:registers", "Is the register variant worth its tokens, on your images?"),
     "bundle":   ("edgekit.cli.bundle:bundle",     "A folder to upload and to use in an app, samples included."),
     "join":     ("edgekit.cli.join:join",         "Several image sizes in one Core ML package."),
     "doctor":   ("edgekit.cli.doctor:doctor",     "What is installed, and what each backend can do here."),

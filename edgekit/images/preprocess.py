@@ -26,17 +26,23 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
     """
     picture = read_image(image) if isinstance(image, Path) else image.convert("RGB")
     height, width = transform.input_size
-    size = _resized(picture.size, transform)
+    size, (left, top) = placed(picture.size, transform)
     if size[0] * size[1] > _MAX_RESIZED_PIXELS:
         name = f"{image}" if isinstance(image, Path) else "the image"
         raise DataError(f"{name} is too thin: {picture.width} x {picture.height} pixels")
     picture = picture.resize(size, Image.Resampling.BICUBIC)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     picture = picture.crop((left, top, left + width, top + height))
     pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3) 0..255
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def placed(size: tuple[int, int], transform: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What becomes of a picture of (width, height): its size before the crop, and the crop's (left, top) in that."""
+    width, height = _resized(size, transform)
+    crop_height, crop_width = transform.input_size
+    return (width, height), (round((width - crop_width) / 2), round((height - crop_height) / 2))
 
 
 def _resized(size: tuple[int, int], transform: Preprocess) -> tuple[int, int]:

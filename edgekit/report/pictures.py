@@ -20,6 +20,8 @@ _VIRIDIS = np.array(
     [(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
      (170, 220, 50), (253, 231, 37)], dtype=np.float32,
 )  # fmt: skip
+_SIDE = 128  # pixels of a tile of a strip
+_GAP = 4  # white pixels between tiles
 
 
 def principal(flat: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +80,26 @@ def overlay(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = photo.astype(np.float32).mean(axis=-1, keepdims=True)
     mixed: np.ndarray = np.rint(0.4 * grey + 0.6 * colour).clip(0, 255).astype(np.uint8)
     return mixed
+
+
+def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 of one size in a row, as tiles."""
+    height, width = pictures[0].shape[:2]
+    size = (_SIDE, round(_SIDE * height / width))
+    tiles = [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)) for picture in pictures]
+    gap = np.full((size[1], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+def enlarged(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """One pixel per patch -> the size of the photo, with sharp edges."""
+    size = (photo.shape[1], photo.shape[0])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
+
+
+def heat_tile(photo: np.ndarray, values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Values in 0..1, one per patch (P,), over the photo (H, W, 3)."""
+    return overlay(photo, enlarged(values.astype(np.float32).reshape(grid), photo))
 
 
 def thumbnails(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,8 @@ from edgekit.measure.features import Features
 from edgekit.measure.retrieval import RECALL_DEPTH, nearest
 from edgekit.report.content import DataUri
 from edgekit.report.foreground import ForegroundColours
-from edgekit.report.pictures import data_uri, overlay
+from edgekit.report.pictures import data_uri, enlarged, heat_tile, strip
 from edgekit.report.template import render
-
-_SIDE = 128  # pixels of a tile of a strip; on the page and as a file
-_GAP = 4  # white pixels between tiles
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def write_seeing(
         maps = None if attention is None else strip(attention_tiles(photos[i], attention[1][i], found[0].grid))
         _save(out, f"{i:03d}_photo", photos[i])
         for name, picture, sheet in zip(names, painted, sheets, strict=True):
-            _save(out, f"{i:03d}_pca_{_slug(name)}", _enlarged(picture, photos[i]))
+            _save(out, f"{i:03d}_pca_{_slug(name)}", enlarged(picture, photos[i]))
             _save(out, f"{i:03d}_neighbours_{_slug(name)}", sheet)
         if maps is not None:
             _save(out, f"{i:03d}_attention", maps)
@@ -92,29 +89,8 @@ def write_seeing(
 
 def attention_tiles(photo: np.ndarray, attention: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
     """The photo (H, W, 3), the mean over heads, then every head (heads, P), each laid over it."""
-    height, width = photo.shape[:2]
     maps = [attention.mean(axis=0), *attention]
-    tiles = [photo]
-    for values in maps:
-        unit = (values / max(float(values.max()), 1e-12)).astype(np.float32).reshape(grid)
-        heat = np.asarray(Image.fromarray(unit).resize((width, height), Image.Resampling.NEAREST))
-        tiles.append(overlay(photo, heat))
-    return tiles
-
-
-def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, 3) uint8 of one size in a row, as tiles."""
-    height, width = pictures[0].shape[:2]
-    size = (_SIDE, round(_SIDE * height / width))
-    tiles = [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)) for picture in pictures]
-    gap = np.full((size[1], _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
-
-
-def _enlarged(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """One pixel per patch -> the size of the photo, with sharp edges."""
-    size = (photo.shape[1], photo.shape[0])
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
+    return [photo, *(heat_tile(photo, values / max(float(values.max()), 1e-12), grid) for values in maps)]
 
 
 def _save(out: Path, name: str, picture: np.ndarray) -> None:
