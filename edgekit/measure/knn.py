@@ -23,9 +23,19 @@ def knn_predictions(queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray
     similarity = normalized(queries) @ normalized(gallery).T  # (n, n)
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(labels) - 1)]  # (n, k)
-    logits = np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    votes = np.zeros((len(queries), int(labels.max()) + 1))
-    np.add.at(votes, (np.arange(len(queries))[:, None], labels[nearest]), weights)
-    found: np.ndarray = votes.argmax(axis=1)
+    found: np.ndarray = _votes(np.take_along_axis(similarity, nearest, axis=1), labels[nearest]).argmax(axis=1)
     return found
+
+
+def gallery_votes(queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Votes (n, classes) of a whole gallery of other images (m, D) with class numbers (m,), as the head in a graph."""
+    similarity = normalized(queries) @ normalized(gallery).T
+    return _votes(similarity, np.broadcast_to(labels, similarity.shape))
+
+
+def _votes(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n, classes) from the cosines (n, k) and classes (n, k) of neighbours."""
+    weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / TEMPERATURE)
+    votes = np.zeros((len(similarity), int(labels.max()) + 1))
+    np.add.at(votes, (np.arange(len(similarity))[:, None], labels), weights)
+    return votes
