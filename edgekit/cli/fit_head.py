@@ -43,8 +43,8 @@ def fit_head(
     else:
         low, high = 100 * (found.low or 0), 100 * (found.high or 0)
         console.print(
-            f"held-out accuracy {100 * found.value:.1f} % ({low:.1f} to {high:.1f}) of {found.n} images, by a head that "
-            "was fitted without them", soft_wrap=True,
+            f"held-out accuracy {100 * found.value:.1f} % ({low:.1f} to {high:.1f}) of {found.n} images, by a head "
+            "that was fitted without them", soft_wrap=True,
         )  # fmt: skip
     words = ["edgekit", "build", "--model", model or "demo", "--heads", f"cls={out}", "--out", "OUT"]
     console.print(shlex.join(words), soft_wrap=True)
