@@ -48,13 +48,7 @@ def fit_head(
     """
     from sklearn.model_selection import StratifiedKFold
 
-    sizes = Counter(labels)
-    if len(sizes) < 2:
-        raise DataError(f"{len(sizes)} class is none to tell apart", fix="one folder for each of two classes or more")
-    if small := [f"{name} ({size})" for name, size in sorted(sizes.items()) if size < LEAST_PER_CLASS]:
-        raise DataError(f"too few images of {', '.join(small)}", why=f"{LEAST_PER_CLASS} of each class are needed",
-                        fix="add images, or move those folders away")  # fmt: skip
-    classes = tuple(sorted(sizes))
+    classes = classes_of(labels)
     numbers = np.array([classes.index(label) for label in labels])
     train, judge = next(StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(cls, numbers))
     if kind == "knn":
@@ -70,6 +64,17 @@ def fit_head(
         "weight": np.array(weight, np.float32, order="C"), "bias": np.array(bias, np.float32),
     }  # fmt: skip
     return FittedHead(state, classes, len(cls), rate(hits, seed=seed))
+
+
+def classes_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The distinct labels in order. Raises DataError when they are too few, or too few images have one of them."""
+    sizes = Counter(labels)
+    if len(sizes) < 2:
+        raise DataError(f"{len(sizes)} class is none to tell apart", fix="one folder for each of two classes or more")
+    if small := [f"{name} ({size})" for name, size in sorted(sizes.items()) if size < LEAST_PER_CLASS]:
+        raise DataError(f"too few images of {', '.join(small)}", why=f"{LEAST_PER_CLASS} of each class are needed",
+                        fix="add images, or move those folders away")  # fmt: skip
+    return tuple(sorted(sizes))
 
 
 def _best_strength(features: np.ndarray, numbers: np.ndarray, seed: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.artifact import Preprocess, atomic_path
 from edgekit.errors import DataError, RecipeError
-from edgekit.heads.fit import FittedHead, Kind, fit_head
+from edgekit.heads.fit import FittedHead, Kind, classes_of, fit_head
 from edgekit.images import load_set
 from edgekit.images.folder import ImageFolder
 from edgekit.models import zoo
@@ -32,9 +32,11 @@ def fit_folder(
 
     if out.suffix != ".safetensors":
         raise RecipeError(f"cannot write a head to {out}", why="known is .safetensors", fix="--out cls.safetensors")
-    if ImageFolder.scan(source).labels is None:
+    labels = ImageFolder.scan(source).labels
+    if labels is None:
         raise DataError(f"the images of {source} have no labels", why="each has to lie in the folder of its class",
                         fix=f"{source}/cat/1.jpg, {source}/dog/1.jpg, ...")  # fmt: skip
+    classes_of(labels)  # before the features, which take their time
     backbone = zoo.load(model, notify=watcher.note).model.bake(*size)
     images = load_set(
         source, Preprocess.for_size(*size), samples=None, seed=seed,
