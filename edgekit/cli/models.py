@@ -35,7 +35,7 @@ def models(*, as_json: options.Json = False) -> None:
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
-    table.add_column("source", overflow="ellipsis", no_wrap=True)
+    table.add_column("source", overflow="fold")  # the only one that gives way on a narrow terminal
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
         table.add_row(
