@@ -13,7 +13,6 @@ import numpy as np
 
 from edgekit.artifact import (
     INPUT_NAME,
-    OUTPUT_NAMES,
     Artifact,
     Format,
     Precision,
@@ -23,7 +22,7 @@ from edgekit.artifact import (
     sha256_of,
     size_mb_of,
 )
-from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors
+from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
@@ -81,9 +80,6 @@ class CoreMlBackend:
             raise ExportError(
                 f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
             )
-        if source.heads:
-            raise ExportError(f"heads are not written for Core ML yet: {', '.join(source.heads)}",
-                              fix="--format onnx,openvino,tflite")  # fmt: skip
         from edgekit.backends.coreml_tools import coremltools
 
         coremltools()  # first, and quietly
@@ -97,7 +93,8 @@ class CoreMlBackend:
         tensors = folded_tensors(source) if plan is None else plan.float_tensors
         gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
         large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
-        program = build_program(config, tensors, self._gemms(source, precision, tensors, gains), self.target, large)
+        gemms = self._gemms(source, precision, tensors, gains)
+        program = build_program(config, tensors, gemms, self.target, large, source.heads)
         described = self._describe(source, precision, variant)
         metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
         with atomic_path(path) as temporary:
@@ -172,17 +169,17 @@ class CoreMlBackend:
     def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
         """The fields of the artifact that are known before the package is written."""
         height, width = source.preprocess.input_size
-        config = source.model.config
-        shapes = ((1, config.tokens(height, width), config.width), (1, config.width))
         inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=(1, 3, height, width), layout="NCHW"),)
-        outputs = (TensorSpec(name=n, dtype="float32", shape=s) for n, s in zip(OUTPUT_NAMES, shapes, strict=True))
         return {
             "name": f"coreml/{precision}",
             "format": "coreml",
             "precision": precision,
             "variant": variant,
             "inputs": [spec.model_dump(mode="json") for spec in inputs],
-            "outputs": [spec.model_dump(mode="json") for spec in outputs],
+            "outputs": [
+                spec.model_copy(update={"shape": (1, *spec.shape[1:])}).model_dump(mode="json")
+                for spec in outputs_of(source)
+            ],
             "preprocess": source.preprocess.model_dump(mode="json"),
             "recipe_digest": source.recipe_digest,
             "parent_sha256": source.parent_sha256,

@@ -15,9 +15,11 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
+from edgekit.backends.coreml_heads import head_outputs
 from edgekit.backends.coreml_norms import SHRINK
 
 if TYPE_CHECKING:
+    from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
 Target = Literal["iOS17", "iOS18"]
@@ -71,9 +73,10 @@ def row_gains(
 
 
 def build_program(
-    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target, large: frozenset[str]
-) -> Any:
-    """The export contract as a MIL program: `pixel_values` (1, 3, height, width) float32 -> both outputs, float32.
+    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target, large: frozenset[str],
+    heads: Mapping[str, Head] | None = None,
+) -> Any:  # fmt: skip
+    """The export contract as a MIL program: `pixel_values` (1, 3, height, width) -> outputs and heads', float32.
 
     Args:
         config: of the baked model, whose `grid` is the image size in patches.
@@ -81,32 +84,35 @@ def build_program(
         gemms: how weight GEMMs are computed.
         target: the oldest system that shall run it.
         large: norms that get their input shrunk by a power of two; see `coreml_norms.large_norms`.
+        heads: further outputs, by name.
     """
     import coremltools as ct
 
     height, width = (side * config.patch for side in config.grid)
     pixels = mb.TensorSpec(shape=(1, 3, height, width), dtype=types.fp32)
-    writer = _Writer(config, tensors, gemms, target, large)
+    writer = Writer(config, tensors, gemms, target, large)
 
     @mb.program(input_specs=[pixels], opset_version=getattr(ct.target, target))  # type: ignore[untyped-decorator]
-    def program(pixel_values: Var) -> tuple[Var, Var]:
-        x = writer.embed(writer.half(pixel_values, f"{INPUT_NAME}_half"))  # (1, N, D)
+    def program(pixel_values: Var) -> tuple[Var, ...]:
+        x, blocks = writer.embed(writer.half(pixel_values, f"{INPUT_NAME}_half")), []  # (1, N, D)
         for i in range(config.depth):
             x = writer.block(f"blocks.{i}", x)
+            blocks.append(x)
         if "unrotate" in tensors:
             x = mb.linear(x=x, weight=writer.number(tensors["unrotate"].T), name="unrotate")
         hidden = writer.norm("norm", x)
         pooled = mb.slice_by_index(
             x=hidden, begin=[0, 0, 0], end=[1, 1, config.width], squeeze_mask=[False, True, False], name="pooler"
         )
-        hidden, pooled = (mb.cast(x=v, dtype="fp32", name=n) if gemms.dtype == np.float16 else mb.identity(x=v, name=n)
-                          for v, n in zip((hidden, pooled), OUTPUT_NAMES, strict=True))  # fmt: skip
-        return hidden, pooled
+        outputs = dict(zip(OUTPUT_NAMES, (hidden, pooled), strict=True))
+        outputs |= head_outputs(writer, heads or {}, blocks, hidden)
+        return tuple(mb.cast(x=v, dtype="fp32", name=n) if gemms.dtype == np.float16 else mb.identity(x=v, name=n)
+                     for n, v in outputs.items())  # fmt: skip
 
     return program
 
 
-class _Writer:
+class Writer:
     """Writes the modules of one model; every method takes and returns a variable of the program."""
 
     def __init__(
@@ -152,13 +158,18 @@ class _Writer:
         return mb.add(x=x, y=self.layer_scale(f"{name}.ls2", branch), name=mil_name(f"{name}.residual2"))
 
     def norm(self, name: str, x: Var) -> Var:
-        """LayerNorm over the last axis, of a smaller copy of its input where its squares might overflow."""
-        shrink = self.gemms.dtype(SHRINK if name in self.large else 1)
-        if name in self.large:
-            x = mb.mul(x=x, y=shrink, name=mil_name(f"{name}.shrunk"))
-        gamma, beta = (self.number(self.tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        epsilon = self.gemms.dtype(LAYER_NORM_EPS * float(shrink) ** 2)
-        return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=epsilon, name=mil_name(name))
+        """LayerNorm of the module with that path."""
+        weight, bias = (self.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
+        return self.layer_norm(mil_name(name), x, weight, bias, SHRINK if name in self.large else 1.0)
+
+    def layer_norm(self, name: str, x: Var, weight: np.ndarray, bias: np.ndarray, shrink: float) -> Var:
+        """Over the last axis, of a smaller copy of its input where its squares might overflow."""
+        factor = self.gemms.dtype(shrink)
+        if shrink != 1:
+            x = mb.mul(x=x, y=factor, name=f"{name}_shrunk")
+        gamma, beta = self.number(weight), self.number(bias)
+        epsilon = self.gemms.dtype(LAYER_NORM_EPS * float(factor) ** 2)
+        return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=epsilon, name=name)
 
     def layer_scale(self, name: str, x: Var) -> Var:
         """LayerScale, unless folded away."""

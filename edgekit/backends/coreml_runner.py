@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, OUTPUT_NAMES, Artifact
+from edgekit.artifact import IMAGE_NAME, Artifact
 from edgekit.backends.coreml_package import function_of, read_function_names
 from edgekit.backends.coreml_tools import coremltools, quiet
 from edgekit.backends.mil import MilProgram
@@ -45,12 +45,13 @@ class CoreMlRunner:
         self._model: Model = model or self._loaded()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> `last_hidden_state` (B, N, D) and `pooler_output` (B, D), float32.
+        """(B, 3, H, W) float32 -> every output of the artifact by name, float32.
 
         A package that takes images gets them from RGB 0..255.
         """
         rows = [self._model({self._input: self._fed(image)}) for image in pixel_values]
-        return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in OUTPUT_NAMES}
+        names = [spec.name for spec in self.artifact.outputs]
+        return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in names}
 
     def _loaded(self) -> Model:
         named = function_of(self.artifact.preprocess.input_size)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edgekit.errors import ExportError
 
@@ -48,14 +49,17 @@ def along(parameter: Any, x: np.ndarray, axis: Any) -> np.ndarray:
 
 
 def conv(i: Inputs) -> list[np.ndarray]:
-    """A convolution whose windows do not overlap, as the product it is."""
+    """A convolution as the product of its windows with the weights."""
     x, weight = real(i["x"]), real(i["weight"])  # (1, C, H, W), (D, C, h, w)
-    h, w = weight.shape[2:]
-    only(str(i["pad_type"]) == "valid" and int(i["groups"]) == 1, "convolutions without padding or groups")
-    only(set(numbers(i["dilations"])) == {1} and numbers(i["strides"]) == [h, w], "convolutions over patches")
-    only(x.shape[2] % h == 0 and x.shape[3] % w == 0, "convolutions over whole patches")
-    patches = x.reshape(len(x), x.shape[1], x.shape[2] // h, h, x.shape[3] // w, w)
-    result = np.moveaxis(np.tensordot(patches, weight, axes=([1, 3, 5], [1, 2, 3])), -1, 1)
+    only(int(i["groups"]) == 1 and set(numbers(i["dilations"])) == {1}, "convolutions without groups or dilation")
+    only(str(i["pad_type"]) in ("valid", "custom"), "convolutions with padding in numbers")
+    if str(i["pad_type"]) == "custom":
+        top, bottom, left, right = numbers(i["pad"])
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    down, across = numbers(i["strides"])
+    windows: np.ndarray = sliding_window_view(x, weight.shape[2:], axis=(2, 3))  # type: ignore[call-overload]
+    windows = windows[:, :, ::down, ::across]  # (1, C, rows, columns, h, w)
+    result = np.moveaxis(np.tensordot(windows, weight, axes=([1, 4, 5], [1, 2, 3])), -1, 1)
     return [result if i.get("bias") is None else result + real(i["bias"])[:, None, None]]
 
 
@@ -163,6 +167,31 @@ def silu(i: Inputs) -> list[np.ndarray]:
     return [x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))]
 
 
+def pixel_shuffle(i: Inputs) -> list[np.ndarray]:
+    """(1, C * r * r, H, W) -> (1, C, H * r, W * r)."""
+    x, r = np.asarray(i["x"]), int(i["upscale_factor"])
+    n, channels, height, width = x.shape
+    apart = x.reshape(n, channels // r**2, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)
+    return [apart.reshape(n, channels // r**2, height * r, width * r)]
+
+
+def resize_bilinear(i: Inputs) -> list[np.ndarray]:
+    """Along rows, then along columns, by the sampling modes that correspond to torch's two."""
+    x, mode = real(i["x"]), str(i["sampling_mode"])
+    only(mode in ("STRICT_ALIGN_CORNERS", "UNALIGN_CORNERS"), "bilinear resizing with strictly or un-aligned corners")
+    for axis, side in ((2, int(i["target_size_height"])), (3, int(i["target_size_width"]))):
+        old, places = x.shape[axis], np.arange(side, dtype=np.float32)
+        if mode == "UNALIGN_CORNERS":
+            places = np.clip((places + 0.5) * np.float32(old / side) - 0.5, 0, old - 1)
+        else:
+            places = places * np.float32((old - 1) / max(side - 1, 1))
+        first = np.minimum(places.astype(np.int64), old - 1)
+        share = (places - first).reshape(-1, *[1] * (3 - axis))
+        low, high = x.take(first, axis), x.take(np.minimum(first + 1, old - 1), axis)
+        x = low + (high - low) * share
+    return [x]
+
+
 OPERATIONS: dict[str, Operation] = {
     "abs": lambda i: [np.abs(real(i["x"]))],
     "add": lambda i: [real(i["x"]) + real(i["y"])],
@@ -177,11 +206,19 @@ OPERATIONS: dict[str, Operation] = {
     "matmul": matmul,
     "maximum": lambda i: [np.maximum(real(i["x"]), real(i["y"]))],
     "mul": lambda i: [real(i["x"]) * real(i["y"])],
+    "pixel_shuffle": pixel_shuffle,
     "quantize": quantize,
     "real_div": lambda i: [real(i["x"]) / real(i["y"])],
+    "reduce_l2_norm": lambda i: [
+        np.sqrt(np.square(real(i["x"])).sum(tuple(numbers(i["axes"])), keepdims=bool(i["keep_dims"])))
+    ],
     "reduce_max": lambda i: [real(i["x"]).max(tuple(numbers(i["axes"])), keepdims=bool(i["keep_dims"]))],
+    "reduce_mean": lambda i: [real(i["x"]).mean(tuple(numbers(i["axes"])), keepdims=bool(i["keep_dims"]))],
+    "relu": lambda i: [np.maximum(real(i["x"]), 0)],
     "reshape": lambda i: [np.asarray(i["x"]).reshape(numbers(i["shape"]))],
+    "resize_bilinear": resize_bilinear,
     "scaled_dot_product_attention": attention,
+    "sigmoid": lambda i: [0.5 + 0.5 * np.tanh(real(i["x"]) * np.float32(0.5))],
     "silu": silu,
     "slice_by_index": slice_by_index,
     "softmax": lambda i: [softmax(real(i["x"]), int(i["axis"]))],

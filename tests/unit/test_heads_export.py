@@ -31,7 +31,8 @@ from tests.generators import TINY_REG
 SIZE = (70, 56)  # 5 x 4 patches
 CONFIG = replace(TINY_REG, depth=4)
 WIDTH, LAST = CONFIG.width, CONFIG.depth - 1
-FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite")
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
+MOST = ["onnx", "openvino", "tflite", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
 
 
 def pixels() -> np.ndarray:
@@ -104,7 +105,7 @@ def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Var
     assert max(distances(actual, expected).values()) < 1e-3
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", MOST)
 @pytest.mark.parametrize(("precision", "variant"), [
     ("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"),
 ])  # fmt: skip
@@ -121,7 +122,7 @@ def test_heads_see_the_features_of_the_precision(
         assert cosine.min() > (0.999 if precision == "fp16" else 0.8), name
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", MOST)
 def test_the_backbone_is_there_once_and_unchanged(format_: Format, model, heads, tmp_path: Path):
     plain, several = (
         exported(format_, "fp32", "standard", tmp_path / name, model=model, heads=given)

@@ -97,6 +97,24 @@ def test_every_operation_agrees_with_coremltools(
     assert seen["quantize"] == seen["dequantize"] == (4 * depth + 1 if precision == "w8a8" else 0)
 
 
+def test_what_heads_are_made_of_agrees_with_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 8, 5, 4, generator=generator), torch.randn(6, 8, 3, 3, generator=generator)
+    functional = torch.nn.functional
+    for stride, padding in ((1, 0), (1, 1), (2, 1)):
+        given = {"pad_type": "custom", "pad": [padding] * 4, "groups": 1, "dilations": [1, 1], "strides": [stride] * 2}
+        (actual,) = mil_ops.conv({"x": x.numpy(), "weight": w.numpy(), **given})
+        np.testing.assert_allclose(actual, functional.conv2d(x, w, stride=stride, padding=padding).numpy(), atol=1e-4)
+    (actual,) = mil_ops.pixel_shuffle({"x": x.numpy(), "upscale_factor": 2})
+    assert np.array_equal(actual, functional.pixel_shuffle(x, 2).numpy())
+    for size in ((10, 8), (3, 9), (1, 1)):
+        for mode, aligned in (("STRICT_ALIGN_CORNERS", True), ("UNALIGN_CORNERS", False)):
+            given = {"target_size_height": size[0], "target_size_width": size[1], "sampling_mode": mode}
+            (actual,) = mil_ops.resize_bilinear({"x": x.numpy(), **given})
+            expected = functional.interpolate(x, size, mode="bilinear", align_corners=aligned)
+            np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
+
+
 def test_convolution_gelu_and_silu_agree_with_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w, b = (torch.randn(shape, generator=generator) for shape in ((1, 3, 28, 42), (8, 3, 14, 14), (8,)))
