@@ -96,8 +96,9 @@ class OpenVinoOps:
         return op.add(a, b, name=self._name("add")).output(0)
 
     def spread(self, image: ov.Output, vector: ov.Output) -> ov.Output:
-        """Unsqueeze and Add."""
-        return self.plus(image, op.unsqueeze(vector, self._index([2, 3]), name=self._name("unsqueeze")).output(0))
+        """Add of a map of one place."""
+        place = op.reshape(vector, self._index([0, -1, 1, 1]), True, name=self._name("place"))
+        return self.plus(image, place.output(0))
 
     def offset(self, x: ov.Output, value: float) -> ov.Output:
         """Add."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES
+from edgekit.artifact import IMAGE_NAME, INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, RecipeError
 from edgekit.heads.classification import LinearClassifier, NearestNeighbours
 from edgekit.heads.depth import LinearDepth
@@ -33,8 +33,9 @@ def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head
         DataError: a file is missing, damaged, no head, or for another backbone.
     """
     heads: dict[str, Head] = {}
+    taken = {INPUT_NAME, IMAGE_NAME, *OUTPUT_NAMES, *loaded.model.state_dict()}
     for name, source in wanted.items():
-        if name in OUTPUT_NAMES or not name.isidentifier():
+        if name in taken or not name.isidentifier():
             raise RecipeError(f"{name!r} cannot be the name of a head's output", fix="--heads cls=head.pth")
         if source != OWN:
             heads[name] = read_head(Path(source), loaded.model.config)
