@@ -1,6 +1,6 @@
 """The share of time that each kind of head takes of a fused INT8 model: ONNX Runtime's profiler, node by node.
 
-    python -m benchmarks.heads OUT     # a build folder of the demo model, whose plan is used
+python -m benchmarks.heads OUT     # a build folder of the demo model, whose plan is used
 """
 
 from __future__ import annotations
