@@ -48,6 +48,9 @@ def registers(
         print(report.model_dump_json(indent=2))
         return
     terminal().print(_table(report))
+    for side in (report.a, report.b):
+        if side.unstable:
+            print(f"time of {side.name} in doubt: {side.unstable}")
     print(f"{report.sentence}\n{page}")
 
 

@@ -14,7 +14,7 @@ from edgekit.images.boxes import Box, read_boxes
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.attention import Inside, look_inside
 from edgekit.measure.discovery import CORRECT_IOU, Found, correct, iou, localise
-from edgekit.measure.latency import Speedup, measure_latency
+from edgekit.measure.latency import LatencyRun, Speedup, measure_latency
 from edgekit.measure.norms import NormReport, measure_norms
 from edgekit.measure.torch_runner import target
 from edgekit.models import zoo
@@ -37,7 +37,7 @@ class Side(Frozen):
     salient_iou: float | None
     object_share: float
     p50_ms: float | None  # None when nothing was timed
-    unstable: str
+    unstable: str  # why its time is in doubt, or why there is none; empty when all is well
 
 
 class RegistersReport(Frozen):
@@ -62,8 +62,9 @@ class RegistersReport(Frozen):
         if self.a.corloc is not None and self.b.corloc is not None:
             found += f"; CorLoc {100 * self.a.corloc:.0f} % and {100 * self.b.corloc:.0f} %"
         if self.speedup is not None:
-            found += (f"; {self.b.name} takes {1 / self.speedup.value:.2f} times as long for {self.b.tokens} tokens, "
-                      f"not {self.a.tokens}")  # fmt: skip
+            ratio, low, high = (1 / value for value in (self.speedup.value, self.speedup.high, self.speedup.low))
+            found += (f"; {self.b.name} takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}) "
+                      f"for {self.b.tokens} tokens, not {self.a.tokens}")  # fmt: skip
         return found
 
 
@@ -126,7 +127,7 @@ def compare_registers(
             norms=measure_norms(each.inside.norms, each.inside.attention, cutoff=cutoff),
             corloc=_corloc(each, shown, truth), salient_iou=_salient_iou(model, each),
             object_share=float(np.mean([found.mask.mean() for found in each.found])),
-            p50_ms=timed.p50_ms if timed else None, unstable="; ".join(timed.noise.reasons) if timed else "",
+            p50_ms=timed.p50_ms if timed else None, unstable=_doubt(each.name, run),
         ))  # fmt: skip
     same = [iou(*pair) > CORRECT_IOU for pair in zip(looked[0].boxes, looked[1].boxes, strict=True)]
     second = run.reports.get(names[1]) if run else None
@@ -143,6 +144,12 @@ def _look(name: str, model: LoadedModel, images: ImageSet, progress: Progress | 
     inside = look_inside(baked, images.pixel_values, images.paths, progress=told)
     found = [localise(keys, inside.features.grid) for keys in inside.keys]
     return Looked(name, inside, found, [each.box(model.model.config.patch) for each in found])
+
+
+def _doubt(name: str, run: LatencyRun | None) -> str:
+    if run is None:
+        return ""
+    return run.failures[name] if name in run.failures else "; ".join(run.reports[name].noise.reasons)
 
 
 def _truth(file: Path, images: str | Path, shown: ImageSet) -> dict[str, tuple[Box, ...]]:
