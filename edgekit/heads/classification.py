@@ -52,8 +52,9 @@ class LinearClassifier:
 class NearestNeighbours:
     """Votes (B, classes) of a gallery of class tokens, each weighted by the softmax of its cosine / 0.07.
 
-    Wu et al. 2018, but with every gallery image as a neighbour, so that the graph needs no top-k. Where unrelated images
-    have high cosines, large classes outvote near neighbours. File: `gallery` (images, D) and `labels` (images,) int64.
+    Wu et al. 2018, but with every gallery image as a neighbour, so that the graph needs no top-k. Where unrelated
+    images have high cosines, large classes outvote near neighbours.
+    File: `gallery` (images, D) and `labels` (images,) int64.
     """
 
     task: ClassVar[Task] = "classification"
