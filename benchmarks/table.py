@@ -150,11 +150,16 @@ def _noise(rows: list[matrix.Row]) -> str:
     return f"The host was busy during {unstable} of {len(rows)} rows: compare within the table." if unstable else ""
 
 
+def charts() -> list[str]:
+    """The drawings of plots.py and scaling.py."""
+    return [line for path in sorted(RESULTS.glob("*.svg")) for line in (f"![{path.stem}](results/{path.name})", "")]
+
+
 def blocks() -> dict[Path, list[str]]:
     """What stands between the marks of each file."""
     return {
         ROOT / "README.md": [*latency(threads=1), *quantization(image_size="224")],
-        ROOT / "benchmarks/README.md": [*latency(), *quantization(), *whole()],
+        ROOT / "benchmarks/README.md": [*latency(), *charts(), *quantization(), *whole()],
     }
 
 
