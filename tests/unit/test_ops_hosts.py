@@ -38,7 +38,7 @@ def cases() -> list[Case]:
     rng = np.random.default_rng(11)
     found = []
     for tokens, heads, dim in ((1, 1, 64), (37, 2, 64), (70, 3, 20)):
-        for kind, mode in enumerate(("f32", "hybrid", "u8")):
+        for kind, mode in enumerate(("f32", "hybrid", "u8", "i16")):
             qkv = rng.standard_normal((2, tokens, 3 * heads * dim)).astype(np.float32)
             y = fused_qkv_attention(qkv, heads=heads, scale=np.float32(0.3), mode=mode)
             header = (0, 2, tokens, heads * dim, 0, heads, kind, 8, 0, 3)

@@ -13,7 +13,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
 
-@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8"])
+@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "dim"),
                          [(1, 1, 1, 64), (3, 5, 6, 64), (1, 257, 2, 64), (2, 261, 1, 32), (1, 70, 3, 80),
                           (1, 33, 2, 7)])  # fmt: skip
@@ -24,7 +24,7 @@ def test_attention_is_the_reference(mode: str, batch: int, tokens: int, heads: i
     assert relative(y, expected) < (2e-6 if mode == "f32" else 2e-3)
 
 
-@pytest.mark.parametrize(("mode", "bound"), [("f32", 1e-5), ("hybrid", 0.02), ("u8", 0.04)])
+@pytest.mark.parametrize(("mode", "bound"), [("f32", 1e-5), ("i16", 0.02), ("hybrid", 0.02), ("u8", 0.04)])
 def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> None:
     rng = np.random.default_rng(2)
     qkv = rng.standard_normal((1, 1370, 192)).astype(np.float32)

@@ -18,8 +18,8 @@ extern "C" {
 /* 0 is success; otherwise edgekit_last_error() holds a sentence until the next call of the same thread. */
 typedef enum { EDGEKIT_OK = 0, EDGEKIT_INVALID = 1, EDGEKIT_NO_MEMORY = 2 } edgekit_status;
 typedef enum { EDGEKIT_SPEED = 0, EDGEKIT_QUALITY = 1 } edgekit_tier;
-/* float32; int16 products; uint8 and int8 products: edgekit/ops/reference.py has the levels. */
-typedef enum { EDGEKIT_F32 = 0, EDGEKIT_HYBRID = 1, EDGEKIT_U8 = 2 } edgekit_attention_mode;
+/* Products of scores and of mixing: float32; 8 bits and 16; 8 bits; 16 bits. edgekit/ops/reference.py has the levels. */
+typedef enum { EDGEKIT_F32 = 0, EDGEKIT_HYBRID = 1, EDGEKIT_U8 = 2, EDGEKIT_I16 = 3 } edgekit_attention_mode;
 
 /* The host's thread pool: `run` calls task(argument, i) once for each i < count, in any order, and returns after all. */
 typedef struct {
@@ -40,7 +40,7 @@ typedef struct {
     float epsilon;      /* of both norms */
     int32_t tier;       /* edgekit_tier */
     int32_t weight_bits; /* 8 or 7: 7 promises |w| <= 63 */
-    int32_t attention;  /* edgekit_attention_mode; -1 = EDGEKIT_HYBRID */
+    int32_t attention;  /* edgekit_attention_mode; -1 = the tier's: EDGEKIT_HYBRID, EDGEKIT_I16 */
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
     edgekit_linear qkv, proj, fc1, fc2;
     const float* fc2_gain; /* (hidden) or NULL */

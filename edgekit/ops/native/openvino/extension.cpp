@@ -45,7 +45,7 @@ public:
     void validate_and_infer_types() override {
         NODE_VALIDATION_CHECK(this, get_input_size() == 1, "takes the packed projection alone");
         NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "takes float32");
-        NODE_VALIDATION_CHECK(this, mode() >= 0, "knows the modes f32, hybrid and u8, not ", mode_);
+        NODE_VALIDATION_CHECK(this, mode() >= 0, "knows the modes f32, hybrid, u8 and i16, not ", mode_);
         NODE_VALIDATION_CHECK(this, heads_ > 0, "needs num_heads > 0");
         auto shape = get_input_partial_shape(0);
         NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, 3 * width)");
@@ -84,7 +84,7 @@ public:
 
 private:
     int32_t mode() const {
-        return mode_ == "f32" ? EDGEKIT_F32 : mode_ == "hybrid" ? EDGEKIT_HYBRID : mode_ == "u8" ? EDGEKIT_U8 : -1;
+        return mode_ == "f32" ? EDGEKIT_F32 : mode_ == "hybrid" ? EDGEKIT_HYBRID : mode_ == "u8" ? EDGEKIT_U8 : mode_ == "i16" ? EDGEKIT_I16 : -1;
     }
 
     int64_t heads_ = 0;

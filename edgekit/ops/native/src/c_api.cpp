@@ -102,7 +102,7 @@ int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) 
     made->fc2.pack(spec->fc2, hidden, width, format, quality, nullptr);
     BlockData& d = made->data;
     d.width = width, d.hidden = hidden, d.heads = int(spec->heads), d.scale = spec->scale;
-    d.attention = spec->attention >= 0 ? spec->attention : EDGEKIT_HYBRID;
+    d.attention = spec->attention >= 0 ? spec->attention : quality ? EDGEKIT_I16 : EDGEKIT_HYBRID;
     d.norm1 = {made->norms[0].data(), made->norms[1].data(), spec->epsilon};
     d.norm2 = {made->norms[2].data(), made->norms[3].data(), spec->epsilon};
     d.qkv = made->qkv.view, d.proj = made->proj.view, d.fc1 = made->fc1.view, d.fc2 = made->fc2.view;

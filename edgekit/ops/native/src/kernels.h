@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "edgekit_ops.h"
+
 namespace edgekit {
 
 // Weights are packed in panels of 16 outputs; one step of a panel is 64 bytes: for each output a group of 4 bytes,

@@ -65,7 +65,7 @@ std::string problem_of(const edgekit_block_spec& s) {
     if (!(s.epsilon >= 0) || !std::isfinite(s.epsilon)) return "epsilon is not a finite number of at least 0";
     if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY) return "tier " + number(s.tier) + " is neither speed nor quality";
     if (s.weight_bits != 7 && s.weight_bits != 8) return "weight_bits " + number(s.weight_bits) + " is neither 7 nor 8";
-    if (s.attention < -1 || s.attention > 2) return "attention mode " + number(s.attention) + " is not in -1..2";
+    if (s.attention < -1 || s.attention > 3) return "attention mode " + number(s.attention) + " is not in -1..3";
     if (!s.norm1_weight || !s.norm1_bias || !s.norm2_weight || !s.norm2_bias) return "a norm's weight or bias is missing";
     const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
         {"qkv", s.qkv, s.width, 3 * s.width}, {"proj", s.proj, s.width, s.width},
@@ -89,7 +89,7 @@ std::string problem_of(const Attention& a, int64_t batch, int64_t tokens, int64_
     if (width % heads) return "width " + number(width) + " is not a multiple of num_heads " + number(heads);
     if (width / heads > most_head_dim) return "head dimension " + number(width / heads) + " is above " + number(most_head_dim);
     if (!std::isfinite(a.scale)) return "scale is not finite";
-    if (a.mode < 0 || a.mode > 2) return "attention mode " + number(a.mode) + " is not in 0..2";
+    if (a.mode < 0 || a.mode > 3) return "attention mode " + number(a.mode) + " is not in 0..3";
     return "";
 }
 

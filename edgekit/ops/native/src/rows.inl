@@ -21,32 +21,36 @@ static inline Quantized quantized_at(char* scratch, const Linear& linear, int ro
 }
 
 template <class Element>
-static inline void store_row(const float* x, int n, float inverse, int32_t shift, int32_t low, int32_t high, char* to) {
-    Element* out = (Element*)to;
+static inline void store_row(const float* x, int n, float inverse, int32_t shift, float low, float high, char* to) {
     for (int i = 0; i < n; i += LANES) {
-        vi q = round_to_int(load_up_to(x + i, n - i, 0) * inverse) + shift;
-        q = q < low ? splat(low) : q;
-        q = q > high ? splat(high) : q;
-        store_integers(out + i, q);
+        const vf q = smaller(splat(high), larger(splat(low), load_up_to(x + i, n - i, 0) * inverse));
+        store_integers((Element*)to + i, round_to_int(q) + shift);
     }
 }
 
-// One token of n values -> its integers. levels == 0: uint8 with a zero point, else symmetric int16.
-static inline void quantize_row(const float* x, int n, const Linear& linear, Quantized to, int row) {
-    vf low = {}, high = {}, poison = {};
-    for (int i = 0; i < n; i += LANES) {
-        vf v = load_up_to(x + i, n - i, 0);
+// What of a token decides its scale; two of them side by side hide the latency of each.
+struct Extremes {
+    vf low = {}, high = {}, poison = {};  // NaN once a value is not finite
+    inline __attribute__((always_inline)) void see(vf v) {
         low = smaller(v, low);
         high = larger(v, high);
-        poison += v * 0.0f;  // NaN once a value is not finite
+        poison += v * 0.0f;
     }
-    const float top = max_of(high), bottom = -max_of(-low);
+};
+
+// One token of n values -> its integers. levels == 0: uint8 with a zero point, else symmetric int16.
+static inline void quantize_row(const float* x, int n, const Linear& linear, Quantized to, int row) {
+    Extremes even, odd;
+    int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) even.see(load(x + i)), odd.see(load(x + i + LANES));
+    for (; i < n; i += LANES) even.see(load_up_to(x + i, n - i, 0));
+    const float top = max_of(larger(even.high, odd.high)), bottom = -max_of(-smaller(even.low, odd.low));
     char* values = to.values + row * to.stride;
     float scale;
     if (linear.levels) {
         scale = (top > -bottom ? top : -bottom) / float(linear.levels);
         if (!(scale >= smallest)) scale = 1;
-        store_row<int16_t>(x, n, 1 / scale, 0, -linear.levels, linear.levels, values);
+        store_row<int16_t>(x, n, 1 / scale, 0, -float(linear.levels), float(linear.levels), values);
         to.zero[row] = 0;
     } else {
         scale = (top - bottom) / 255.0f;
@@ -54,14 +58,14 @@ static inline void quantize_row(const float* x, int n, const Linear& linear, Qua
         int32_t zero = int32_t(__builtin_rintf(-bottom / scale));
         zero = zero < 0 ? 0 : zero > 255 ? 255 : zero;
         if (linear.format == Format::quads) {
-            store_row<uint8_t>(x, n, 1 / scale, zero - activation_offset, -activation_offset, 255 - activation_offset, values);
+            store_row<uint8_t>(x, n, 1 / scale, zero - activation_offset, -float(zero), float(255 - zero), values);
             to.zero[row] = zero - activation_offset;
         } else {  // pairs hold the difference to the zero point itself
-            store_row<int16_t>(x, n, 1 / scale, 0, -zero, 255 - zero, values);
+            store_row<int16_t>(x, n, 1 / scale, 0, -float(zero), float(255 - zero), values);
             to.zero[row] = 0;
         }
     }
-    to.scale[row] = scale + sum_of(poison);
+    to.scale[row] = scale + sum_of(even.poison + odd.poison);
     // What pads the row up to a step meets weights of 0.
 }
 
@@ -114,7 +118,14 @@ static inline void linear_rows(const Linear& linear, Quantized x, int rows, floa
             }
         }
     };
-    gemm<Dot>(x.values, x.stride, rows, linear.packed, linear.panels, linear.steps, sink);
+    // Where a tile goes, and what is added to it, is on its way to the first cache while the tile is computed.
+    auto ahead = [&](int row, int some, int column) {
+        for (int r = row; r < row + some; ++r) {
+            fetch<columns, 1>(out + r * out_stride + column);
+            if (then == Then::add && add != out) fetch<columns, 0>(add + r * out_stride + column);
+        }
+    };
+    gemm<Dot>(x.values, x.stride, rows, linear.packed, linear.panels, linear.steps, sink, 0, ahead);
 }
 
 template <Then then>
