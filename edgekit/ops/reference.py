@@ -32,7 +32,9 @@ class Levels(NamedTuple):
 
 LEVELS: dict[AttentionMode, Levels] = {
     "u8": Levels(127, 255, 127, 64),
-    "hybrid": Levels(127, 3200, 2047, 320),  # 3200 * 2047 * 320 is just below 2^31, and 257 tokens (224 px) are one tile
+    "hybrid": Levels(
+        127, 3200, 2047, 320
+    ),  # 3200 * 2047 * 320 is just below 2^31, and 257 tokens (224 px) are one tile
     "i16": Levels(1023, 3200, 2047, 320),
 }
 
@@ -44,6 +46,31 @@ class IntegerLinear:
     weight: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class FloatLinear:
+    """float32 weight as matrix (in, out), bias (out,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class FloatBlockWeights:
+    """The constants of one ViTBlock, in the order of the op's inputs 1 to 12."""
+
+    norm1: tuple[np.ndarray, np.ndarray]
+    qkv: FloatLinear
+    proj: FloatLinear
+    norm2: tuple[np.ndarray, np.ndarray]
+    fc1: FloatLinear
+    fc2: FloatLinear
+
+    def inputs(self) -> list[np.ndarray]:
+        """As the op takes them."""
+        qkv, proj, fc1, fc2 = ((part.weight, part.bias) for part in (self.qkv, self.proj, self.fc1, self.fc2))
+        return [*self.norm1, *qkv, *proj, *self.norm2, *fc1, *fc2]
 
 
 @dataclass(frozen=True)
@@ -80,6 +107,19 @@ def qvit_block(
     if weights.fc2_gain is not None:
         hidden = hidden * weights.fc2_gain
     return y + integer_linear(hidden, weights.fc2, tier)
+
+
+def vit_block(
+    x: np.ndarray, weights: FloatBlockWeights, *, heads: int, scale: float, epsilon: float = 1e-6
+) -> np.ndarray:  # fmt: skip
+    """The same block in float32: (B, N, D)."""
+
+    def linear(x: np.ndarray, part: FloatLinear) -> np.ndarray:
+        return x @ part.weight + part.bias
+
+    qkv = linear(layer_norm(x, weights.norm1, epsilon), weights.qkv)
+    y = x + linear(fused_qkv_attention(qkv, heads=heads, scale=scale), weights.proj)
+    return y + linear(gelu(linear(layer_norm(y, weights.norm2, epsilon), weights.fc1)), weights.fc2)
 
 
 def fused_qkv_attention(
