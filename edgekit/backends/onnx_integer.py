@@ -23,7 +23,15 @@ from edgekit.backends.onnx_weights import (
 from edgekit.backends.onnx_writer import GraphWriter
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.plan import (
+    FloatInput,
+    GemmPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,9 @@ class StaticGemms(FloatGemms):
                 return token_scaled_gemm(graph, gemm, x, lambda x: self.product(graph, gemm, x, Rows(tokens, quotient)))
             case PerTokenInput():
                 return per_token_gemm(graph, gemm, x, self.storage)
+            case FloatInput():
+                raise ExportError(f"the plan leaves the input of {gemm.name} float", why="it is one of weights alone",
+                                  fix="--precision w8a8")  # fmt: skip
             case _:
                 assert_never(gemm.input)
 

@@ -67,7 +67,14 @@ class PerTokenInput:
     kind: Literal["per_token"] = "per_token"
 
 
-InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput
+@dataclass(frozen=True)
+class FloatInput:
+    """Not quantized: the integers are weights alone, for runtimes that widen them and multiply in float."""
+
+    kind: Literal["float"] = "float"
+
+
+InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput | FloatInput
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,8 @@ def _input_from(entry: dict[str, Any]) -> InputQuantizer:
             return TokenScaledInput(_static(entry["quotient"]))
         case "per_token":
             return PerTokenInput()
+        case "float":
+            return FloatInput()
         case other:
             raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
 

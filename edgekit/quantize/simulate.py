@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.quantize.plan import (
     LEAST_PEAK,
+    FloatInput,
     GemmPlan,
     InputQuantizer,
     MatmulPlan,
@@ -57,6 +58,8 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
             return quotient.scale * token_peak(x), torch.tensor(float(quotient.zero_point), dtype=x.dtype)
         case PerTokenInput():
             return per_token_scale(x)
+        case FloatInput():
+            raise ValueError("a float input has no scale")
 
 
 def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +72,9 @@ def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
-    """The real values that the quantized x stands for."""
+    """The real values that the quantized x stands for; x itself where it is not quantized."""
+    if isinstance(quantizer, FloatInput):
+        return x
     q, scale, zero = quantize_input(quantizer, x)
     return (q - zero) * scale
 
@@ -105,15 +110,21 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., N, K) float32 -> (..., N, out) float32."""
+        if isinstance(self.quantizer, FloatInput):
+            return nn.functional.linear(x, self.real_weight(), self.bias)
         x_q, x_scale, zero = quantize_input(self.quantizer, x)
         groups = self.weight_scale.shape[1]
         if self.kernel == "float32":
-            weight = self.weight.float() * self.weight_scale.repeat_interleave(self.weight.shape[1] // groups, 1)
-            return nn.functional.linear(x_q - zero, weight) * x_scale + self.bias
+            return nn.functional.linear(x_q - zero, self.real_weight()) * x_scale + self.bias
         total = torch.zeros(*x.shape[:-1], len(self.weight), dtype=torch.float64)
         for g, (part_x, part_w) in enumerate(zip(x_q.chunk(groups, -1), self.weight.chunk(groups, 1), strict=True)):
             total += accumulate(part_x, zero, part_w, self.kernel) * self.weight_scale[:, g].double()
         return (total * x_scale.double()).float() + self.bias
+
+    def real_weight(self) -> Tensor:
+        """(out, K) float32 that the integers stand for."""
+        group = self.weight.shape[1] // self.weight_scale.shape[1]
+        return self.weight.float() * self.weight_scale.repeat_interleave(group, 1)
 
 
 class IntegerPatchEmbed(nn.Module):
