@@ -90,7 +90,8 @@ class StaticGemms(FloatGemms):
         matmul = self.plan.matmuls.get(name)
         if matmul is None:
             return super().attention(graph, name, q, k, v)
-        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v))
+        tokens = self.plan.config.tokens(*self.plan.image_size)
+        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
 
     def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""

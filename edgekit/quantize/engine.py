@@ -178,15 +178,14 @@ class _Engine:
         quantized: list[Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
         """Quantize the block's GEMMs in order; returns both streams behind the block."""
-        integer_block = deepcopy(block)
         exact_states: list[State] = [{"x": x} for x in exact]
         quantized_states: list[State] = [{"x": x} for x in quantized]
-        if self.recipe.level == "all" and self.inputs == "integer":
-            name = f"blocks.{index}.attn"
-            packed = [block.attn.qkv(block.norm1(x)) for x in exact]
-            plan.matmuls[name] = plan_products(name, block.attn, packed)
+        name, products = f"blocks.{index}.attn", self.recipe.level == "all" and self.inputs == "integer"
+        if products:
+            plan.matmuls[name] = plan_products(name, block, (block.attn.qkv(block.norm1(x)) for x in exact))
+        integer_block = deepcopy(block)
+        if products:
             integer_block.attn.products = IntegerMix(plan.matmuls[name], block.attn.scale)
-            del packed
         for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"
             choice = choices.get(stage.part)

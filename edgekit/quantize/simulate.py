@@ -21,6 +21,7 @@ from edgekit.quantize.plan import (
     StaticInput,
     TokenGroupInput,
     TokenScaledInput,
+    dither,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class IntegerMix(nn.Module):
         )
         logits = (q8 @ k8.mT).float() * (self.query_scale * self.key_scale * self.scale)  # (B, H, N, N)
         numerators = torch.exp(logits - logits.amax(-1, keepdim=True))
+        numerators += torch.from_numpy(dither(k.shape[-2], self.probability_scale))
         p8 = torch.round(numerators / self.probability_scale).clamp(0, 255).double()
         mixed = (p8 @ v8).float() * self.value_scale / p8.sum(-1, keepdim=True).float()
         return mixed.transpose(1, 2).flatten(2)
