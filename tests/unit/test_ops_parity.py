@@ -33,6 +33,19 @@ def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> No
     assert relative(y, fused_qkv_attention(qkv, heads=1, scale=0.125)) < bound
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e3, 1e6])
+@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])
+def test_scores_of_any_size_choose_the_same_keys(mode: str, size: float) -> None:
+    """The larger they are, the more is one key's alone: no level overflows and no sum is lost."""
+    qkv = np.random.default_rng(7).standard_normal((1, 40, 3 * 64)).astype(np.float32)
+    qkv[..., :128] *= np.float32(size)
+    y = run(attention_model(64, num_heads=1, mode=mode, scale=0.125), qkv)
+    expected = fused_qkv_attention(qkv, heads=1, scale=0.125, mode=mode)
+    tokens = np.linalg.norm(y - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert np.isfinite(y).all()
+    assert np.median(tokens) < 2e-3  # two keys within a rounding of each other may change places
+
+
 @pytest.mark.parametrize("tier", ["speed", "quality"])
 @pytest.mark.parametrize(("width", "hidden", "heads", "bits", "gain"),
                          [(64, 256, 1, 8, False), (384, 1536, 6, 7, True), (48, 100, 3, 8, True),

@@ -28,7 +28,7 @@ static inline AttendScratch scratch_of(const Attention& a) {
 // their sums; `width` is a multiple of 32, and scores that are no key's are -infinity.
 template <class Mode>
 static inline void soften(const float* scores, int rows, int width, char* probabilities, size_t stride, QueryRows& q) {
-    for (int r = 0; r < rows; ++r) q.peak[r] = max_of(load(q.high + r * LANES)) * q.scale[r];
+    for (int r = 0; r < rows; ++r) q.peak[r] = max_of(load(q.high + r * LANES));
     for (int r = 0; r < rows; ++r, scores += Mode::keys, probabilities += stride) {
         if constexpr (is_float<Mode>) {
             vf total = {};
@@ -39,12 +39,11 @@ static inline void soften(const float* scores, int rows, int width, char* probab
             }
             q.tile_sum[r] = sum_of(total);
         } else {
-            // Levels are part of the exponent, and the sum is that of the rounded probabilities.
-            const float shift = Mode::log2_levels - q.peak[r];
-            vi total = {};
+            const float peak = q.peak[r];
+            vi total = {};  // of the rounded probabilities
             for (int j = 0; j < width; j += 2 * LANES) {
-                const vi a = round_to_int(exp2_coarse(load(scores + j) * q.scale[r] + shift));
-                const vi b = round_to_int(exp2_coarse(load(scores + j + LANES) * q.scale[r] + shift));
+                const vi a = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j) - peak));
+                const vi b = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j + LANES) - peak));
                 if constexpr (Mode::Mixing::group == 4) store_integers((uint8_t*)probabilities + j, a, b);
                 else store_integers((int16_t*)probabilities + j, a, b);
                 total += a + b;
@@ -87,7 +86,7 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                     __builtin_memcpy(&product, tile + (r * VECTORS + v) * sizeof product, sizeof product);
                     vf score;
                     if constexpr (is_float<Mode>) score = product + bias[v];
-                    else score = to_float(product) * scale[v] + bias[v];
+                    else score = (to_float(product) * scale[v] + bias[v]) * q.scale[row + r];
                     high = larger(score, high);
                     store(scores + (row + r) * Mode::keys + column + v * LANES, score);
                 }

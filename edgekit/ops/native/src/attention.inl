@@ -10,19 +10,16 @@ struct WordMode {
     using Scores = Pairs;
     using Mixing = Pairs;
     static constexpr int keys = 320, score_levels = 1023, probability_levels = 3200, value_levels = 2047;
-    static constexpr float log2_levels = 11.643856189774724f;
 };
 struct HybridMode {
     using Scores = FullQuads;
     using Mixing = Pairs;
     static constexpr int keys = 320, score_levels = 127, probability_levels = 3200, value_levels = 2047;
-    static constexpr float log2_levels = 11.643856189774724f;
 };
 struct ByteMode {
     using Scores = FullQuads;
     using Mixing = UnsignedQuads;
     static constexpr int keys = 64, score_levels = 127, probability_levels = 255, value_levels = 127;
-    static constexpr float log2_levels = 7.994353436858858f;
 };
 static_assert(int64_t{WordMode::score_levels} * WordMode::score_levels * max_head_dim < int64_t{1} << 31);
 static_assert(int64_t{WordMode::probability_levels} * WordMode::value_levels * WordMode::keys < int64_t{1} << 31);
@@ -35,7 +32,7 @@ template <class Mode>
 static constexpr int query_offset = Mode::Scores::group == 4 && !activation_offset ? 128 : 0;
 
 // Keys (panels of 16 keys, steps along the head) and values (panels of 16 channels, steps along the keys) of one head.
-// score = product * key_scale + key_bias, times the query's own scale; the bias of padding is -infinity.
+// score = (product * key_scale + key_bias) * the query's scale; the bias of padding is -infinity.
 struct HeadLayout {
     int keys, key_panels, key_steps, value_panels, value_steps;
     size_t key_scale, key_bias, value_scale, poison, values, bytes;

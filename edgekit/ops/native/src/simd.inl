@@ -100,7 +100,7 @@ static inline void store_integers(int16_t* p, vi v) {
 static inline void store_integers(uint8_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
 static inline void store_integers(int16_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
 
-// 2^v for v <= 12 and a polynomial of 2^f on |f| <= 1/2, highest power first; what underflows is 0 or near it.
+// 2^v for v <= 0 and a polynomial of 2^f on |f| <= 1/2, highest power first; what underflows is 0 or near it.
 template <int count>
 static inline vf power_of_two(vf v, const float (&terms)[count]) {
 #if defined(__AVX512F__)
@@ -125,9 +125,11 @@ static inline vf exp2_of(vf v) {
                             0.6931468844413757f, 1.0f});
 }
 
-// Relative error 8e-5, for results that become integers of 12 bits at most.
-static inline vf exp2_coarse(vf v) {
-    return power_of_two(v, {0.0551716648042202f, 0.2426111251115799f, 0.6932609677314758f, 0.9999280571937561f});
+// levels * 2^v with a relative error of 8e-5, which integers of 12 bits do not see.
+template <int levels>
+static inline vf exp2_times(vf v) {
+    return power_of_two(v, {levels * 0.0551716648042202f, levels * 0.2426111251115799f, levels * 0.6932609677314758f,
+                            levels * 0.9999280571937561f});
 }
 
 // 1 / v; AVX-512 has an estimate of 14 bits, of which one Newton step makes 28.
