@@ -56,11 +56,11 @@ def drift(
             crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
             reports, ran = drift_in_shards(base, candidates, eval_ or "demo", out, crew, samples=samples,
                                            seed=seed or 0, shard_size=shard_size, watcher=live)  # fmt: skip
+    if ran is not None and out is not None:
+        show_shards(terminal(stderr=as_json), out, f"against {base.name}", ran)
     if as_json:
         print(json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}, indent=2))
     else:
-        if ran is not None and out is not None:
-            show_shards(terminal(), out, f"against {base.name}", ran)
         terminal().print(drift_table(reports))
         if any(report.accuracy for report in reports.values()):
             terminal().print(accuracy_table(reports))

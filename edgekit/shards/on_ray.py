@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def run_on_ray(
         RecipeError: the cluster cannot have that many threads, or cannot be reached.
         EdgekitError: what a worker refused, in its words.
     """
-    with _cluster(address, workers, threads) as size:
+    with cluster(address, workers, threads) as size:
         import ray
         from ray.data import ActorPoolStrategy
 
@@ -99,7 +100,7 @@ def run_on_ray(
 
 
 @contextmanager
-def _cluster(address: str | None, workers: int | None, threads: int) -> Iterator[int]:
+def cluster(address: str | None, workers: int | None, threads: int) -> Iterator[int]:
     """Workers that there is room for at once; a cluster that was started here is gone afterwards, files and all."""
     with _settings(own=address is None):
         try:
@@ -147,8 +148,8 @@ def _settings(*, own: bool) -> Iterator[None]:
     values = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal",
               "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # fmt: skip
     if own:
-        values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    before = {name: os.environ.get(name) for name in values}
+        values["RAY_AUTH_TOKEN"] = _token()
+    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}  # the last is set by ray.init
     os.environ.update({name: value for name, value in values.items() if before[name] is None})
     try:
         yield
@@ -156,6 +157,12 @@ def _settings(*, own: bool) -> Iterator[None]:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+@cache
+def _token() -> str:
+    """Who may talk to the cluster of this process. One for all its clusters: Ray's core reads it once."""
+    return secrets.token_hex(32)
 
 
 @contextmanager
@@ -178,15 +185,22 @@ def _stderr_kept() -> Iterator[None]:
 
 
 def _temporary_folder() -> Path:
-    """A new one with a short path; those of runs that were killed are removed."""
+    """A new one with a short path."""
     root = Path(tempfile.gettempdir())
     if len(str(root)) > _LONGEST and Path("/tmp").is_dir():
         root = Path("/tmp")
+    remove_left(root)
+    return Path(tempfile.mkdtemp(prefix=f"{_LEFT}{os.getpid()}-", dir=root))
+
+
+def remove_left(root: Path) -> None:
+    """Remove the temporary folders of runs that were killed."""
+    import psutil
+
     for left in root.glob(f"{_LEFT}*"):
         pid = left.name.removeprefix(_LEFT).partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_LEFT}{os.getpid()}-", dir=root))
 
 
 def _quiet() -> None:
