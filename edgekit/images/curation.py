@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.errors import BackendMissing, DataError
 
-LARGE = 50_000  # images up to which every pair is compared: a minute or two
+LARGE = 50_000  # images up to which every pair is compared: the work grows with their square
 DUPLICATE = 0.97  # cosine of class tokens above which two images count as one
 _BLOCK = 4096  # images whose cosines with as many are in memory at once: 64 MB
 PER_CLUSTER = 4  # images wanted of each cluster: n / 4 clusters

@@ -82,7 +82,10 @@ def run_on_ray(
         # blocks are put in the object store by this process: a reading task would wait for a CPU that workers hold
         made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Worker, fn_constructor_args=(task, str(out.resolve()), threads, __version__), num_cpus=threads,
-            compute=ActorPoolStrategy(min_size=min(size, len(rows)), max_size=min(workers or size, len(rows))),
+            compute=ActorPoolStrategy(
+                min_size=min(size, len(rows)), max_size=min(workers or size, len(rows)),
+                max_tasks_in_flight_per_actor=1,  # no shard waits for a busy worker while another one is idle
+            ),
         )  # fmt: skip
         lengths, finished = {shard.index: len(shard.paths) for shard in shards}, 0
         try:
