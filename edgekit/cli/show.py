@@ -84,8 +84,9 @@ def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:
     kept = f", {ran.kept} of them kept" if ran.kept else ""
     stale = f", {ran.stale} made again: they were of another model or other images" if ran.stale else ""
     console.print(f"{out}: {ran.images} images in {len(ran.shards)} shards{kept}{stale}, {what}", soft_wrap=True)
-    for worker, peak in ran.workers.items():
-        console.print(Text(f"  worker {worker}: {peak:.0f} MB at most", "dim"), soft_wrap=True)
+    if ran.workers:
+        peaks = ", ".join(f"{peak:.0f} MB at most in {worker}" for worker, peak in ran.workers.items())
+        console.print(Text(f"  {ran.cpu_s:.1f} s of CPU time; {peaks}", "dim"), soft_wrap=True)
     failures = ran.failures
     for failure in failures[:_FAILURES]:
         console.print(Text(f"  skipped {failure.path}: {failure.reason}", "yellow"), soft_wrap=True)

@@ -29,8 +29,8 @@ def drift_in_shards(
 ) -> tuple[dict[str, DriftReport], Ran]:  # fmt: skip
     """The numbers of `drift_between`, bit for bit, with no more than a few images in memory, and resumable.
 
-    The reference runs twice: "centred" cosines need its mean token first. Here its terms are summed up candidate by
-    candidate, 24 bytes per patch: 6 kB per image at 224 pixels. Above 4096 images, neighbours and accuracy are
+    The reference runs twice: "centred" cosines need its mean token first. This process sums up candidate by candidate,
+    which takes about 16 kB per image at 224 pixels. Above 4096 images, neighbours and accuracy are
     measured among 4096 of them, and the report names the 100 worst; `images.parquet` holds every image's numbers.
     An unreadable image is not replaced by another.
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from edgekit.artifact import Frozen
 from edgekit.errors import RecipeError
 from edgekit.shards.plan import Shard
-from edgekit.shards.task import Done, Progress, Task
+from edgekit.shards.task import Done, Progress, Task, timed
 
 Engine = Literal["local", "ray"]
 
@@ -45,7 +45,7 @@ class Crew(Frozen):
         make = task.open(self.threads)
         before = 0
         for shard in shards:
-            yield make(shard, out, lambda done, before=before: progress(before + done))  # type: ignore[misc]
+            yield timed(make, shard, out, lambda done, before=before: progress(before + done))  # type: ignore[misc]
             before += len(shard.paths)
 
     def require_engine(self) -> None:

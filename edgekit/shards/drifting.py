@@ -97,8 +97,8 @@ class CentreTask(_OneFile):
 
     def centre(self, out: Path, shards: tuple[Shard, ...]) -> Centre:
         """Of all images, from the shards below `out`."""
-        parts = [files.read_tensors(out / self.files(shard)[0]) for shard in shards]
-        cls, sums = (np.concatenate([part[name] for part in parts]) for name in ("cls", "patch_sums"))
+        paths = [out / self.files(shard)[0] for shard in shards]
+        cls, sums = (files.read_joined(paths, name) for name in ("cls", "patch_sums"))
         return Centre.of(cls, sums, self.patches)
 
 
@@ -157,12 +157,10 @@ class DriftTask(_OneFile):
         return make
 
     def terms(self, out: Path, shards: tuple[Shard, ...], index: int) -> Terms:
-        """Of all images and candidate number `index`, from the shards below `out`: 24 bytes per patch in memory."""
-        parts = []
-        for shard in shards:
-            names = [name if name in _COMMON else f"{index}.{name}" for name in _FIELDS]
-            parts.append(Terms(**dict(zip(_FIELDS, files.read_some(out / self.files(shard)[0], names), strict=True))))
-        return Terms.concatenated(parts)
+        """Of all images and candidate number `index`, from the shards below `out`."""
+        paths = [out / self.files(shard)[0] for shard in shards]
+        names = (name if name in _COMMON else f"{index}.{name}" for name in _FIELDS)
+        return Terms(*(files.read_joined(paths, name) for name in names))
 
 
 def _tokens(run: Run, pixels: np.ndarray, model: Artifact, path: str, patches: int) -> np.ndarray:

@@ -110,20 +110,15 @@ def read_words(path: Path, column: str) -> list[str]:
     return words
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors file."""
-    from safetensors.numpy import load_file
-
-    tensors: dict[str, np.ndarray] = load_file(path)
-    return tensors
-
-
-def read_some(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Tensors of a safetensors file by name; the others are not read."""
+def read_joined(paths: Sequence[Path], name: str) -> np.ndarray:
+    """One tensor of several safetensors files, end to end; nothing else of them is read."""
     from safetensors import safe_open
 
-    with safe_open(path, "numpy") as file:
-        return [file.get_tensor(name) for name in names]
+    parts = []
+    for path in paths:
+        with safe_open(path, "numpy") as file:
+            parts.append(file.get_tensor(name))
+    return np.concatenate(parts)
 
 
 def _note(text: bytes | str | None) -> Note | None:
@@ -135,7 +130,7 @@ def _note(text: bytes | str | None) -> Note | None:
 
 def _to_disk(path: Path) -> None:
     """A rename that survives a power cut must not come before its data."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -51,11 +51,17 @@ class Ran:
                 peaks[done.worker] = max(done.peak_rss_mb, peaks.get(done.worker, 0.0))
         return peaks
 
+    @property
+    def cpu_s(self) -> float:
+        """Spent on the shards that were made, by all workers."""
+        return sum(done.cpu_s or 0.0 for done in self.shards)
+
     def summary(self) -> dict[str, object]:
-        """For a program: counts, failures, and memory of the workers in MB."""
+        """For a program: counts, failures, time, and memory of the workers in MB."""
         return {
             "images": self.images, "shards": len(self.shards), "kept": self.kept, "stale": self.stale,
-            "failures": [failure.model_dump() for failure in self.failures], "worker_peak_rss_mb": self.workers,
+            "failures": [failure.model_dump() for failure in self.failures],
+            "cpu_s": round(self.cpu_s, 3), "worker_peak_rss_mb": self.workers,
         }  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from edgekit.artifact import Frozen
+from edgekit.measure.isolated import peak_rss_mb
 from edgekit.shards.plan import Shard
 
 Progress = Callable[[int], None]  # images that are done
@@ -20,17 +24,26 @@ class Failure(Frozen):
 
 
 class Done(Frozen):
-    """A shard that is on disk. `peak_rss_mb` is the memory of the process that made it, None of a kept one."""
+    """A shard that is on disk. `cpu_s` and `peak_rss_mb` are of the process that made it, None of a kept one."""
 
     index: int
     images: int  # that have rows
     failures: tuple[Failure, ...]
-    peak_rss_mb: float | None = None
+    cpu_s: float | None = None  # of all its threads
+    peak_rss_mb: float | None = None  # so far
     worker: str = ""  # <host>:<pid>
 
 
 Maker = Callable[[Shard, Path, Progress], Done]
 """Computes a shard, writes its files below a folder atomically, and says what it did."""
+
+
+def timed(make: Maker, shard: Shard, out: Path, progress: Progress) -> Done:
+    """Make a shard, and note what this process spent on it."""
+    begin = time.process_time()
+    done = make(shard, out, progress)
+    spent = {"cpu_s": time.process_time() - begin, "peak_rss_mb": peak_rss_mb()}
+    return done.model_copy(update=spent | {"worker": f"{platform.node()}:{os.getpid()}"})
 
 
 class Task(Protocol):

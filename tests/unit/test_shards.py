@@ -66,7 +66,7 @@ def test_tokens_lie_beside_their_rows(models, photos, tmp_path, tokens):
     embed_folder(models["fp32"].path, photos, tmp_path / "one.npz", tokens=tokens, threads=1)
     embed(models["fp32"], photos, tmp_path / "out", tokens=tokens)
     parts = sorted((tmp_path / "out" / "tokens").iterdir())
-    found = np.concatenate([files.read_tensors(part)["tokens"] for part in parts])
+    found = files.read_joined(parts, "tokens")
     np.testing.assert_array_equal(found, np.load(tmp_path / "one.npz")["features"])
 
 

@@ -20,7 +20,7 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.models.dinov2 import DinoV2
 from edgekit.pipeline.compare import drift_between
 from edgekit.pipeline.drifting import drift_in_shards
-from edgekit.shards import Crew, on_ray
+from edgekit.shards import Crew, ray_cluster
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("onnxruntime")
@@ -37,7 +37,7 @@ def cluster() -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([*ENVIRONMENT.values(), *([before] if before else [])])
     try:
-        with on_ray.cluster(None, 2, 1) as size:
+        with ray_cluster.cluster(None, 2, 1) as size:
             assert size == 2
             yield
     finally:
@@ -157,7 +157,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on(models, tmp_path, how):
     left = list(Path("/tmp").glob(f"edgekit-ray-{process.pid}-*"))
     assert how == signal.SIGKILL or not left
     for folder in left:  # what the next run with Ray does
-        on_ray.remove_left(folder.parent)
+        ray_cluster.remove_left(folder.parent)
         assert not folder.exists()
     assert not list((tmp_path / "home").iterdir())
     assert not (out / "index.json").exists()
