@@ -116,7 +116,7 @@ def main() -> None:
             "images_per_s": round(median(rates), 2), "low": round(min(rates), 2), "high": round(max(rates), 2),
             "cpu_ms_per_image": round(median(run["cpu_ms_per_image"] for run in runs), 1),
             "first_shard_s": round(median(run["first_shard_s"] for run in runs), 1),
-            "worker_peak_mb": round(max(run["worker_peak_mb"] for run in runs)),
+            "worker_peak_mb": round(runs[0]["worker_peak_mb"]),  # later, this process has loaded Ray, too
             "bytes_per_image_cls": round(sizes["cls"]), "bytes_per_image_patches": round(sizes["patches"]),
             "cpu": host.cpu, "cores": host.cores, "date": time.strftime("%Y-%m-%d"),
         })  # fmt: skip
