@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import shard_material as material
 
@@ -22,10 +24,10 @@ from edgekit.pipeline.compare import drift_between
 from edgekit.pipeline.drifting import drift_in_shards
 from edgekit.shards import Crew, ray_cluster
 
-psutil = pytest.importorskip("psutil")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("pyarrow.parquet")
-pytest.importorskip("ray")
+if find_spec("ray") is None:  # not imported here: it takes seconds, in every process that collects tests
+    pytest.skip("Ray is not installed", allow_module_level=True)
 
 RAY = Crew(engine="ray", workers=2)
 ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2])}
