@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+# ONNX Runtime 1.32 for Linux reports its use to Microsoft unless this is set before it is imported; edgekit promises
+# that nothing is sent anywhere. A value that is set already stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Artifact", "EdgekitError", "Recipe", "build", "load"]

@@ -16,6 +16,8 @@ _PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("report.html",                 ("jinja2", "altair", "vl_convert"),    "report"),
     ("demo photographs",            ("skimage", "sklearn"),                "eval"),
     ("Hugging Face hub",            ("huggingface_hub",),                  "hub"),
+    ("shards of features",          ("pyarrow",),                          "ray"),
+    ("--engine ray",                ("ray", "pyarrow", "pandas"),          "ray"),
     ("NNCF as a second engine",     ("nncf",),                             "openvino"),
 )
 # fmt: on

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from pydantic import Field
+
 from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest, atomic_path, sha256_of
 from edgekit.errors import RecipeError
 
@@ -22,17 +24,23 @@ class Limits(Frozen):
     neighbour_drop: float | None = None  # share of images whose nearest neighbour changed
     knn_drop: float | None = None  # of k-NN accuracy, on labelled images
     p50_ms: float | None = None
+    head_drops: dict[str, float] = Field(default_factory=dict)
+    """By head: 1 - top-1 agreement, 1 - mIoU, RMSE in metres, or MAE, as its task has it."""
 
 
 Limited = Literal["cosine drop", "neighbour drop", "knn drop", "p50 ms"]
 Name = Limited | Literal["file", "baseline row", "baseline drift", "baseline speedup"]
+_SHARES = ("top-1 agreement", "mIoU")  # measures of heads that fall as drift grows
 
 
 class Check(Frozen):
-    """One comparison and its outcome; `skipped` says that it means nothing on this machine, and why."""
+    """One comparison and its outcome; `skipped` says that it means nothing on this machine, and why.
+
+    `name` is one of `Name`, or "head drop NAME".
+    """
 
     artifact: str
-    name: Name
+    name: str
     outcome: Literal["passed", "failed", "skipped"]
     reason: str
 
@@ -110,7 +118,22 @@ def _within(row: ArtifactRow, limits: Limits) -> list[Check]:
             checks.append(Check(artifact=row.name, name="p50 ms", outcome="skipped", reason=why))
         else:
             checks.append(_limit(row, "p50 ms", (row.latency or {}).get("p50_ms"), limits.p50_ms))
-    return checks
+    return checks + [_head(row, name, most) for name, most in limits.head_drops.items()]
+
+
+def _head(row: ArtifactRow, name: str, most: float) -> Check:
+    """One head against its limit, in the unit of its task."""
+    heads = (row.drift or {}).get("heads", {})
+    if name not in heads:
+        there = f"its heads are {', '.join(sorted(heads))}" if heads else "no head of it was measured"
+        return Check(artifact=row.name, name=f"head drop {name}", outcome="failed", reason=there)
+    found = heads[name]
+    share = found["measure"] in _SHARES
+    drop = round(1 - found["value"] if share else found["value"], 6)
+    measure = f"1 - {found['measure']}" if share else f"{found['measure']} {found['unit']}".rstrip()
+    reason = f"{measure} {drop:.6g}, at most {most:g} is allowed"
+    outcome: Literal["passed", "failed"] = "passed" if drop <= most else "failed"
+    return Check(artifact=row.name, name=f"head drop {name}", outcome=outcome, reason=reason)
 
 
 def _limit(row: ArtifactRow, name: Limited, value: float | None, most: float) -> Check:

@@ -28,6 +28,14 @@ def check(
     max_p50_ms: Annotated[
         float | None, typer.Option(min=0, help="Largest median latency of a quantized artifact.")
     ] = None,
+    max_head_drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max-head-drop",
+            metavar="NAME=VALUE",
+            help="Largest drift of a head (repeatable): 1 - agreement, 1 - mIoU, RMSE in m, or MAE.",
+        ),
+    ] = None,
     baseline: Annotated[Path | None, typer.Option(help="manifest.json of an earlier build, or its folder.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the checks as JUnit XML.")] = None,
     as_json: options.Json = False,
@@ -41,8 +49,9 @@ def check(
     from edgekit.gate import Limits, check_build, write_junit
 
     limits = Limits(
-        cosine_drop=max_cosine_drop, neighbour_drop=max_neighbour_drop, knn_drop=max_knn_drop, p50_ms=max_p50_ms
-    )
+        cosine_drop=max_cosine_drop, neighbour_drop=max_neighbour_drop, knn_drop=max_knn_drop, p50_ms=max_p50_ms,
+        head_drops=_heads(max_head_drop or []),
+    )  # fmt: skip
     checks = check_build(out, limits, baseline=baseline)
     if junit is not None:
         write_junit(checks, junit)
@@ -59,3 +68,22 @@ def check(
     if failed:
         raise DriftExceeded(f"{len(failed)} of {len(checks)} checks failed",
                             why="; ".join(f"{c.artifact} {c.name}: {c.reason}" for c in failed))  # fmt: skip
+
+
+def _heads(words: list[str]) -> dict[str, float]:
+    """["cls=0.02"] -> {"cls": 0.02}."""
+    import math
+
+    from edgekit.errors import RecipeError
+
+    limits: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            limits[name] = math.nan
+        if not name or not limits[name] >= 0:
+            raise RecipeError(f"--max-head-drop {word!r} is not NAME=VALUE", why="a head's name and a number from 0",
+                              fix="--max-head-drop depth=0.05")  # fmt: skip
+    return limits

@@ -19,19 +19,40 @@ def curate(
     model: options.Model = "demo",
     image_size: Annotated[int, typer.Option("--image-size", help="Of the embedding, a multiple of 14.")] = 224,
     seed: options.Seed = 0,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Keep the embeddings as shards in this folder; resumable.")
+    ] = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    threads: options.WorkerThreads = None,
+    ray_address: options.RayAddress = None,
+    shard_size: options.ShardSize = None,
     as_json: options.Json = False,
 ) -> None:
-    """Choose varied images: near-duplicates are left out, the rest is drawn evenly from clusters of the features."""
+    """Choose varied images: near-duplicates are left out, the rest is drawn evenly from clusters of the features.
+
+    With --features, or with --engine ray, the embeddings are shards on disk: the same command goes on where it was
+    stopped, and another -n or --seed needs no model again.
+    """
     from edgekit.cli.show import Live, terminal
     from edgekit.pipeline.curating import curate_folder
+    from edgekit.shards import Crew
 
+    crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
     with Live(terminal(stderr=True)) as live:
-        done = curate_folder(source, out, n=n, model=model or "demo", side=image_size, seed=seed or 0, watcher=live)
+        done = curate_folder(
+            source, out, n=n, model=model or "demo", side=image_size, seed=seed or 0, watcher=live, crew=crew,
+            features=features, shard_size=shard_size,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(done))
     else:
+        large = "" if done["searched"] == "all" else (
+            "so many images are clustered in mini-batches, and near-duplicates are looked for among those drawn\n"
+        )  # fmt: skip
+        kept = f"features are kept in {done['features']}\n" if "features" in done else ""
         terminal().print(
             f"{done['chosen']} of {done['images']} images, evenly from {done['clusters']} clusters "
-            f"({done['duplicates']} near-duplicates, {done['skipped']} unreadable left out)\n"
+            f"({done['duplicates']} near-duplicates, {done['skipped']} unreadable left out)\n{large}{kept}"
             f"edgekit build --calib {out}", soft_wrap=True,
         )  # fmt: skip

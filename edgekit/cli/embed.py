@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from edgekit.shards import Crew
 
 Tokens = Literal["cls", "patches", "all"]
 
@@ -16,11 +19,17 @@ def embed(
     model: Annotated[Path, typer.Argument(help="An artifact, or a build folder: the best artifact that runs here.")],
     images: Annotated[str, typer.Argument(help="A folder of images, or `demo`.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="The .npz or .safetensors file, or the folder of pictures.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The .npz or .safetensors file, or a folder: of shards, or pictures.")
+    ],
     tokens: Annotated[Tokens, typer.Option("--tokens", help="Which features to keep.")] = "cls",
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="At most this many images.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
-    threads: options.Threads = None,
+    threads: options.WorkerThreads = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    shard_size: options.ShardSize = None,
     visualize: Annotated[bool, typer.Option("--visualize", help="Pictures and a page instead of features.")] = False,
     beside: Annotated[
         Path | None, typer.Option("--beside", help="With --visualize: a second artifact, INT8 beside FP32.")
@@ -33,6 +42,9 @@ def embed(
 ) -> None:
     """Features of your images: one row per image, with the images' names and folder labels.
 
+    An --out without a suffix becomes a folder of shards (Parquet, and safetensors for patch tokens) that any number of
+    images fits in; the same command goes on where it was stopped, on this machine or with --engine ray on many.
+
     With --visualize: patch features as colours, nearest neighbours and attention maps, as PNG files and a page.
     """
     import json
@@ -40,6 +52,7 @@ def embed(
     from edgekit.cli.show import Live, terminal
     from edgekit.embed import embed_folder
     from edgekit.errors import RecipeError
+    from edgekit.shards import Crew
 
     if visualize:
         from edgekit.pipeline.seeing import visualize as draw
@@ -51,6 +64,12 @@ def embed(
         return
     if beside is not None or attention is not None:
         raise RecipeError("--beside and --attention draw pictures", fix="--visualize")
+    if not out.suffix:
+        _sharded(model, images, out, Crew(engine=engine, workers=workers, threads=threads, address=ray_address),
+                 tokens=tokens, samples=samples, batch=batch, shard_size=shard_size, as_json=as_json)  # fmt: skip
+        return
+    if engine != "local" or workers is not None or ray_address is not None or shard_size is not None:
+        raise RecipeError(f"{out} is one file", why="engines and shards write a folder", fix="--out features")
     with Live(terminal(stderr=True)) as live:
         done = embed_folder(
             model, images, out, tokens=tokens, samples=samples, batch=batch, threads=threads,
@@ -62,3 +81,25 @@ def embed(
     print(f"{out}: {done.shape[0]} images, {' x '.join(map(str, done.shape[1:]))} float32 each, by {done.model}")
     for name, reason in done.skipped:
         print(f"  skipped {name}: {reason}")
+
+
+def _sharded(model: Path, images: str, out: Path, crew: Crew, *, tokens: Tokens, samples: int | None, batch: int,
+             shard_size: int | None, as_json: bool) -> None:  # fmt: skip
+    """A folder of shards, and a few words on it."""
+    import json
+
+    from edgekit.cli.show import Live, show_shards, terminal
+    from edgekit.embed import embed_shards
+    from edgekit.errors import RecipeError
+
+    if samples is not None:
+        raise RecipeError("--samples is of one file", why="shards are of all images", fix="--out features.npz")
+    with Live(terminal(stderr=True)) as live:
+        name, ran = embed_shards(
+            model, images, out, crew, tokens=tokens, batch=batch, shard_size=shard_size,
+            progress=lambda done, total: live.stage("embed", done, total),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"out": str(out), "model": name, **ran.summary()}))
+    else:
+        show_shards(terminal(), out, f"by {name}", ran)

@@ -21,20 +21,43 @@ def drift(
     samples: options.EvalImages = 32,
     seed: options.Seed = 0,
     max_drop: options.MaxDrop = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Work in shards and keep them in this folder; resumable.")
+    ] = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    threads: options.WorkerThreads = None,
+    ray_address: options.RayAddress = None,
+    shard_size: options.ShardSize = None,
     as_json: options.Json = False,
 ) -> None:
     """How far an artifact's features are from the FP32 one's, on your images.
 
-    Images that lie in a folder per class also show what k-NN and a linear probe lose.
+    Images that lie in a folder per class also show what k-NN and a linear probe lose. With --out any number of images
+    is measured, by this process or with --engine ray by many.
     """
-    from edgekit.cli.show import Live, accuracy_table, drift_table, terminal
+    from edgekit.cli.show import Live, accuracy_table, drift_table, show_shards, terminal
+    from edgekit.errors import RecipeError
     from edgekit.pipeline.compare import artifacts_in, drift_between, reference_of
+    from edgekit.pipeline.drifting import drift_in_shards
+    from edgekit.shards import Crew
 
+    sharded = (workers, threads, ray_address, shard_size) != (None,) * 4 or engine != "local"
+    if sharded and out is None:
+        raise RecipeError("engines and shards need a folder to work in", fix="--out drift")
     base = artifacts_in(reference)[0] if reference else reference_of(target)
     candidates = [a for a in artifacts_in(target) if a.path.resolve() != base.path.resolve()]
     candidates = [a for a in candidates if a.preprocess.input_size == base.preprocess.input_size] or candidates
+    ran = None
     with Live(terminal(stderr=True)) as live:
-        reports = drift_between(base, candidates, eval_ or "demo", samples=samples, seed=seed or 0, watcher=live)
+        if out is None:
+            reports = drift_between(base, candidates, eval_ or "demo", samples=samples, seed=seed or 0, watcher=live)
+        else:
+            crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
+            reports, ran = drift_in_shards(base, candidates, eval_ or "demo", out, crew, samples=samples,
+                                           seed=seed or 0, shard_size=shard_size, watcher=live)  # fmt: skip
+    if ran is not None and out is not None:
+        show_shards(terminal(stderr=as_json), out, f"against {base.name}", ran)
     if as_json:
         print(json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}, indent=2))
     else:

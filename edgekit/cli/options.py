@@ -47,12 +47,23 @@ EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="
 EvalImages = Annotated[int, typer.Option("--samples", min=1, help="How many images judge.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of every random draw (0).")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of each runtime while it is timed.")]
+WorkerThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Of the runtime; with --engine ray of each worker (1).")
+]
 Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]
 MaxDrop = Annotated[
     float | None,
     typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine (exit 3)."),
 ]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Who computes: this process, or workers of a Ray cluster.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Of --engine ray: all CPUs / --threads.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster, or auto; else one is started here.")
+]
+ShardSize = Annotated[int | None, typer.Option("--shard-size", min=1, help="Images per shard.")]
 OptimizeFor = Annotated[
     Literal["latency", "size", "accuracy"] | None,
     typer.Option(

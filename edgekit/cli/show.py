@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,7 +17,11 @@ from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
 from edgekit.pipeline.watch import Fate
 
+if TYPE_CHECKING:
+    from edgekit.shards import Ran
+
 _PIPE_WIDTH = 140  # columns where there is no terminal to ask
+_FAILURES = 10  # images named that could not be used
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 
 
@@ -72,6 +77,22 @@ class Live:
     def note(self, text: str) -> None:
         """A grey line."""
         self._console.print(Text(f"          {text}", "dim"), soft_wrap=True)
+
+
+def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:
+    """How much is there, how much of it was before, and which images could not be used."""
+    kept = f", {ran.kept} of them kept" if ran.kept else ""
+    stale = f", {ran.stale} made again: they were of another model or other images" if ran.stale else ""
+    console.print(f"{out}: {ran.images} images in {len(ran.shards)} shards{kept}{stale}, {what}", soft_wrap=True)
+    if ran.workers:
+        peaks = ", ".join(f"{peak:.0f} MB at most in {worker}" for worker, peak in ran.workers.items())
+        console.print(Text(f"  {ran.cpu_s:.1f} s of CPU time; {peaks}", "dim"), soft_wrap=True)
+    failures = ran.failures
+    for failure in failures[:_FAILURES]:
+        console.print(Text(f"  skipped {failure.path}: {failure.reason}", "yellow"), soft_wrap=True)
+    if len(failures) > _FAILURES:
+        rest = f"  and {len(failures) - _FAILURES} more: {out / 'failures.csv'}"
+        console.print(Text(rest, "yellow"), soft_wrap=True)
 
 
 def build_table(rows: Sequence[ArtifactRow]) -> Table:

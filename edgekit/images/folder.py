@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.errors import DataError
-from edgekit.images.read import SUFFIXES
+from edgekit.images.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -24,32 +23,10 @@ class ImageFolder:
     @classmethod
     def scan(cls, root: Path) -> ImageFolder:
         """List a folder. Raises DataError when it is missing, no folder, or holds no PNG, JPEG or WebP file."""
-        if not root.is_dir():
-            raise DataError(
-                f"{root} is not a folder of images", why="no such folder" if not root.exists() else "a file"
-            )
-        paths = sorted(
-            (
-                path.relative_to(root)
-                for path in root.rglob("*")
-                if _is_image(path.relative_to(root)) and path.is_file()
-            ),
-            key=lambda path: path.as_posix(),
-        )
-        if not paths:
-            raise DataError(
-                f"{root} holds no images", why="looked for " + ", ".join(sorted(SUFFIXES)) + ", in subfolders too"
-            )
-        folders = {path.parts[0] for path in paths}
-        labelled = len(folders) > 1 and all(len(path.parts) > 1 for path in paths)
-        return cls(root, tuple(paths), tuple(path.parts[0] for path in paths) if labelled else None)
+        found = Listing.scan(root)
+        return cls(root, tuple(Path(path) for path in found.paths), found.labels)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The distinct labels in order, empty when there are none."""
         return tuple(sorted(set(self.labels or ())))
-
-
-def _is_image(path: Path) -> bool:
-    """By suffix; hidden files and folders (.git, macOS's ._copies) are no images."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAX_PIXELS = 200_000_000  # beyond this a file is a decompression bomb rather than a photograph
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, data: bytes | None = None) -> Image.Image:
     """Decode a file: EXIF orientation applied, transparency laid on white, grey, CMYK, palette and 16 bit to 8-bit RGB.
+
+    `data` are its bytes where they have been read already.
 
     Raises:
         DataError: missing, empty, truncated, no image, or larger than 200 megapixels.
@@ -25,7 +28,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
-            with Image.open(path) as image:
+            with Image.open(path if data is None else BytesIO(data)) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise DataError(
                         f"{path} has {image.width} x {image.height} pixels", why="200 megapixels are the limit"
@@ -33,7 +36,8 @@ def read_image(path: Path) -> Image.Image:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        why = "the file is empty" if path.stat().st_size == 0 else "not an image"
+        size = path.stat().st_size if data is None else len(data)
+        why = "the file is empty" if size == 0 else "not an image"
         raise DataError(f"cannot read {path}", why=why) from None
     # what Pillow's decoders raise on damaged bytes, over the formats
     except (

@@ -124,6 +124,11 @@ def _draw(folder: ImageFolder, samples: int | None, seed: int, disjoint_from: Im
             f"every image of {folder.root} is in the other set already",
             fix="name two folders, or take fewer --samples",
         )
+    return in_order_of_trial(indices, samples, seed)
+
+
+def in_order_of_trial(indices: list[int], samples: int | None, seed: int) -> list[int]:
+    """The same list, shuffled by `seed` where not all are wanted; its first `samples` are the draw."""
     if samples is not None and samples < len(indices):
         np.random.default_rng(seed).shuffle(indices)
     return indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,12 @@ from edgekit.measure.heads import HeadDrift
 from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
 from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
 from edgekit.measure.task import TaskDrift
+from edgekit.measure.terms import Centre, Terms, patch_sum, terms_of
 
 Grade = Literal["excellent", "good", "acceptable", "broken"]
 
+ALL_PAIRS = 4096  # images that are compared with one another: their cosines are 64 MB
+WORST = 100  # images that a report of more than that names
 _OUTLIER_SIGMA = 3.0  # patch norms this many deviations above the mean are the field's "outlier tokens"
 
 # Mean class-token and mean patch cosine that a grade needs. The field has no standard; these are edgekit's own bands:
@@ -38,7 +42,7 @@ class ImageDrift(Frozen):
     patch_cosine_mean: float
     patch_cosine_min: float
     sqnr_db: float
-    nearest: str  # image whose class token the reference finds nearest; "" with one image only
+    nearest: str  # image whose class token the reference finds nearest; "" where none was looked for
     nearest_same: bool
 
 
@@ -137,56 +141,75 @@ def measure_drift(
         DataError: the two are not of the same images and shape, or hold values that are not finite.
     """
     _require_comparable(reference, candidate, candidate_name)
-    n = len(reference)
-    signal, noise = np.zeros((n, 2)), np.zeros((n, 2))  # per image: class token, patches
-    cls, cls_mean = np.zeros(n), reference.cls.mean(axis=0, dtype=np.float64)
-    centred_cls = np.zeros(n)
-    patch_mean = reference.patches.mean(axis=(0, 1), dtype=np.float64)
-    patches = np.zeros(reference.patches.shape[:2])
-    centred, norms, registers = np.zeros_like(patches), np.zeros_like(patches), np.zeros((n, 2))
-    first = 1 + reference.registers
-    for i in range(n):  # one image at a time, in float64: 37 x 37 patches of ViT-g would not fit otherwise
-        a, b = reference.tokens[i].astype(np.float64), candidate.tokens[i].astype(np.float64)  # (1 + R + P, D)
-        error = ((a - b) ** 2).sum(axis=1)
-        energy = (a**2).sum(axis=1)
-        signal[i], noise[i] = (energy[0], energy[first:].sum()), (error[0], error[first:].sum())
-        registers[i] = energy[1:first].sum(), error[1:first].sum()
-        cls[i], patches[i] = _cosine(a[:1], b[:1])[0], _cosine(a[first:], b[first:])
-        centred_cls[i] = _cosine(a[:1] - cls_mean, b[:1] - cls_mean)[0]
-        centred[i] = _cosine(a[first:] - patch_mean, b[first:] - patch_mean)
-        norms[i] = np.sqrt(energy[first:])
+    patches = reference.grid[0] * reference.grid[1]
+    sums = np.stack([patch_sum(tokens, patches) for tokens in reference.tokens])
+    terms = terms_of(reference.tokens, candidate.tokens, patches, Centre.of(reference.cls, sums, patches))
+    return report_of(
+        terms, reference.names, (reference.grid[0] * patch, reference.grid[1] * patch), reference_name=reference_name,
+        candidate_name=candidate_name, seed=seed, tasks=tasks, accuracy=accuracy, heads=heads,
+    )  # fmt: skip
+
+
+def report_of(
+    terms: Terms,
+    names: Sequence[str],
+    image_size: tuple[int, int],
+    *,
+    reference_name: str,
+    candidate_name: str,
+    seed: int = 0,
+    tasks: tuple[TaskDrift, ...] = (),
+    accuracy: tuple[AccuracyDrift, ...] = (),
+    heads: tuple[HeadDrift, ...] = (),
+) -> DriftReport:
+    """Sum up what the images add, see `measure_drift`.
+
+    Above 4096 images, neighbours are looked for among 4096 drawn by `seed`, and `images` are the 100 worst.
+    """
+    n = len(terms)
+    patches, norms = terms.patches, terms.norms
     outlier = norms > norms.mean() + _OUTLIER_SIGMA * norms.std()
-    all_signal, all_noise = signal.sum(axis=1) + registers[:, 0], noise.sum(axis=1) + registers[:, 1]
-    own, mixed, same = retrieval_drift(reference.cls, candidate.cls, seed=seed)
-    neighbours = nearest(reference.cls, reference.cls, 1)[:, 0] if n > 1 else None
+    registers_signal, registers_noise = terms.signal[:, 2], terms.noise[:, 2]
+    all_signal = terms.signal[:, :2].sum(axis=1) + registers_signal
+    all_noise = terms.noise[:, :2].sum(axis=1) + registers_noise
+    compared = searched(n, seed)
+    own, mixed, same = retrieval_drift(terms.reference_cls[compared], terms.candidate_cls[compared], seed=seed)
+    neighbours: dict[int, tuple[str, bool]] = {}
+    if n > 1:
+        found = nearest(terms.reference_cls[compared], terms.reference_cls[compared], 1)[:, 0]
+        neighbours = {
+            int(i): (names[compared[j]], bool(kept)) for i, j, kept in zip(compared, found, same, strict=True)
+        }
+    sqnr = [decibel(signal, noise) for signal, noise in zip(all_signal, all_noise, strict=True)]
+    shown = range(n) if n <= ALL_PAIRS else sorted(np.argsort(sqnr, kind="stable")[:WORST].tolist())
     images = tuple(
         ImageDrift(
-            name=reference.names[i],
-            cls_cosine=float(cls[i]),
+            name=names[i],
+            cls_cosine=float(terms.cls[i]),
             patch_cosine_mean=float(patches[i].mean()),
             patch_cosine_min=float(patches[i].min()),
-            sqnr_db=decibel(all_signal[i], all_noise[i]),
-            nearest="" if neighbours is None else reference.names[neighbours[i]],
-            nearest_same=bool(same[i]),
+            sqnr_db=sqnr[i],
+            nearest=neighbours.get(i, ("", True))[0],
+            nearest_same=neighbours.get(i, ("", True))[1],
         )
-        for i in range(n)
+        for i in shown
     )
     return DriftReport(
         reference=reference_name,
         candidate=candidate_name,
         n=n,
-        image_size=(reference.grid[0] * patch, reference.grid[1] * patch),
+        image_size=image_size,
         seed=seed,
-        cls_cosine=spread(cls, seed=seed),
-        centred_cls_cosine=spread(centred_cls, seed=seed) if n > 1 else None,
+        cls_cosine=spread(terms.cls, seed=seed),
+        centred_cls_cosine=spread(terms.centred_cls, seed=seed) if n > 1 else None,
         patch_cosine=spread(patches, seed=seed),
-        centred_patch_cosine=spread(centred, seed=seed),
+        centred_patch_cosine=spread(terms.centred, seed=seed),
         normal_patch_cosine_mean=float(patches[~outlier].mean()),
         outlier_patch_cosine_mean=float(patches[outlier].mean()) if outlier.any() else None,
         outlier_patches=int(outlier.sum()),
         sqnr_db=_sqnr(all_signal, all_noise, seed),
-        cls_sqnr_db=_sqnr(signal[:, 0], noise[:, 0], seed),
-        patch_sqnr_db=_sqnr(signal[:, 1], noise[:, 1], seed),
+        cls_sqnr_db=_sqnr(terms.signal[:, 0], terms.noise[:, 0], seed),
+        patch_sqnr_db=_sqnr(terms.signal[:, 1], terms.noise[:, 1], seed),
         own=own,
         mixed=mixed,
         images=images,
@@ -194,6 +217,13 @@ def measure_drift(
         accuracy=accuracy,
         heads=heads,
     )
+
+
+def searched(n: int, seed: int) -> np.ndarray:
+    """Indices of the images whose neighbours are looked for: all, or 4096 of them, since all pairs would not fit."""
+    if n <= ALL_PAIRS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, ALL_PAIRS, replace=False))
 
 
 def _require_comparable(reference: Features, candidate: Features, name: str) -> None:
@@ -208,15 +238,6 @@ def _require_comparable(reference: Features, candidate: Features, name: str) -> 
         bad = int((~np.isfinite(features.tokens)).sum())
         if bad:
             raise DataError(f"{who} put out {bad} values that are not finite (NaN or infinite)")
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) cosines of the rows of two (N, D) arrays; two zero vectors are equal, one alone is orthogonal."""
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same_zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
-    cosines = (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
-    result: np.ndarray = np.where(same_zero, 1.0, cosines).clip(-1.0, 1.0)
-    return result
 
 
 def _sqnr(signal: np.ndarray, noise: np.ndarray, seed: int) -> Estimate:

@@ -60,7 +60,7 @@ def describe_host() -> Host:
         architecture=architecture,
         isa=_isa(cpuinfo, architecture),
         cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
-        cores_usable=_usable_cores(),
+        cores_usable=usable_cores(),
         ram_gb=round(psutil.virtual_memory().total / 1e9, 1),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -96,7 +96,7 @@ def _cpu_name(cpuinfo: str) -> str:
     return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores in this process's affinity mask, cut to the container's quota (cgroup v2) where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read(Path("/sys/fs/cgroup/cpu.max")).split()

@@ -64,3 +64,22 @@ def test_the_command_writes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads((tmp_path / "out" / "curation.json").read_text()) == done
     assert main(words) == 1  # never over something that exists
     assert "not empty" in capsys.readouterr().err
+
+
+def test_copies_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(0).normal(size=(25, 32))
+    features[[3, 9, 17, 24]] = features[[1, 9, 2, 23]] * 1.5
+    whole = curate(features, 25)
+    monkeypatch.setattr("edgekit.images.curation._BLOCK", 4)
+    assert curate(features, 25) == whole
+    assert whole.chosen == tuple(i for i in range(25) if i not in (3, 17, 24))
+
+
+def test_a_large_folder_gives_no_copies_and_all_kinds_without_comparing_all_pairs() -> None:
+    features, labels = _clustered((200, 12, 12))
+    features = np.concatenate([features, features[:150] * 2])  # copies of the most common kind
+    found = curate(features, 12, duplicate=0.999, large=100)
+    assert found.searched == "chosen"
+    assert len({i % 224 for i in found.chosen}) == len(found.chosen) == 12
+    assert np.bincount(labels[[i % 224 for i in found.chosen]], minlength=3).min() >= 3
+    assert found == curate(features, 12, duplicate=0.999, large=100)

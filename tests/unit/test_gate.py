@@ -14,7 +14,11 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.gate import Limits, check_build, write_junit
 
 SPEED = {"p50_ms": 9.0, "speedup_low": 1.9, "speedup_high": 2.1, "threads": 2, "batch": 1}
-DRIFT = {"cls_cosine_mean": 0.999, "nn_agreement": 0.95, "knn_drop": 0.02}
+HEADS = {"cls": {"task": "classification", "measure": "top-1 agreement", "unit": "", "value": 0.97},
+         "seg": {"task": "segmentation", "measure": "mIoU", "unit": "", "value": 0.9},
+         "depth": {"task": "depth", "measure": "RMSE", "unit": "m", "value": 0.12},
+         "map": {"task": "saliency", "measure": "MAE", "unit": "", "value": 0.004}}  # fmt: skip
+DRIFT = {"cls_cosine_mean": 0.999, "nn_agreement": 0.95, "knn_drop": 0.02, "heads": HEADS}
 
 
 def build(folder: Path, *, cpu: str = "a CPU", **values: object) -> Path:
@@ -47,6 +51,11 @@ def outcomes(folder: Path, limits: Limits | None = None, baseline: Path | None =
         (Limits(knn_drop=0.019), {"knn drop": "failed"}),
         (Limits(p50_ms=9), {"p50 ms": "passed"}),
         (Limits(p50_ms=8.9), {"p50 ms": "failed"}),
+        (Limits(head_drops={"cls": 0.03, "depth": 0.12}), {"head drop cls": "passed", "head drop depth": "passed"}),
+        (Limits(head_drops={"cls": 0.029, "seg": 0.11}), {"head drop cls": "failed", "head drop seg": "passed"}),
+        (Limits(head_drops={"seg": 0.09, "depth": 0.11}), {"head drop seg": "failed", "head drop depth": "failed"}),
+        (Limits(head_drops={"map": 0.004}), {"head drop map": "passed"}),
+        (Limits(head_drops={"map": 0.003}), {"head drop map": "failed"}),
     ],
 )
 def test_limits(tmp_path, limits, expected):
@@ -121,3 +130,16 @@ def test_the_command_exits_3_and_says_why(tmp_path, capsys):
     assert "onnx/w8a8 cosine drop" in capsys.readouterr().err
     assert main(["check", out, "--max-cosine-drop", "0.0001", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["passed"] is False
+
+
+def test_heads_are_gated_in_their_unit_and_an_absent_one_fails(tmp_path, capsys):
+    out = str(build(tmp_path / "out"))
+    words = ["check", out, "--max-head-drop", "cls=0.05", "--max-head-drop"]
+    assert main([*words, "depth=0.2"]) == 0
+    assert "RMSE m 0.12, at most 0.2" in capsys.readouterr().out
+    assert main([*words, "depth=0.1"]) == 3
+    assert "onnx/w8a8 head drop depth" in capsys.readouterr().err
+    assert main([*words, "pose=1"]) == 3
+    assert "its heads are cls, depth, map, seg" in capsys.readouterr().err
+    for wrong in ("depth", "=1", "depth=", "depth=-1", "depth=nan"):
+        assert main([*words, wrong]) == 2

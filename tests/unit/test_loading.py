@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +151,10 @@ def test_a_foreign_onnx_file_is_told_from_a_broken_one(artifact: Artifact, tmp_p
         (tmp_path / "cut.onnx").write_bytes(whole[:length])
         with pytest.raises(DataError):
             OnnxBackend().read(tmp_path / "cut.onnx")
+
+
+def test_a_runtime_leaves_no_reports_behind(artifact: Artifact, tmp_path: Path) -> None:
+    code = f"import edgekit; edgekit.load({str(artifact.path)!r})"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))
