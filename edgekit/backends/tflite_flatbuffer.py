@@ -17,7 +17,9 @@ SIGNATURE = "serving_default"
 _TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.float16): schema.TensorType.FLOAT16,
+    np.dtype(np.int64): schema.TensorType.INT64,
     np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.int16): schema.TensorType.INT16,
     np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.uint8): schema.TensorType.UINT8,
 }
@@ -50,9 +52,12 @@ class Graph:
         self._operators: list[schema.OperatorT] = []
         self._codes: dict[tuple[int, int], int] = {}  # (builtin operator, version) -> index
 
-    def input(self, name: str, shape: tuple[int, ...]) -> Value:
-        """A float32 tensor that the caller fills."""
-        return self._tensor(name, shape, np.dtype(np.float32), 0, None)
+    def input(
+        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32,
+        quantization: Quantization | None = None,
+    ) -> Value:  # fmt: skip
+        """A tensor that the caller fills."""
+        return self._tensor(name, shape, np.dtype(dtype), 0, quantization)
 
     def constant(self, name: str, value: np.ndarray, quantization: Quantization | None = None) -> Value:
         """A tensor whose data stands in the file."""

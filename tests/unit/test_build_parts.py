@@ -48,6 +48,16 @@ def test_a_precision_that_a_format_does_not_write_is_a_row_with_the_reason():
     assert "openvino does not write w4a8; it writes fp32" in job.blocked
 
 
+def test_integers_throughout_are_a_row_of_tflite_when_asked_for():
+    pytest.importorskip("ai_edge_litert")
+    asked = jobs_of(recipe(formats=["tflite", "onnx"], precisions=["w8a16", "w8a8"]))
+    assert [job.name for job in asked] == ["tflite/w8a8", "tflite/w8a16", "onnx/w8a8", "onnx/w8a16"]
+    assert asked[1].path == "tflite/model_w8a16.tflite"
+    assert asked[1].integer
+    assert "onnx does not write w8a16" in (asked[3].blocked or "")
+    assert not any(job.precision == "w8a16" for job in jobs_of(recipe(formats=["tflite"])))
+
+
 def test_fused_artifacts_are_asked_for_only_when_wanted():
     names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
     assert names == {"onnx/w8a8", "onnx/w8a8_fused"}

@@ -41,7 +41,9 @@ def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
 def export(
     model: DinoV2, path: Path, precision: Precision, plan: QuantPlan | None = None, variant: Variant = "standard"
 ) -> Artifact:
-    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    source = ExportSource(
+        model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest", calibration=pixels(8).numpy()
+    )
     return TfliteBackend().export(source, precision, variant, path / TfliteBackend().filename(precision, variant))
 
 
@@ -60,7 +62,7 @@ def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
+    return float(10 * np.log10((reference**2).sum() / max(((reference - other) ** 2).sum(), 1e-30)))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,8 @@ def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Pa
 
 def test_xnnpack_takes_every_operator(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
     for precision, variant in TfliteBackend().variants():
+        if precision == "w8a16":
+            continue  # int16: it takes none
         audit = TfliteBackend().audit(export(tiny, tmp_path, precision, plan, variant))
         assert (audit["partitions"], audit["outside_xnnpack"]) == (1, {}), (precision, variant)
         static = len(plan.gemms) if precision in ("w8a8", "w4a8") and variant == "standard" else 0
@@ -288,5 +292,7 @@ def test_every_file_in_tflite_runtime(inputs: str, tiny: DinoV2, tmp_path: Path)
         older = np.load(artifact.path.with_suffix(".npy"))
         if precision == "w8a8":
             assert sqnr_db(expected(oracle(plan), pixels(2)), older) > 35
+        elif precision == "w8a16":  # kernels round differently: a few integers are their neighbours
+            assert sqnr_db(tokens(artifact, pixels(2)), older) > 35
         else:
             np.testing.assert_allclose(older, tokens(artifact, pixels(2)), atol=1e-4)
