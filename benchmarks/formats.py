@@ -69,7 +69,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
 
 def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
     """What the plan says; ONNX Runtime and XNNPACK quantize the inputs of 4-bit GEMMs in their own way."""
-    return simulate(as_fused(plan) if job.variant == "fused" else plan)
+    return simulate(plan if job.variant == "standard" else as_fused(plan))
 
 
 def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: Features | None) -> dict[str, object]:

@@ -83,14 +83,14 @@ def full_integer(source: Path, kind: str, pixels: np.ndarray, target: Path) -> P
 
 def of_the_plan(plan: QuantPlan, target: Path) -> Path:
     """The plan's rewritten model as a float file, its weights those that the plan's integers stand for."""
-    from edgekit.backends.tflite_graph import build_graph
+    from edgekit.backends.tflite_graph import Writer, build_graph
     from edgekit.backends.tflite_quant import FloatGemms
 
     tensors = dict(plan.float_tensors)
     for name, gemm in plan.gemms.items():
         tensors[f"{name}.weight"] = gemm.dequantized().reshape(tensors[f"{name}.weight"].shape)
         tensors[f"{name}.bias"] = gemm.bias_dynamic
-    target.write_bytes(build_graph(plan.config, tensors, FloatGemms(tensors), "the plan in float", {}))
+    target.write_bytes(build_graph(Writer(plan.config, tensors, FloatGemms(tensors)), "the plan in float", {}))
     return target
 
 

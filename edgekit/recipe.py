@@ -72,6 +72,7 @@ class Recipe(Frozen):
     formats: tuple[Format, ...] = ("onnx",)
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
     fused: bool = True
+    fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
@@ -98,7 +99,8 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        values = self.model_dump(mode="json", exclude=None if self.heads else {"heads"})  # older digests stay theirs
+        unused = {name for name in ("heads", "fused_attention") if getattr(self, name) in ({}, "off")}
+        values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _INSTALL = "pip install 'edgekit[tflite]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+_COMPOSITE: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
 _RUN = 2  # calibration images that a w8a16 file is run on before it is believed
 
 
@@ -42,6 +43,7 @@ class TfliteBackend:
     w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
     it use the plan's quantizers, and is right in tflite-runtime too; "fused" lets it take each token's own range at run
     time, as edgekit's fused ops do, which is closer to the float model and a little faster, in ai-edge-litert alone.
+    "composite" is that with each attention as one operator, for delegates that know it; float precisions have it too.
     w8a16 is for devices without floats: int8 in, out and in the weights, int16 between; see `tflite_integer`.
 
     `runtime` None takes what is installed, ai-edge-litert first.
@@ -59,13 +61,16 @@ class TfliteBackend:
         return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {_INSTALL}"
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """Every precision in plain operators, and the int8 GEMMs of XNNPACK."""
+        """Every precision in plain operators, the int8 GEMMs of XNNPACK, and attention as a composite."""
         standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4a8")
-        return (*((precision, "standard") for precision in standard), ("w8a8", "fused"))
+        return (*((precision, "standard") for precision in standard), ("w8a8", "fused"),
+                *((precision, "composite") for precision in _COMPOSITE))  # fmt: skip
 
     def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.tflite`, `model_w8a8.tflite`, ..."""
-        return "model" + ("" if precision == "fp32" else f"_{precision}") + "_fused" * (variant == "fused") + ".tflite"
+        """`model.tflite`, `model_w8a8.tflite`, `model_fp32_composite.tflite`, ..."""
+        if variant == "standard":
+            return "model" + ("" if precision == "fp32" else f"_{precision}") + ".tflite"
+        return f"model_{precision}_{variant}.tflite"
 
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
         """Write `path` and compare it with its source.
@@ -181,7 +186,7 @@ def _artifact(described: dict[str, object], path: Path) -> Artifact:
 
 
 def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> QuantPlan | None:
-    """The plan that the file holds: none, the source's, or that of the fused variants."""
+    """The plan that the file holds: none, the source's, or that of the fused and composite variants."""
     if source.plan is None or precision in _FLOAT:
         return None
     if variant == "standard":
@@ -192,7 +197,8 @@ def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> Qu
 
 
 def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precision, Variant], manifest: str) -> bytes:
-    from edgekit.backends.tflite_graph import Gemms, build_graph
+    from edgekit.backends.tflite_composite import CompositeWriter
+    from edgekit.backends.tflite_graph import Gemms, Writer, build_graph
     from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, IntegerGemms, PortableGemms, WeightGemms
 
     gemms: Gemms
@@ -209,7 +215,8 @@ def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precis
             case _:
                 gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    return build_graph(config, tensors, gemms, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
+    writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
+    return build_graph(writer, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
 
 
 def _describe(
@@ -222,7 +229,7 @@ def _describe(
     outputs = outputs_of(replace(source, heads={}) if borders else source)
     notes = _notes(source, precision, variant) if borders is None else _integer_notes(source, borders)
     return {
-        "name": f"tflite/{precision}" + "_fused" * (variant == "fused"),
+        "name": f"tflite/{precision}" + ("" if variant == "standard" else f"_{variant}"),
         "format": "tflite",
         "precision": precision,
         "variant": variant,
@@ -238,17 +245,19 @@ def _describe(
 
 def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     """What a reader of the report should know about the file."""
+    whole = ["attention is one operator for delegates that know it; not for tflite-runtime"]
+    notes = whole if variant == "composite" else []
     if precision == "fp16":
-        return ("float16 weights, widened when loaded: arithmetic is float32",)
-    if source.plan is None or precision == "fp32":
-        return ()
+        notes.append("float16 weights, widened when loaded: arithmetic is float32")
+    if source.plan is None or precision in _FLOAT:
+        return tuple(notes)
     from edgekit.backends.tflite_runner import runs_in_tflite_runtime
 
-    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:
-        ranges = "taken from each token at run time" if variant == "fused" else "of the plan"
+        ranges = "of the plan" if variant == "standard" else "taken from each token at run time"
         older = "right but slow in" if runs_in_tflite_runtime(precision, variant) else "not for"
         notes.append(
             f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; {older} tflite-runtime"

@@ -49,6 +49,7 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
         "gemms_float": len(gemms) - sum(integer),
         "gemms_int8_weights": sum(tensors[index]["dtype"] == np.int8 for index in stored),
         "static_inputs": sum(_is_ranged(node["inputs"][0], makers) for node in gemms),
+        "attention_fused": sum(node["op_name"] == "STABLEHLO_COMPOSITE" for node in own),
         "attention_products_float": sum(in_float),
         "attention_products_int16": len(in_float) - sum(in_float),
         "ops": dict(sorted(Counter(node["op_name"] for node in own).items())),

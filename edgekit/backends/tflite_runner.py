@@ -43,8 +43,10 @@ class TfliteRunner:
             DataError: the file is missing or damaged, or has other inputs and outputs than the contract.
         """
         if runtime == "tflite_runtime" and not runs_in_tflite_runtime(artifact.precision, artifact.variant):
+            composite = artifact.variant == "composite"
             raise BackendMissing(f"{artifact.name} does not run in tflite-runtime",
-                                 why="its kernel ignores the weight scales per channel and would compute nonsense",
+                                 why="it knows no composites" if composite else
+                                 "its kernel ignores the weight scales per channel and would compute nonsense",
                                  fix="pip install ai-edge-litert, or use model_w8a8.tflite")  # fmt: skip
         self.artifact = artifact
         self.interpreter = open_interpreter(artifact, threads, runtime)

@@ -27,6 +27,12 @@ Inputs = Annotated[
         "--input", help="Of pixel_values,image: OpenVINO and Core ML files that take images, too.", metavar="A,B"
     ),
 ]
+FusedAttention = Annotated[
+    bool,
+    typer.Option(
+        "--fused-attention", help="TFLite files with attention as one composite, too; not for tflite-runtime."
+    ),
+]
 Heads = Annotated[
     str | None,
     typer.Option(
@@ -83,6 +89,7 @@ def recipe_from(
     eval_samples: int | None = None,
     seed: int | None = None,
     recover: bool = False,
+    fused_attention: bool = False,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -102,6 +109,8 @@ def recipe_from(
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
+    if fused_attention:
+        values["fused_attention"] = "on"
     if recover:
         values["quantize"]["recover"] = "on"
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}

@@ -39,10 +39,10 @@ class Job:
     @property
     def name(self) -> str:
         """Unique in a build folder."""
-        fused = "_fused" if self.variant == "fused" else ""
+        variant = "" if self.variant == "standard" else f"_{self.variant}"
         engine = "" if self.engine == "edgekit" else f"_{self.engine}"
         image = "_image" if self.input == "image" else ""
-        return f"{self.format}/{self.precision}{fused}{engine}{image}{self.suffix}"
+        return f"{self.format}/{self.precision}{variant}{engine}{image}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -88,12 +88,12 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     for precision in precisions:
         if precision not in _FLOAT and "edgekit" not in recipe.engines:
             continue
-        variants: list[Variant] = [v for v in ("standard", "fused") if (precision, v) in written]
+        variants: list[Variant] = [v for v in ("standard", "fused", "composite") if (precision, v) in written]
         if not variants:
             why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
             jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
         for variant in variants:
-            if variant == "fused" and not recipe.fused:
+            if not {"fused": recipe.fused, "composite": recipe.fused_attention == "on"}.get(variant, True):
                 continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))

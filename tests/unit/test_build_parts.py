@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,23 @@ def test_integers_throughout_are_a_row_of_tflite_when_asked_for():
 def test_fused_artifacts_are_asked_for_only_when_wanted():
     names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
     assert names == {"onnx/w8a8", "onnx/w8a8_fused"}
+
+
+def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
+    pytest.importorskip("ai_edge_litert")
+    plain = recipe(formats=["tflite", "onnx"], precisions=["fp32", "w8a8"])
+    asked = plain.model_copy(update={"fused_attention": "on"})
+    added = {job.name: job.path for job in jobs_of(asked)}.items() - {
+        job.name: job.path for job in jobs_of(plain)
+    }.items()
+    assert dict(added) == {
+        "tflite/fp32_composite": "tflite/model_fp32_composite.tflite",
+        "tflite/w8a8_composite": "tflite/model_w8a8_composite.tflite",
+    }
+    assert asked.digest != plain.digest
+    values = plain.model_dump(mode="json", exclude={"heads", "fused_attention"})  # as before there was such a field
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert plain.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("empty", ["formats", "precisions"])
