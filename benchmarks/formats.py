@@ -30,7 +30,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.dinov2 import DinoV2
-from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.watch import Silent
 from edgekit.quantize.plan import QuantPlan
@@ -58,7 +58,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             path = Path(folder) / Path(job.path).name
-            artifact = get_backend(job.format).export(source, job.precision, job.variant, path)
+            artifact = exporter_of(job, recipe).export(source, job.precision, job.variant, path)
             seconds = time.perf_counter() - start
             yield {
                 "artifact": job.name, "size_mb": artifact.size_mb, "export_s": round(seconds, 1),

@@ -114,6 +114,15 @@ def _with_image_input(job: Job) -> Job:
     return replace(job, input="image", path=str(path.with_name(f"{stem}_image{job.suffix}{path.suffix}")))
 
 
+def exporter_of(job: Job, recipe: Recipe) -> Backend:
+    """The backend that writes a job, set as the recipe wants it."""
+    if job.format != "coreml":
+        return get_backend(job.format)
+    from edgekit.backends.coreml import CoreMlBackend
+
+    return CoreMlBackend(recipe.coreml.target, recipe.coreml.batch if job.input == "pixel_values" else 1)
+
+
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
     """The backend and why it cannot export here; no backend at all when this edgekit has none for the format."""
     try:

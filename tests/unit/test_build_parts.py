@@ -11,7 +11,7 @@ import pytest
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import jobs_of
+from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.materials import quantize_recipe, samples_that_fit
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.timing import reference_name
@@ -77,9 +77,24 @@ def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
         "tflite/w8a8_composite": "tflite/model_w8a8_composite.tflite",
     }
     assert asked.digest != plain.digest
-    values = plain.model_dump(mode="json", exclude={"heads", "fused_attention"})  # as before there was such a field
+    values = plain.model_dump(
+        mode="json", exclude={"heads", "fused_attention", "coreml"}
+    )  # as before there was such a field
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert plain.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_core_ml_packages_are_written_as_the_recipe_says():
+    from edgekit.backends.coreml import CoreMlBackend
+
+    asked = recipe(formats=["coreml"], precisions=["fp16"], inputs=["pixel_values", "image"],
+                   coreml={"target": "iOS17", "batch": 8})  # fmt: skip
+    plain, picture = jobs_of(asked)
+    assert exporter_of(plain, asked) == CoreMlBackend("iOS17", 8)
+    assert exporter_of(picture, asked) == CoreMlBackend("iOS17", 1)
+    assert asked.digest != recipe(formats=["coreml"], precisions=["fp16"], inputs=["pixel_values", "image"]).digest
+    with pytest.raises(RecipeError, match=r"coreml\.batch"):
+        recipe(coreml={"batch": 0})
 
 
 @pytest.mark.parametrize("empty", ["formats", "precisions"])
