@@ -24,6 +24,8 @@ def placement(audit: Mapping[str, object]) -> str:
     if fused := _count(audit, "attention_fused"):
         blocks = _count(audit, "blocks_fused")
         parts.append(f"{fused} attentions in one op each" + (f", {blocks} of them whole blocks" if blocks else ""))
+    if apart := _in_parts(audit):
+        parts.append(f"{apart} attentions in several ops")
     if integers := _count(audit, "attention_products_int8"):
         parts.append(f"{integers} attention products INT8")
     if wide := _count(audit, "attention_products_int16"):
@@ -42,6 +44,14 @@ def placement(audit: Mapping[str, object]) -> str:
         if layers := cast("Mapping[str, int]", audit.get(key, {})):
             parts.append(f"{words}: " + ", ".join(f"{count} {layer}" for layer, count in layers.items()))
     return "; ".join(parts) or "nothing known"
+
+
+def _in_parts(audit: Mapping[str, object]) -> int:
+    """Attentions that are more than one op: said outright, or two products each."""
+    if "attention_blocks" in audit:
+        return _count(audit, "attention_blocks") - _count(audit, "attention_fused")
+    products = sum(_count(audit, f"attention_products_{kind}") for kind in ("float", "int8", "int16"))
+    return _count(audit, "attention_decomposed") or products // 2
 
 
 def _count(audit: Mapping[str, object], key: str) -> int:

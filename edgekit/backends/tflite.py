@@ -270,7 +270,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
 def _integer_notes(source: ExportSource, borders: Mapping[str, Border]) -> tuple[str, ...]:
     """Of w8a16: how its int8 tensors are read, and what is other than in the plan."""
     assert source.plan is not None
-    grids = (f"{name} = (q - {grid.zero_point}) * {grid.scale:.8g}" for name, grid in borders.items())
+    grids = (f"{name} = (q {-grid.zero_point:+d}) * {grid.scale:.8g}" for name, grid in borders.items())
     notes = [
         f"int8 in and out: {', '.join(grids)}; edgekit's runner converts",
         "int16 between: for devices that multiply integers alone, a CPU has slow reference code for it",
