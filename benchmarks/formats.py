@@ -46,6 +46,8 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     size = recipe.image_size[0]
     pixels = load_set(images, materials.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
     exact = _features(materials.model(size), pixels)
+    if (planned := build / "plan" / "int8.safetensors").exists():
+        yield _floor(QuantPlan.load(planned), pixels, exact)
     oracles: dict[tuple[Precision, Variant], Features] = {}
     rows = {row.name: row for row in manifest.artifacts if row.status == "ok"}
     for job in jobs_of(recipe):
@@ -65,6 +67,23 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
                 "same_bytes": artifact.sha256 == rows[job.name].sha256,
                 **_compared(artifact, pixels, exact, oracles.get(kind)),
             }  # fmt: skip
+
+
+def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, object]:
+    """The simulator beside itself, each pixel one float32 step away: no runtime agrees better, whatever it does.
+
+    Values between two integers fall to either side, and every layer behind spreads that.
+    """
+    oracle = simulate(plan)
+    away = np.nextafter(pixels, np.float32(np.inf) * np.random.default_rng(0).choice([-1, 1], pixels.shape))
+    drift, agreement = (measure_drift(a, _features(oracle, away.astype(np.float32)))
+                        for a in (exact, _features(oracle, pixels)))  # fmt: skip
+    return {
+        "artifact": "the plan's simulator, pixels one float32 step away", "size_mb": "", "export_s": "",
+        "same_bytes": "", "cls_cosine": f"{drift.cls_cosine.mean:.6f}", "sqnr_db": f"{drift.sqnr_db.value:.1f}",
+        "simulator_cls_cosine": f"{agreement.cls_cosine.mean:.6f}",
+        "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}", "placement": "",
+    }  # fmt: skip
 
 
 def _oracle(plan: QuantPlan, job: Job) -> DinoV2:

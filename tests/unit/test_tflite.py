@@ -279,6 +279,10 @@ def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
     artifact = export(wide, tmp_path, "w8a8", plan)
     assert 85 < artifact.size_mb < 95
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 20
+    pictures = pixels().clamp(-1.8, 2.2)
+    assert sqnr_db(expected(wide, pictures), tokens(export(wide, tmp_path, "w8a16", plan), pictures)) > 20
+    whole = export(wide, tmp_path, "fp32", variant="composite")
+    assert np.abs(tokens(whole, pixels()) - expected(wide, pixels())).max() < 1e-3
 
 
 LEGACY = """
