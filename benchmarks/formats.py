@@ -75,8 +75,9 @@ def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, ob
     Values between two integers fall to either side, and every layer behind spreads that.
     """
     oracle = simulate(plan)
-    away = np.nextafter(pixels, np.float32(np.inf) * np.random.default_rng(0).choice([-1, 1], pixels.shape))
-    drift, agreement = (measure_drift(a, _features(oracle, away.astype(np.float32)))
+    ends = np.random.default_rng(0).choice(np.array([-np.inf, np.inf], np.float32), pixels.shape)
+    away = np.nextafter(pixels, ends)  # in float32, as both are
+    drift, agreement = (measure_drift(a, _features(oracle, away))
                         for a in (exact, _features(oracle, pixels)))  # fmt: skip
     return {
         "artifact": "the plan's simulator, pixels one float32 step away", "size_mb": "", "export_s": "",
