@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from rows import write_csv
 
-from edgekit.artifact import Artifact, Manifest, Precision, Variant
+from edgekit.artifact import Artifact, Manifest, Variant
 from edgekit.backends import get_backend
 from edgekit.backends.fused import as_fused
 from edgekit.backends.placement import placement
@@ -32,6 +32,7 @@ from edgekit.models import zoo
 from edgekit.models.dinov2 import DinoV2
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.materials import Materials
+from edgekit.pipeline.plans import PlanKind, inputs_of
 from edgekit.pipeline.watch import Silent
 from edgekit.quantize.plan import QuantPlan
 from edgekit.quantize.simulate import simulate
@@ -46,16 +47,17 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     size = recipe.image_size[0]
     pixels = load_set(images, materials.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
     exact = _features(materials.model(size), pixels)
-    if (planned := build / "plan" / "int8.safetensors").exists():
-        yield _floor(QuantPlan.load(planned), pixels, exact)
-    oracles: dict[tuple[Precision, Variant], Features] = {}
+    if (saved := build / "plan" / "int8.safetensors").exists():
+        yield _floor(QuantPlan.load(saved), pixels, exact)
+    oracles: dict[tuple[PlanKind, Variant], Features] = {}
     rows = {row.name: row for row in manifest.artifacts if row.status == "ok"}
     for job in jobs_of(recipe):
         if job.name not in rows or job.size != size or job.engine != "edgekit" or job.input != "pixel_values":
             continue
         source = materials.source(job)
-        kind = job.precision, job.variant
-        if source.plan is not None and job.precision.endswith("a8") and kind not in oracles:
+        kind = materials.plan_kind(job), job.variant
+        planned = job.precision.endswith("a8") or inputs_of(kind[0]) == "float"  # ONNX's w8 takes ranges at run time
+        if source.plan is not None and planned and kind not in oracles:
             oracles[kind] = _features(_oracle(source.plan, job), pixels)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
@@ -65,7 +67,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
             yield {
                 "artifact": job.name, "size_mb": artifact.size_mb, "export_s": round(seconds, 1),
                 "same_bytes": artifact.sha256 == rows[job.name].sha256,
-                **_compared(artifact, pixels, exact, oracles.get(kind)),
+                **_compared(artifact, pixels, exact, oracles.get(kind) if planned else None),
             }  # fmt: skip
 
 

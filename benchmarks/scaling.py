@@ -49,7 +49,7 @@ class Files:
         recipe = Recipe.make({"calibration": {"source": "demo", "samples": SAMPLES}})
         self._loaded = zoo.load(recipe.model)
         self._work = work.resolve()
-        self._plan = Materials(recipe, self._loaded, self._work, Silent()).plan((BATCHED_AT, BATCHED_AT), False)
+        self._plan = Materials(recipe, self._loaded, self._work, Silent()).plan((BATCHED_AT, BATCHED_AT), "int8")
 
     def at(self, size: int) -> list[Artifact]:
         """FP32 and INT8, standard and fused."""

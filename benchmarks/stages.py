@@ -22,15 +22,15 @@ from edgekit import ops
 
 HIDDEN, ROWS = 4 * WIDTH, 48  # rows the block's GEMMs run on at a time
 LINEARS = {"qkv": (3 * WIDTH, WIDTH), "proj": (WIDTH, WIDTH), "fc1": (HIDDEN, WIDTH), "fc2": (WIDTH, HIDDEN)}
-TIERS = ("speed", "quality")
-HYBRID = 1  # the attention mode that blocks use
+TIERS = {"speed": 1, "quality": 3, "exact": 0}  # in the order of edgekit_tier, with the attention mode of their blocks
 REPEATS = {257: 60, 1370: 12}
 
 Floats = ctypes.POINTER(ctypes.c_float)
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = (("weight", ctypes.POINTER(ctypes.c_int8)), ("scale", Floats), ("bias", Floats))
+    _fields_ = (("weight", ctypes.POINTER(ctypes.c_int8)), ("scale", Floats), ("bias", Floats),
+                ("exact", Floats))  # fmt: skip
 
 
 class _Spec(ctypes.Structure):
@@ -52,7 +52,7 @@ def measure() -> list[dict[str, object]]:
     library.edgekit_ceiling_gmacs.restype = library.edgekit_gemm_gmacs.restype = ctypes.c_double
     library.edgekit_gemm_gmacs.argtypes = [ctypes.c_int32, ctypes.c_int32, *[ctypes.c_int64] * 3]
     rows = []
-    for tier, name in enumerate(TIERS):
+    for tier, (name, mode) in enumerate(TIERS.items()):
         ceiling = max(library.edgekit_ceiling_gmacs(tier, 8) for _ in range(3)) * 1e9
         speeds = {part: library.edgekit_gemm_gmacs(tier, 8, ROWS, shape[1], shape[0]) * 1e9
                   for part, shape in LINEARS.items()}  # fmt: skip
@@ -60,7 +60,7 @@ def measure() -> list[dict[str, object]]:
         for tokens, repeats in REPEATS.items():
             macs = {part: tokens * out * inputs for part, (out, inputs) in LINEARS.items()}
             whole = _least(repeats, _block_call(library, block, tokens))
-            attention = _least(repeats, _attention_call(library, tokens))
+            attention = _least(repeats, _attention_call(library, tokens, mode))
             gemms = sum(macs[part] / speeds[part] for part in LINEARS)
             rows.append({
                 "isa": ops.isa(), "tier": name, "tokens": tokens, "block_ms": whole * 1e3,
@@ -83,9 +83,8 @@ def _block(library: ctypes.CDLL, tier: int) -> ctypes.c_void_p:
     linears = []
     for out, inputs in LINEARS.values():
         held.append(draw.integers(-127, 128, (out, inputs), dtype=np.int8))
-        linears.append(
-            _Linear(held[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_int8)), floats(out, 1e-3), floats(out, 0))
-        )
+        integers = held[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        linears.append(_Linear(integers, floats(out, 1e-3), floats(out, 0), floats(out * inputs, 1e-3)))
     norms = [floats(WIDTH, value) for value in (1.0, 0.0, 1.0, 0.0)]
     spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, 8, -1, *norms, *linears, None)
     block = ctypes.c_void_p()
@@ -100,11 +99,11 @@ def _block_call(library: ctypes.CDLL, block: ctypes.c_void_p, tokens: int):
                                              ctypes.c_int64(1), ctypes.c_int64(tokens), None)  # fmt: skip
 
 
-def _attention_call(library: ctypes.CDLL, tokens: int):
+def _attention_call(library: ctypes.CDLL, tokens: int, mode: int):
     qkv, out = _tokens(tokens, 3 * WIDTH), np.empty((tokens, WIDTH), np.float32)
     sizes = [ctypes.c_int64(size) for size in (1, tokens, WIDTH, HEADS)]
     return lambda: library.edgekit_attention_run(qkv.ctypes.data_as(Floats), out.ctypes.data_as(Floats), *sizes,
-                                                 ctypes.c_float(0.125), ctypes.c_int32(HYBRID), None)  # fmt: skip
+                                                 ctypes.c_float(0.125), ctypes.c_int32(mode), None)  # fmt: skip
 
 
 def _tokens(tokens: int, width: int) -> np.ndarray:

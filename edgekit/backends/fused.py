@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgekit.ops.blocks import Tier, block_of, whole_blocks
-from edgekit.quantize.plan import PerTokenInput, QuantPlan
+from edgekit.quantize.plan import FloatInput, PerTokenInput, QuantPlan
 
 
 def as_fused(plan: QuantPlan) -> QuantPlan:
-    """The plan as a fused file of tier "speed" runs it, for the simulator.
+    """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize per token and have the uncorrected bias; the patch embedding stays float: it is 1 %
-    of the arithmetic, and as integers it would cost a pass over the patches.
+    GEMMs of whole blocks quantize per token and have the uncorrected bias; a plan of weights alone, for tier "quality",
+    has float inputs, as which its 16 bits pass. The patch embedding stays float: it is 1 % of the arithmetic, and as
+    integers it would cost a pass over the patches.
     """
     whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
     gemms = {}
     for name, gemm in plan.gemms.items():
         if block_of(name) in whole:
-            gemms[name] = replace(gemm, bias=gemm.bias_dynamic, input=PerTokenInput())
+            quantizer = gemm.input if isinstance(gemm.input, FloatInput) else PerTokenInput()
+            gemms[name] = replace(gemm, bias=gemm.bias_dynamic, input=quantizer)
         elif name != "patch_embed.proj":
             gemms[name] = gemm
     return replace(plan, gemms=gemms, matmuls={})

@@ -6,16 +6,17 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.backends.onnx_writer import GraphWriter
-from edgekit.quantize.plan import MatmulPlan
+from edgekit.quantize.plan import MatmulPlan, dither
 
 
 def integer_attention(
-    graph: GraphWriter, matmul: MatmulPlan, scale: float, qkv: tuple[ir.Value, ir.Value, ir.Value]
+    graph: GraphWriter, matmul: MatmulPlan, scale: float, qkv: tuple[ir.Value, ir.Value, ir.Value], tokens: int
 ) -> ir.Value:
-    """softmax(q k^T * scale) v for q, k, v of (B, H, N, d), as `edgekit.quantize.simulate.IntegerMix` computes it.
+    """softmax(q k^T * scale) v for q, k, v of (B, H, tokens, d), as `edgekit.quantize.simulate.IntegerMix` computes it.
 
     q, k and v are int8 per head, stored as uint8 with zero point 128 so that no CPU saturates. The numerators
-    exp(s - max) are uint8 with one fixed scale, and their rounded sum divides at the end: no probability underflows.
+    exp(s - max) are uint8 with one fixed scale, rounded after the plan's `dither`, and their rounded sum divides at the
+    end: no probability is lost.
     """
     name = matmul.name
     q, k, v = (
@@ -31,6 +32,8 @@ def integer_attention(
     peak = graph.node("ReduceMax", [logits, graph.ints(-1)], f"{name}.peak/ReduceMax")
     numerators = graph.node("Sub", [logits, peak], f"{name}.numerators/Sub")
     numerators = graph.node("Exp", [numerators], f"{name}.numerators/Exp")
+    offsets = graph.constant(f"{name}.dither", dither(tokens, matmul.probability_scale))
+    numerators = graph.node("Add", [numerators, offsets], f"{name}.numerators/Add")
     unit = graph.constant(f"{name}.probability_scale", np.array(matmul.probability_scale, np.float32))
     nothing = graph.constant("uint8(0)", np.array(0, np.uint8))
     p = graph.node("QuantizeLinear", [numerators, unit, nothing], f"{name}.numerators/QuantizeLinear")

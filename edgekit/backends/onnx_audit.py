@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from edgekit.artifact import Artifact
 from edgekit.backends.onnx_runner import session_options
+from edgekit.ops.blocks import ATTENTION, BLOCK, DOMAIN, FLOAT_BLOCK
 
 _INT8 = frozenset({"QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul"})
 _INT4 = frozenset({"MatMulNBits"})
@@ -39,8 +40,9 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     gemms = [node for node in graph.node if node.op_type in _INT8 | _INT4 | _FLOAT]
     weighted = [node for node in gemms if node.input[_WEIGHT_INPUT.get(node.op_type, 1)] in fixed]
     products = [node for node in gemms if node not in weighted]
-    blocks = sum(node.op_type == "QViTBlock" for node in graph.node)  # four GEMMs and an attention each
-    attentions = sum(node.op_type == "FusedQKVAttention" for node in graph.node)
+    own = Counter(node.op_type for node in graph.node if node.domain == DOMAIN)
+    integer_blocks, float_blocks = own[BLOCK], own[FLOAT_BLOCK]
+    blocks = integer_blocks + float_blocks  # four GEMMs and an attention each
     kinds: dict[str, set[str]] = {}  # a GEMM with token groups is two nodes
     for node in weighted:
         kinds.setdefault(_module(node), set()).add(node.op_type)
@@ -48,15 +50,15 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     return {
         "runtime": f"onnxruntime {ort.__version__}",
         "gemms": len(kinds) + 4 * blocks,
-        "gemms_int8": sum(types <= _INT8 for types in kinds.values()) + 4 * blocks,
+        "gemms_int8": sum(types <= _INT8 for types in kinds.values()) + 4 * integer_blocks,
         "gemms_int4": sum(types <= _INT4 for types in kinds.values()),
-        "gemms_float": len(floats),
+        "gemms_float": len(floats) + 4 * float_blocks,
         "float_gemms": sorted(floats) if len(floats) < len(kinds) else [],
         "attention_products_int8": sum(node.op_type in _INT8 for node in products),
         "attention_products_float": sum(node.op_type in _FLOAT for node in products),
-        "attention_fused": blocks + attentions,
+        "attention_fused": blocks + own[ATTENTION],
         "blocks_fused": blocks,
-        "fused_ops": dict(sorted(Counter(node.op_type for node in graph.node if node.domain == "edgekit").items())),
+        "fused_ops": dict(sorted(own.items())),
         "ops": dict(sorted(Counter(node.op_type for node in graph.node).items())),
     }
 

@@ -23,7 +23,15 @@ from edgekit.backends.onnx_weights import (
 from edgekit.backends.onnx_writer import GraphWriter
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.plan import (
+    FloatInput,
+    GemmPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class StaticGemms(FloatGemms):
         matmul = self.plan.matmuls.get(name)
         if matmul is None:
             return super().attention(graph, name, q, k, v)
-        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v))
+        tokens = self.plan.config.tokens(*self.plan.image_size)
+        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
 
     def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
@@ -96,6 +105,9 @@ class StaticGemms(FloatGemms):
                 return token_scaled_gemm(graph, gemm, x, lambda x: self.product(graph, gemm, x, Rows(tokens, quotient)))
             case PerTokenInput():
                 return per_token_gemm(graph, gemm, x, self.storage)
+            case FloatInput():
+                raise ExportError(f"the plan leaves the input of {gemm.name} float", why="it is one of weights alone",
+                                  fix="--precision w8a8")  # fmt: skip
             case _:
                 assert_never(gemm.input)
 

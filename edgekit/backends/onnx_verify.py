@@ -24,6 +24,7 @@ from edgekit.quantize.plan import (
     StaticInput,
     TokenGroupInput,
     TokenScaledInput,
+    dither,
 )
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     """
     file = _File.read(path)
     problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
-    matmuls = plan.matmuls if precision != "w8" else {}
-    problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul)]
+    matmuls, tokens = plan.matmuls if precision != "w8" else {}, plan.config.tokens(*plan.image_size)
+    problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
     problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
     problems += _unplanned(file, {*plan.gemms}, {*matmuls})
     if problems:
@@ -221,12 +222,14 @@ def _weight_problems(
     yield from _same(f"{name} weights", expected.T, stored)
 
 
-def _matmul_problems(file: _File, matmul: MatmulPlan) -> Iterator[str]:
+def _matmul_problems(file: _File, matmul: MatmulPlan, tokens: int) -> Iterator[str]:
     """Scales of q, k, v and of the softmax numerators of one attention."""
     roles = (("q", matmul.query_scale), ("k", matmul.key_scale), ("v", matmul.value_scale),
              ("numerators", np.float32(matmul.probability_scale)))  # fmt: skip
     for part, scale in roles:
         yield from _same(f"{matmul.name} {part} scale", scale, _second(file, f"{matmul.name}.{part}/QuantizeLinear"))
+    offsets = dither(tokens, matmul.probability_scale)
+    yield from _same(f"{matmul.name} dither", offsets, _second(file, f"{matmul.name}.numerators/Add"))
     for product in ("logits", "mix"):
         if f"{matmul.name}.{product}/MatMulInteger" not in file.nodes:
             yield f"{matmul.name} {product} is not an integer product"

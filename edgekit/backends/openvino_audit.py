@@ -8,7 +8,7 @@ from typing import Any
 
 import openvino as ov
 
-from edgekit.ops.blocks import ATTENTION, BLOCK
+from edgekit.ops.blocks import ATTENTION, BLOCK, FLOAT_BLOCK
 
 _GEMM_LAYERS = frozenset({"FullyConnected", "Convolution", "MatMul"})
 _FUSED_ATTENTION_LAYERS = frozenset({"Subgraph", "ScaledDotProductAttention"})
@@ -45,7 +45,7 @@ class _Executed:
     @property
     def is_own(self) -> bool:
         """Whether it is one of edgekit's ops, which the plugin counts as reference code."""
-        return any(source.endswith((f"/{BLOCK}", f"/{ATTENTION}")) for source in self.sources)
+        return any(source.endswith((f"/{BLOCK}", f"/{FLOAT_BLOCK}", f"/{ATTENTION}")) for source in self.sources)
 
     @property
     def kind(self) -> str:
@@ -85,14 +85,15 @@ def audit_model(model: ov.Model, core: ov.Core, settings: dict[str, Any]) -> dic
             whole[name.removesuffix(_HEAD)] = kind
     count = Counter(whole.values())
     own = Counter(node.get_type_name() for node in nodes)
-    blocks, attentions_own = own[BLOCK], own[ATTENTION]  # a block is four GEMMs and an attention
+    integer_blocks, float_blocks, attentions_own = own[BLOCK], own[FLOAT_BLOCK], own[ATTENTION]
+    blocks = integer_blocks + float_blocks  # four GEMMs and an attention each
     fallbacks = Counter(n.layer for n in executed if n.primitive.startswith("ref") and not n.is_own)
     return {
         "runtime": f"openvino {ov.__version__.split('-')[0]}",
         "gemms": len(whole) + 4 * blocks,
-        "gemms_int8": count["int8"] + 4 * blocks,
+        "gemms_int8": count["int8"] + 4 * integer_blocks,
         "gemms_weight_only": count["weight only"],
-        "gemms_float": count["float"],
+        "gemms_float": count["float"] + 4 * float_blocks,
         "gemms_untraced": count["untraced"],
         "planned_but_not_int8": sorted(name for name in planned if kinds[name] != "int8"),
         "attention_blocks": len(attentions) + blocks + attentions_own,

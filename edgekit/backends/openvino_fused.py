@@ -16,7 +16,7 @@ from edgekit.backends.openvino_graph import LAYER_NORM_EPS, FloatGemms, Gemms, W
 from edgekit.backends.openvino_quant import IntegerGemms
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.ops.blocks import ATTENTION, BLOCK, FIRST_INPUT, bits_of, whole_blocks
+from edgekit.ops.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, bits_of, whole_blocks
 from edgekit.ops.openvino_library import openvino_extension
 from edgekit.quantize.plan import GemmPlan, QuantPlan
 
@@ -41,12 +41,12 @@ class FusedGemms(IntegerGemms):
 
 
 class FusedWriter(Writer):
-    """Writes whole blocks as one QViTBlock, and the attention of all others as one FusedQKVAttention."""
+    """Writes whole blocks as one QViTBlock or ViTBlock, and the attention of all others as one FusedQKVAttention."""
 
     def __init__(
         self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, plan: QuantPlan | None = None
     ) -> None:
-        """Without `plan` no block is whole.
+        """Without `plan` the blocks are float.
 
         Raises:
             BackendMissing: the extension is not built here.
@@ -62,14 +62,13 @@ class FusedWriter(Writer):
         self.factory.add_extension(_library())
 
     def block(self, name: str, x: ov.Output) -> ov.Output:
-        """One op where the plan quantizes all four GEMMs."""
-        if self.plan is None or self.reasons[name] is not None:
+        """One op where the plan quantizes all four GEMMs, or where all is float."""
+        if self.plan is None:
+            return self.float_block(name, x)
+        if self.reasons[name] is not None:
             return super().block(name, x)
         gemms = {part: _constants(self.plan.gemms[f"{name}.{part}"]) for part in FIRST_INPUT}
-        norm1, norm2 = (
-            [constant(self.tensors[f"{name}.{norm}.{part}"], f"{name}.{norm}.{part}") for part in ("weight", "bias")]
-            for norm in ("norm1", "norm2")
-        )
+        norm1, norm2 = self.parameters(f"{name}.norm1"), self.parameters(f"{name}.norm2")
         inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms["mlp.fc1"], *gemms["mlp.fc2"]]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(constant(self.tensors[gain], gain))
@@ -78,6 +77,22 @@ class FusedWriter(Writer):
             "epsilon": LAYER_NORM_EPS, "tier": tier_of(self.plan), "weight_bits": bits_of(self.plan, name),
         }  # fmt: skip
         return self.create(BLOCK, inputs, attributes, name)
+
+    def float_block(self, name: str, x: ov.Output) -> ov.Output:
+        """One op where LayerScale is folded away and the feed-forward part is an MLP."""
+        if self.config.ffn != "mlp" or f"{name}.ls1.gamma" in self.tensors:
+            return super().block(name, x)
+        inputs = [x]
+        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+            inputs += self.parameters(f"{name}.{part}")
+        attributes = {"num_heads": self.config.heads, "scale": self.tensors[f"{name}.attn.scale"].item(),
+                      "epsilon": LAYER_NORM_EPS}  # fmt: skip
+        return self.create(FLOAT_BLOCK, inputs, attributes, name)
+
+    def parameters(self, name: str) -> list[ov.Output]:
+        """Weight, a linear layer's as matrix (in, out), and bias of a module."""
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        return [constant(np.ascontiguousarray(self.tensors[weight].T), weight), constant(self.tensors[bias], bias)]
 
     def mix(self, name: str, packed: ov.Output) -> ov.Output:
         """(B, N, 3 * D) -> (B, N, D) in one op, exact."""

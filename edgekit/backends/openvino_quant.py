@@ -10,7 +10,7 @@ from openvino import opset13 as op
 
 from edgekit.backends.openvino_graph import FloatGemms, constant
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -106,7 +106,9 @@ class IntegerGemms(WeightGemms):
         logits = op.multiply(logits, logit_scale, name=f"{name}.logits/scaled").output(0)
         axis = constant(np.array([-1], np.int64), f"{name}.axis")
         shifted = op.subtract(logits, op.reduce_max(logits, axis, True, name=f"{name}.max"), name=f"{name}.shifted")
-        numerators = op.exp(shifted, name=f"{name}.numerators").output(0)
+        numerators = op.exp(shifted, name=f"{name}.numerators")
+        offsets = dither(self.plan.config.tokens(*self.plan.image_size), matmul.probability_scale)
+        numerators = op.add(numerators, constant(offsets, f"{name}.dither"), name=f"{name}.dithered").output(0)
         top = constant(np.float32((LEVELS - 1) * matmul.probability_scale), f"{name}.p_high")
         ends = [constant(np.float32(0), f"{name}.p_low"), top]
         rounded = op.fake_quantize(numerators, *ends, *ends, LEVELS, name=f"{name}.p{QUANTIZER}").output(0)

@@ -11,7 +11,15 @@ import openvino as ov
 from edgekit.artifact import Precision
 from edgekit.backends.openvino_quant import LEVELS, QUANTIZER, quantizer_range
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.plan import (
+    LEAST_PEAK,
+    GemmPlan,
+    MatmulPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+    dither,
+)
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -26,7 +34,8 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     nodes = {node.get_friendly_name(): node for node in ov.Core().read_model(path).get_ordered_ops()}
     problems = [problem for gemm in plan.gemms.values() for problem in _differences(gemm, nodes, precision)]
     if precision != "w8":
-        problems += [problem for matmul in plan.matmuls.values() for problem in _product_differences(matmul, nodes)]
+        tokens = plan.config.tokens(*plan.image_size)
+        problems += [p for matmul in plan.matmuls.values() for p in _product_differences(matmul, tokens, nodes)]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
@@ -61,10 +70,11 @@ def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision
     return problems + _wrong_constants(expected, nodes)
 
 
-def _product_differences(matmul: MatmulPlan, nodes: dict[str, ov.Node]) -> list[str]:
+def _product_differences(matmul: MatmulPlan, tokens: int, nodes: dict[str, ov.Node]) -> list[str]:
     """What differs in the attention products of one block."""
     scales = {"q": matmul.query_scale, "k": matmul.key_scale, "v": matmul.value_scale}
     expected = {f"{matmul.name}.{part}.scale": scale.astype(np.float32) for part, scale in scales.items()}
+    expected[f"{matmul.name}.dither"] = dither(tokens, matmul.probability_scale)
     expected[f"{matmul.name}.p_high"] = np.array((LEVELS - 1) * matmul.probability_scale, np.float32)
     return _wrong_constants(expected, nodes)
 

@@ -10,7 +10,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgekit.backends.tflite_flatbuffer import Graph, Quantization, Value
 from edgekit.errors import ExportError
-from edgekit.quantize.plan import GemmPlan, PerTokenInput, QuantPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.quantize.plan import (
+    FloatInput,
+    GemmPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
 
 _ENDS = 8  # channels behind the others: the two ends of a static range, and zeros that keep rows aligned
 _BLOCK = 32  # XNNPACK's blocks of 4-bit weights hold a multiple of this
@@ -174,6 +182,9 @@ class IntegerGemms(WeightGemms):
                 joined.axis = 1
                 shape = (*x.shape[:-1], parts[0].shape[-1])
                 return graph.add("CONCATENATION", f"{gemm.name}.joined", parts, shape, options=joined)
+            case FloatInput():
+                raise ExportError(f"the plan leaves the input of {gemm.name} float", why="it is one of weights alone",
+                                  fix="--precision w8")  # fmt: skip
 
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
         """The bias that belongs to the input quantizer."""

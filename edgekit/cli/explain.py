@@ -49,9 +49,10 @@ def _show(found: Explanation, console: Console, top: int) -> None:
 
     from edgekit.backends.saturation import cpu_saturates
 
+    inputs = "inputs stay float" if found.inputs_only_db is None else f"inputs alone {found.inputs_only_db:.1f}"
     console.print(
         f"[bold]{found.whole_db:.1f} dB[/] over {found.images} images: weights alone {found.weights_only_db:.1f}, "
-        f"inputs alone {found.inputs_only_db:.1f}; with a range per token {found.per_token_db:.1f}"
+        f"{inputs}; with a range per token {found.per_token_db:.1f}"
     )
     if found.saturating_db is not None:
         here = "this CPU is one" if cpu_saturates() else "this CPU is none"

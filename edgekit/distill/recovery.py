@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import DataError
 from edgekit.quantize.plan import (
+    FloatInput,
     GemmPlan,
     InputQuantizer,
     PerTokenInput,
@@ -149,6 +150,8 @@ class LearnedLinear(nn.Module):
         if isinstance(self.quantizer, TokenScaledInput):
             peak = token_peak(x)
             return _fake(x / peak, steps[0], parts[0].zero_point) * peak
+        if isinstance(self.quantizer, FloatInput):
+            return x
         if parts:
             return _fake(x, steps[0], parts[0].zero_point)
         scale, zero = per_token_scale(x.detach())
@@ -164,7 +167,7 @@ class LearnedLinear(nn.Module):
                 quantizer = replace(gemm.input, head=replace(head, scale=steps[0]), tail=replace(tail, scale=steps[1]))
             case TokenScaledInput(quotient):
                 quantizer = TokenScaledInput(replace(quotient, scale=steps[0]))
-            case PerTokenInput():
+            case PerTokenInput() | FloatInput():
                 quantizer = gemm.input
         return replace(
             gemm, weight=self.integers().to(torch.int8).numpy(), weight_scale=self.log_scale.exp().numpy(),
@@ -180,7 +183,7 @@ def _static_parts(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
             return (head, tail)
         case TokenScaledInput(quotient):
             return (quotient,)
-        case PerTokenInput():
+        case PerTokenInput() | FloatInput():
             return ()
 
 

@@ -1,4 +1,4 @@
-"""Which blocks of a plan can run as one QViTBlock, and where the op's inputs stand."""
+"""The names of edgekit's ops, which blocks of a plan can run as one QViTBlock, and where the op's inputs stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from edgekit.quantize.plan import GemmPlan, QuantPlan
 
-ATTENTION, BLOCK = "FusedQKVAttention", "QViTBlock"
+ATTENTION, BLOCK, FLOAT_BLOCK = "FusedQKVAttention", "QViTBlock", "ViTBlock"
 DOMAIN, VERSION = "edgekit", 1
 
 FIRST_INPUT = {"attn.qkv": 3, "attn.proj": 6, "mlp.fc1": 11, "mlp.fc2": 14}

@@ -11,6 +11,7 @@ from edgekit.errors import ExportError
 from edgekit.ops.blocks import DOMAIN, VERSION, Tier
 from edgekit.ops.fuse_attention import fuse_attention
 from edgekit.ops.fuse_blocks import fuse_blocks
+from edgekit.ops.fuse_float_blocks import fuse_float_blocks
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
@@ -21,8 +22,8 @@ def fuse(model: ir.Model, plan: QuantPlan | None, tier: Tier = "speed") -> dict[
 
     Args:
         model: as `edgekit.backends.onnx_graph` emits it.
-        plan: None fuses the attention alone, exactly; else whole blocks take the plan's integers, and what attention
-            is left (of blocks that the plan keeps partly float) is fused exactly.
+        plan: None fuses in float32; else whole blocks take the plan's integers. What attention is left then (of
+            blocks that the plan keeps partly float, or whose feed-forward part the op does not know) is fused exactly.
         tier: activations of 8 bits ("speed") or of 16 ("quality") inside the fused blocks.
 
     Returns:
@@ -32,12 +33,14 @@ def fuse(model: ir.Model, plan: QuantPlan | None, tier: Tier = "speed") -> dict[
         ExportError: the rule that was asked for matched nothing; the reason of each near miss is given.
     """
     counts: dict[str, int] = {}
-    if plan is not None:
+    if plan is None:
+        counts["fuse_float_blocks"], _ = fuse_float_blocks(model.graph)
+    else:
         counts["fuse_blocks"], reasons = fuse_blocks(model.graph, plan, tier)
         _refuse_zero("block", counts["fuse_blocks"], reasons)
     counts["fuse_attention"], reasons = fuse_attention(model.graph)
     if plan is None:
-        _refuse_zero("attention", counts["fuse_attention"], reasons)
+        _refuse_zero("attention", sum(counts.values()), reasons)
     model.graph.opset_imports[DOMAIN] = VERSION
     RemoveUnusedNodesPass()(model)
     return counts

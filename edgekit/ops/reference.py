@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from edgekit.errors import DataError
 
 Tier = Literal["speed", "quality"]
-AttentionMode = Literal["f32", "hybrid", "u8"]
+AttentionMode = Literal["f32", "hybrid", "u8", "i16"]
 
-ATTENTION: AttentionMode = "hybrid"
-"""Of a block, at either tier: it costs 0.2 dB where the linear layers are the quality tier's."""
-HYBRID_SCORE, HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS = 1023, 3200, 2047, 320
-"""int16: levels of queries and keys, of probabilities, of values; keys per tile: 3200 * 2047 * 320 is just below 2^31,
-and 257 tokens (224 px) are one tile."""
-U8_SCORE, U8_PROBABILITY, U8_VALUE, U8_KEYS = 127, 255, 127, 64
+ATTENTION: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "i16"}
+"""Of a block: 8-bit scores cost nothing that 8-bit linear layers do not hide, 8-bit mixing costs about 1 dB."""
+
+
+class Levels(NamedTuple):
+    """Steps on either side of 0 (of probabilities: above 0), and the keys that share a probability scale."""
+
+    score: int
+    probability: int
+    value: int
+    keys: int
+
+
+LEVELS: dict[AttentionMode, Levels] = {
+    "u8": Levels(127, 255, 127, 64),
+    "hybrid": Levels(
+        127, 3200, 2047, 320
+    ),  # 3200 * 2047 * 320 is just below 2^31, and 257 tokens (224 px) are one tile
+    "i16": Levels(1023, 3200, 2047, 320),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,31 @@ class IntegerLinear:
     weight: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class FloatLinear:
+    """float32 weight as matrix (in, out), bias (out,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class FloatBlockWeights:
+    """The constants of one ViTBlock, in the order of the op's inputs 1 to 12."""
+
+    norm1: tuple[np.ndarray, np.ndarray]
+    qkv: FloatLinear
+    proj: FloatLinear
+    norm2: tuple[np.ndarray, np.ndarray]
+    fc1: FloatLinear
+    fc2: FloatLinear
+
+    def inputs(self) -> list[np.ndarray]:
+        """As the op takes them."""
+        qkv, proj, fc1, fc2 = ((part.weight, part.bias) for part in (self.qkv, self.proj, self.fc1, self.fc2))
+        return [*self.norm1, *qkv, *proj, *self.norm2, *fc1, *fc2]
 
 
 @dataclass(frozen=True)
@@ -59,15 +98,28 @@ def qvit_block(
     """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * gelu(fc1(norm2(y)))): (B, N, D).
 
     Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`; attention
-    is "hybrid" at both tiers.
+    has the tier's mode of `ATTENTION`.
     """
     qkv = integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier)
-    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION)
+    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION[tier])
     y = x + integer_linear(mixed, weights.proj, tier)
     hidden = gelu(integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier))
     if weights.fc2_gain is not None:
         hidden = hidden * weights.fc2_gain
     return y + integer_linear(hidden, weights.fc2, tier)
+
+
+def vit_block(
+    x: np.ndarray, weights: FloatBlockWeights, *, heads: int, scale: float, epsilon: float = 1e-6
+) -> np.ndarray:  # fmt: skip
+    """The same block in float32: (B, N, D)."""
+
+    def linear(x: np.ndarray, part: FloatLinear) -> np.ndarray:
+        return x @ part.weight + part.bias
+
+    qkv = linear(layer_norm(x, weights.norm1, epsilon), weights.qkv)
+    y = x + linear(fused_qkv_attention(qkv, heads=heads, scale=scale), weights.proj)
+    return y + linear(gelu(linear(layer_norm(y, weights.norm2, epsilon), weights.fc1)), weights.fc2)
 
 
 def fused_qkv_attention(
@@ -83,7 +135,7 @@ def fused_qkv_attention(
         raise DataError(f"a packed projection of width {packed} does not hold q, k and v of {heads} heads")
     q, k, v = qkv.reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
     with np.errstate(invalid="ignore", over="ignore"):
-        mixed = _attend(q, k, v, scale) if mode == "f32" else _attend_integers(q, k, v, scale, mode)
+        mixed = _attend(q, k, v, scale) if mode == "f32" else _attend_integers(q, k, v, scale, LEVELS[mode])
     return np.ascontiguousarray(mixed.transpose(0, 2, 1, 3).reshape(b, n, packed // 3), dtype=np.float32)
 
 
@@ -139,30 +191,25 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.nda
     return numerators @ v / numerators.sum(-1, keepdims=True)
 
 
-def _attend_integers(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, mode: AttentionMode) -> np.ndarray:
+def _attend_integers(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, levels: Levels) -> np.ndarray:
     """Integer products: q and k per token, keys less their mean (softmax does not see it: SageAttention, 2410.02367).
 
     Each tile of keys has a probability scale of its own, so none underflows however many tokens there are; the
     normaliser sums the *rounded* probabilities. Tiles join as in online softmax.
     """
-    score_levels, levels, value_levels, width = (
-        (HYBRID_SCORE, HYBRID_PROBABILITY, HYBRID_VALUE, HYBRID_KEYS)
-        if mode == "hybrid"
-        else (U8_SCORE, U8_PROBABILITY, U8_VALUE, U8_KEYS)
-    )
-    q_int, q_scale = quantize_quality(q, score_levels)
-    k_int, k_scale = quantize_quality(k - k.mean(-2, keepdims=True, dtype=np.float32), score_levels)
-    v_int, v_scale = (a.swapaxes(-1, -2) for a in quantize_quality(v.swapaxes(-1, -2), value_levels))
+    q_int, q_scale = quantize_quality(q, levels.score)
+    k_int, k_scale = quantize_quality(k - k.mean(-2, keepdims=True, dtype=np.float32), levels.score)
+    v_int, v_scale = (a.swapaxes(-1, -2) for a in quantize_quality(v.swapaxes(-1, -2), levels.value))
     scores = (q_int @ k_int.swapaxes(-1, -2)) * (q_scale * np.float32(scale)) * k_scale.swapaxes(-1, -2)
     top = np.full((*scores.shape[:-1], 1), -np.inf)
     total, sums = np.zeros(v.shape), np.zeros((*scores.shape[:-1], 1))
-    for first in range(0, scores.shape[-1], width):
-        tile = scores[..., first : first + width]
+    for first in range(0, scores.shape[-1], levels.keys):
+        tile = scores[..., first : first + levels.keys]
         peak = tile.max(-1, keepdims=True)
-        rounded = np.rint(np.exp(tile - peak) * levels)
+        rounded = np.rint(np.exp(tile - peak) * levels.probability)
         new = np.maximum(top, peak)
         kept, weight = np.exp(top - new), np.exp(peak - new)
-        total = total * kept + weight * (rounded @ v_int[..., first : first + width, :])
+        total = total * kept + weight * (rounded @ v_int[..., first : first + levels.keys, :])
         sums = sums * kept + weight * rounded.sum(-1, keepdims=True)
         top = new
     return total * v_scale / sums

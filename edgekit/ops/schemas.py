@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import onnx
 from onnx.defs import OpSchema
 
-from edgekit.ops.blocks import ATTENTION, BLOCK, DOMAIN, VERSION
+from edgekit.ops.blocks import ATTENTION, BLOCK, DOMAIN, FLOAT_BLOCK, VERSION
 
 _FLOAT, _INT8 = "tensor(float)", "tensor(int8)"
 
 
 def schemas() -> tuple[OpSchema, ...]:
     """One schema per op of domain "edgekit", version 1."""
-    return (_attention(), _block())
+    return (_attention(), _block(), _float_block())
 
 
 @contextmanager
@@ -63,6 +63,22 @@ def _block() -> OpSchema:
             _required("epsilon", OpSchema.AttrType.FLOAT), _required("tier", OpSchema.AttrType.STRING),
             _required("weight_bits", OpSchema.AttrType.INT),
         ],
+    )  # fmt: skip
+    schema.set_type_and_shape_inference_function(_infer_block)
+    return schema
+
+
+def _float_block() -> OpSchema:
+    inputs = [OpSchema.FormalParameter("x", _FLOAT)]
+    for part in ("norm1", "qkv", "proj", "norm2", "fc1", "fc2"):
+        inputs += [OpSchema.FormalParameter(f"{part}_{kind}", _FLOAT) for kind in ("weight", "bias")]
+    schema = OpSchema(
+        FLOAT_BLOCK, DOMAIN, VERSION,
+        doc="A pre-norm transformer block (B, N, D) -> (B, N, D) in float32; weights are matrices (in, out).",
+        inputs=inputs,
+        outputs=[OpSchema.FormalParameter("y", _FLOAT)],
+        attributes=[_required("num_heads", OpSchema.AttrType.INT), _required("scale", OpSchema.AttrType.FLOAT),
+                    _required("epsilon", OpSchema.AttrType.FLOAT)],
     )  # fmt: skip
     schema.set_type_and_shape_inference_function(_infer_block)
     return schema

@@ -9,6 +9,7 @@ from edgekit.artifact import Manifest, Preprocess
 from edgekit.errors import DataError
 from edgekit.images import load_set
 from edgekit.pipeline.materials import PLANS
+from edgekit.pipeline.plans import KINDS
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.plan import QuantPlan
 from edgekit.recipe import Recipe
@@ -23,7 +24,7 @@ def explain_target(
     """Explain `target`, a plan file or a build folder.
 
     Args:
-        target: OUT, or OUT/plan/int8.safetensors.
+        target: OUT, whose w8a8 plan is taken if it has one, or a plan file: OUT/plan/int8_weights.safetensors.
         evaluation: folder of images, or "demo".
         samples: how many of them.
         seed: of the draw.
@@ -39,7 +40,8 @@ def explain_target(
     from edgekit.quantize.explain import explain
 
     folder = target if target.is_dir() else None
-    path = target / PLANS / "int8.safetensors" if folder else target
+    plans = [target / PLANS / f"{kind}.safetensors" for kind in KINDS] if folder else [target]
+    path = next((plan for plan in plans if plan.exists()), plans[0])
     if not path.exists():
         raise DataError(f"{target} holds no plan", why=f"{path.name} is made with the precision w8a8",
                         fix=f"edgekit build --precision fp32,w8a8 --out {target}")  # fmt: skip

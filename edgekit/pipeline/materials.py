@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import __version__
-from edgekit.artifact import Precision, Preprocess, sha256_of
+from edgekit.artifact import Preprocess, sha256_of
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
 from edgekit.heads.read import OWN, read_heads
@@ -18,11 +18,12 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
+from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, quantize_recipe
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.explanation import FILE as EXPLAINED
 from edgekit.quantize.progress import ENGINE
-from edgekit.recipe import QuantizeRecipe, Recipe
+from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
 PLANS = "plan"  # folder inside a build folder
-FOUR_BITS: frozenset[Precision] = frozenset({"w4", "w4a8"})
 _BATCH = 8
-_W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
 
 
 class Materials:
@@ -55,7 +54,7 @@ class Materials:
 
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
-        plan = self.plan(job.size, job.precision in FOUR_BITS) if job.integer else None
+        plan = self.plan(job.size, self.plan_kind(job)) if job.integer else None
         return ExportSource(
             model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,
             model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,
@@ -70,18 +69,22 @@ class Materials:
             name: source if source == OWN else sha256_of(Path(source)) for name, source in self.recipe.heads.items()
         }
 
-    def plan_key(self, size: Size, four_bits: bool) -> str:
+    def plan_kind(self, job: Job) -> PlanKind:
+        """The plan that an integer artifact is written from."""
+        return kind_of(job, self.recipe.quantize, self.loaded.model.config)
+
+    def plan_key(self, size: Size, kind: PlanKind) -> str:
         """Digest of all that decides a plan."""
         return digest_of(
             parent=self.loaded.sha256, size=size, normalize=self.recipe.normalize, seed=self.recipe.seed,
-            quantize=quantize_recipe(self.recipe.quantize, four_bits).model_dump(mode="json"),
+            quantize=quantize_recipe(self.recipe.quantize, kind).model_dump(mode="json"), inputs=inputs_of(kind),
             calibration=self.calibration(size).digest, edgekit=__version__, engine=ENGINE,
         )  # fmt: skip
 
-    def plan_path(self, size: Size, four_bits: bool) -> Path:
-        """OUT/plan/int8.safetensors or int4.safetensors, with the size unless it is the main one."""
+    def plan_path(self, size: Size, kind: PlanKind) -> Path:
+        """OUT/plan/<kind>.safetensors, with the size unless it is the main one."""
         suffix = "" if size == self.recipe.image_size[0] else f"_{size[0]}x{size[1]}"
-        return self.out / PLANS / f"{'int4' if four_bits else 'int8'}{suffix}.safetensors"
+        return self.out / PLANS / f"{kind}{suffix}.safetensors"
 
     def _calibration(self, size: Size) -> ImageSet:
         return load_set(
@@ -110,12 +113,12 @@ class Materials:
             fold_normalization(model, transform.mean, transform.std)
         return model
 
-    def _plan(self, size: Size, four_bits: bool) -> QuantPlan:
+    def _plan(self, size: Size, kind: PlanKind) -> QuantPlan:
         """The plan that all formats write out: read from the build folder when it is there, else made and saved."""
         from edgekit.quantize.engine import quantize
         from edgekit.quantize.plan import QuantPlan
 
-        key, path = self.plan_key(size, four_bits), self.plan_path(size, four_bits)
+        key, path = self.plan_key(size, kind), self.plan_path(size, kind)
         if path.exists():
             try:
                 plan = QuantPlan.load(path)
@@ -124,19 +127,19 @@ class Materials:
             else:
                 if plan.provenance.get("key") == key:
                     return plan
-        bits = "4-bit" if four_bits else "8-bit"
+        what_for = kind.replace("_", " ")
         blocks = path.with_name(f".{path.stem}-{key}")  # where a killed run left off
         plan = quantize(
-            self.model(size), self.calibration(size).pixel_values, quantize_recipe(self.recipe.quantize, four_bits),
-            progress=lambda what, done, total: self._watcher.stage(f"quantize to {bits}: {what}", done, total),
-            cache=blocks,
+            self.model(size), self.calibration(size).pixel_values, quantize_recipe(self.recipe.quantize, kind),
+            inputs=inputs_of(kind), cache=blocks,
+            progress=lambda what, done, total: self._watcher.stage(f"quantize to {what_for}: {what}", done, total),
         )  # fmt: skip
-        if self.recipe.quantize.recover == "on":
+        if self.recipe.quantize.recover == "on" and kind != "int8_weights":  # whose rounding costs next to nothing
             from edgekit.distill.recovery import recover
 
             plan = recover(
                 plan, self.calibration(size).pixel_values,
-                progress=lambda what, done, total: self._watcher.stage(f"recover {bits}: {what}", done, total),
+                progress=lambda what, done, total: self._watcher.stage(f"recover {what_for}: {what}", done, total),
             )  # fmt: skip
         plan = replace(plan, provenance={
             **plan.provenance, "key": key, "model": self.loaded.name, "parent_sha256": self.loaded.sha256,
@@ -163,14 +166,6 @@ class Materials:
         """Task accuracy of the float model, where the evaluation images are labelled."""
         labels = self.evaluation(size).labels
         return AccuracyJudge(self.reference(size), labels, seed=self.recipe.seed) if labels else None
-
-
-def quantize_recipe(recipe: QuantizeRecipe, four_bits: bool) -> QuantizeRecipe:
-    """The steps for a plan of 4-bit weights in groups, or of 8-bit (7-bit) ones per channel, which kernels want."""
-    if not four_bits:
-        bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
-        return recipe.model_copy(update={"weight_bits": bits, "group_size": None})
-    return recipe.model_copy(update={"weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP})
 
 
 def samples_that_fit(recipe: Recipe) -> tuple[int, int]:

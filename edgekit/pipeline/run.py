@@ -17,7 +17,7 @@ from edgekit.measure.host import describe_host
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import Job, jobs_of
 from edgekit.pipeline.make import golden_home, make
-from edgekit.pipeline.materials import FOUR_BITS, Materials
+from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import FOLDER as RECORDS
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
@@ -141,17 +141,16 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     from edgekit.models import zoo
 
     out, watcher = Path(out), watcher or Silent()
-    kinds = sorted({precision in FOUR_BITS for precision in recipe.precisions if precision not in ("fp32", "fp16")})
-    if not kinds:
+    jobs = [job for job in jobs_of(recipe) if job.integer and job.path]  # also those whose runtime is not here
+    if not jobs:
         raise RecipeError("no integer precision to plan", fix="--precision w8a8")
     _known(recipe.model)
     with held(out):
         materials = Materials(recipe, zoo.load(recipe.model, notify=watcher.note), out, watcher)
         found = []
-        for size in recipe.image_size:
-            for four_bits in kinds:
-                plan = materials.plan(size, four_bits)
-                found.append(PlanSummary(materials.plan_path(size, four_bits), len(plan.gemms), plan.kept_float))
+        for size, kind in sorted({(job.size, materials.plan_kind(job)) for job in jobs}):
+            plan = materials.plan(size, kind)
+            found.append(PlanSummary(materials.plan_path(size, kind), len(plan.gemms), plan.kept_float))
     return tuple(found)
 
 
@@ -204,7 +203,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         parent=materials.loaded.sha256, format=job.format, precision=job.precision, variant=job.variant, size=job.size,
         engine=_engine_key(job, materials), normalize=recipe.normalize, overflow=recipe.quantize.overflow,
         tools=tools_of(job.format), edgekit=__version__,
-        plan=materials.plan_key(job.size, job.precision in FOUR_BITS) if job.integer else "",
+        plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if recipe.heads else {}),
         **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from edgekit.errors import DataError
 from edgekit.quantize.attention import plan_products
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
-from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.plan import FloatInput, InputQuantizer, QuantPlan
 from edgekit.quantize.probes import probes as make_probes
 from edgekit.quantize.progress import Saved, run_digest
 from edgekit.quantize.ranges import static_input, unlike_halves
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from edgekit.recipe import QuantizeRecipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+Inputs = Literal["integer", "float"]
+"""What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
 BATCH = 8  # images that run together: bounds the activations alive at once
 PROBES = 6  # one synthetic probe for so many images
@@ -50,17 +52,21 @@ def quantize(
     pixel_values: np.ndarray,
     recipe: QuantizeRecipe,
     *,
+    inputs: Inputs = "integer",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> QuantPlan:
     """Quantize a baked model.
 
     An eighth of the images calibrates nothing: the plan is verified, promotions and "auto" choices are made on it.
+    With float inputs there is no range to search and nothing to smooth into the weights: only these are rounded, on
+    float activations, and the steps of `recipe` that prepare activations are left out.
 
     Args:
         model: un-rewritten float model for one image size (`DinoV2.bake`); it is not changed.
         pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
         recipe: the steps to take.
+        inputs: whether the activations are quantized too.
         progress: called after each GEMM.
         cache: folder that keeps finished blocks, so that a killed run continues where it was.
 
@@ -76,8 +82,9 @@ def quantize(
     seen, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
     reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
     plans = []
-    for turned in {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate]:
-        plan = _Engine(model, seen, recipe, turned, progress or (lambda *_: None), cache).run(size)
+    turns = {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate] if inputs == "integer" else (False,)
+    for turned in turns:
+        plan = _Engine(model, seen, recipe, inputs, turned, progress or (lambda *_: None), cache).run(size)
         plan = promote(plan, unseen, reference, at_most=recipe.promote, max_drop=recipe.max_drop)
         plan.provenance["verification"] = verify(plan, unseen, reference)
         plans.append(plan)
@@ -88,20 +95,23 @@ class _Engine:
     """State of one run: the rewritten model, the two streams and the GEMMs finished so far."""
 
     def __init__(
-        self, model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, turned: bool, progress: Progress,
+        self, model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: Inputs, turned: bool, progress: Progress,
         cache: Path | None,
     ) -> None:  # fmt: skip
-        self.recipe, self.pixels, self._progress = recipe, pixels, progress
+        self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress
         self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
-        self.saved = Saved(cache, run_digest(model, pixels, recipe, turned))
+        self.saved = Saved(cache, run_digest(model, pixels, recipe, inputs, turned))
         count = max(LEAST_PROBES, len(pixels) // PROBES)
-        self.probes = pixels[:0] if recipe.probes == "off" else make_probes(pixels, count, model.config.patch)
+        unprobed = recipe.probes == "off" or inputs == "float"  # they widen ranges, of which there are none then
+        self.probes = pixels[:0] if unprobed else make_probes(pixels, count, model.config.patch)
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
         if turned:
             rotate(self.model, mean_preserving_rotation(model.config.width))
         self.provenance = {"recipe": recipe.model_dump(mode="json"), "rotated": turned, "inputs": {}}
+        if inputs == "float":
+            self.provenance["activations"] = "float"
 
     def run(self, size: tuple[int, int]) -> QuantPlan:
         """Quantize what the cache does not hold yet."""
@@ -109,7 +119,7 @@ class _Engine:
         finished = 0
         if plan is None:
             plan = QuantPlan(self.model.config, size, state_of(self.model), {}, provenance=self.provenance)
-            if self.recipe.patch_embed == "int8":
+            if self.recipe.patch_embed == "int8" and self.inputs == "integer":
                 self._patch_embedding(plan)
             else:
                 plan.kept_float["patch_embed.proj"] = "pixels are 8-bit already: a second grid costs more than it gains"
@@ -128,12 +138,14 @@ class _Engine:
                 exact, quantized = [block(x) for x in exact], [integer_block(x) for x in quantized]
                 probes = [block(x) for x in probes]
                 continue
-            observers, mean_key = observe(
-                block, [*exact, *probes], 1 + self.model.config.registers, len(self.pixels) + len(self.probes)
-            )
-            choices = condition(block, observers, mean_key, torch.cat([self.half, probed]), self.recipe,
-                                registers=self.model.config.registers)  # fmt: skip
-            del observers
+            choices: dict[str, InputChoice] = {}
+            if self.inputs == "integer":
+                observers, mean_key = observe(
+                    block, [*exact, *probes], 1 + self.model.config.registers, len(self.pixels) + len(self.probes)
+                )
+                choices = condition(block, observers, mean_key, torch.cat([self.half, probed]), self.recipe,
+                                    registers=self.model.config.registers)  # fmt: skip
+                del observers
             probes = [block(x) for x in probes]
             exact, quantized = self._quantize_block(index, block, choices, plan, exact, quantized)
             plan.float_tensors.clear()
@@ -166,24 +178,25 @@ class _Engine:
         quantized: list[Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
         """Quantize the block's GEMMs in order; returns both streams behind the block."""
-        integer_block = deepcopy(block)
         exact_states: list[State] = [{"x": x} for x in exact]
         quantized_states: list[State] = [{"x": x} for x in quantized]
-        if self.recipe.level == "all":
-            name = f"blocks.{index}.attn"
-            packed = [block.attn.qkv(block.norm1(x)) for x in exact]
-            plan.matmuls[name] = plan_products(name, block.attn, packed)
+        name, products = f"blocks.{index}.attn", self.recipe.level == "all" and self.inputs == "integer"
+        if products:
+            plan.matmuls[name] = plan_products(name, block, (block.attn.qkv(block.norm1(x)) for x in exact))
+        integer_block = deepcopy(block)
+        if products:
             integer_block.attn.products = IntegerMix(plan.matmuls[name], block.attn.scale)
-            del packed
         for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"
-            choice = choices[stage.part]
+            choice = choices.get(stage.part)
+            quantizer: InputQuantizer = choice.quantizer if choice else FloatInput()
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge)
             for state, integer_state, half in zip(exact_states, quantized_states, self.half.split(BATCH), strict=True):
                 seen = integer_stage.input(integer_state)
-                fit.update(stage.input(state), fake_quantize(choice.quantizer, seen), half)
-            plan.gemms[name] = fit.solve(name, choice.quantizer, self.recipe)
-            plan.provenance["inputs"][name] = choice.words()
+                fit.update(stage.input(state), fake_quantize(quantizer, seen), half)
+            plan.gemms[name] = fit.solve(name, quantizer, self.recipe)
+            if choice:
+                plan.provenance["inputs"][name] = choice.words()
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
             for i, (state, integer_state) in enumerate(zip(exact_states, quantized_states, strict=True)):
                 exact_states[i] = stage.advance(state, stage.linear(stage.input(state)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgekit.quantize.explanation import BlockDrift, Explanation, GemmDrift
-from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.plan import FloatInput, QuantPlan
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import fake_quantize, simulate
 
@@ -51,7 +51,8 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     told("the whole plan", len(parts), len(parts))
     noise = {name: 10 ** (-db / 10) for name, db in gemms}
     saturating = None
-    if saturation:
+    floating = all(isinstance(gemm.input, FloatInput) for gemm in plan.gemms.values())
+    if saturation and not floating:
         told("a CPU that saturates", 0, 0)
         first = pixels[:SATURATED_IMAGES]
         saturating = sqnr_db(_run(simulate(plan, kernel="pmaddubsw"), first), exact[: len(first)])
@@ -60,7 +61,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         whole_db=sqnr_db(whole, exact),
         per_token_db=measured(simulate(plan, kernel="float32", per_token=True)),
         weights_only_db=measured(_weights_only(plan)),
-        inputs_only_db=measured(_inputs_only(plan)),
+        inputs_only_db=None if floating else measured(_inputs_only(plan)),
         saturating_db=saturating,
         gemms=tuple(
             GemmDrift(name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()),
@@ -94,7 +95,7 @@ def _with_blocks(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 def _weights_only(plan: QuantPlan) -> DinoV2:
     """Integer weights, float inputs."""
-    model = plan.module()
+    model = plan.module().requires_grad_(False)
     for name, gemm in plan.gemms.items():
         module: Any = model.get_submodule(name)
         module.weight.copy_(torch.from_numpy(gemm.dequantized()).view_as(module.weight))

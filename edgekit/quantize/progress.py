@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
     from edgekit.recipe import QuantizeRecipe
 
-ENGINE = 5  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
+ENGINE = 6  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
 
 
-def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, turned: bool) -> str:
+def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
     """Names a run by everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
-    total = hashlib.sha256(json.dumps([ENGINE, turned, recipe.model_dump(mode="json")], sort_keys=True).encode())
+    decided = [ENGINE, inputs, turned, recipe.model_dump(mode="json")]
+    total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
     for key, value in model.state_dict().items():
         total.update(key.encode())
         total.update(value.contiguous().numpy().tobytes())

@@ -11,6 +11,9 @@ Rounding = Literal["rtn", "mse", "gptq"]
 
 GPTQ_BLOCK = 128  # columns whose updates are applied together; results do not depend on it
 GPTQ_DAMPING = 0.01  # share of the mean diagonal added to the Hessian, as in the GPTQ paper
+REFITS = 1  # rounds of scales and integers in turn, behind GPTQ at 4 bits; more bring hundredths of a dB
+REFIT_ANCHOR = 1e-3  # how firmly the scales are held, as share of their own curvature
+REFIT_ROWS = 64  # output channels solved together: bounds the memory
 
 
 def weight_limit(bits: int) -> int:
@@ -50,6 +53,13 @@ def round_to_nearest(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     return torch.round(weight / scale.repeat_interleave(group, 1)).clamp(-limit, limit).to(torch.int8)
 
 
+def _damped(hessian: Tensor) -> Tensor:
+    """The Hessian with a little white noise, which keeps rarely used inputs from being rounded at will."""
+    damped = hessian.clone()
+    damped.diagonal().add_(GPTQ_DAMPING * hessian.diagonal().mean())
+    return damped
+
+
 def gptq(weight: Tensor, scale: Tensor, bits: int, hessian: Tensor) -> Tensor:
     """Integers (out, in) int8 chosen column by column, each column's rounding error fed into those still open.
 
@@ -69,8 +79,7 @@ def gptq(weight: Tensor, scale: Tensor, bits: int, hessian: Tensor) -> Tensor:
     dead = h.diagonal() <= 0
     h[dead, dead] = 1.0
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
-    h = h[order][:, order]
-    h.diagonal().add_(GPTQ_DAMPING * h.diagonal().mean())
+    h = _damped(h[order][:, order])
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).float()
     w, step = weight.float()[:, order].clone(), step[:, order]
     q = torch.empty_like(w)
@@ -86,6 +95,51 @@ def gptq(weight: Tensor, scale: Tensor, bits: int, hessian: Tensor) -> Tensor:
     integers = torch.empty_like(q)
     integers[:, order] = q
     return integers.to(torch.int8)
+
+
+def descend(weight: Tensor, integers: Tensor, scale: Tensor, bits: int, hessian: Tensor, sweeps: int = 2) -> Tensor:
+    """Integers after sweeps of coordinate descent on tr((W - Q) H (W - Q)^T), which GPTQ only minimises greedily.
+
+    Column by column each integer takes its best value given all the others, so that the error can but fall.
+    """
+    limit, columns = weight_limit(bits), weight.shape[1]
+    step = scale.repeat_interleave(columns // scale.shape[1], 1)
+    h, q = _damped(hessian).float(), integers.float()
+    error = weight - q * step
+    pull = error @ h  # (out, in)
+    for _ in range(sweeps):
+        for start in range(0, columns, GPTQ_BLOCK):
+            block = slice(start, min(start + GPTQ_BLOCK, columns))
+            inner, before, here = h[block, block], error[:, block].clone(), pull[:, block].clone()
+            for j in range(inner.shape[0]):
+                k = start + j
+                best = torch.round(q[:, k] + here[:, j] / (inner[j, j] * step[:, k])).clamp(-limit, limit)
+                change = (q[:, k] - best) * step[:, k]
+                q[:, k] = best
+                error[:, k] += change
+                here += change[:, None] * inner[j]
+            pull += (error[:, block] - before) @ h[block]
+    return q.to(torch.int8)
+
+
+def refit_scale(weight: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
+    """Scales (out, groups) with the least tr((W - Q) H (W - Q)^T) for given integers: least squares per output channel.
+
+    A little of the old scales is mixed in, for groups whose integers are all zero.
+    """
+    out, groups = scale.shape
+    h = _damped(hessian).float()
+    q = integers.float().unflatten(1, (groups, -1))  # (out, groups, group)
+    right = (q * (weight @ h).unflatten(1, (groups, -1))).sum(-1)
+    blocks = h.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))  # (groups, group, groups, group)
+    fitted = torch.empty_like(scale)
+    for rows in torch.arange(out).split(REFIT_ROWS):
+        half = torch.einsum("oga,gahb->oghb", q[rows], blocks)
+        left = torch.einsum("oghb,ohb->ogh", half, q[rows])
+        anchor = REFIT_ANCHOR * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-20
+        left.diagonal(dim1=1, dim2=2).add_(anchor)
+        fitted[rows] = torch.linalg.solve(left, right[rows] + anchor * scale[rows])
+    return torch.where(fitted > 0, fitted, scale)
 
 
 def quantize_weight(
@@ -105,5 +159,9 @@ def quantize_weight(
         scale = mse_scale(weight, bits, group, hessian.diagonal() if bits <= 4 else None)
     scale = scale.float()
     if rounding == "gptq":
-        return gptq(weight, scale, bits, hessian), scale
+        integers = gptq(weight, scale, bits, hessian)
+        for _ in range(REFITS if bits <= 4 else 0):
+            scale = refit_scale(weight, integers, scale, hessian)
+            integers = descend(weight, integers, scale, bits, hessian)
+        return integers, scale
     return round_to_nearest(weight, scale, bits), scale

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.quantize.plan import (
     LEAST_PEAK,
+    FloatInput,
     GemmPlan,
     InputQuantizer,
     MatmulPlan,
@@ -20,6 +21,7 @@ from edgekit.quantize.plan import (
     StaticInput,
     TokenGroupInput,
     TokenScaledInput,
+    dither,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
             return quotient.scale * token_peak(x), torch.tensor(float(quotient.zero_point), dtype=x.dtype)
         case PerTokenInput():
             return per_token_scale(x)
+        case FloatInput():
+            raise ValueError("a float input has no scale")
 
 
 def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +73,9 @@ def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
-    """The real values that the quantized x stands for."""
+    """The real values that the quantized x stands for; x itself where it is not quantized."""
+    if isinstance(quantizer, FloatInput):
+        return x
     q, scale, zero = quantize_input(quantizer, x)
     return (q - zero) * scale
 
@@ -105,15 +111,21 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., N, K) float32 -> (..., N, out) float32."""
+        if isinstance(self.quantizer, FloatInput):
+            return nn.functional.linear(x, self.real_weight(), self.bias)
         x_q, x_scale, zero = quantize_input(self.quantizer, x)
         groups = self.weight_scale.shape[1]
         if self.kernel == "float32":
-            weight = self.weight.float() * self.weight_scale.repeat_interleave(self.weight.shape[1] // groups, 1)
-            return nn.functional.linear(x_q - zero, weight) * x_scale + self.bias
+            return nn.functional.linear(x_q - zero, self.real_weight()) * x_scale + self.bias
         total = torch.zeros(*x.shape[:-1], len(self.weight), dtype=torch.float64)
         for g, (part_x, part_w) in enumerate(zip(x_q.chunk(groups, -1), self.weight.chunk(groups, 1), strict=True)):
             total += accumulate(part_x, zero, part_w, self.kernel) * self.weight_scale[:, g].double()
         return (total * x_scale.double()).float() + self.bias
+
+    def real_weight(self) -> Tensor:
+        """(out, K) float32 that the integers stand for."""
+        group = self.weight.shape[1] // self.weight_scale.shape[1]
+        return self.weight.float() * self.weight_scale.repeat_interleave(group, 1)
 
 
 class IntegerPatchEmbed(nn.Module):
@@ -150,6 +162,7 @@ class IntegerMix(nn.Module):
         )
         logits = (q8 @ k8.mT).float() * (self.query_scale * self.key_scale * self.scale)  # (B, H, N, N)
         numerators = torch.exp(logits - logits.amax(-1, keepdim=True))
+        numerators += torch.from_numpy(dither(k.shape[-2], self.probability_scale))
         p8 = torch.round(numerators / self.probability_scale).clamp(0, 255).double()
         mixed = (p8 @ v8).float() * self.value_scale / p8.sum(-1, keepdim=True).float()
         return mixed.transpose(1, 2).flatten(2)

@@ -49,10 +49,15 @@ int main(int argc, char** argv) {
         return floats.back().data();
     };
     auto linear = [&](size_t out, size_t in) {
+        if (h.kind == EDGEKIT_EXACT) {
+            edgekit_linear result{};
+            result.exact = take(in * out), result.bias = take(out);
+            return result;
+        }
         integers.emplace_back(out * in);
         memcpy(integers.back().data(), at, out * in);
         at += out * in;
-        edgekit_linear result{integers.back().data(), nullptr, nullptr};
+        edgekit_linear result{integers.back().data(), nullptr, nullptr, nullptr};
         result.scale = take(out), result.bias = take(out);
         return result;
     };

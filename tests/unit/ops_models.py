@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import ops
-from edgekit.ops.reference import BlockWeights, IntegerLinear
+from edgekit.ops.reference import BlockWeights, FloatBlockWeights, FloatLinear, IntegerLinear
 
 
 def block_weights(width: int, hidden: int, *, bits: int = 8, gain: bool = False, seed: int = 0) -> BlockWeights:
@@ -36,6 +36,22 @@ def block_model(weights: BlockWeights, **attributes: object) -> bytes:
     arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
     width = len(weights.norm1[0])
     return node_model("QViTBlock", width, width, arrays, given)
+
+
+def float_weights(width: int, hidden: int, seed: int = 0) -> FloatBlockWeights:
+    integers = block_weights(width, hidden, seed=seed)
+
+    def linear(part: IntegerLinear) -> FloatLinear:
+        return FloatLinear(np.ascontiguousarray((part.weight * part.scale[:, None]).T), part.bias)
+
+    return FloatBlockWeights(integers.norm1, linear(integers.qkv), linear(integers.proj), integers.norm2,
+                             linear(integers.fc1), linear(integers.fc2))  # fmt: skip
+
+
+def float_block_model(weights: FloatBlockWeights, **attributes: object) -> bytes:
+    arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
+    width = len(weights.norm1[0])
+    return node_model("ViTBlock", width, width, arrays, {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, **attributes})
 
 
 def attention_model(width: int, **attributes: object) -> bytes:

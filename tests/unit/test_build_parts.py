@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
+from edgekit.models.config import DinoV2Config
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import exporter_of, jobs_of
-from edgekit.pipeline.materials import quantize_recipe, samples_that_fit
+from edgekit.pipeline.materials import samples_that_fit
+from edgekit.pipeline.plans import inputs_of, kind_of, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.timing import reference_name
 from edgekit.recipe import QuantizeRecipe, Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = DinoV2Config("vit_small", width=384, depth=12, heads=6)
 
 
 def recipe(**values: object) -> Recipe:
@@ -133,10 +137,51 @@ def test_two_images_cannot_serve_both_ends(tmp_path):
 
 
 def test_four_bits_come_in_groups_and_eight_per_channel():
-    four, eight = (quantize_recipe(QuantizeRecipe(group_size=64), four_bits) for four_bits in (True, False))
+    four, eight = (quantize_recipe(QuantizeRecipe(group_size=64), kind) for kind in ("int4", "int8"))
     assert (four.weight_bits, four.group_size) == (4, 64)
     assert (eight.weight_bits, eight.group_size) == (8, None)
-    assert quantize_recipe(QuantizeRecipe(weight_bits=7), False).weight_bits == 7
+    assert quantize_recipe(QuantizeRecipe(weight_bits=7), "int8").weight_bits == 7
+
+
+def test_seven_bits_are_for_products_that_saturate():
+    recipe = QuantizeRecipe(overflow="reduce-range")
+    assert quantize_recipe(recipe, "int8").bits == 7
+    assert quantize_recipe(recipe, "int8_weights").bits == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("onnx/w8a8", "int8"),
+        ("onnx/w8", "int8"),
+        ("onnx/w8a8_fused", "int8"),
+        ("onnx/w4a8", "int4"),
+        ("openvino/w8a8", "int8"),
+        ("openvino/w8", "int8_weights"),
+        ("coreml/w8", "int8_weights"),
+        ("coreml/w4a8", "int4"),
+        ("coreml/w4", "int4_weights"),
+        ("tflite/w8", "int8_weights"),
+        ("tflite/w8a8_fused", "int8"),
+        ("tflite/w8a8_composite", "int8"),
+        ("tflite/w8a16", "int8_weights"),
+    ],
+)
+def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
+    formats = ["onnx", "openvino", "coreml", "tflite"]
+    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention="on")
+    job = next(job for job in jobs_of(asked) if job.name == name)
+    assert kind_of(job, asked.quantize, SMALL) == kind
+    assert inputs_of(kind) == ("float" if kind.endswith("weights") else "integer")
+
+
+def test_fused_blocks_of_16_bit_activations_take_the_weights_alone():
+    jobs = {job.name: job for job in jobs_of(recipe(formats=["onnx", "tflite"], precisions=["w8a8"], fused=True))}
+    quality = QuantizeRecipe(tier="quality")
+    assert kind_of(jobs["onnx/w8a8_fused"], quality, SMALL) == "int8_weights"
+    assert kind_of(jobs["onnx/w8a8"], quality, SMALL) == "int8"
+    assert kind_of(jobs["tflite/w8a8_fused"], quality, SMALL) == "int8"  # its ranges are XNNPACK's, of 8 bits
+    assert kind_of(jobs["onnx/w8a8_fused"], quality, replace(SMALL, ffn="swiglu")) == "int8"
 
 
 def test_the_reference_is_onnx_if_there_is_one_and_of_the_same_size():

@@ -31,6 +31,7 @@ from edgekit.backends.fused import as_fused, tier_of  # noqa: E402
 from edgekit.backends.onnx_fused import FusableGemms  # noqa: E402
 from edgekit.backends.onnx_graph import FloatGemms, dinov2_graph  # noqa: E402
 from edgekit.ops.fuse import fuse  # noqa: E402
+from edgekit.ops.fuse_attention import fuse_attention  # noqa: E402
 from edgekit.ops.schemas import known_to_onnx, schemas  # noqa: E402
 
 SIZE = (70, 56)
@@ -44,6 +45,20 @@ class FusedQKVAttention(OpRun):
     def _run(self, qkv: np.ndarray, num_heads: int, scale: float, mode: str) -> tuple[np.ndarray]:
         assert mode == "f32"
         return (attention(qkv, num_heads, scale),)
+
+
+class ViTBlock(OpRun):
+    """From its definition."""
+
+    op_domain = "edgekit"
+
+    def _run(
+        self, x: np.ndarray, *others: np.ndarray, num_heads: int, scale: float, epsilon: float
+    ) -> tuple[np.ndarray]:
+        n1, qkv, proj, n2, fc1, fc2 = zip(others[::2], others[1::2], strict=True)
+        x = x + attention(norm(x, *n1, epsilon) @ qkv[0] + qkv[1], num_heads, scale) @ proj[0] + proj[1]
+        hidden = torch.nn.functional.gelu(torch.from_numpy(norm(x, *n2, epsilon) @ fc1[0] + fc1[1])).numpy()
+        return ((x + hidden @ fc2[0] + fc2[1]).astype(np.float32),)
 
 
 class QViTBlock(OpRun):
@@ -108,7 +123,7 @@ def run(model: ir.Model) -> np.ndarray:
     proto = ir.to_proto(model)
     with known_to_onnx():
         onnx.checker.check_model(proto, full_check=True, check_custom_domain=True)
-    evaluator = ReferenceEvaluator(proto, new_ops=[FusedQKVAttention, QViTBlock])
+    evaluator = ReferenceEvaluator(proto, new_ops=[FusedQKVAttention, QViTBlock, ViTBlock])
     return evaluator.run(["last_hidden_state"], {"pixel_values": pixels().numpy()})[0]
 
 
@@ -132,10 +147,21 @@ def plan(tiny: DinoV2) -> QuantPlan:
     return rtn_plan(tiny, pixels(8, seed=1))
 
 
+def test_float_blocks_are_exact(baked: DinoV2) -> None:
+    graph = float_graph(baked)
+    whole = baked.config.ffn == "mlp"
+    assert fuse(graph, None) == {"fuse_float_blocks": 2 * whole, "fuse_attention": 2 * (not whole)}
+    nodes = [node for node in graph.graph if node.domain == "edgekit"]
+    assert {node.op_type for node in nodes} == {"ViTBlock" if whole else "FusedQKVAttention"}
+    assert not whole or [node.name for node in nodes] == ["blocks.0/ViTBlock", "blocks.1/ViTBlock"]
+    assert np.abs(run(graph) - torch_tokens(baked)).max() < 1e-4
+
+
 @pytest.mark.parametrize("folded", [True, False])
 def test_fused_attention_is_exact(baked: DinoV2, folded: bool) -> None:
     graph = float_graph(baked, folded=folded)
-    assert fuse(graph, None) == {"fuse_attention": 2}
+    assert fuse_attention(graph.graph) == (2, [])
+    graph.graph.opset_imports["edgekit"] = 1
     nodes = [node for node in graph.graph if node.op_type == "FusedQKVAttention"]
     scale = 1.0 if folded else baked.config.head_dim**-0.5
     assert [node.attributes["scale"].as_float() for node in nodes] == pytest.approx([scale, scale])
@@ -219,8 +245,6 @@ def move_residual(graph: ir.Model) -> None:
 def test_a_near_miss_stays_and_the_others_are_fused(
     tiny: DinoV2, change: Callable[[ir.Model], None], reason: str
 ) -> None:
-    from edgekit.ops.fuse_attention import fuse_attention
-
     graph = float_graph(tiny)
     change(graph)
     count, reasons = fuse_attention(graph.graph)

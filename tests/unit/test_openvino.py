@@ -17,7 +17,7 @@ from edgekit.backends.openvino import OpenVinoBackend
 from edgekit.errors import DataError, ExportError
 from edgekit.models.dinov2 import DinoV2
 from edgekit.pipeline.compare import latency_of
-from edgekit.quantize.plan import QuantPlan, StaticInput
+from edgekit.quantize.plan import QuantPlan, StaticInput, dither
 from edgekit.quantize.simulate import simulate
 from tests.conformance.rtn_plan import rtn_plan
 
@@ -156,7 +156,8 @@ def test_integer_attention_equals_its_formula(tiny: DinoV2, tmp_path: Path) -> N
         )
         scale = torch.from_numpy(matmul.query_scale * matmul.key_scale)[:, None, None]
         logits = (q @ k.mT).float() * scale
-        p = torch.round(torch.exp(logits - logits.amax(-1, keepdim=True)) * 255).double()
+        offsets = torch.from_numpy(dither(k.shape[-2], 1.0))
+        p = torch.round(torch.exp(logits - logits.amax(-1, keepdim=True)) * 255 + offsets).clamp(0, 255).double()
         mixed = (p @ v).float() * torch.from_numpy(matmul.value_scale)[:, None, None] / p.sum(-1, keepdim=True)
         return mixed.float().transpose(1, 2).flatten(2)
 

@@ -90,8 +90,9 @@ def test_the_same_onnx_file_gives_the_same_figures_in_both_runtimes(
     compiled = core.compile_model(core.read_model(artifact.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     from_onnx = compiled(x)["last_hidden_state"]
     from_ir = OpenVinoBackend().runner(artifacts[kind], 1)(x)["last_hidden_state"]
+    # The runtimes hand over floats that differ in the last bit: now and then one makes a query's 8-bit integer differ.
     for other in (from_onnx, from_ir):
-        assert cosine(in_onnxruntime, other) > 0.99999
+        assert cosine(in_onnxruntime, other) > (0.999999 if kind == "fp32" else 0.9999)
     with torch.no_grad():
         expected = (tiny if kind == "fp32" else simulate(as_fused(plan)))(pixels())[0].numpy()
     assert cosine(from_ir, expected) > 0.9999
@@ -99,7 +100,7 @@ def test_the_same_onnx_file_gives_the_same_figures_in_both_runtimes(
 
 def test_audit_counts_what_is_inside_the_ops(artifacts: dict[str, Artifact]) -> None:
     fp32, w8a8 = (OpenVinoBackend().audit(artifacts[kind]) for kind in KINDS)
-    assert (fp32["gemms"], fp32["gemms_int8"], fp32["attention_fused"], fp32["blocks_fused"]) == (9, 0, 2, 0)
+    assert (fp32["gemms"], fp32["gemms_int8"], fp32["attention_fused"], fp32["blocks_fused"]) == (9, 0, 2, 2)
     assert (w8a8["gemms"], w8a8["gemms_int8"], w8a8["attention_fused"], w8a8["blocks_fused"]) == (9, 8, 2, 2)
     assert not {"Reference"} & set(w8a8["fallbacks"])  # type: ignore[call-overload]
 

@@ -11,15 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ops_models import block_weights
+from ops_models import block_weights, float_weights
 
 from edgekit.ops import build
-from edgekit.ops.reference import fused_qkv_attention, qvit_block
+from edgekit.ops.reference import fused_qkv_attention, qvit_block, vit_block
 
 pytestmark = pytest.mark.full
 HOST = Path(__file__).parent / "ops_host.cpp"
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64")
+SIMDE = Path("/usr/include/simde")
+SHIM = """
+#include <cpuid.h>
+#include <immintrin.h>
+#include <simde/x86/avx512/dpbusd.h>
+#include <simde/x86/avx512/dpwssd.h>
+#define _mm256_dpbusd_avx_epi32(s, a, b) __m256i(simde_mm256_dpbusd_epi32(s, a, b))
+#define _mm256_dpwssd_avx_epi32(s, a, b) __m256i(simde_mm256_dpwssd_epi32(s, a, b))
+#define __get_cpuid_count(leaf, subleaf, a, b, c, d) (*(a) = 16)
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ def cases() -> list[Case]:
     rng = np.random.default_rng(11)
     found = []
     for tokens, heads, dim in ((1, 1, 64), (37, 2, 64), (70, 3, 20)):
-        for kind, mode in enumerate(("f32", "hybrid", "u8")):
+        for kind, mode in enumerate(("f32", "hybrid", "u8", "i16")):
             qkv = rng.standard_normal((2, tokens, 3 * heads * dim)).astype(np.float32)
             y = fused_qkv_attention(qkv, heads=heads, scale=np.float32(0.3), mode=mode)
             header = (0, 2, tokens, heads * dim, 0, heads, kind, 8, 0, 3)
@@ -50,12 +60,17 @@ def cases() -> list[Case]:
             y = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
             header = (1, 2, 29, width, hidden, heads, kind, bits, gain, 3)
             found.append(Case(header, [x, *weights.inputs()], y, 8e-3 if kind == 0 else 3e-4))
+        exact = float_weights(width, hidden)
+        y = vit_block(x, exact, heads=heads, scale=np.float32(0.3))
+        found.append(Case((1, 2, 29, width, hidden, heads, 2, 8, 0, 3), [x, *exact.inputs()], y, 3e-6))
     return found
 
 
-def compiled(folder: Path, compiler: str, machine: str, *flags: str) -> Path:
-    """The host, with the kernels linked into it."""
-    special = build.ARM_UNITS if machine == "aarch64" else build.X86_UNITS
+def compiled(
+    folder: Path, compiler: str, machine: str, *flags: str, special: dict[str, tuple[str, ...]] | None = None
+) -> Path:
+    """The host, with the kernels linked into it; `special` are the flags of each instruction set's unit."""
+    special = special or (build.ARM_UNITS if machine == "aarch64" else build.X86_UNITS)
     common = [compiler, *build.FLAGS, *flags, f"-I{build.NATIVE / 'include'}"]
     objects = []
     for source in [HOST, *sorted((build.NATIVE / "src").glob("*.cpp"))]:
@@ -93,6 +108,19 @@ def arm_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_aarch64(arm_host: Path, tmp_path: Path, cpu: str, isa: str) -> None:
     assert EMULATOR is not None
     assert check_all([EMULATOR, "-cpu", cpu, str(arm_host)], tmp_path) == isa
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="emulates an extension of x86-64")
+@pytest.mark.skipif(not SIMDE.is_dir(), reason="needs SIMDe (Debian: libsimde-dev)")
+def test_avxvnni_through_simde(tmp_path: Path) -> None:
+    """AVX-VNNI's two instructions in portable code, for CPUs without it."""
+    compiler = build.compiler()
+    assert compiler is not None
+    shim = tmp_path / "avxvnni.h"
+    shim.write_text(SHIM)
+    unit = ("-mavx2", "-mfma", "-D__AVXVNNI__", "-include", str(shim))
+    host = compiled(tmp_path, compiler, "x86_64", special=build.X86_UNITS | {"isa_avxvnni": unit})
+    assert check_all([str(host)], tmp_path, {"EDGEKIT_ISA": "avxvnni"}) == "avxvnni"
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the sanitizers' flags are those of x86-64")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ops_models import attention_model, block_model, block_weights, run
+from ops_models import attention_model, block_model, block_weights, float_block_model, float_weights, run
 
-from edgekit.ops.reference import fused_qkv_attention, qvit_block
+from edgekit.ops.reference import fused_qkv_attention, qvit_block, vit_block
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
 
-@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8"])
+@pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "dim"),
                          [(1, 1, 1, 64), (3, 5, 6, 64), (1, 257, 2, 64), (2, 261, 1, 32), (1, 70, 3, 80),
                           (1, 33, 2, 7)])  # fmt: skip
@@ -24,7 +24,7 @@ def test_attention_is_the_reference(mode: str, batch: int, tokens: int, heads: i
     assert relative(y, expected) < (2e-6 if mode == "f32" else 2e-3)
 
 
-@pytest.mark.parametrize(("mode", "bound"), [("f32", 1e-5), ("hybrid", 0.02), ("u8", 0.04)])
+@pytest.mark.parametrize(("mode", "bound"), [("f32", 1e-5), ("i16", 0.02), ("hybrid", 0.02), ("u8", 0.04)])
 def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> None:
     rng = np.random.default_rng(2)
     qkv = rng.standard_normal((1, 1370, 192)).astype(np.float32)
@@ -45,6 +45,17 @@ def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, 
     # A value on the edge of two integers may round either way: one step of 255 at the speed tier, and of the
     # 1023 of the attention's queries and keys at the quality tier.
     assert relative(y - x, expected - x) < (8e-3 if tier == "speed" else 3e-4)
+
+
+@pytest.mark.parametrize(("width", "hidden", "heads"), [(64, 256, 1), (384, 1536, 6), (48, 100, 3), (20, 36, 2)])
+def test_float_block_is_the_reference(width: int, hidden: int, heads: int) -> None:
+    weights = float_weights(width, hidden)
+    x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
+    x[1, 3, 2] = 1e4
+    y = run(float_block_model(weights, num_heads=heads), x, threads=2)
+    expected = vit_block(x, weights, heads=heads, scale=np.float32(0.3))
+    assert relative(y, expected) < 2e-6
+    assert relative(y[0], expected[0]) < 2e-6
 
 
 @pytest.mark.parametrize("case", ["zeros", "one_hot", "outlier", "denormal", "equal"])
@@ -77,6 +88,9 @@ def test_a_token_that_is_not_finite_makes_nan_and_other_images_stay() -> None:
         y = run(block_model(weights), x)
         assert np.isnan(y[0]).all()
         assert np.array_equal(y[1], clean[1])
+        exact = run(float_block_model(float_weights(64, 128)), x)
+        assert np.isnan(exact[0]).all()
+        assert np.isfinite(exact[1]).all()
 
 
 def test_threads_do_not_change_a_bit() -> None:

@@ -94,7 +94,7 @@ def test_what_random_attributes_and_shapes_do() -> None:
     outcomes = {"right": 0, "refused": 0}
     for _ in range(120):
         heads, width, tokens = (int(rng.integers(-2, 9)), int(rng.integers(1, 40)), int(rng.integers(0, 70)))
-        mode = str(rng.choice(["f32", "hybrid", "u8", ""]))
+        mode = str(rng.choice(["f32", "hybrid", "u8", "i16", ""]))
         qkv = rng.standard_normal((int(rng.integers(0, 3)), tokens, 3 * width)).astype(np.float32)
         try:
             y = run(attention_model(width, num_heads=heads, mode=mode), qkv)

@@ -12,7 +12,7 @@ import torch
 from edgekit.errors import DataError, DriftExceeded
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.engine import quantize
-from edgekit.quantize.plan import PLAN_SCHEMA, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
+from edgekit.quantize.plan import PLAN_SCHEMA, FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
 from edgekit.quantize.sensitivity import sensitivity, sqnr_db
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
@@ -109,6 +109,20 @@ def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
     pixels = torch.from_numpy(_pixels(tiny_model, 2, seed=5))
     with_products, without = (simulate(each)(pixels)[0] for each in (plan, replace(plan, matmuls={})))
     assert 25 < sqnr_db(with_products, without) < 80
+
+
+@torch.no_grad()
+def test_weights_alone_are_planned_without_any_range(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+    recipe = QuantizeRecipe(level="all", rotate="auto", patch_embed="int8")  # of which nothing applies
+    weights = quantize(tiny_model, _pixels(tiny_model), recipe, inputs="float")
+    assert {gemm.input for gemm in weights.gemms.values()} == {FloatInput()}
+    assert list(weights.gemms) == gemm_names(tiny_model.config, patch_embed=False)
+    assert not weights.matmuls
+    assert "unrotate" not in weights.float_tensors
+    assert not any("fc2_gain" in name for name in weights.float_tensors)
+    assert _sqnr(weights, tiny_model) > _sqnr(plan, tiny_model) + 3
+    weights.save(tmp_path / "plan")
+    assert _sqnr(QuantPlan.load(tmp_path / "plan"), tiny_model) == _sqnr(weights, tiny_model)
 
 
 def test_rotation_is_chosen_by_measurement(tiny_model: DinoV2) -> None:

@@ -39,6 +39,15 @@ def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
     assert Explanation.model_validate_json(found.model_dump_json()) == found
 
 
+def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: DinoV2) -> None:
+    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), inputs="float")
+    found = explain(plan, torch.from_numpy(_pixels(tiny_model, 2)))
+    assert found.inputs_only_db is None
+    assert found.saturating_db is None
+    assert found.whole_db == pytest.approx(found.weights_only_db, abs=0.1)
+    assert {row.input_kind for row in found.gemms} == {"float"}
+
+
 def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
     name = "blocks.1.mlp.fc1"
     broken = replace(plan.gemms[name], weight=np.roll(plan.gemms[name].weight, 1, axis=0))

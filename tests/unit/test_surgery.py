@@ -11,6 +11,7 @@ import torch
 
 from edgekit.models.dinov2 import DinoV2
 from edgekit.surgery import restore, state_of
+from edgekit.surgery.balance_keys import balance_keys
 from edgekit.surgery.balance_values import balance_values
 from edgekit.surgery.centre_keys import centre_keys
 from edgekit.surgery.centre_values import centre_values
@@ -61,6 +62,7 @@ REWRITES: dict[str, Callable[[DinoV2], None]] = {
     "fold_attention_scale": fold_attention_scale,
     "centre_keys": _each_block(centre_keys, 0),
     "centre_values": _each_block(centre_values, 0),
+    "balance_keys": _each_block(balance_keys, 1),
     "balance_values": _each_block(balance_values, 1),
     "smooth_norm": _smooth,
     "scale_hidden": _hidden,

@@ -1,8 +1,9 @@
-// ONNX Runtime's custom ops of domain "edgekit", version 1: QViTBlock and FusedQKVAttention.
+// ONNX Runtime's custom ops of domain "edgekit", version 1: QViTBlock, ViTBlock and FusedQKVAttention.
 #include <cstring>
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "edgekit_ops.h"
@@ -147,6 +148,7 @@ float* output_of(const Api* api, KernelContext* context, const std::vector<int64
 }
 
 #include "attention_op.inl"
+#include "constants.inl"
 #include "block_op.inl"
 
 template <class Op>
@@ -180,7 +182,7 @@ CustomOp describe() {
 }  // namespace
 
 extern "C" EDGEKIT_API Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
-    static const CustomOp attention = describe<AttentionOp>(), block = describe<BlockOp>();
+    static const CustomOp known[] = {describe<AttentionOp>(), describe<BlockOp>(), describe<FloatBlockOp>()};
     const Api* api = base->get_api(ort::api_version);
     if (!api) {  // no table, no way to make a status of this version: the oldest table makes it
         api = base->get_api(1);
@@ -190,8 +192,9 @@ extern "C" EDGEKIT_API Status* RegisterCustomOps(ort::SessionOptions* options, c
     static ort::CustomOpDomain* domain = nullptr;
     static Status* const made = [&]() -> Status* {
         if (Status* status = ort::create_domain(api, "edgekit", &domain)) return status;
-        if (Status* status = ort::domain_add(api, domain, &attention)) return status;
-        return ort::domain_add(api, domain, &block);
+        for (const CustomOp& op : known)
+            if (Status* status = ort::domain_add(api, domain, &op)) return status;
+        return nullptr;
     }();
     if (made) return ort::create_status(api, ort::fail, "edgekit's ops could not be registered");
     return ort::add_domain(api, options, domain);

@@ -1,40 +1,56 @@
-// The second half of attention.inl: scores, softmax and mixing of one block of queries.
+// Attention of a block of queries against all keys of one head, tile by tile of keys, as online softmax.
 
-// scores (rows, Mode::keys) -> probabilities in Mixing's own number format, less each row's maximum of this tile.
-static_assert(U8Mode::keys % (4 * LANES) == 0);
+static constexpr int query_block = 4 * ROWS;
+
+struct AttendScratch {
+    size_t query_stride, rows, scores, probabilities, out, bytes;
+};
+
+// What is known of each query: the scale of its scores; of the tile at hand and of all so far the maximum and the sum.
+struct QueryRows {
+    float scale[query_block], poison[query_block], peak[query_block], top[query_block], tile_sum[query_block], sum[query_block];
+    float high[query_block * LANES];  // the maximum lane by lane
+};
 
 template <class Mode>
-static inline void soften(float* scores, int rows, int keys, char* probabilities, size_t stride, float* peaks, float* totals) {
+static inline AttendScratch scratch_of(const Attention& a) {
+    AttendScratch s;
+    s.query_stride = padded(a.dim * 4, 64) + 64;
+    s.rows = s.query_stride * query_block;
+    s.scores = s.rows + padded(sizeof(QueryRows), 64);
+    s.probabilities = s.scores + query_block * Mode::keys * 4;
+    s.out = s.probabilities + query_block * (Mode::keys * 4 + 64);
+    s.bytes = s.out + query_block * padded(a.dim, 32) * 4;
+    return s;
+}
+
+// scores (rows, Mode::keys) -> probabilities in Mixing's own number format, less each row's maximum of this tile, and
+// their sums; `width` is a multiple of 32, and scores that are no key's are -infinity.
+template <class Mode>
+static inline void soften(const float* scores, int rows, int width, char* probabilities, size_t stride, QueryRows& q) {
+    for (int r = 0; r < rows; ++r) q.peak[r] = max_of(load(q.high + r * LANES)) * q.scale[r];
     for (int r = 0; r < rows; ++r, scores += Mode::keys, probabilities += stride) {
-        for (int j = keys; j < Mode::keys; ++j) scores[j] = -__builtin_inff();
-        const int end = int(padded(keys, LANES));
-        // Four maxima at a time hide the latency of one; what lies beyond the keys is -inf, and no row reads past its end.
-        vf high[4] = {splat(-__builtin_inff()), high[0], high[0], high[0]};
-        for (int j = 0; j < end; j += 4 * LANES)
-            for (int i = 0; i < 4; ++i) high[i] = larger(load(scores + j + i * LANES), high[i]);
-        const float peak = max_of(larger(larger(high[0], high[1]), larger(high[2], high[3])));
-        peaks[r] = peak;
-        vf total = {};
-        for (int j = 0; j < end; j += LANES) {
-            const vf s = load(scores + j);
-            vf p = exp2_of(s - peak);
-            if (j + LANES > keys) p = s == -__builtin_inff() ? splat(0.0f) : p;
-            if constexpr (Mode::probability_levels == 0) {
+        if constexpr (is_float<Mode>) {
+            vf total = {};
+            for (int j = 0; j < width; j += LANES) {
+                const vf p = exp2_of(load(scores + j) - q.peak[r]);
                 store((float*)probabilities + j, p);
-            } else {
-                const vf shifted = p * float(Mode::probability_levels) + round_magic;
-                const vi integers = (vi)shifted - round_bits;
-                p = shifted - round_magic;
-                if constexpr (Mode::Mixing::group == 4)
-                    store_integers((uint8_t*)probabilities + j, integers);
-                else
-                    store_integers((int16_t*)probabilities + j, integers);
+                total += p;
             }
-            total += p;
+            q.tile_sum[r] = sum_of(total);
+        } else {
+            // Levels are part of the exponent, and the sum is that of the rounded probabilities.
+            const float shift = Mode::log2_levels - q.peak[r];
+            vi total = {};
+            for (int j = 0; j < width; j += 2 * LANES) {
+                const vi a = round_to_int(exp2_coarse(load(scores + j) * q.scale[r] + shift));
+                const vi b = round_to_int(exp2_coarse(load(scores + j + LANES) * q.scale[r] + shift));
+                if constexpr (Mode::Mixing::group == 4) store_integers((uint8_t*)probabilities + j, a, b);
+                else store_integers((int16_t*)probabilities + j, a, b);
+                total += a + b;
+            }
+            q.tile_sum[r] = sum_of(to_float(total));
         }
-        totals[r] = sum_of(total);
-        // Keys beyond `end` up to a step of the next format's group meet zeros: clear one more vector.
-        if (end < Mode::keys) __builtin_memset(probabilities + end * (4 / Mode::Mixing::group), 0, 64);
     }
 }
 
@@ -42,90 +58,101 @@ template <class Mode>
 static void attend(const Attention& a, int image, int head, int first_row, int rows, const char* packed, char* scratch) {
     const HeadLayout h = layout_of<Mode>(a);
     const AttendScratch s = scratch_of<Mode>(a);
-    float* query_scale = (float*)(scratch + s.query_scale);
+    QueryRows& q = *(QueryRows*)(scratch + s.rows);
     float* scores = (float*)(scratch + s.scores);
     char* probabilities = scratch + s.probabilities;
-    float* peak = (float*)(scratch + s.sums);  // of the tile, then of all so far; their sums likewise
-    float *top = peak + query_block, *tile_sum = top + query_block, *sum = tile_sum + query_block;
     float* out = (float*)(scratch + s.out);
     const int out_stride = h.value_panels * panel_outputs;
     constexpr size_t p_stride = Mode::keys * (4 / Mode::Mixing::group) + 64;
     const float* key_scale = (const float*)(packed + h.key_scale);
-    const int32_t* key_sums = (const int32_t*)(packed + h.key_sums);
-    const float* value_scale = (const float*)(packed + h.value_scale);
+    const float* key_bias = (const float*)(packed + h.key_bias);
+    const size_t first_token = size_t(image) * a.tokens + first_row;
 
-    const float* q = a.qkv + (size_t(image) * a.tokens + first_row) * a.stride + head * a.dim;
-    load_queries<Mode>(a, q, rows, scratch, s.query_stride, query_scale);
-    for (int r = 0; r < rows; ++r) top[r] = -__builtin_inff(), sum[r] = 0;
-    for (int i = 0; i < rows * out_stride; i += LANES) store(out + i, vf{});
+    load_queries<Mode>(a, a.qkv + first_token * a.stride + head * a.dim, rows, scratch, s.query_stride, q.scale, q.poison);
+    for (int r = 0; r < rows; ++r) q.top[r] = -__builtin_inff(), q.sum[r] = 0;
 
     for (int first = 0; first < a.tokens; first += Mode::keys) {
-        const int keys = lesser(Mode::keys, a.tokens - first);
-        const int panels = int(padded(keys, 32)) / panel_outputs;
+        const int keys = lesser(Mode::keys, a.tokens - first), panels = int(padded(keys, 32)) / panel_outputs;
+        for (int i = 0; i < rows * LANES; i += LANES) store(q.high + i, splat(-__builtin_inff()));
         auto keep = [&](const char* tile, int row, int some, int column) {
+            vf scale[VECTORS], bias[VECTORS];
             for (int v = 0; v < VECTORS; ++v) {
-                const int j = column + v * LANES;
-                const vf scale = load(key_scale + first + j);
-                const vi offset = load(key_sums + first + j);
-                for (int r = 0; r < some; ++r) {
-                    typename Mode::Scores::acc acc;
-                    __builtin_memcpy(&acc, tile + (r * VECTORS + v) * sizeof acc, sizeof acc);
-                    if constexpr (Mode::probability_levels == 0)
-                        store(scores + (row + r) * Mode::keys + j, acc);
-                    else
-                        store(scores + (row + r) * Mode::keys + j, to_float(acc - offset) * (scale * query_scale[row + r]));
+                bias[v] = load(key_bias + first + column + v * LANES);
+                if constexpr (!is_float<Mode>) scale[v] = load(key_scale + first + column + v * LANES);
+            }
+            for (int r = 0; r < some; ++r) {
+                vf high = load(q.high + (row + r) * LANES);
+                for (int v = 0; v < VECTORS; ++v) {
+                    typename Mode::Scores::acc product;
+                    __builtin_memcpy(&product, tile + (r * VECTORS + v) * sizeof product, sizeof product);
+                    vf score;
+                    if constexpr (is_float<Mode>) score = product + bias[v];
+                    else score = to_float(product) * scale[v] + bias[v];
+                    high = larger(score, high);
+                    store(scores + (row + r) * Mode::keys + column + v * LANES, score);
                 }
+                store(q.high + (row + r) * LANES, high);
             }
         };
         gemm<typename Mode::Scores>(scratch, s.query_stride, rows,
                                     packed + size_t(first / panel_outputs) * h.key_steps * step_bytes, panels, h.key_steps, keep);
-        soften<Mode>(scores, rows, keys, probabilities, p_stride, peak, tile_sum);
+        soften<Mode>(scores, rows, panels * panel_outputs, probabilities, p_stride, q);
         for (int r = 0; r < rows; ++r) {
             // `peak` becomes the weight of this tile, `tile_sum` the factor that brings what came before to the new maximum.
-            const float highest = peak[r] > top[r] ? peak[r] : top[r];
-            const float weight = exp2_of(splat(peak[r] - highest))[0], kept = first ? exp2_of(splat(top[r] - highest))[0] : 0;
-            sum[r] = sum[r] * kept + tile_sum[r] * weight;
-            top[r] = highest, peak[r] = weight, tile_sum[r] = kept;
+            const float highest = q.peak[r] > q.top[r] ? q.peak[r] : q.top[r];
+            const float weight = first ? exp2_of(splat(q.peak[r] - highest))[0] : 1;
+            const float kept = first ? exp2_of(splat(q.top[r] - highest))[0] : 0;
+            q.sum[r] = q.sum[r] * kept + q.tile_sum[r] * weight;
+            q.top[r] = highest, q.peak[r] = weight, q.tile_sum[r] = kept;
         }
         auto mix = [&](const char* tile, int row, int some, int column) {
-            for (int v = 0; v < VECTORS; ++v)
-                for (int r = 0; r < some; ++r) {
-                    typename Mode::Mixing::acc acc;
-                    __builtin_memcpy(&acc, tile + (r * VECTORS + v) * sizeof acc, sizeof acc);
+            for (int r = 0; r < some; ++r)
+                for (int v = 0; v < VECTORS; ++v) {
+                    typename Mode::Mixing::acc product;
+                    __builtin_memcpy(&product, tile + (r * VECTORS + v) * sizeof product, sizeof product);
                     vf y;
-                    if constexpr (Mode::probability_levels == 0) y = acc; else y = to_float(acc);
+                    if constexpr (is_float<Mode>) y = product; else y = to_float(product);
                     float* to = out + (row + r) * out_stride + column + v * LANES;
-                    store(to, load(to) * tile_sum[row + r] + y * peak[row + r]);
+                    store(to, first ? load(to) * q.tile_sum[row + r] + y * q.peak[row + r] : y);
                 }
         };
         constexpr int group = Mode::Mixing::group;
         gemm<typename Mode::Mixing>(probabilities, p_stride, rows, packed + h.values + size_t(first / group) * step_bytes,
                                     h.value_panels, (keys + group - 1) / group, mix, h.value_steps * step_bytes);
     }
+    const float* value_scale = (const float*)(packed + h.value_scale);
+    const float poison = is_float<Mode> ? 0 : *(const float*)(packed + h.poison);
     for (int r = 0; r < rows; ++r) {
-        float* to = a.out + (size_t(image) * a.tokens + first_row + r) * a.width + head * a.dim;
-        const float inverse = 1 / sum[r];
-        for (int d = 0; d < a.dim; ++d) {
-            const float y = out[r * out_stride + d] * inverse;
-            to[d] = Mode::probability_levels ? y * value_scale[d] : y;
+        const float inverse = 1 / q.sum[r] + (poison + q.poison[r]);
+        float* to = a.out + (first_token + r) * a.width + head * a.dim;
+        for (int d = 0; d < a.dim; d += LANES) {
+            vf y = load(out + r * out_stride + d) * inverse;
+            if constexpr (!is_float<Mode>) y *= load(value_scale + d);
+            store_up_to(to + d, y, a.dim - d);
         }
     }
 }
 
+// The mode that a program asks for at run time, as type.
+template <class Call>
+static inline auto with_mode(int mode, Call&& call) {
+    switch (mode) {
+        case EDGEKIT_F32: return call(FloatMode{});
+        case EDGEKIT_I16: return call(WordMode{});
+        case EDGEKIT_HYBRID: return call(HybridMode{});
+        default: return call(ByteMode{});
+    }
+}
+
 static size_t head_bytes(const Attention& a) {
-    return a.mode == 0 ? layout_of<FloatMode>(a).bytes
-                       : a.mode == 1 ? layout_of<HybridMode>(a).bytes : layout_of<U8Mode>(a).bytes;
+    return with_mode(a.mode, [&](auto mode) { return layout_of<decltype(mode)>(a).bytes; });
 }
 static size_t attend_scratch(const Attention& a) {
-    return a.mode == 0 ? scratch_of<FloatMode>(a).bytes
-                       : a.mode == 1 ? scratch_of<HybridMode>(a).bytes : scratch_of<U8Mode>(a).bytes;
+    return with_mode(a.mode, [&](auto mode) { return scratch_of<decltype(mode)>(a).bytes; });
 }
 static void pack_any(const Attention& a, int image, int head, char* packed) {
-    a.mode == 0 ? pack_head<FloatMode>(a, image, head, packed)
-                : a.mode == 1 ? pack_head<HybridMode>(a, image, head, packed) : pack_head<U8Mode>(a, image, head, packed);
+    with_mode(a.mode, [&](auto mode) { pack_head<decltype(mode)>(a, image, head, packed); });
 }
 static void attend_any(const Attention& a, int image, int head, int first_row, int rows, const char* packed, char* scratch) {
-    a.mode == 0 ? attend<FloatMode>(a, image, head, first_row, rows, packed, scratch)
-                : a.mode == 1 ? attend<HybridMode>(a, image, head, first_row, rows, packed, scratch)
-                              : attend<U8Mode>(a, image, head, first_row, rows, packed, scratch);
+    with_mode(a.mode, [&](auto mode) { attend<decltype(mode)>(a, image, head, first_row, rows, packed, scratch); });
 }

@@ -1,4 +1,4 @@
-// Attention of a block of queries against all keys of one head, tile by tile of keys, as online softmax.
+// One head's keys, values and queries in the number formats of each attention mode.
 
 // What the products are made of, by mode; see reference.py for the levels.
 struct FloatMode {
@@ -6,47 +6,59 @@ struct FloatMode {
     using Mixing = Floats;
     static constexpr int keys = 320, score_levels = 0, probability_levels = 0, value_levels = 0;
 };
-struct HybridMode {
+struct WordMode {
     using Scores = Pairs;
     using Mixing = Pairs;
     static constexpr int keys = 320, score_levels = 1023, probability_levels = 3200, value_levels = 2047;
+    static constexpr float log2_levels = 11.643856189774724f;
 };
-struct U8Mode {
+struct HybridMode {
+    using Scores = FullQuads;
+    using Mixing = Pairs;
+    static constexpr int keys = 320, score_levels = 127, probability_levels = 3200, value_levels = 2047;
+    static constexpr float log2_levels = 11.643856189774724f;
+};
+struct ByteMode {
     using Scores = FullQuads;
     using Mixing = UnsignedQuads;
     static constexpr int keys = 64, score_levels = 127, probability_levels = 255, value_levels = 127;
+    static constexpr float log2_levels = 7.994353436858858f;
 };
-static_assert(int64_t{HybridMode::score_levels} * HybridMode::score_levels * max_head_dim < int64_t{1} << 31);
-static_assert(int64_t{HybridMode::probability_levels} * HybridMode::value_levels * HybridMode::keys < int64_t{1} << 31);
+static_assert(int64_t{WordMode::score_levels} * WordMode::score_levels * max_head_dim < int64_t{1} << 31);
+static_assert(int64_t{WordMode::probability_levels} * WordMode::value_levels * WordMode::keys < int64_t{1} << 31);
+
+template <class Mode>
+static constexpr bool is_float = Mode::probability_levels == 0;
 
 // Quads take unsigned activations: queries are stored with 128 added, and 128 * sum(k) comes off again.
 template <class Mode>
 static constexpr int query_offset = Mode::Scores::group == 4 && !activation_offset ? 128 : 0;
 
 // Keys (panels of 16 keys, steps along the head) and values (panels of 16 channels, steps along the keys) of one head.
+// score = product * key_scale + key_bias, times the query's own scale; the bias of padding is -infinity.
 struct HeadLayout {
-    int key_panels, key_steps, value_panels, value_steps;
-    size_t key_scale, key_sums, value_scale, values, bytes;
+    int keys, key_panels, key_steps, value_panels, value_steps;
+    size_t key_scale, key_bias, value_scale, poison, values, bytes;
 };
 
 template <class Mode>
 static inline HeadLayout layout_of(const Attention& a) {
     HeadLayout h;
-    const int keys = int(padded(a.tokens, Mode::keys));
-    h.key_panels = keys / panel_outputs;
+    h.keys = int(padded(a.tokens, Mode::keys));
+    h.key_panels = h.keys / panel_outputs;
     h.key_steps = (a.dim + Mode::Scores::group - 1) / Mode::Scores::group;
     h.value_panels = int(padded(a.dim, 32)) / panel_outputs;
-    h.value_steps = keys / Mode::Mixing::group;
+    h.value_steps = h.keys / Mode::Mixing::group;
     h.key_scale = h.key_panels * h.key_steps * step_bytes;
-    h.key_sums = h.key_scale + keys * sizeof(float);
-    h.value_scale = h.key_sums + keys * sizeof(int32_t);
-    h.values = h.value_scale + h.value_panels * panel_outputs * sizeof(float);
+    h.key_bias = h.key_scale + h.keys * sizeof(float);
+    h.value_scale = h.key_bias + h.keys * sizeof(float);
+    h.poison = h.value_scale + h.value_panels * panel_outputs * sizeof(float);  // NaN where a key is not finite, else 0
+    h.values = h.poison + 64;
     h.bytes = h.values + h.value_panels * h.value_steps * step_bytes;
     return h;
 }
 
 static inline float usable(float scale) { return scale >= smallest ? scale : 1; }
-static inline vf magnitude(vf v) { return v > 0.0f ? v : -v; }
 
 // 4 bytes of every step of one output's weights, from a row that holds them in order.
 static inline void scatter(const void* row, int steps, char* panel) {
@@ -58,43 +70,61 @@ static inline char* column_at(char* panels, int index, int steps) {
     return panels + size_t(index / panel_outputs) * steps * step_bytes + index % panel_outputs * 4;
 }
 
+// Integers of one row of a head, by a scale that its largest magnitude fits.
+template <class Dot>
+static inline void store_head(const float* x, int dim, float inverse, int offset, char* to) {
+    for (int d = 0; d < dim; d += LANES) {
+        const vi q = round_to_int(load_up_to(x + d, dim - d, 0) * inverse) + offset;
+        if constexpr (Dot::group == 4) store_integers((uint8_t*)to + d, q);
+        else store_integers((int16_t*)to + d, q);
+    }
+}
+
 // Keys less their mean, an integer scale for each; k (tokens, stride).
 template <class Mode>
 static inline void pack_keys(const Attention& a, const float* k, const HeadLayout& h, char* packed) {
-    constexpr int group = Mode::Scores::group;
+    using Dot = typename Mode::Scores;
     float* key_scale = (float*)(packed + h.key_scale);
-    int32_t* key_sums = (int32_t*)(packed + h.key_sums);
+    float* key_bias = (float*)(packed + h.key_bias);
     alignas(64) float mean[max_head_dim + 2 * LANES] = {}, centred[max_head_dim + 2 * LANES];
-    alignas(64) int16_t integers[max_head_dim + 2 * LANES] = {};
+    alignas(64) char integers[(max_head_dim + 2 * LANES) * 2] = {};
     const int dim = a.dim;
     for (int d = 0; d < dim; d += LANES) {
         vf total = {};
         for (int token = 0; token < a.tokens; ++token) total += load_up_to(k + token * a.stride + d, dim - d, 0);
         store(mean + d, total / float(a.tokens));
     }
+    vf poison = {};
     for (int token = 0; token < a.tokens; ++token) {
         const float* from = k + token * a.stride;
-        vf high = {}, poison = {};
+        vf high = {};
         for (int d = 0; d < dim; d += LANES) {
             const vf v = load_up_to(from + d, dim - d, 0) - load(mean + d);
             high = larger(magnitude(v), high);
             poison += v * 0.0f;
             store(centred + d, v);
         }
-        const float scale = usable(max_of(high) / Mode::score_levels), inverse = 1 / scale;
-        vi total = {};
-        for (int d = 0; d < dim; d += LANES) {
-            vi q = round_to_int(load(centred + d) * inverse);
-            q = q > Mode::score_levels ? splat(Mode::score_levels) : q;
-            q = q < -Mode::score_levels ? splat(-Mode::score_levels) : q;
-            total += q;
-            if constexpr (group == 4) store_integers((uint8_t*)integers + d, q);
-            else store_integers(integers + d, q);
-        }
+        const float scale = usable(max_of(high) / Mode::score_levels);
+        store_head<Dot>(centred, dim, 1 / scale, 0, integers);
         scatter(integers, h.key_steps, column_at(packed, token, h.key_steps));
-        key_scale[token] = scale + sum_of(poison);
-        key_sums[token] = query_offset<Mode> * int32_t(sum_of(to_float(total)));  // below 2^24: exact
+        key_scale[token] = scale;
     }
+    *(float*)(packed + h.poison) = sum_of(poison);
+    for (int panel = 0; panel < h.key_panels; ++panel)  // the sums of 16 keys at once: queries of 1
+        for (int lane = 0; lane < panel_outputs; lane += LANES) {
+            const int first = panel * panel_outputs + lane;
+            typename Dot::acc sums = {};
+            if constexpr (query_offset<Mode> != 0) {
+                const char* w = packed + size_t(panel) * h.key_steps * step_bytes + lane * 4;
+                for (int s = 0; s < h.key_steps; ++s, w += step_bytes) {
+                    vi weights;
+                    __builtin_memcpy(&weights, w, sizeof weights);
+                    sums = Dot::dot(sums, splat(0x01010101), weights);
+                }
+            }
+            store(key_bias + first, to_float((vi)sums) * load(key_scale + first) * -float(query_offset<Mode>));
+        }
+    for (int token = a.tokens; token < h.keys; ++token) key_bias[token] = -__builtin_inff();
 }
 
 // Values with an integer scale for each channel; a step holds `group` tokens of 16 channels. v (tokens, stride).
@@ -115,13 +145,26 @@ static inline void pack_values(const Attention& a, const float* v, const HeadLay
         char* to = column_at(packed + h.values, d, h.value_steps);
         for (int first = 0; first < a.tokens; first += group) {
             vi step = {};
-            for (int i = 0; i < group && first + i < a.tokens; ++i) {
-                vi q = round_to_int(load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse);
-                q = q > Mode::value_levels ? splat(Mode::value_levels) : q;
-                q = q < -Mode::value_levels ? splat(-Mode::value_levels) : q;
-                step |= (q & mask) << (i * bits);
-            }
+            for (int i = 0; i < group && first + i < a.tokens; ++i)
+                step |= (round_to_int(load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse) & mask) << (i * bits);
             __builtin_memcpy(to + size_t(first / group) * step_bytes, &step, sizeof step);
+        }
+    }
+}
+
+// Floats need no scales, and no mean taken off.
+static inline void pack_floats(const Attention& a, const float* k, const float* v, const HeadLayout& h, char* packed) {
+    float* key_bias = (float*)(packed + h.key_bias);
+    for (int token = 0; token < h.keys; ++token) {
+        char* to = column_at(packed, token, h.key_steps);
+        for (int d = 0; d < a.dim; ++d) *(float*)(to + d * step_bytes) = token < a.tokens ? k[token * a.stride + d] : 0;
+        key_bias[token] = token < a.tokens ? 0 : -__builtin_inff();
+    }
+    for (int d = 0; d < h.value_panels * panel_outputs; d += LANES) {
+        char* to = column_at(packed + h.values, d, h.keys);
+        for (int token = 0; token < h.keys; ++token) {
+            const vf x = token < a.tokens ? load_up_to(v + token * a.stride + d, a.dim - d, 0) : vf{};
+            store((float*)(to + token * step_bytes), x);
         }
     }
 }
@@ -131,74 +174,39 @@ static void pack_head(const Attention& a, int image, int head, char* packed) {
     const HeadLayout h = layout_of<Mode>(a);
     const float* k = a.qkv + size_t(image) * a.tokens * a.stride + a.width + head * a.dim;
     const float* v = k + a.width;
-    const int keys = h.key_panels * panel_outputs;
-    if constexpr (Mode::probability_levels == 0) {
-        for (int token = 0; token < keys; ++token) {
-            char* to = column_at(packed, token, h.key_steps);
-            if (token < a.tokens) scatter(k + token * a.stride, a.dim, to);
-            else for (int d = 0; d < a.dim; ++d) __builtin_memset(to + d * step_bytes, 0, 4);
-        }
-        for (int d = 0; d < h.value_panels * panel_outputs; d += LANES) {
-            char* to = column_at(packed + h.values, d, keys);
-            for (int token = 0; token < keys; ++token) {
-                const vf x = token < a.tokens ? load_up_to(v + token * a.stride + d, a.dim - d, 0) : vf{};
-                store((float*)(to + token * step_bytes), x);
-            }
-        }
+    if constexpr (is_float<Mode>) {
+        pack_floats(a, k, v, h, packed);
     } else {
-        // Keys that pad the last tile have the scale 0 and probabilities of 0.
-        const int last = a.tokens / panel_outputs * panel_outputs;
-        if (last < keys) {
-            __builtin_memset(packed + size_t(last) / panel_outputs * h.key_steps * step_bytes, 0,
-                             size_t(keys - last) / panel_outputs * h.key_steps * step_bytes);
-            __builtin_memset(packed + h.key_scale, 0, h.value_scale - h.key_scale);
-        }
+        // What pads the last tile: keys of zeros, values of zeros.
+        const int last = a.tokens / panel_outputs;
+        __builtin_memset(packed + size_t(last) * h.key_steps * step_bytes, 0, size_t(h.key_panels - last) * h.key_steps * step_bytes);
+        __builtin_memset(packed + h.key_scale, 0, h.key_bias - h.key_scale);
+        const size_t step = a.tokens / Mode::Mixing::group;
+        for (int panel = 0; panel < h.value_panels; ++panel)
+            __builtin_memset(packed + h.values + (panel * h.value_steps + step) * step_bytes, 0, (h.value_steps - step) * step_bytes);
         pack_keys<Mode>(a, k, h, packed);
         pack_values<Mode>(a, v, h, packed);
     }
 }
 
-static constexpr int query_block = 4 * ROWS;
-
-struct AttendScratch {
-    size_t query_stride, query_scale, scores, probabilities, sums, out, bytes;
-};
-
+// q of a block of queries; scales turn products into exponents of two, scale * log2(e) included. NaN goes to `poison`.
 template <class Mode>
-static inline AttendScratch scratch_of(const Attention& a) {
-    AttendScratch s;
-    s.query_stride = padded(a.dim * 4, 64) + 64;
-    s.query_scale = s.query_stride * query_block;
-    s.scores = s.query_scale + padded(query_block * 4, 64);
-    s.probabilities = s.scores + query_block * Mode::keys * 4;
-    s.sums = s.probabilities + query_block * (Mode::keys * 4 + 64);
-    s.out = s.sums + padded(query_block * 16, 64);
-    s.bytes = s.out + query_block * padded(a.dim, 32) * 4;
-    return s;
-}
-
-// q of the block, times scale * log2(e): exponents are powers of two from here on.
-template <class Mode>
-static inline void load_queries(const Attention& a, const float* q, int rows, char* to, size_t stride, float* scales) {
-    const float factor = a.scale * 1.4426950408889634f;
+static inline void load_queries(const Attention& a, const float* q, int rows, char* to, size_t stride, float* scales, float* poison) {
+    const float factor = a.scale * 1.4426950408889634f, sign = factor < 0 ? -1 : 1;
     for (int r = 0; r < rows; ++r, q += a.stride, to += stride) {
-        if constexpr (Mode::probability_levels == 0) {
+        if constexpr (is_float<Mode>) {
             for (int d = 0; d < a.dim; ++d) ((float*)to)[d] = q[d] * factor;
+            scales[r] = 1, poison[r] = 0;
         } else {
-            vf high = {}, poison = {};
+            vf high = {}, bad = {};
             for (int d = 0; d < a.dim; d += LANES) {
                 const vf v = load_up_to(q + d, a.dim - d, 0);
                 high = larger(magnitude(v), high);
-                poison += v * 0.0f;
+                bad += v * 0.0f;
             }
-            constexpr int levels = Mode::score_levels;
-            [[maybe_unused]] constexpr int offset = query_offset<Mode>;
-            const float scale = usable(max_of(high) / levels);
-            if constexpr (Mode::Scores::group == 4)
-                store_row<uint8_t>(q, a.dim, 1 / scale, offset, offset - levels, offset + levels, to);
-            else
-                store_row<int16_t>(q, a.dim, 1 / scale, 0, -levels, levels, to);
-            scales[r] = scale * factor + sum_of(poison);
+            const float scale = usable(max_of(high) / Mode::score_levels);
+            store_head<typename Mode::Scores>(q, a.dim, sign / scale, query_offset<Mode>, to);
+            scales[r] = scale * factor * sign, poison[r] = sum_of(bad);
         }
     }
 }

@@ -6,13 +6,17 @@
 
 using namespace edgekit;
 
+static Format format_of(int32_t tier, int32_t weight_bits) {
+    return tier == EDGEKIT_EXACT ? Format::floats : active_kernels().format(tier == EDGEKIT_SPEED, weight_bits);
+}
+
 static double seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 double edgekit_ceiling_gmacs(int32_t tier, int32_t weight_bits) {
     const Kernels& k = active_kernels();
-    const Format format = k.format(tier == EDGEKIT_SPEED, weight_bits);
+    const Format format = format_of(tier, weight_bits);
     double best = 0;  // of many short windows: another process may take the core in some
     for (int i = 0; i < 200; ++i) {
         const double start = seconds(), macs = k.ceiling(format, 50000);
@@ -25,10 +29,10 @@ double edgekit_ceiling_gmacs(int32_t tier, int32_t weight_bits) {
 double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64_t in, int64_t out) {
     const Kernels& k = active_kernels();
     const std::vector<int8_t> weight(in * out, 1);
-    const std::vector<float> ones(out, 1);
+    const std::vector<float> ones(out, 1), exact(tier == EDGEKIT_EXACT ? in * out : 0, 1);
     PackedLinear linear;
-    linear.pack({weight.data(), ones.data(), ones.data()}, int(in), int(out), k.format(tier == EDGEKIT_SPEED, weight_bits),
-                tier != EDGEKIT_SPEED, nullptr);
+    linear.pack({weight.data(), ones.data(), ones.data(), exact.data()}, int(in), int(out), format_of(tier, weight_bits),
+                tier == EDGEKIT_QUALITY, nullptr);
     Workspace x(rows * (linear.view.steps * 4 + 64)), y(rows * linear.view.padded_out() * sizeof(float));
     if (!x.data() || !y.data()) return 0;
     for (size_t i = 0; i < rows * (linear.view.steps * 4 + size_t{64}); ++i) x.data()[i] = 1;

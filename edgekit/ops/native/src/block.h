@@ -24,6 +24,10 @@ struct PackedLinear {
     Linear view;
     std::vector<Memory> owned;
     void pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain);
+    void pack_floats(const edgekit_linear& from, int in, int out, const float* gain);
+
+private:
+    float* allocate(int in, int out, Format format);
 };
 
 // Empty when the block can be run, else what is wrong with it.

@@ -40,9 +40,10 @@ struct Part {
     int rows() const { return int(last - first); }
 };
 
-// Weights are read once for each part: some 48 rows pay for that, and a multiple of 4 parts keeps 2 and 4 threads busy.
-int64_t parts_of(int64_t rows) {
-    const int64_t parts = (rows + 47) / 48;
+// Weights are read once for each part: some 48 rows pay for that, twice as many where weights are floats, and a multiple
+// of 4 parts keeps 2 and 4 threads busy.
+int64_t parts_of(int64_t rows, Format format) {
+    const int64_t enough = format == Format::floats ? 96 : 48, parts = (rows + enough - 1) / enough;
     return parts < 4 ? std::min<int64_t>(std::max<int64_t>(1, rows / 8), 4) : (parts + 3) / 4 * 4;
 }
 
@@ -93,7 +94,8 @@ int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) 
     auto made = std::make_unique<edgekit_block>();
     const int width = int(spec->width), hidden = int(spec->hidden);
     const bool quality = spec->tier == EDGEKIT_QUALITY;
-    const Format format = active_kernels().format(!quality, spec->weight_bits);
+    const bool exact = spec->tier == EDGEKIT_EXACT;
+    const Format format = exact ? Format::floats : active_kernels().format(!quality, spec->weight_bits);
     const float* norms[] = {spec->norm1_weight, spec->norm1_bias, spec->norm2_weight, spec->norm2_bias};
     for (int i = 0; i < 4; ++i) made->norms[i].assign(norms[i], norms[i] + width);
     made->qkv.pack(spec->qkv, width, 3 * width, format, quality, nullptr);
@@ -102,7 +104,7 @@ int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) 
     made->fc2.pack(spec->fc2, hidden, width, format, quality, nullptr);
     BlockData& d = made->data;
     d.width = width, d.hidden = hidden, d.heads = int(spec->heads), d.scale = spec->scale;
-    d.attention = spec->attention >= 0 ? spec->attention : EDGEKIT_HYBRID;
+    d.attention = spec->attention >= 0 ? spec->attention : exact ? EDGEKIT_F32 : quality ? EDGEKIT_I16 : EDGEKIT_HYBRID;
     d.norm1 = {made->norms[0].data(), made->norms[1].data(), spec->epsilon};
     d.norm2 = {made->norms[2].data(), made->norms[3].data(), spec->epsilon};
     d.qkv = made->qkv.view, d.proj = made->proj.view, d.fc1 = made->fc1.view, d.fc2 = made->fc2.view;
@@ -129,7 +131,7 @@ int edgekit_block_run(const edgekit_block* block, const float* x, float* y, int6
     a.qkv = reinterpret_cast<float*>(qkv.data()), a.out = reinterpret_cast<float*>(mixed.data());
     a.tokens = int(tokens), a.width = d.width, a.heads = d.heads, a.dim = d.width / d.heads, a.stride = stride;
 
-    const int64_t parts = parts_of(rows);
+    const int64_t parts = parts_of(rows, d.qkv.format);
     std::atomic<bool> enough{true};
     auto project = [&](size_t i) {
         const Part part(rows, parts, i);

@@ -46,17 +46,27 @@ static void multiply(int rows, const char* a, size_t a_stride, const char* w, si
     }
 }
 
-// Calls sink(tile, first row, rows, first column) for each tile of (rows, panels * 16); a panel stays in the first cache
-// while all rows pass it.
-template <class Dot, class Sink>
+template <int count, int write>
+static inline void fetch(const float* p) {
+    for (int i = 0; i < count; i += 16) __builtin_prefetch(p + i, write);
+}
+
+struct Nothing {
+    void operator()(int, int, int) const {}
+};
+
+// Calls sink(tile, first row, rows, first column) for each tile of (rows, panels * 16), and before it is computed
+// ahead(first row, rows, first column); a panel stays in the first cache while all rows pass it.
+template <class Dot, class Sink, class Ahead = Nothing>
 static inline void gemm(const char* a, size_t a_stride, int rows, const char* w, int panels, int steps, Sink&& sink,
-                        size_t panel_bytes = 0) {
+                        size_t panel_bytes = 0, Ahead&& ahead = {}) {
     alignas(64) char tile[ROWS * columns * 4];
     if (!panel_bytes) panel_bytes = steps * step_bytes;
     const int groups = (rows + ROWS - 1) / ROWS, size = (rows + groups - 1) / groups;
     for (int column = 0; column < panels * panel_outputs; column += columns)
         for (int row = 0; row < rows; row += size) {
             const int some = lesser(size, rows - row);
+            ahead(row, some, column);
             multiply<Dot>(some, a + row * a_stride, a_stride, w + column / panel_outputs * panel_bytes, panel_bytes, steps,
                           tile);
             sink(tile, row, some, column);
@@ -65,7 +75,6 @@ static inline void gemm(const char* a, size_t a_stride, int rows, const char* w,
 
 template <class Dot>
 static double ceiling_of(int rounds) {
-
     typename Dot::acc sums[8] = {};
     vi a = splat(0x01010101), w = splat(0x01010101);
     for (int i = 0; i < rounds; ++i) {

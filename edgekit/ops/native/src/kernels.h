@@ -4,11 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "edgekit_ops.h"
+
 namespace edgekit {
 
 // Weights are packed in panels of 16 outputs; one step of a panel is 64 bytes: for each output a group of 4 bytes,
 // either 4 int8 weights that meet 4 uint8 activations (quads), or 2 int16 that meet 2 int16 (pairs), or a float.
-enum class Format { quads, pairs };
+enum class Format { quads, pairs, floats };
 inline constexpr int panel_outputs = 16;
 inline constexpr size_t step_bytes = 64;
 
@@ -19,7 +21,7 @@ struct Linear {
     int levels = 0;             // of quality-tier activations on either side of 0; 0 is the speed tier
     Format format = Format::pairs;
     const char* packed = nullptr;       // panels * steps * 64 bytes
-    const float* scale = nullptr;       // (padded out)
+    const float* scale = nullptr;       // (padded out); of integers, as are the sums
     const float* bias = nullptr;        // (padded out)
     const float* gain = nullptr;        // (padded out) or null
     const int32_t* sums = nullptr;      // (padded out): sum of an output's weights

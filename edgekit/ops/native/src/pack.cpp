@@ -11,15 +11,34 @@ static constexpr int64_t most_width = 1 << 14, most_hidden = 1 << 16, most_heads
 
 Memory::Memory(size_t bytes) : bytes_(new char[bytes + 64]()) {}
 
-void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain) {
-    const int group = format == Format::quads ? 4 : 2, outputs = int(rounded(out, 32));
+// Zeros for the panels, and for four numbers of every output; returns where the latter begin.
+float* PackedLinear::allocate(int in, int out, Format format) {
+    const int group = format == Format::quads ? 4 : format == Format::pairs ? 2 : 1;
     view.in = in, view.out = out, view.format = format;
     view.steps = (in + group - 1) / group;
-    view.panels = outputs / panel_outputs;
+    view.panels = int(rounded(out, 32)) / panel_outputs;
     owned.emplace_back(view.panels * view.steps * step_bytes);
-    owned.emplace_back(outputs * 4 * sizeof(float));
+    owned.emplace_back(view.padded_out() * 4 * sizeof(float));
+    view.packed = owned[0].at(0);
+    return reinterpret_cast<float*>(owned[1].at(0));
+}
+
+void PackedLinear::pack_floats(const edgekit_linear& from, int in, int out, const float* gain) {
+    float *bias = allocate(in, out, Format::floats), *gains = bias + view.padded_out();
+    float* packed = reinterpret_cast<float*>(owned[0].at(0));
+    for (int i = 0; i < in; ++i)
+        for (int o = 0; o < out; ++o)
+            packed[(size_t(o / panel_outputs) * in + i) * panel_outputs + o % panel_outputs] = from.exact[size_t(i) * out + o];
+    std::copy_n(from.bias, out, bias);
+    if (gain) std::copy_n(gain, out, gains);
+    view.bias = bias, view.gain = gain ? gains : nullptr;
+}
+
+void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain) {
+    if (format == Format::floats) return pack_floats(from, in, out, gain);
+    const int group = format == Format::quads ? 4 : 2, outputs = int(rounded(out, 32));
+    float* scale = allocate(in, out, format);
     char* packed = owned[0].at(0);
-    float* scale = reinterpret_cast<float*>(owned[1].at(0));
     float *bias = scale + outputs, *gains = bias + outputs;
     int32_t* sums = reinterpret_cast<int32_t*>(gains + outputs);
     int64_t longest = 1;
@@ -43,7 +62,7 @@ void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format form
         longest = length > longest ? length : longest;
     }
     view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
-    view.packed = packed, view.scale = scale, view.bias = bias, view.sums = sums;
+    view.scale = scale, view.bias = bias, view.sums = sums;
     view.gain = gain ? gains : nullptr;
 }
 
@@ -63,14 +82,20 @@ std::string problem_of(const edgekit_block_spec& s) {
     if (s.width / s.heads > most_head_dim) return "head dimension " + number(s.width / s.heads) + " is above " + number(most_head_dim);
     if (!std::isfinite(s.scale)) return "scale is not finite";
     if (!(s.epsilon >= 0) || !std::isfinite(s.epsilon)) return "epsilon is not a finite number of at least 0";
-    if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY) return "tier " + number(s.tier) + " is neither speed nor quality";
-    if (s.weight_bits != 7 && s.weight_bits != 8) return "weight_bits " + number(s.weight_bits) + " is neither 7 nor 8";
-    if (s.attention < -1 || s.attention > 2) return "attention mode " + number(s.attention) + " is not in -1..2";
+    const bool exact = s.tier == EDGEKIT_EXACT;
+    if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY && !exact)
+        return "tier " + number(s.tier) + " is neither speed nor quality nor exact";
+    if (!exact && s.weight_bits != 7 && s.weight_bits != 8) return "weight_bits " + number(s.weight_bits) + " is neither 7 nor 8";
+    if (s.attention < -1 || s.attention > 3) return "attention mode " + number(s.attention) + " is not in -1..3";
     if (!s.norm1_weight || !s.norm1_bias || !s.norm2_weight || !s.norm2_bias) return "a norm's weight or bias is missing";
     const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
         {"qkv", s.qkv, s.width, 3 * s.width}, {"proj", s.proj, s.width, s.width},
         {"fc1", s.fc1, s.width, s.hidden},    {"fc2", s.fc2, s.hidden, s.width}};
     for (const auto& l : linears) {
+        if (exact) {
+            if (!l.linear.exact || !l.linear.bias) return std::string(l.name) + " has no weight or bias";
+            continue;
+        }
         if (!l.linear.weight || !l.linear.scale || !l.linear.bias) return std::string(l.name) + " has no weight, scale or bias";
         // 7 bits promise that pmaddubsw cannot saturate: a broken promise would be a silent error.
         if (s.weight_bits == 7 && exceeds(l.linear, size_t(l.in) * l.out, 63))
@@ -89,7 +114,7 @@ std::string problem_of(const Attention& a, int64_t batch, int64_t tokens, int64_
     if (width % heads) return "width " + number(width) + " is not a multiple of num_heads " + number(heads);
     if (width / heads > most_head_dim) return "head dimension " + number(width / heads) + " is above " + number(most_head_dim);
     if (!std::isfinite(a.scale)) return "scale is not finite";
-    if (a.mode < 0 || a.mode > 2) return "attention mode " + number(a.mode) + " is not in 0..2";
+    if (a.mode < 0 || a.mode > 3) return "attention mode " + number(a.mode) + " is not in 0..3";
     return "";
 }
 

@@ -21,6 +21,7 @@ static inline vf smaller(vf a, vf b) { return (vf)VECTOR_MIN(a, b); }
 static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 static inline vf smaller(vf a, vf b) { return a < b ? a : b; }
 #endif
+static inline vf magnitude(vf v) { return (vf)((vi)v & 0x7fffffff); }
 static inline int lesser(int a, int b) { return a < b ? a : b; }
 static inline size_t padded(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -30,6 +31,7 @@ static inline vf load_some(const float* p, int n, float rest) {
     for (int i = 0; i < LANES; ++i) lanes[i] = i < n ? p[i] : rest;
     return load(lanes);
 }
+static inline void store_up_to(float* p, vf v, int n) { __builtin_memcpy(p, &v, n >= LANES ? sizeof v : n * sizeof(float)); }
 static inline vf load_up_to(const float* p, int n, float rest) { return n >= LANES ? load(p) : load_some(p, n, rest); }
 
 // Reductions go by quarters of a register, without a scalar loop.
@@ -94,18 +96,48 @@ static inline void store_integers(int16_t* p, vi v) {
 }
 #endif
 
-// 2^v for v <= 0 (relative error 2e-7): below 2^-126 it is 2^-126 or less; NaN stays NaN.
-static inline vf exp2_of(vf v) {
+// Two vectors beside each other.
+static inline void store_integers(uint8_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
+static inline void store_integers(int16_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
+
+// 2^v for v <= 12 and a polynomial of 2^f on |f| <= 1/2, highest power first; what underflows is 0 or near it.
+template <int count>
+static inline vf power_of_two(vf v, const float (&terms)[count]) {
+#if defined(__AVX512F__)
+    const vf f = (vf)_mm512_reduce_ps((__m512)v, 0), whole = v - f;  // 0 of -infinity
+#else
     v = larger(splat(-126.0f), v);
-    vf shifted = v + round_magic;
-    vf f = v - (shifted - round_magic);
-    vf p = f * 0.0013218672247603536f + 0.009671698324382305f;
-    p = p * f + 0.05550893023610115f;
-    p = p * f + 0.24022237956523895f;
-    p = p * f + 0.6931468844413757f;
-    p = p * f + 1.0f;
-    vi exponent = ((vi)shifted - (round_bits - 127)) << 23;
-    return p * (vf)exponent;
+    const vf shifted = v + round_magic, f = v - (shifted - round_magic);
+#endif
+    vf p = splat(terms[0]);
+#pragma GCC unroll 8
+    for (int i = 1; i < count; ++i) p = p * f + terms[i];
+#if defined(__AVX512F__)
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+    return p * (vf)(((vi)shifted - (round_bits - 127)) << 23);
+#endif
+}
+
+// Relative error 2e-7; NaN stays NaN.
+static inline vf exp2_of(vf v) {
+    return power_of_two(v, {0.0013218672247603536f, 0.009671698324382305f, 0.05550893023610115f, 0.24022237956523895f,
+                            0.6931468844413757f, 1.0f});
+}
+
+// Relative error 8e-5, for results that become integers of 12 bits at most.
+static inline vf exp2_coarse(vf v) {
+    return power_of_two(v, {0.0551716648042202f, 0.2426111251115799f, 0.6932609677314758f, 0.9999280571937561f});
+}
+
+// 1 / v; AVX-512 has an estimate of 14 bits, of which one Newton step makes 28.
+static inline vf reciprocal(vf v) {
+#if defined(__AVX512F__)
+    const vf estimate = (vf)_mm512_rcp14_ps((__m512)v);
+    return estimate * (2.0f - v * estimate);
+#else
+    return 1.0f / v;
+#endif
 }
 
 // x * Phi(x), Phi - 1/2 as an odd rational least-squares fit on |x| <= 5.2: absolute error 1e-6, that of float32.
@@ -122,5 +154,5 @@ static inline vf gelu_of(vf x) {
     q = q * t + 0.02698342129588127f;
     q = q * t + 0.24760189652442932f;
     q = q * t + 1.0f;
-    return x * (0.5f + c * p / q);
+    return x * (0.5f + c * p * reciprocal(q));
 }

@@ -7,7 +7,9 @@ static constexpr int max_head_dim = 1024;
 #include "attend.inl"
 
 static double ceiling(Format format, int rounds) {
-    return format == Format::quads ? ceiling_of<Quads>(rounds) : ceiling_of<Pairs>(rounds);
+    return format == Format::quads   ? ceiling_of<Quads>(rounds)
+           : format == Format::pairs ? ceiling_of<Pairs>(rounds)
+                                     : ceiling_of<Floats>(rounds);
 }
 
 static const Kernels kernels = {

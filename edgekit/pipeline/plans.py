@@ -1,0 +1,51 @@
+"""Which quantization plan an artifact is written from: bits of its weights, and what they are multiplied with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from edgekit.backends.base import WEIGHT_ONLY
+
+if TYPE_CHECKING:
+    from edgekit.models.config import DinoV2Config
+    from edgekit.pipeline.jobs import Job
+    from edgekit.quantize.engine import Inputs
+    from edgekit.recipe import QuantizeRecipe
+
+PlanKind = Literal["int8", "int8_weights", "int4", "int4_weights"]
+"""Bits of the weights; "weights" when activations stay float and nothing of theirs is smoothed into the weights."""
+KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
+_FOUR_BITS = ("w4", "w4a8")
+_W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
+
+
+def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
+    """The plan for an integer artifact.
+
+    ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.
+    Fused blocks of the "quality" tier keep 16 bits of each activation, next to which only the weights' rounding counts;
+    a SwiGLU model has none of them, its fused file falls back on static ranges. w8a16 keeps 16 bits everywhere.
+    """
+    floating = job.precision in WEIGHT_ONLY and job.format != "onnx"
+    floating |= job.variant == "fused" and recipe.tier == "quality" and config.ffn == "mlp" and job.format != "tflite"
+    floating |= job.precision == "w8a16"
+    if job.precision in _FOUR_BITS:
+        return "int4_weights" if floating else "int4"
+    return "int8_weights" if floating else "int8"
+
+
+def inputs_of(kind: PlanKind) -> Inputs:
+    """What the engine prepares: quantized activations, or float ones."""
+    return "float" if kind.endswith("_weights") else "integer"
+
+
+def quantize_recipe(recipe: QuantizeRecipe, kind: PlanKind) -> QuantizeRecipe:
+    """The steps for a plan of 4-bit weights in groups, or of 8-bit (7-bit) ones per channel, which kernels want.
+
+    Float products do not saturate: 7 bits are for integer ones.
+    """
+    if kind.startswith("int4"):
+        return recipe.model_copy(update={"weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP})
+    bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
+    recipe = recipe.model_copy(update={"weight_bits": bits, "group_size": None})
+    return recipe.model_copy(update={"overflow": "none"}) if inputs_of(kind) == "float" else recipe
