@@ -30,7 +30,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.dinov2 import DinoV2
-from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.plans import PlanKind, inputs_of
 from edgekit.pipeline.watch import Silent
@@ -47,6 +47,8 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     size = recipe.image_size[0]
     pixels = load_set(images, materials.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
     exact = _features(materials.model(size), pixels)
+    if (saved := build / "plan" / "int8.safetensors").exists():
+        yield _floor(QuantPlan.load(saved), pixels, exact)
     oracles: dict[tuple[PlanKind, Variant], Features] = {}
     rows = {row.name: row for row in manifest.artifacts if row.status == "ok"}
     for job in jobs_of(recipe):
@@ -60,7 +62,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             path = Path(folder) / Path(job.path).name
-            artifact = get_backend(job.format).export(source, job.precision, job.variant, path)
+            artifact = exporter_of(job, recipe).export(source, job.precision, job.variant, path)
             seconds = time.perf_counter() - start
             yield {
                 "artifact": job.name, "size_mb": artifact.size_mb, "export_s": round(seconds, 1),
@@ -69,9 +71,27 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
             }  # fmt: skip
 
 
+def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, object]:
+    """The simulator beside itself, each pixel one float32 step away: no runtime agrees better, whatever it does.
+
+    Values between two integers fall to either side, and every layer behind spreads that.
+    """
+    oracle = simulate(plan)
+    ends = np.random.default_rng(0).choice(np.array([-np.inf, np.inf], np.float32), pixels.shape)
+    away = np.nextafter(pixels, ends)  # in float32, as both are
+    drift, agreement = (measure_drift(a, _features(oracle, away))
+                        for a in (exact, _features(oracle, pixels)))  # fmt: skip
+    return {
+        "artifact": "the plan's simulator, pixels one float32 step away", "size_mb": "", "export_s": "",
+        "same_bytes": "", "cls_cosine": f"{drift.cls_cosine.mean:.6f}", "sqnr_db": f"{drift.sqnr_db.value:.1f}",
+        "simulator_cls_cosine": f"{agreement.cls_cosine.mean:.6f}",
+        "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}", "placement": "",
+    }  # fmt: skip
+
+
 def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
     """What the plan says; ONNX Runtime and XNNPACK quantize the inputs of 4-bit GEMMs in their own way."""
-    return simulate(as_fused(plan) if job.variant == "fused" else plan)
+    return simulate(plan if job.variant == "standard" else as_fused(plan))
 
 
 def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: Features | None) -> dict[str, object]:

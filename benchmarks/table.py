@@ -30,7 +30,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> (what it shows,
     "stages": ("Where a fused block's time goes, against the roofline", "stages.py"),
     "scaling": ("Cost as work grows", "scaling.py"),
     "preprocessing": ("What preparing a picture otherwise costs", "preprocessing.py OUT"),
-    "tflite_forms": ("Forms of TFLite that edgekit does not write", "tflite_forms.py OUT"),
+    "tflite_forms": ("Forms of TFLite: integers throughout, and attention as one operator", "tflite_forms.py OUT"),
     "distillation": ("A student of half the depth before and after distillation", "distillation.py"),
 }
 

@@ -1,7 +1,7 @@
-"""Two forms of TFLite that edgekit does not write, measured: integers throughout, and attention as a composite.
+"""TFLite's forms that edgekit writes when asked for, beside ai-edge-quantizer's: integers throughout, and composites.
 
-    edgekit build --model demo --format tflite --precision fp32,w8a8 --out OUT
-    pip install litert-torch==0.10.0        # brings ai-edge-quantizer
+    edgekit build --model demo --format tflite --precision fp32,w8a8,w8a16 --fused-attention --out OUT
+    pip install ai-edge-quantizer==0.10.0
     python benchmarks/tflite_forms.py OUT [--csv benchmarks/results/tflite_forms.csv]
 
 Drift on the demo's evaluation photographs against tflite/fp32; least CPU time of a call on one thread, in turns.
@@ -22,15 +22,27 @@ from numpy.typing import NDArray
 from rows import write_csv
 
 from edgekit.backends import load
+from edgekit.backends.tflite_composite import CompositeWriter
+from edgekit.backends.tflite_graph import Writer, build_graph
+from edgekit.backends.tflite_quant import FloatGemms
 from edgekit.backends.tflite_runner import without_greeting
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import features_of
+from edgekit.models.config import DinoV2Config
 from edgekit.quantize.plan import QuantPlan
 
 ROUNDS, CALIBRATION, JUDGES = 8, 24, 16
 RECIPES = {"int8": recipe.static_wi8_ai8, "int16": recipe.static_wi8_ai16}
 HEADS, CHANNELS = 6, 64
+OURS = {
+    "fp32": "model.tflite",
+    "fp32, attention as a composite": "model_fp32_composite.tflite",
+    "w8a8": "model_w8a8.tflite",
+    "w8a8, a range per token": "model_w8a8_fused.tflite",
+    "w8a8, a range per token, attention as a composite": "model_w8a8_composite.tflite",
+    "full integer, int16 between int8 borders: w8a16": "model_w8a16.tflite",
+}
 Row = dict[str, object]
 
 
@@ -83,29 +95,25 @@ def full_integer(source: Path, kind: str, pixels: np.ndarray, target: Path) -> P
 
 def of_the_plan(plan: QuantPlan, target: Path) -> Path:
     """The plan's rewritten model as a float file, its weights those that the plan's integers stand for."""
-    from edgekit.backends.tflite_graph import build_graph
-    from edgekit.backends.tflite_quant import FloatGemms
-
     tensors = dict(plan.float_tensors)
     for name, gemm in plan.gemms.items():
         tensors[f"{name}.weight"] = gemm.dequantized().reshape(tensors[f"{name}.weight"].shape)
         tensors[f"{name}.bias"] = gemm.bias_dynamic
-    target.write_bytes(build_graph(plan.config, tensors, FloatGemms(tensors), "the plan in float", {}))
+    target.write_bytes(build_graph(Writer(plan.config, tensors, FloatGemms(tensors)), "the plan in float", {}))
     return target
 
 
-def integer_rows(build: Path, folder: Path) -> Iterator[Row]:
+def model_rows(build: Path, folder: Path) -> Iterator[Row]:
     """Whole models."""
     artifact = load(build / "tflite" / "model.tflite").artifact
     calibration = load_set("demo", artifact.preprocess, samples=CALIBRATION, seed=0, split="calibration").pixel_values
     judges = load_set("demo", artifact.preprocess, samples=JUDGES, seed=1, split="evaluation").pixel_values
     plan = of_the_plan(QuantPlan.load(build / "plan" / "int8.safetensors"), folder / "plan.tflite")
     files = {
-        "fp32": File(artifact.path),
-        "w8a8: edgekit's, float input and output": File(build / "tflite" / "model_w8a8.tflite"),
-        **{f"full integer, {kind} activations": File(full_integer(artifact.path, kind, calibration, folder / kind))
-           for kind in RECIPES},
-        "full integer, int8 activations, the plan's rewrites and weights":
+        **{form: File(build / "tflite" / name) for form, name in OURS.items()},
+        **{f"full integer, {kind}, ai-edge-quantizer":
+           File(full_integer(artifact.path, kind, calibration, folder / kind)) for kind in RECIPES},
+        "full integer, int8, ai-edge-quantizer with the plan's rewrites and weights":
             File(full_integer(plan, "int8", calibration, folder / "planned")),
     }  # fmt: skip
     reference = features_of(files["fp32"], judges)
@@ -120,37 +128,27 @@ def integer_rows(build: Path, folder: Path) -> Iterator[Row]:
 def attention_rows(tokens: int, folder: Path) -> Iterator[Row]:
     """One attention layer of a ViT-S."""
     x = np.random.default_rng(0).standard_normal((1, tokens, HEADS * CHANNELS)).astype(np.float32)
-    files = {form: File(attention(form, x, folder / f"{form}{tokens}.tflite")) for form in ("operators", "composite")}
+    writers = {"operators": Writer, "composite": CompositeWriter}
+    files = {
+        form: File(attention(writer, tokens, folder / f"{form}{tokens}.tflite")) for form, writer in writers.items()
+    }
     times = in_turns({form: (file, x) for form, file in files.items()})
     for form, file in files.items():
         yield {"form": f"attention layer, {tokens} tokens, {form}", "partitions": file.partitions,
                "cpu_ms": times[form], "size_mb": file.size_mb}  # fmt: skip
 
 
-def attention(form: str, x: np.ndarray, target: Path) -> Path:
-    """qkv, attention and projection, written by litert-torch."""
-    import litert_torch
-    import torch
-    from litert_torch.hlfb import StableHLOCompositeBuilder
-    from torch.nn.functional import scaled_dot_product_attention
-
-    class Layer(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            width = HEADS * CHANNELS
-            self.qkv, self.proj = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            q, k, v = self.qkv(x).reshape(1, x.shape[1], 3, HEADS, CHANNELS).unbind(2)  # (1, N, H, D/H)
-            if form == "composite":
-                builder = StableHLOCompositeBuilder("odml.scaled_dot_product_attention", {"scale": CHANNELS**-0.5})
-                q, k, v = builder.mark_inputs(q, k, v)
-            y = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v))).transpose(1, 2)
-            if form == "composite":
-                y = builder.mark_outputs(y)
-            return self.proj(y.flatten(2))
-
-    litert_torch.convert(Layer().eval(), (torch.from_numpy(x),)).export(str(target))
+def attention(kind: type[Writer], tokens: int, target: Path) -> Path:
+    """qkv, attention and projection with random weights."""
+    generator, width = np.random.default_rng(0), HEADS * CHANNELS
+    tensors = {"attn.scale": np.array(1.0, np.float32)}
+    for name, outputs in (("attn.qkv", 3 * width), ("attn.proj", width)):
+        tensors[f"{name}.weight"] = generator.normal(0, width**-0.5, (outputs, width)).astype(np.float32)
+        tensors[f"{name}.bias"] = np.zeros(outputs, np.float32)
+    config = DinoV2Config("vits14", width=width, depth=1, heads=HEADS, grid=(1, tokens - 1))
+    writer = kind(config, tensors, FloatGemms(tensors))
+    x = writer.graph.input("x", (-1, tokens, width))
+    target.write_bytes(writer.graph.serialize({"x": x}, {"y": writer.attention("attn", x)}, "one layer", {}))
     return target
 
 
@@ -171,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        rows = [*integer_rows(options.build, folder), *attention_rows(257, folder), *attention_rows(1370, folder)]
+        rows = [*model_rows(options.build, folder), *attention_rows(257, folder), *attention_rows(1370, folder)]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     write_csv(rows, options.csv)

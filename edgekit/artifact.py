@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgekit.errors import DataError
 
 Format = Literal["onnx", "openvino", "coreml", "tflite"]
-Precision = Literal["fp32", "fp16", "w8", "w8a8", "w4", "w4a8"]
-Variant = Literal["standard", "fused"]
+Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
+Variant = Literal["standard", "fused", "composite"]
 Status = Literal["ok", "failed", "not here"]
 
 BUILD_SCHEMA: Final = "edgekit.build/1"

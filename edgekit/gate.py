@@ -11,7 +11,7 @@ from pydantic import Field
 from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest, atomic_path, sha256_of
 from edgekit.errors import RecipeError
 
-QUANTIZED = ("w8", "w8a8", "w4", "w4a8")
+QUANTIZED = ("w8", "w8a8", "w8a16", "w4", "w4a8")
 SLACK = 0.05  # of the speedup over FP32: a loss smaller than this is no regression
 DRIFT_SLACK = 0.1  # of the baseline's cosine drop
 DRIFT_FLOOR = 1e-5  # cosine drops closer than this are the same

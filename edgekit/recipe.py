@@ -64,6 +64,13 @@ class NncfRecipe(Frozen):
     smooth_quant_alpha: float | None = Field(default=None, ge=-1, le=1)
 
 
+class CoreMlRecipe(Frozen):
+    """How Core ML packages are written."""
+
+    target: Literal["iOS17", "iOS18"] = "iOS18"  # the oldest system; iOS 17 has attention in parts, and no 4 bits
+    batch: int = Field(default=1, ge=1)  # the most images of one call; above 1 the shape is flexible
+
+
 class Recipe(Frozen):
     """One build. `Recipe()` is the demo; recipes/<name>.toml holds others; the CLI's flags override single fields."""
 
@@ -72,6 +79,7 @@ class Recipe(Frozen):
     formats: tuple[Format, ...] = ("onnx",)
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
     fused: bool = True
+    fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
@@ -81,6 +89,7 @@ class Recipe(Frozen):
     heads: dict[str, str] = Field(default={})  # output name -> checkpoint, or "model": the model's own
     quantize: QuantizeRecipe = QuantizeRecipe()
     nncf: NncfRecipe = NncfRecipe()
+    coreml: CoreMlRecipe = CoreMlRecipe()
     seed: int = 0
 
     @field_validator("image_size")
@@ -98,7 +107,9 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        values = self.model_dump(mode="json", exclude=None if self.heads else {"heads"})  # older digests stay theirs
+        newer = ("heads", "fused_attention", "coreml")
+        unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
+        values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

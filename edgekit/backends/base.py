@@ -32,6 +32,7 @@ class ExportSource:
 
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
+    `calibration` (n, 3, H, W), images as the model takes them, is for w8a16, whose every tensor has a range.
     """
 
     model: DinoV2
@@ -43,6 +44,7 @@ class ExportSource:
     recipe_digest: str
     overflow: Overflow = "auto"
     heads: Mapping[str, Head] = field(default_factory=dict)
+    calibration: np.ndarray | None = None
 
 
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:

@@ -40,10 +40,12 @@ class CoreMlBackend:
     """Writes `.mlpackage` folders with a batch of one and fixed image size, as the Neural Engine wants them.
 
     `target`: the oldest system that shall run it; iOS18 (macOS 15) has attention as one operation.
+    `batch`: the most images of one call. Above 1 the shape is flexible, 1 to that many.
     """
 
     format: ClassVar[Format] = "coreml"
     target: Literal["iOS17", "iOS18"] = "iOS18"
+    batch: int = 1
 
     def missing(self) -> str | None:
         """Which of the packages that export needs is not installed, or is of another version than was tested."""
@@ -80,9 +82,12 @@ class CoreMlBackend:
             raise ExportError(
                 f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
             )
+        if self.batch > 1 and source.heads:
+            raise ExportError(f"a package for {self.batch} images has no heads", why="they are written for one",
+                              fix="batch = 1 under [coreml] in the recipe")  # fmt: skip
         from edgekit.backends.coreml_tools import coremltools
 
-        coremltools()  # first, and quietly
+        ct = coremltools()  # first, and quietly
         from edgekit.backends.coreml_graph import build_program, row_gains
         from edgekit.backends.coreml_norms import large_norms
         from edgekit.backends.coreml_package import save
@@ -94,13 +99,15 @@ class CoreMlBackend:
         gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
         large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
         gemms = self._gemms(source, precision, tensors, gains)
-        program = build_program(config, tensors, gemms, self.target, large, source.heads)
+        images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
+        program = build_program(config, tensors, gemms, self.target, large, source.heads, images)
+        shape = (images, 3, *source.preprocess.input_size)
+        flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
         described = self._describe(source, precision, variant)
         metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
         with atomic_path(path) as temporary:
-            save(
-                program, temporary, self.target, f"{source.model_name} {precision} by edgekit", source.licence, metadata
-            )
+            title = f"{source.model_name} {precision} by edgekit"
+            save(program, temporary, self.target, title, source.licence, metadata, flexible)
             if plan is None:
                 verify_float(temporary, source.model, precision)
             else:
@@ -169,7 +176,8 @@ class CoreMlBackend:
     def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
         """The fields of the artifact that are known before the package is written."""
         height, width = source.preprocess.input_size
-        inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=(1, 3, height, width), layout="NCHW"),)
+        images = 1 if self.batch == 1 else "batch"
+        inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=(images, 3, height, width), layout="NCHW"),)
         return {
             "name": f"coreml/{precision}",
             "format": "coreml",
@@ -177,7 +185,7 @@ class CoreMlBackend:
             "variant": variant,
             "inputs": [spec.model_dump(mode="json") for spec in inputs],
             "outputs": [
-                spec.model_copy(update={"shape": (1, *spec.shape[1:])}).model_dump(mode="json")
+                spec.model_copy(update={"shape": (images, *spec.shape[1:])}).model_dump(mode="json")
                 for spec in outputs_of(source)
             ],
             "preprocess": source.preprocess.model_dump(mode="json"),
@@ -192,6 +200,8 @@ class CoreMlBackend:
         from edgekit.backends.coreml_runner import INTERPRETED
 
         notes = [f"for {self.target} and later", f"off macOS: {INTERPRETED}"]
+        if self.batch > 1:
+            notes.append(f"1 to {self.batch} images per call; the Neural Engine prefers fixed shapes")
         if source.plan is not None and precision not in _FLOAT:
             notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
             notes.append("scales and biases are the plan's rounded to float16")

@@ -74,9 +74,9 @@ def row_gains(
 
 def build_program(
     config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target, large: frozenset[str],
-    heads: Mapping[str, Head] | None = None,
+    heads: Mapping[str, Head] | None = None, images: Any = 1,
 ) -> Any:  # fmt: skip
-    """The export contract as a MIL program: `pixel_values` (1, 3, height, width) -> outputs and heads', float32.
+    """The export contract as a MIL program: `pixel_values` (B, 3, height, width) -> outputs and heads', float32.
 
     Args:
         config: of the baked model, whose `grid` is the image size in patches.
@@ -84,13 +84,15 @@ def build_program(
         gemms: how weight GEMMs are computed.
         target: the oldest system that shall run it.
         large: norms that get their input shrunk by a power of two; see `coreml_norms.large_norms`.
-        heads: further outputs, by name.
+        heads: further outputs, by name; of one image at a time only.
+        images: B: 1, or coremltools' `RangeDim`.
     """
     import coremltools as ct
 
     height, width = (side * config.patch for side in config.grid)
-    pixels = mb.TensorSpec(shape=(1, 3, height, width), dtype=types.fp32)
-    writer = Writer(config, tensors, gemms, target, large)
+    fixed = isinstance(images, int)
+    pixels = mb.TensorSpec(shape=(images if fixed else images.symbol, 3, height, width), dtype=types.fp32)
+    writer = Writer(config, tensors, gemms, target, large, images if fixed else -1)
 
     @mb.program(input_specs=[pixels], opset_version=getattr(ct.target, target))  # type: ignore[untyped-decorator]
     def program(pixel_values: Var) -> tuple[Var, ...]:
@@ -101,9 +103,11 @@ def build_program(
         if "unrotate" in tensors:
             x = mb.linear(x=x, weight=writer.number(tensors["unrotate"].T), name="unrotate")
         hidden = writer.norm("norm", x)
+        whole = {} if fixed else {"begin_mask": [True, False, False], "end_mask": [True, False, False]}
         pooled = mb.slice_by_index(
-            x=hidden, begin=[0, 0, 0], end=[1, 1, config.width], squeeze_mask=[False, True, False], name="pooler"
-        )
+            x=hidden, begin=[0, 0, 0], end=[1, 1, config.width], squeeze_mask=[False, True, False], name="pooler",
+            **whole,
+        )  # fmt: skip
         outputs = dict(zip(OUTPUT_NAMES, (hidden, pooled), strict=True))
         outputs |= head_outputs(writer, heads or {}, blocks, hidden)
         return tuple(mb.cast(x=v, dtype="fp32", name=n) if gemms.dtype == np.float16 else mb.identity(x=v, name=n)
@@ -122,7 +126,10 @@ class Writer:
         gemms: Gemms,
         target: Target,
         large: frozenset[str],
+        images: int = 1,
     ) -> None:
+        """`images`: of a call, -1 where their number is open."""
+        self.images = images
         self.config, self.tensors, self.gemms, self.target, self.large = config, tensors, gemms, target, large
         self.tokens = 1 + config.registers + config.grid[0] * config.grid[1]
 
@@ -140,13 +147,17 @@ class Writer:
         x = self.gemms.convolution(_PATCHES, pixels, c.patch)
         if _PATCHES in self.gemms.gains:
             x = mb.mul(x=x, y=self.gemms.dtype(1 / self.gemms.gains[_PATCHES][0]), name="patch_embed_restored")
-        x = mb.reshape(x=x, shape=[1, c.width, c.grid[0] * c.grid[1]], name="patch_embed_flat")
+        x = mb.reshape(x=x, shape=[self.images, c.width, c.grid[0] * c.grid[1]], name="patch_embed_flat")
         x = mb.transpose(x=x, perm=[0, 2, 1], name="patch_embed_tokens")
         position = self.tensors["pos_embed"]  # (1, 1 + patches, D)
-        x = mb.add(x=x, y=self.number(position[:, 1:]), name="patches_positioned")
         parts = [self.tensors["cls_token"] + position[:, :1]]
         if c.registers:  # registers carry no position
             parts.append(self.tensors["register_tokens"])
+        if self.images == -1:  # nothing constant can stand in front of a number of images that is open
+            room = [0, 0, 1 + c.registers, 0, 0, 0]
+            x = mb.pad(x=x, pad=room, mode="constant", constant_val=self.gemms.dtype(0), name="tokens_padded")
+            return mb.add(x=x, y=self.number(np.concatenate([*parts, position[:, 1:]], axis=1)), name="tokens")
+        x = mb.add(x=x, y=self.number(position[:, 1:]), name="patches_positioned")
         prefix = mb.const(val=self.number(np.concatenate(parts, axis=1)), name="prefix_tokens")  # (1, 1 + R, D)
         return mb.concat(values=[prefix, x], axis=1, name="tokens")
 
@@ -190,13 +201,13 @@ class Writer:
             shares = mb.softmax(x=logits, axis=-1, name=f"{own}_probabilities")
             mixed = mb.matmul(x=shares, y=v, name=f"{own}_weighted")
         joined = mb.transpose(x=mixed, perm=[0, 2, 1, 3], name=f"{own}_join")
-        joined = mb.reshape(x=joined, shape=[1, self.tokens, self.config.width], name=f"{own}_mix")
+        joined = mb.reshape(x=joined, shape=[self.images, self.tokens, self.config.width], name=f"{own}_mix")
         return self.gemms.linear(f"{name}.proj", joined)
 
     def head(self, name: str, x: Var) -> Var:
         """(1, N, D) -> (1, H, N, D/H)."""
         c = self.config
-        x = mb.reshape(x=x, shape=[1, self.tokens, c.heads, c.head_dim], name=f"{name}_heads")
+        x = mb.reshape(x=x, shape=[self.images, self.tokens, c.heads, c.head_dim], name=f"{name}_heads")
         return mb.transpose(x=x, perm=[0, 2, 1, 3], name=name)
 
     def ffn(self, name: str, x: Var) -> Var:

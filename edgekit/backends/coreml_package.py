@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
 _UNSTABLE = ("com.github.apple.coremltools.conversion_date",)
 
 
-def save(program: Any, path: Path, target: Target, description: str, licence: str, metadata: Mapping[str, str]) -> None:
+def save(
+    program: Any, path: Path, target: Target, description: str, licence: str, metadata: Mapping[str, str],
+    inputs: Sequence[Any] | None = None,
+) -> None:  # fmt: skip
     """Write `program`, built in its final types, to `path`; no pass of coremltools changes it on the way.
 
     Args:
@@ -28,6 +31,7 @@ def save(program: Any, path: Path, target: Target, description: str, licence: st
         description: shown by Xcode.
         licence: of the weights.
         metadata: text entries of the package.
+        inputs: coremltools' `TensorType`s, of flexible shapes; None where the program says all.
     """
     ct = coremltools()
     with quiet():
@@ -35,6 +39,7 @@ def save(program: Any, path: Path, target: Target, description: str, licence: st
             program, convert_to="mlprogram", minimum_deployment_target=getattr(ct.target, target),
             compute_precision=ct.precision.FLOAT32,  # as it is: the program has its final types
             pass_pipeline=ct.PassPipeline.EMPTY, skip_model_load=True,
+            inputs=inputs,
         )  # fmt: skip
         model.short_description, model.license = description, licence
         model.user_defined_metadata.update(metadata)
@@ -85,6 +90,14 @@ def read_metadata(path: Path) -> dict[str, str]:
 def read_function_names(path: Path) -> tuple[str, ...]:
     """The functions of a package that has several, else nothing. Raises DataError as `read_metadata`."""
     return tuple(function.name for function in _description(path).functions)
+
+
+def read_batch(path: Path) -> int:
+    """The most images of one call. Raises DataError as `read_metadata`."""
+    description = _description(path)
+    inputs = description.input or description.functions[0].input
+    shape = inputs[0].type.multiArrayType.shapeRange.sizeRanges
+    return int(shape[0].upperBound) if len(shape) else 1
 
 
 def function_of(size: tuple[int, int]) -> str:

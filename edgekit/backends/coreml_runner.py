@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.artifact import IMAGE_NAME, Artifact
-from edgekit.backends.coreml_package import function_of, read_function_names
+from edgekit.backends.coreml_package import function_of, read_batch, read_function_names
 from edgekit.backends.coreml_tools import coremltools, quiet
 from edgekit.backends.mil import MilProgram
 from edgekit.errors import DataError
@@ -29,7 +29,7 @@ class Model(Protocol):
 
 
 class CoreMlRunner:
-    """A loaded package; takes one image after the other, since its batch is 1."""
+    """A loaded package; takes as many images at a time as its shape allows, mostly one."""
 
     def __init__(self, artifact: Artifact, model: Model | None = None) -> None:
         """Load `artifact`, the function of its image size where the package has several; `model` replaces what runs it.
@@ -42,6 +42,7 @@ class CoreMlRunner:
         self.artifact = artifact
         self.interpreted = model is None and platform.system() != "Darwin"
         self._input = artifact.inputs[0].name
+        self._most = read_batch(artifact.path) if artifact.inputs[0].shape[0] == "batch" else 1
         self._model: Model = model or self._loaded()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,7 +50,8 @@ class CoreMlRunner:
 
         A package that takes images gets them from RGB 0..255.
         """
-        rows = [self._model({self._input: self._fed(image)}) for image in pixel_values]
+        parts = [pixel_values[i : i + self._most] for i in range(0, len(pixel_values), self._most)]
+        rows = [self._model({self._input: self._fed(part)}) for part in parts]
         names = [spec.name for spec in self.artifact.outputs]
         return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in names}
 
@@ -59,15 +61,15 @@ class CoreMlRunner:
         return MilProgram(self.artifact.path, function) if self.interpreted else _Native(self.artifact.path, function)
 
     def _fed(self, pixels: np.ndarray) -> np.ndarray | Image:
-        """(3, H, W) as the input of the package: a picture in Core ML, (1, 3, H, W) float32 everywhere else."""
+        """(B, 3, H, W) as the input of the package: a picture in Core ML, float32 everywhere else."""
         if self._input != IMAGE_NAME:
-            return np.ascontiguousarray(pixels[None], np.float32)
+            return np.ascontiguousarray(pixels, np.float32)
         whole = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         if self.interpreted:
-            return whole[None].astype(np.float32)
+            return whole.astype(np.float32)
         from PIL import Image
 
-        return Image.fromarray(np.ascontiguousarray(whole.transpose(1, 2, 0)))
+        return Image.fromarray(np.ascontiguousarray(whole[0].transpose(1, 2, 0)))
 
 
 class _Native:

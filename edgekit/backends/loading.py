@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _KINDS: tuple[tuple[Precision, Variant], ...] = (
     ("w8a8", "fused"), ("w8a8", "standard"), ("w8", "standard"), ("w4a8", "standard"), ("w4", "standard"),
     ("fp32", "fused"), ("fp32", "standard"), ("fp16", "standard"),
+    ("w8a8", "composite"), ("fp32", "composite"), ("fp16", "composite"),
 )  # fmt: skip
 """Fastest first, on CPUs in general; what this very machine prefers is in the build's report."""
 

@@ -57,7 +57,7 @@ class MilProgram:
         """Outputs by name. Raises DataError when an input has another shape than the program's."""
         values: dict[str, np.ndarray] = dict(self._constants)
         for name, var in self.function.inputs.items():
-            if tuple(inputs[name].shape) != _shape(var):
+            if not _fits(inputs[name].shape, _shape(var)):
                 raise DataError(f"{name} has shape {inputs[name].shape}", why=f"{self.path.name} takes {_shape(var)}")
             values[name] = inputs[name].astype(_dtype(var))
         for op in self.operations():
@@ -69,7 +69,7 @@ class MilProgram:
                 for o, r in zip(op.outputs, OPERATIONS[op.op_type](arguments), strict=True)
             ]
             for output, result in zip(op.outputs, results, strict=True):
-                if tuple(result.shape) != _shape(output):
+                if not _fits(result.shape, _shape(output)):
                     raise ExportError(f"{op.op_type} {output.name} gives {tuple(result.shape)}",
                                       why=f"the program says {_shape(output)}")  # fmt: skip
                 values[output.name] = result
@@ -94,4 +94,11 @@ def _dtype(var: Any) -> type[np.generic]:
 
 
 def _shape(var: Any) -> tuple[int, ...]:
-    return tuple(int(side) for side in var.shape)
+    """-1 where the program leaves a side open."""
+    from coremltools.converters.mil.mil.types.symbolic import is_symbolic
+
+    return tuple(-1 if is_symbolic(side) else int(side) for side in var.shape)
+
+
+def _fits(actual: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(actual) == len(wanted) and all(side in (-1, found) for found, side in zip(actual, wanted, strict=True))

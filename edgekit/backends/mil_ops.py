@@ -161,6 +161,14 @@ def slice_by_index(i: Inputs) -> list[np.ndarray]:
     return [x[index]]
 
 
+def pad(i: Inputs) -> list[np.ndarray]:
+    """Constants around."""
+    only(str(i["mode"]) == "constant", "padding with a constant")
+    x, around = np.asarray(i["x"]), np.asarray(i["pad"]).reshape(-1, 2)
+    missing = np.zeros((x.ndim - len(around), 2), around.dtype)
+    return [np.pad(x, np.concatenate([missing, around]), constant_values=i["constant_val"])]
+
+
 def silu(i: Inputs) -> list[np.ndarray]:
     """x / (1 + exp(-x)), written with tanh, which cannot overflow."""
     x = real(i["x"])
@@ -206,6 +214,7 @@ OPERATIONS: dict[str, Operation] = {
     "matmul": matmul,
     "maximum": lambda i: [np.maximum(real(i["x"]), real(i["y"]))],
     "mul": lambda i: [real(i["x"]) * real(i["y"])],
+    "pad": pad,
     "pixel_shuffle": pixel_shuffle,
     "quantize": quantize,
     "real_div": lambda i: [real(i["x"]) / real(i["y"])],

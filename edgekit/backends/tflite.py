@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,11 +26,14 @@ from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
+    from edgekit.backends.tflite_fixed_point import Border
     from edgekit.backends.tflite_runner import Runtime
     from edgekit.quantize.plan import QuantPlan
 
 _INSTALL = "pip install 'edgekit[tflite]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+_COMPOSITE: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
+_RUN = 2  # calibration images that a w8a16 file is run on before it is believed
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class TfliteBackend:
     w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
     it use the plan's quantizers, and is right in tflite-runtime too; "fused" lets it take each token's own range at run
     time, as edgekit's fused ops do, which is closer to the float model and a little faster, in ai-edge-litert alone.
+    "composite" is that with each attention as one operator, for delegates that know it; float precisions have it too.
+    w8a16 is for devices without floats: int8 in, out and in the weights, int16 between; see `tflite_integer`.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
@@ -55,13 +61,16 @@ class TfliteBackend:
         return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {_INSTALL}"
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """Every precision in plain operators, and the int8 GEMMs of XNNPACK."""
-        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w4a8")
-        return (*((precision, "standard") for precision in standard), ("w8a8", "fused"))
+        """Every precision in plain operators, the int8 GEMMs of XNNPACK, and attention as a composite."""
+        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4a8")
+        return (*((precision, "standard") for precision in standard), ("w8a8", "fused"),
+                *((precision, "composite") for precision in _COMPOSITE))  # fmt: skip
 
     def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.tflite`, `model_w8a8.tflite`, ..."""
-        return "model" + ("" if precision == "fp32" else f"_{precision}") + "_fused" * (variant == "fused") + ".tflite"
+        """`model.tflite`, `model_w8a8.tflite`, `model_fp32_composite.tflite`, ..."""
+        if variant == "standard":
+            return "model" + ("" if precision == "fp32" else f"_{precision}") + ".tflite"
+        return f"model_{precision}_{variant}.tflite"
 
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
         """Write `path` and compare it with its source.
@@ -81,6 +90,8 @@ class TfliteBackend:
             raise ExportError(
                 f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
             )
+        if precision == "w8a16":
+            return self._export_integer(source, path)
         from edgekit.backends.tflite_verify import verify_float, verify_plan
 
         described = _describe(source, precision, variant)
@@ -92,6 +103,27 @@ class TfliteBackend:
                 verify_float(temporary, source.model, precision)
             else:
                 verify_plan(temporary, plan, precision)
+        return _artifact(described, path)
+
+    def _export_integer(self, source: ExportSource, path: Path) -> Artifact:
+        from edgekit.backends.tflite_integer import write_integer
+        from edgekit.backends.tflite_integer_verify import verify_integer
+        from edgekit.backends.tflite_ranges import seen_ranges
+
+        plan, pixels = source.plan, source.calibration
+        if plan is None or pixels is None or not len(pixels):
+            raise ExportError("w8a16 needs calibration images", why="every tensor of it has a range",
+                              fix="edgekit build --precision w8a16 --calib DIR")  # fmt: skip
+        ranges, hidden = seen_ranges(plan, pixels, source.preprocess)
+        described = _describe(source, "w8a16", "standard", ranges.borders)
+        sheet, inputs, outputs = write_integer(plan, ranges)
+        metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name,
+                    "licence": source.licence}  # fmt: skip
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(
+                sheet.graph.serialize(inputs, outputs, f"{source.model_name} w8a16 by edgekit", metadata)
+            )
+            verify_integer(temporary, plan, pixels[:_RUN], hidden[:_RUN])
         return _artifact(described, path)
 
     def read(self, path: Path) -> Artifact:
@@ -154,7 +186,7 @@ def _artifact(described: dict[str, object], path: Path) -> Artifact:
 
 
 def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> QuantPlan | None:
-    """The plan that the file holds: none, the source's, or that of the fused variants."""
+    """The plan that the file holds: none, the source's, or that of the fused and composite variants."""
     if source.plan is None or precision in _FLOAT:
         return None
     if variant == "standard":
@@ -165,7 +197,8 @@ def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> Qu
 
 
 def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precision, Variant], manifest: str) -> bytes:
-    from edgekit.backends.tflite_graph import Gemms, build_graph
+    from edgekit.backends.tflite_composite import CompositeWriter
+    from edgekit.backends.tflite_graph import Gemms, Writer, build_graph
     from edgekit.backends.tflite_quant import FloatGemms, HalfGemms, IntegerGemms, PortableGemms, WeightGemms
 
     gemms: Gemms
@@ -182,45 +215,67 @@ def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precis
             case _:
                 gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    return build_graph(config, tensors, gemms, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
+    writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
+    return build_graph(writer, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
 
 
-def _describe(source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
-    """The fields of the artifact that are known before the file is written."""
+def _describe(
+    source: ExportSource, precision: Precision, variant: Variant, borders: Mapping[str, Border] | None = None
+) -> dict[str, object]:
+    """The fields of the artifact that are known before the file is written; `borders` are its int8 tensors."""
     height, width = source.preprocess.input_size
-    inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", height, width, 3), layout="NHWC"),)
+    dtype = "int8" if borders else "float32"
+    inputs = (TensorSpec(name=INPUT_NAME, dtype=dtype, shape=("batch", height, width, 3), layout="NHWC"),)
+    outputs = outputs_of(replace(source, heads={}) if borders else source)
+    notes = _notes(source, precision, variant) if borders is None else _integer_notes(source, borders)
     return {
-        "name": f"tflite/{precision}" + "_fused" * (variant == "fused"),
+        "name": f"tflite/{precision}" + ("" if variant == "standard" else f"_{variant}"),
         "format": "tflite",
         "precision": precision,
         "variant": variant,
         "inputs": [spec.model_dump(mode="json") for spec in inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in outputs_of(source)],
+        "outputs": [spec.model_copy(update={"dtype": dtype}).model_dump(mode="json") for spec in outputs],
         "preprocess": source.preprocess.model_dump(mode="json"),
         "recipe_digest": source.recipe_digest,
         "parent_sha256": source.parent_sha256,
         "tools": {"ai-edge-litert": version("ai-edge-litert")},
-        "notes": list(_notes(source, precision, variant)),
+        "notes": list(notes),
     }
 
 
 def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     """What a reader of the report should know about the file."""
+    whole = ["attention is one operator for delegates that know it; not for tflite-runtime"]
+    notes = whole if variant == "composite" else []
     if precision == "fp16":
-        return ("float16 weights, widened when loaded: arithmetic is float32",)
-    if source.plan is None or precision == "fp32":
-        return ()
+        notes.append("float16 weights, widened when loaded: arithmetic is float32")
+    if source.plan is None or precision in _FLOAT:
+        return tuple(notes)
     from edgekit.backends.tflite_runner import runs_in_tflite_runtime
 
-    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:
-        ranges = "taken from each token at run time" if variant == "fused" else "of the plan"
+        ranges = "of the plan" if variant == "standard" else "taken from each token at run time"
         older = "right but slow in" if runs_in_tflite_runtime(precision, variant) else "not for"
         notes.append(
             f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; {older} tflite-runtime"
         )
     if precision != "w8" and source.plan.matmuls:
         notes.append("attention products stay float32")
+    return tuple(notes)
+
+
+def _integer_notes(source: ExportSource, borders: Mapping[str, Border]) -> tuple[str, ...]:
+    """Of w8a16: how its int8 tensors are read, and what is other than in the plan."""
+    assert source.plan is not None
+    grids = (f"{name} = (q {-grid.zero_point:+d}) * {grid.scale:.8g}" for name, grid in borders.items())
+    notes = [
+        f"int8 in and out: {', '.join(grids)}; edgekit's runner converts",
+        "int16 between: for devices that multiply integers alone, a CPU has slow reference code for it",
+    ]
+    notes += [f"{name} is int8 too, rounded to nearest" for name in source.plan.kept_float]
+    if source.heads:
+        notes.append(f"without the heads {', '.join(source.heads)}, which are float")
     return tuple(notes)

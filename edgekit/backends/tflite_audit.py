@@ -20,9 +20,9 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
 
     Returns:
         `partitions`: runs of operators that XNNPACK took, one after the other (1 is best); `outside_xnnpack` counts the
-        operators it left to the built-in kernels. Of the GEMMs with fixed weights, `gemms_int8` multiply integers,
-        `gemms_float` floats, `gemms_int8_weights` of which from stored integers; `static_inputs` counts those whose
-        input is held to a range of the plan.
+        operators it left to the built-in kernels. Of the GEMMs with fixed weights, `gemms_int8` multiply int8 by int8,
+        `gemms_int16` int16 by int8, `gemms_float` floats, `gemms_int8_weights` of which from stored integers;
+        `static_inputs` counts those whose input is held to a range of the plan.
     """
     interpreter = open_interpreter(artifact, 1, runtime)
     nodes: list[dict[str, Any]] = interpreter._get_ops_details()
@@ -33,18 +33,25 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
     own = [node for node in nodes if node["op_name"] != _DELEGATE]
     gemms = [node for node in own if node["op_name"] in _GEMMS]
     stored = [_source(node["inputs"][1], makers) for node in gemms]
-    hybrid = [tensors[node["inputs"][1]]["dtype"] == np.int8 for node in gemms]
+    integer = [tensors[node["inputs"][1]]["dtype"] == np.int8 for node in gemms]
+    wide = [tensors[node["inputs"][0]]["dtype"] == np.int16 for node in gemms]
+    # a product of a tensor with itself is w8a16's sum of squares
+    products = [node for node in own if node["op_name"] == "BATCH_MATMUL" and len(set(node["inputs"])) == 2]
+    in_float = [tensors[node["inputs"][0]]["dtype"] == np.float32 for node in products]
     return {
         "runtime": f"{runtime.replace('_', '-')} {version(runtime)}",
         "operators": len(own),
         "partitions": len(delegates),
         "outside_xnnpack": dict(sorted(Counter(node["op_name"] for node in own if node["index"] not in taken).items())),
         "gemms": len(gemms),
-        "gemms_int8": sum(hybrid),
-        "gemms_float": len(gemms) - sum(hybrid),
+        "gemms_int8": sum(integer) - sum(wide),
+        "gemms_int16": sum(wide),
+        "gemms_float": len(gemms) - sum(integer),
         "gemms_int8_weights": sum(tensors[index]["dtype"] == np.int8 for index in stored),
         "static_inputs": sum(_is_ranged(node["inputs"][0], makers) for node in gemms),
-        "attention_products_float": sum(node["op_name"] == "BATCH_MATMUL" for node in own),
+        "attention_fused": sum(node["op_name"] == "STABLEHLO_COMPOSITE" for node in own),
+        "attention_products_float": sum(in_float),
+        "attention_products_int16": len(in_float) - sum(in_float),
         "ops": dict(sorted(Counter(node["op_name"] for node in own).items())),
     }
 

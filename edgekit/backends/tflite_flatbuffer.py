@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
 
 from edgekit.errors import ExportError
 
@@ -17,7 +18,9 @@ SIGNATURE = "serving_default"
 _TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.float16): schema.TensorType.FLOAT16,
+    np.dtype(np.int64): schema.TensorType.INT64,
     np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.int16): schema.TensorType.INT16,
     np.dtype(np.int8): schema.TensorType.INT8,
     np.dtype(np.uint8): schema.TensorType.UINT8,
 }
@@ -49,10 +52,46 @@ class Graph:
         self._tensors: list[schema.TensorT] = []
         self._operators: list[schema.OperatorT] = []
         self._codes: dict[tuple[int, int], int] = {}  # (builtin operator, version) -> index
+        self._kept: dict[str, schema.SubGraphT] = {}  # the file's further subgraphs
 
-    def input(self, name: str, shape: tuple[int, ...]) -> Value:
-        """A float32 tensor that the caller fills."""
-        return self._tensor(name, shape, np.dtype(np.float32), 0, None)
+    def child(self) -> Graph:
+        """Another subgraph of the same file, for `keep`."""
+        graph = Graph()
+        graph._buffers, graph._codes = self._buffers, self._codes
+        return graph
+
+    def keep(self, name: str, graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
+        """Put a finished child into the file; returns its index."""
+        self._kept[name] = graph._finished(name, inputs, outputs)
+        return len(self._kept)  # the graph itself is the first
+
+    def kept(self, name: str) -> int | None:
+        """Index of the child of that name, if there is one."""
+        return next((index for index, known in enumerate(self._kept, 1) if known == name), None)
+
+    def composite(
+        self, kind: str, name: str, inputs: Sequence[Value], shape: tuple[int, ...], attributes: Mapping[str, float],
+        plain: int,
+    ) -> Value:  # fmt: skip
+        """An operator that delegates know by its `kind`, and all others as the subgraph of index `plain`."""
+        builder = flexbuffers.Builder()
+        with builder.Map():
+            for key, value in attributes.items():
+                builder.Float(key, value)
+        options = schema.StableHLOCompositeOptionsT()
+        options.name, options.decompositionSubgraphIndex, options.version = kind, plain, 1
+        options.compositeAttributes = np.frombuffer(bytes(builder.Finish()), np.uint8)
+        output = self.add("STABLEHLO_COMPOSITE", name, inputs, shape)
+        node = self._operators[-1]
+        node.builtinOptions2, node.builtinOptions2Type = options, schema.BuiltinOptions2.StableHLOCompositeOptions
+        return output
+
+    def input(
+        self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.float32,
+        quantization: Quantization | None = None,
+    ) -> Value:  # fmt: skip
+        """A tensor that the caller fills."""
+        return self._tensor(name, shape, np.dtype(dtype), 0, quantization)
 
     def constant(self, name: str, value: np.ndarray, quantization: Quantization | None = None) -> Value:
         """A tensor whose data stands in the file."""
@@ -130,16 +169,13 @@ class Graph:
         Raises:
             ExportError: it would be larger than the format allows.
         """
-        subgraph = schema.SubGraphT()
-        subgraph.name, subgraph.tensors, subgraph.operators = "main", self._tensors, self._operators
-        subgraph.inputs = np.array([value.index for value in inputs.values()], np.int32)
-        subgraph.outputs = np.array([value.index for value in outputs.values()], np.int32)
+        subgraph = self._finished("main", [*inputs.values()], [*outputs.values()])
         signature = schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = SIGNATURE, 0
         signature.inputs, signature.outputs = _named(inputs), _named(outputs)
         model = schema.ModelT()
         model.version, model.description = 3, description
-        model.subgraphs, model.signatureDefs = [subgraph], [signature]
+        model.subgraphs, model.signatureDefs = [subgraph, *self._kept.values()], [signature]
         model.operatorCodes = [_code(operator, version) for operator, version in self._codes]
         model.metadata = [self._metadata(name, text) for name, text in metadata.items()]
         model.buffers = self._buffers
@@ -150,6 +186,13 @@ class Graph:
         builder = flatbuffers.Builder(size + 2**20)
         builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
         return bytes(builder.Output())
+
+    def _finished(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> schema.SubGraphT:
+        subgraph = schema.SubGraphT()
+        subgraph.name, subgraph.tensors, subgraph.operators = name, self._tensors, self._operators
+        subgraph.inputs = np.array([value.index for value in inputs], np.int32)
+        subgraph.outputs = np.array([value.index for value in outputs], np.int32)
+        return subgraph
 
     def _tensor(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype, buffer: int, quantization: Quantization | None

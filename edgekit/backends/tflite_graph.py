@@ -37,20 +37,17 @@ class Gemms(Protocol):
 
 
 def build_graph(
-    config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, description: str, metadata: dict[str, str],
-    heads: Mapping[str, Head] | None = None,
-) -> bytes:  # fmt: skip
+    writer: Writer, description: str, metadata: dict[str, str], heads: Mapping[str, Head] | None = None
+) -> bytes:
     """The export contract as a flatbuffer: `pixel_values` (B, height, width, 3) -> both outputs and the heads'.
 
     Args:
-        config: of the baked model, whose `grid` is the image size in patches.
-        tensors: float tensors as `edgekit.surgery.state_of` gives them.
-        gemms: how weight GEMMs are computed.
+        writer: of the backbone.
         description: one line for whoever opens the file.
         metadata: text stored in the file under these names.
         heads: further outputs, by name.
     """
-    writer = Writer(config, tensors, gemms)
+    config, tensors = writer.config, writer.tensors
     height, width = (side * config.patch for side in config.grid)
     pixels = writer.graph.input(INPUT_NAME, (-1, height, width, 3))
     x, blocks = writer.embed(pixels), []  # (B, N, D)
@@ -68,8 +65,18 @@ def build_graph(
 class Writer:
     """Writes the modules of one model; every method takes and returns float32 values."""
 
-    def __init__(self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms) -> None:
-        self.config, self.tensors, self.gemms, self.graph = config, tensors, gemms, Graph()
+    def __init__(
+        self, config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, graph: Graph | None = None
+    ) -> None:
+        """For a model whose weight GEMMs are computed as `gemms` says.
+
+        Args:
+            config: of the baked model, whose `grid` is the image size in patches.
+            tensors: float tensors as `edgekit.surgery.state_of` gives them.
+            gemms: how weight GEMMs are computed.
+            graph: to write to; None for a new one.
+        """
+        self.config, self.tensors, self.gemms, self.graph = config, tensors, gemms, graph or Graph()
         self.tokens = 1 + config.registers + config.grid[0] * config.grid[1]
 
     def embed(self, pixels: Value) -> Value:
@@ -121,18 +128,22 @@ class Writer:
 
     def attention(self, name: str, x: Value) -> Value:
         """softmax(q k^T * scale) v of the packed projection: (B, N, D) -> (B, N, D)."""
-        c, n = self.config, self.tokens
         packed = self.gemms.linear(self.graph, f"{name}.qkv", x)  # (B, N, 3*D)
         q, k, v = (self.head(f"{name}.{p}", o) for p, o in zip("qkv", self.split(name, packed, 3), strict=True))
-        if (scale := self.tensors[f"{name}.scale"].item()) != 1:
+        mixed = self.attend(name, q, k, v, self.tensors[f"{name}.scale"].item())
+        joined = self.transpose(f"{name}.join", mixed, (0, 2, 1, 3))
+        return self.gemms.linear(self.graph, f"{name}.proj", self.reshape(f"{name}.mix", joined, x.shape))
+
+    def attend(self, name: str, q: Value, k: Value, v: Value, scale: float) -> Value:
+        """softmax(q k^T * scale) v, each (B, H, N, D/H)."""
+        c, n = self.config, self.tokens
+        if scale != 1:
             q = self.times(f"{name}.q_scaled", q, self.scalar(f"{name}.scale", scale))
         logits = self.matmul(f"{name}.logits", q, k, (-1, c.heads, n, n), transpose=True)
         softmax = schema.SoftmaxOptionsT()
         softmax.beta = 1.0
         shares = self.graph.add("SOFTMAX", f"{name}.probabilities", [logits], logits.shape, options=softmax)
-        mixed = self.matmul(f"{name}.weighted", shares, v, q.shape, transpose=False)  # (B, H, N, D/H)
-        joined = self.transpose(f"{name}.join", mixed, (0, 2, 1, 3))
-        return self.gemms.linear(self.graph, f"{name}.proj", self.reshape(f"{name}.mix", joined, x.shape))
+        return self.matmul(f"{name}.weighted", shares, v, q.shape, transpose=False)
 
     def head(self, name: str, x: Value) -> Value:
         """(B, N, D) -> (B, H, N, D/H)."""

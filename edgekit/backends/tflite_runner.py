@@ -43,8 +43,10 @@ class TfliteRunner:
             DataError: the file is missing or damaged, or has other inputs and outputs than the contract.
         """
         if runtime == "tflite_runtime" and not runs_in_tflite_runtime(artifact.precision, artifact.variant):
+            composite = artifact.variant == "composite"
             raise BackendMissing(f"{artifact.name} does not run in tflite-runtime",
-                                 why="its kernel ignores the weight scales per channel and would compute nonsense",
+                                 why="it knows no composites" if composite else
+                                 "its kernel ignores the weight scales per channel and would compute nonsense",
                                  fix="pip install ai-edge-litert, or use model_w8a8.tflite")  # fmt: skip
         self.artifact = artifact
         self.interpreter = open_interpreter(artifact, threads, runtime)
@@ -54,20 +56,38 @@ class TfliteRunner:
         if names["inputs"] != [INPUT_NAME] or sorted(names["outputs"]) != sorted(self._names):
             raise DataError(f"{artifact.path} has the signatures {signatures}", why="not what edgekit writes",
                             fix="edgekit export --format tflite")  # fmt: skip
-        self._input = self.interpreter.get_input_details()[0]["index"]
-        self._outputs = {detail["name"]: detail["index"] for detail in self.interpreter.get_output_details()}
+        (self._input,) = self.interpreter.get_input_details()
+        self._outputs = {detail["name"]: detail for detail in self.interpreter.get_output_details()}
         self._batch = 1
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
         if len(pixel_values) != self._batch:
             shape = (len(pixel_values), *self.artifact.inputs[0].shape[1:])
-            self.interpreter.resize_tensor_input(self._input, shape)
+            self.interpreter.resize_tensor_input(self._input["index"], shape)
             self.interpreter.allocate_tensors()
             self._batch = len(pixel_values)
-        self.interpreter.set_tensor(self._input, np.ascontiguousarray(pixel_values.transpose(0, 2, 3, 1), np.float32))
+        self.interpreter.set_tensor(self._input["index"], quantized(pixel_values.transpose(0, 2, 3, 1), self._input))
         self.interpreter.invoke()
-        return {name: self.interpreter.get_tensor(self._outputs[name]) for name in self._names}  # copies
+        outputs = {name: self._outputs[name] for name in self._names}
+        return {name: dequantized(self.interpreter.get_tensor(d["index"]), d) for name, d in outputs.items()}  # copies
+
+
+def quantized(x: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Floats in the number type of an input."""
+    if detail["dtype"] == np.float32:
+        return np.ascontiguousarray(x, np.float32)
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(detail["dtype"])
+    return np.ascontiguousarray(np.clip(np.rint(x / scale) + zero_point, limits.min, limits.max), detail["dtype"])
+
+
+def dequantized(x: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """The float32 values that an output stands for."""
+    if x.dtype == np.float32:
+        return x
+    scale, zero_point = detail["quantization"]
+    return (x.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) -> Interpreter:

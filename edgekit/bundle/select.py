@@ -62,6 +62,7 @@ def select(
             raise RecipeError(f"{build} was not built for {size[0]}x{size[1]} pixels", why=f"it has {have}",
                               fix=f"edgekit build --image-size {size[0]}x{size[1]} --out {build}")  # fmt: skip
     rows = [row for row in manifest.artifacts if row.status == "ok" and "nncf" not in row.tools]
+    rows = [row for row in rows if row.precision != "w8a16"]  # no app's processor is what it is for
     rows = [row for row in rows if row.preprocess is not None and row.preprocess.input_size in wanted]
     ending = suffix_of(wanted[0], built[0])
     names = {row.name.removesuffix(ending) for row in rows if row.name.endswith(ending)}

@@ -29,6 +29,7 @@ def build(
     precision: options.Precisions = None,
     engine: options.Engines = None,
     input_: options.Inputs = None,
+    fused_attention: options.FusedAttention = False,
     heads: options.Heads = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
@@ -55,7 +56,7 @@ def build(
     made = options.recipe_from(
         file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
         sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
-        recover=recover,
+        recover=recover, fused_attention=fused_attention,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "all", threads=threads, goal=optimize_for, max_drop=max_drop, dry_run=dry_run,
                           as_json=as_json))  # fmt: skip
@@ -70,6 +71,7 @@ def export(
     precision: options.Precisions = None,
     engine: options.Engines = None,
     input_: options.Inputs = None,
+    fused_attention: options.FusedAttention = False,
     heads: options.Heads = None,
     image_size: options.Sizes = None,
     calib: options.Calib = None,
@@ -81,7 +83,7 @@ def export(
     """Write the artifacts and check them against the golden outputs; measure nothing else."""
     made = options.recipe_from(
         file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
-        sizes=image_size, calib=calib, samples=samples, seed=seed,
+        sizes=image_size, calib=calib, samples=samples, seed=seed, fused_attention=fused_attention,
     )  # fmt: skip
     raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
 

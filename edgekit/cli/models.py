@@ -57,7 +57,10 @@ def inspect(
     *,
     as_json: options.Json = False,
 ) -> None:
-    """What a model, an artifact or a build folder holds, and what of an artifact runs where on this machine."""
+    """What a model, an artifact or a build folder holds, and what of an artifact runs where on this machine.
+
+    With --json an artifact's whole audit: GEMMs and attentions by kind, what fell back, the ops of the graph that runs.
+    """
     path = Path(target)
     facts = _build_folder(path) if (path / "manifest.json").is_file() else _file_or_model(target)
     if as_json:
@@ -80,6 +83,7 @@ def inspect(
             if row.audit:
                 console.print(f"[bold]{row.name}[/]: {placement(row.audit)}", soft_wrap=True)
         return
+    facts.pop("audit", None)  # `placement` says it in words
     for key, value in facts.items():
         console.print(f"[bold]{key:<14}[/] {value}", soft_wrap=True)
 
@@ -115,11 +119,11 @@ def _file_or_model(target: str) -> dict[str, Any]:
         loaded = zoo.load(target)
         return {"name": loaded.name, "sha256": loaded.sha256, "tasks": ", ".join(loaded.heads),
                 **asdict(loaded.model.config)}  # fmt: skip
-    return artifact.model_dump(mode="json") | {"placement": _placed(artifact)}
+    return artifact.model_dump(mode="json") | _placed(artifact)
 
 
-def _placed(artifact: Artifact) -> str:
-    """What the runtime makes of an artifact here, or why that cannot be said."""
+def _placed(artifact: Artifact) -> dict[str, Any]:
+    """What the runtime makes of an artifact here, in words and in numbers, or why that cannot be said."""
     from edgekit.backends import get_backend
     from edgekit.backends.placement import placement
     from edgekit.errors import EdgekitError
@@ -127,5 +131,5 @@ def _placed(artifact: Artifact) -> str:
     try:
         audit = get_backend(artifact.format).audit(artifact)
     except EdgekitError as error:
-        return f"unknown: {error}"
-    return f"{audit.get('runtime', artifact.format)}: {placement(audit)}"
+        return {"placement": f"unknown: {error}"}
+    return {"placement": f"{audit.get('runtime', artifact.format)}: {placement(audit)}", "audit": audit}

@@ -15,7 +15,9 @@ Model = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
-Precisions = Annotated[str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w4,w4a8.", metavar="A,B")]
+Precisions = Annotated[
+    str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w8a16,w4,w4a8.", metavar="A,B")
+]
 Engines = Annotated[
     str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
 ]
@@ -23,6 +25,12 @@ Inputs = Annotated[
     str | None,
     typer.Option(
         "--input", help="Of pixel_values,image: OpenVINO and Core ML files that take images, too.", metavar="A,B"
+    ),
+]
+FusedAttention = Annotated[
+    bool,
+    typer.Option(
+        "--fused-attention", help="TFLite files with attention as one composite, too; not for tflite-runtime."
     ),
 ]
 Heads = Annotated[
@@ -92,6 +100,7 @@ def recipe_from(
     eval_samples: int | None = None,
     seed: int | None = None,
     recover: bool = False,
+    fused_attention: bool = False,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -111,6 +120,8 @@ def recipe_from(
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
+    if fused_attention:
+        values["fused_attention"] = "on"
     if recover:
         values["quantize"]["recover"] = "on"
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.backends import LoadedModel, get_backend
+from edgekit.backends import Backend, LoadedModel, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import ExportError
 from edgekit.golden import cosine
-from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.jobs import Job, exporter_of
 from edgekit.pipeline.materials import Materials
 
 NOTE = "takes uint8 images; drift and latency of the network are those of the file without the transform"
@@ -29,10 +29,13 @@ def make_image_input(job: Job, materials: Materials) -> Artifact:
         DataError: the sibling is not there, since its own export failed.
         ExportError: the features differ from those of host preprocessing, or the patch embedding is of integers.
     """
-    backend = get_backend(job.format)
-    sibling, path = backend.read(materials.out / job.path.replace("_image", "")), materials.out / job.path
+    sibling, path = (
+        get_backend(job.format).read(materials.out / job.path.replace("_image", "")),
+        materials.out / job.path,
+    )
     if job.format == "coreml":
-        artifact = _with_picture_input(job, rgb_source(materials.source(job)), path)
+        backend = exporter_of(job, materials.recipe)
+        artifact = _with_picture_input(job, rgb_source(materials.source(job)), backend, path)
     else:
         from edgekit.backends.openvino_preprocess import embed_preprocessing
 
@@ -69,10 +72,9 @@ def rgb_source(source: ExportSource) -> ExportSource:
     return replace(source, model=model, plan=plan, preprocess=preprocess)
 
 
-def _with_picture_input(job: Job, source: ExportSource, path: Path) -> Artifact:
+def _with_picture_input(job: Job, source: ExportSource, backend: Backend, path: Path) -> Artifact:
     from edgekit.backends.coreml_image import take_images
 
-    backend = get_backend("coreml")
     with tempfile.TemporaryDirectory() as folder:
         plain = backend.export(source, job.precision, job.variant, Path(folder) / path.name)
         return take_images(plain, path)

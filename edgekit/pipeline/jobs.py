@@ -39,10 +39,10 @@ class Job:
     @property
     def name(self) -> str:
         """Unique in a build folder."""
-        fused = "_fused" if self.variant == "fused" else ""
+        variant = "" if self.variant == "standard" else f"_{self.variant}"
         engine = "" if self.engine == "edgekit" else f"_{self.engine}"
         image = "_image" if self.input == "image" else ""
-        return f"{self.format}/{self.precision}{fused}{engine}{image}{self.suffix}"
+        return f"{self.format}/{self.precision}{variant}{engine}{image}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -69,7 +69,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
     if not (recipe.formats and recipe.precisions and recipe.image_size):
         raise RecipeError("nothing to build", why="the recipe names no format, no precision or no image size",
                           fix="edgekit build --format onnx --precision fp32,w8a8")  # fmt: skip
-    order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w4", "w4a8")
+    order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
     precisions = [precision for precision in order if precision in recipe.precisions]
     jobs = []
     for index, size in enumerate(dict.fromkeys(recipe.image_size)):
@@ -88,12 +88,12 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     for precision in precisions:
         if precision not in _FLOAT and "edgekit" not in recipe.engines:
             continue
-        variants: list[Variant] = [v for v in ("standard", "fused") if (precision, v) in written]
+        variants: list[Variant] = [v for v in ("standard", "fused", "composite") if (precision, v) in written]
         if not variants:
             why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
             jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
         for variant in variants:
-            if variant == "fused" and not recipe.fused:
+            if not {"fused": recipe.fused, "composite": recipe.fused_attention == "on"}.get(variant, True):
                 continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
@@ -112,6 +112,15 @@ def _with_image_input(job: Job) -> Job:
     path = PurePosixPath(job.path)
     stem = path.stem.removesuffix(job.suffix) if job.suffix else path.stem
     return replace(job, input="image", path=str(path.with_name(f"{stem}_image{job.suffix}{path.suffix}")))
+
+
+def exporter_of(job: Job, recipe: Recipe) -> Backend:
+    """The backend that writes a job, set as the recipe wants it."""
+    if job.format != "coreml":
+        return get_backend(job.format)
+    from edgekit.backends.coreml import CoreMlBackend
+
+    return CoreMlBackend(recipe.coreml.target, recipe.coreml.batch if job.input == "pixel_values" else 1)
 
 
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:

@@ -19,7 +19,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
-from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.jobs import Job, exporter_of
 from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
 from edgekit.pipeline.watch import Watcher
@@ -49,7 +49,6 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
     if job.blocked:
         return Record(key=key, row=job.row("not here", job.blocked))
     watcher.stage(job.name)
-    backend = get_backend(job.format)
     try:
         if job.input == "image":
             from edgekit.pipeline.image_input import make_image_input
@@ -60,6 +59,7 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
 
             artifact = make_nncf(job, materials)
         else:
+            backend = exporter_of(job, materials.recipe)
             artifact = backend.export(materials.source(job), job.precision, job.variant, materials.out / job.path)
     except BackendMissing as error:
         return Record(key=key, row=job.row("not here", str(error)))

@@ -60,6 +60,7 @@ class Materials:
             model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,
             recipe_digest=self.recipe.digest, overflow=self.recipe.quantize.overflow,
             heads=self.heads,
+            calibration=self.calibration(job.size).pixel_values if job.precision == "w8a16" else None,
         )  # fmt: skip
 
     def heads_key(self) -> dict[str, str]:

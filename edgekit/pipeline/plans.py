@@ -24,10 +24,11 @@ def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
 
     ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.
     Fused blocks of the "quality" tier keep 16 bits of each activation, next to which only the weights' rounding counts;
-    a SwiGLU model has none of them, its fused file falls back on static ranges.
+    a SwiGLU model has none of them, its fused file falls back on static ranges. w8a16 keeps 16 bits everywhere.
     """
     floating = job.precision in WEIGHT_ONLY and job.format != "onnx"
     floating |= job.variant == "fused" and recipe.tier == "quality" and config.ffn == "mlp" and job.format != "tflite"
+    floating |= job.precision == "w8a16"
     if job.precision in _FOUR_BITS:
         return "int4_weights" if floating else "int4"
     return "int8_weights" if floating else "int8"

@@ -23,7 +23,7 @@ from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
 from edgekit.pipeline.timing import timed
 from edgekit.pipeline.watch import Silent, Watcher
-from edgekit.recipe import Recipe
+from edgekit.recipe import CoreMlRecipe, Recipe
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
@@ -205,11 +205,17 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         tools=tools_of(job.format), edgekit=__version__,
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if recipe.heads else {}),
+        **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
     )  # fmt: skip
     if measure == "none":
         return key, ""
     images = materials.evaluation(job.size)
     return key, digest_of(images=images.digest, seed=recipe.seed, heads=sorted(materials.loaded.heads))
+
+
+def _other_package(job: Job, recipe: Recipe) -> bool:
+    """Whether it is a Core ML package written in another way than by default."""
+    return job.format == "coreml" and recipe.coreml != CoreMlRecipe()
 
 
 def _engine_key(job: Job, materials: Materials) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from edgekit.artifact import ArtifactRow, Format
+from edgekit.artifact import ArtifactRow, Format, Precision
 from edgekit.backends import get_backend
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyRun, measure_latency
@@ -52,11 +52,19 @@ def untimed(format_: Format) -> str | None:
     return None
 
 
+def _left_out(format_: Format, precision: Precision) -> str | None:
+    """Why a build does not time an artifact; `edgekit bench` times the second kind, when asked for it."""
+    if precision == "w8a16":
+        return "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
+    return untimed(format_)
+
+
 def _measure(
     group: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
 ) -> LatencyRun:
     group = [job for job in group if job.input == "pixel_values"]  # others run the same network
-    runnable = [job for job in group if not (untimed(job.format) or get_backend(job.format).runner_missing())]
+    group = [job for job in group if not _left_out(job.format, job.precision)]
+    runnable = [job for job in group if not get_backend(job.format).runner_missing()]
     rows = [records[job.name].row for job in runnable]
     if not runnable:
         return LatencyRun(reports={}, failures={})
@@ -80,7 +88,7 @@ def _with_latency(record: Record, run: LatencyRun, key: str) -> Record:
         report = run.reports[name]
         row = record.row.model_copy(update={"latency": report.summary(), "notes": notes})
         return record.model_copy(update={"row": row, "latency": report, "latency_key": key})
-    if why := run.failures.get(name) or untimed(record.row.format):
+    if why := run.failures.get(name) or _left_out(record.row.format, record.row.precision):
         notes = (*notes, f"not timed here: {why}")
     row = record.row.model_copy(update={"latency": None, "notes": notes})
     return record.model_copy(update={"row": row, "latency": None, "latency_key": key})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Spec = dict[str, Any]
 Place = Literal["right", "left", "above", "below"]
 
-PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w4", "w4a8")
+PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
 FORMATS = ("onnx", "openvino", "coreml", "tflite")
 _SHAPES = ("circle", "square", "triangle-up", "diamond")
 _TOP_DB = 60.0  # above this nothing is to be seen any more; FP16 sits just below

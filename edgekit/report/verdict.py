@@ -22,6 +22,7 @@ _NO_BETTER: dict[Goal, str] = {
 }  # fmt: skip
 _INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
 _FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
+_ELSEWHERE: frozenset[Precision] = frozenset({"w8a16"})  # made for other devices than the one that measures
 
 
 class Aim(Frozen):
@@ -73,6 +74,8 @@ def candidates(
     """The artifacts that were measured in both ways, fastest first; the reference drifts from itself by nothing."""
     found = []
     for row in rows:
+        if row.precision in _ELSEWHERE:
+            continue
         if row.status != "ok" or row.name not in latency or (row.name not in drift and row.name != reference):
             continue
         time, report = latency[row.name], drift.get(row.name)

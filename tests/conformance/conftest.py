@@ -35,8 +35,10 @@ class Exported:
     def source(self, *, model: DinoV2 | None = None, planned: bool = True) -> ExportSource:
         """The plan is there for float precisions too: they must not look at it."""
         model = model or self.model
-        plan = self.plan if planned else None
-        return ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+        return ExportSource(
+            model, Preprocess.for_size(*SIZE), self.plan if planned else None, "tiny", "MIT", "0" * 64, "digest",
+            calibration=random_pixels(8, seed=1).numpy(),
+        )  # fmt: skip
 
     def export(self, precision: Precision, variant: Variant, path: Path | None = None) -> Artifact:
         """Write a file, or give the one that is there when no path is asked for."""

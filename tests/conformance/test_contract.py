@@ -63,7 +63,10 @@ def test_every_variant_keeps_the_contract(tiny: Exported) -> None:
         assert tuple(three) == OUTPUT_NAMES, artifact.name
         assert [value.shape for value in three.values()] == [(3, tokens, channels), (3, channels)], artifact.name
         assert {value.dtype for value in three.values()} == {np.dtype(np.float32)}, artifact.name
-        np.testing.assert_array_equal(three["pooler_output"], three["last_hidden_state"][:, 0])
+        if precision == "w8a16":  # whose outputs have an int8 grid each
+            assert cosine(three["pooler_output"], three["last_hidden_state"][:, 0]) > 0.9995
+        else:
+            np.testing.assert_array_equal(three["pooler_output"], three["last_hidden_state"][:, 0])
         one = tiny.run(artifact, pixels[1:2].numpy())
         if precision != "w8":  # whose range, one per tensor, is that of the whole batch in ONNX Runtime
             assert cosine(one["last_hidden_state"], three["last_hidden_state"][1:2]) > 0.99999, artifact.name
@@ -72,26 +75,27 @@ def test_every_variant_keeps_the_contract(tiny: Exported) -> None:
 
 def _check_description(artifact: Artifact, tokens: int, channels: int) -> None:
     (pixels,) = artifact.inputs
-    assert (pixels.name, pixels.dtype) == (INPUT_NAME, "float32")
+    dtype = "int8" if artifact.precision == "w8a16" else "float32"  # in the file; runners convert
+    assert (pixels.name, pixels.dtype) == (INPUT_NAME, dtype)
     sides = {"NCHW": (3, *SIZE), "NHWC": (*SIZE, 3)}[pixels.layout]
     batch = pixels.shape[0]
     assert batch in ("batch", 1)
     assert pixels.shape[1:] == sides
     assert [spec.name for spec in artifact.outputs] == [*OUTPUT_NAMES]
-    assert {spec.dtype for spec in artifact.outputs} == {"float32"}
+    assert {spec.dtype for spec in artifact.outputs} == {dtype}
     assert [spec.shape for spec in artifact.outputs] == [(batch, tokens, channels), (batch, channels)]
 
 
 def test_integers_are_those_of_the_plan(tiny: Exported) -> None:
     """The runtime computes what the simulator computes from the same plan."""
-    pixels = random_pixels(3)
+    pixels = random_pixels(3).clamp(-2.1, 2.2)  # what pictures can be, for inputs that hold no more
     for precision, variant in tiny.kinds():
         if precision in ("fp32", "fp16"):
             continue
         artifact = tiny.export(precision, variant)
         actual = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
         if precision == "w8a8":
-            oracle = simulate(as_fused(tiny.plan) if variant == "fused" else tiny.plan)
+            oracle = simulate(tiny.plan if variant == "standard" else as_fused(tiny.plan))
             least = 0.9997 if tiny.backend.format in HALF else 0.9999
             assert cosine(actual, torch_tokens(oracle, pixels)) >= least, artifact.name
         else:  # the runtime quantizes activations by itself, or not at all

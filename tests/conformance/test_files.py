@@ -47,7 +47,7 @@ def test_file_names_tell_variants_apart(tiny: Exported) -> None:
     wanted = [
         "model"
         + (f"_{precision}" if (precision, variant) != ("fp32", "standard") else "")
-        + "_fused" * (variant == "fused")
+        + ("" if variant == "standard" else f"_{variant}")
         for precision, variant in tiny.backend.variants()
     ]
     assert stems == wanted

@@ -56,6 +56,15 @@ def test_export_then_json_of_the_same_build(flags, tmp_path, capsys):
     assert (tmp_path / "out" / "onnx" / "model_w8a8.onnx").exists()
     assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "edgekit.build/1"
+    assert main(["inspect", str(tmp_path / "out" / "onnx" / "model_w8a8.onnx"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    audit = facts["audit"]
+    assert audit["gemms"] == audit["gemms_int8"] + audit["gemms_float"] > 0
+    assert "attentions in several ops" in facts["placement"]
+    assert main(["inspect", str(tmp_path / "out" / "onnx" / "model_w8a8.onnx")]) == 0
+    shown = capsys.readouterr().out
+    assert "GEMMs" in shown
+    assert "attention_products_float" not in shown  # in words only
 
 
 def test_a_plan_made_first_is_the_one_a_build_writes_out(flags, tmp_path, capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.config import DinoV2Config
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import jobs_of
+from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.materials import samples_that_fit
 from edgekit.pipeline.plans import inputs_of, kind_of, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record
@@ -52,9 +54,51 @@ def test_a_precision_that_a_format_does_not_write_is_a_row_with_the_reason():
     assert "openvino does not write w4a8; it writes fp32" in job.blocked
 
 
+def test_integers_throughout_are_a_row_of_tflite_when_asked_for():
+    pytest.importorskip("ai_edge_litert")
+    asked = jobs_of(recipe(formats=["tflite", "onnx"], precisions=["w8a16", "w8a8"]))
+    assert [job.name for job in asked] == ["tflite/w8a8", "tflite/w8a16", "onnx/w8a8", "onnx/w8a16"]
+    assert asked[1].path == "tflite/model_w8a16.tflite"
+    assert asked[1].integer
+    assert "onnx does not write w8a16" in (asked[3].blocked or "")
+    assert not any(job.precision == "w8a16" for job in jobs_of(recipe(formats=["tflite"])))
+
+
 def test_fused_artifacts_are_asked_for_only_when_wanted():
     names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
     assert names == {"onnx/w8a8", "onnx/w8a8_fused"}
+
+
+def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
+    pytest.importorskip("ai_edge_litert")
+    plain = recipe(formats=["tflite", "onnx"], precisions=["fp32", "w8a8"])
+    asked = plain.model_copy(update={"fused_attention": "on"})
+    added = {job.name: job.path for job in jobs_of(asked)}.items() - {
+        job.name: job.path for job in jobs_of(plain)
+    }.items()
+    assert dict(added) == {
+        "tflite/fp32_composite": "tflite/model_fp32_composite.tflite",
+        "tflite/w8a8_composite": "tflite/model_w8a8_composite.tflite",
+    }
+    assert asked.digest != plain.digest
+    values = plain.model_dump(
+        mode="json", exclude={"heads", "fused_attention", "coreml"}
+    )  # as before there was such a field
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert plain.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_core_ml_packages_are_written_as_the_recipe_says():
+    from edgekit.backends.coreml import CoreMlBackend
+
+    asked = recipe(formats=["coreml"], precisions=["fp16"], inputs=["pixel_values", "image"],
+                   coreml={"target": "iOS17", "batch": 8})  # fmt: skip
+    plain, picture = jobs_of(asked)
+    assert exporter_of(plain, asked) == CoreMlBackend("iOS17", 8)
+    assert exporter_of(picture, asked) == CoreMlBackend("iOS17", 1)
+    assert asked.digest != recipe(formats=["coreml"], precisions=["fp16"], inputs=["pixel_values", "image"]).digest
+    with pytest.raises(RecipeError, match=r"coreml\.batch"):
+        recipe(coreml={"batch": 0})
 
 
 @pytest.mark.parametrize("empty", ["formats", "precisions"])
@@ -119,11 +163,13 @@ def test_seven_bits_are_for_products_that_saturate():
         ("coreml/w4", "int4_weights"),
         ("tflite/w8", "int8_weights"),
         ("tflite/w8a8_fused", "int8"),
+        ("tflite/w8a8_composite", "int8"),
+        ("tflite/w8a16", "int8_weights"),
     ],
 )
 def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
     formats = ["onnx", "openvino", "coreml", "tflite"]
-    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w4", "w4a8"], fused=True)
+    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention="on")
     job = next(job for job in jobs_of(asked) if job.name == name)
     assert kind_of(job, asked.quantize, SMALL) == kind
     assert inputs_of(kind) == ("float" if kind.endswith("weights") else "integer")

@@ -25,7 +25,7 @@ pytest.importorskip("coremltools")
 from edgekit.backends import coreml_norms
 from edgekit.backends.coreml import CoreMlBackend
 from edgekit.backends.coreml_graph import Target, row_gains
-from edgekit.backends.coreml_package import read_function, read_metadata
+from edgekit.backends.coreml_package import read_batch, read_function, read_metadata
 from edgekit.backends.coreml_runner import CoreMlRunner
 from edgekit.backends.coreml_verify import verify_plan
 
@@ -55,7 +55,7 @@ def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
+    return float(10 * np.log10((reference**2).sum() / max(((reference - other) ** 2).sum(), 1e-30)))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,51 @@ def test_any_attention_scale_and_rewritten_models(tiny: DinoV2, tmp_path: Path) 
     for target in ("iOS18", "iOS17"):
         actual = tokens(export(changed, tmp_path, "fp32", target=target), pixels())
         assert np.abs(actual - expected(changed, pixels())).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target"), [(None, "iOS17"), (None, "iOS18"), ("token_groups", "iOS18"), ("token_scaled", "iOS17")]
+)
+def test_a_flexible_batch_computes_what_a_fixed_one_does(
+    inputs: str | None, target: Target, tiny: DinoV2, tmp_path: Path
+) -> None:
+    precision: Precision = "w8a8" if inputs else "fp32"
+    whole = rtn_plan(tiny, pixels(8), inputs=inputs) if inputs else None
+    source = ExportSource(tiny, Preprocess.for_size(*SIZE), whole, "tiny", "MIT", "0" * 64, "digest")
+    paths = [tmp_path / f"{name}.mlpackage" for name in ("fixed", "open", "again")]
+    fixed, flexible, again = (
+        CoreMlBackend(target, batch).export(source, precision, "standard", path)
+        for path, batch in zip(paths, (1, 4, 4), strict=True)
+    )
+    assert (fixed.inputs[0].shape[0], flexible.inputs[0].shape[0]) == (1, "batch")
+    assert {spec.shape[0] for spec in flexible.outputs} == {"batch"}
+    assert read_batch(flexible.path) == 4
+    assert flexible.sha256 == again.sha256
+    x = pixels(6, seed=2)
+    one, many = tokens(fixed, x), tokens(flexible, x)
+    assert sqnr_db(one, many) > (100 if precision == "fp32" else 40)
+    audits = [CoreMlBackend().audit(artifact) for artifact in (fixed, flexible)]
+    assert len({audit["gemms_int8"] for audit in audits}) == 1
+    assert len({audit["attention_fused"] for audit in audits}) == 1
+
+
+def test_macos_is_fed_as_many_images_as_fit(tiny: DinoV2, tmp_path: Path) -> None:
+    source = ExportSource(tiny, Preprocess.for_size(*SIZE), None, "tiny", "MIT", "0" * 64, "digest")
+    artifact = CoreMlBackend(batch=4).export(source, "fp32", "standard", tmp_path / "model.mlpackage")
+    fed = []
+
+    def predict(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        fed.append(inputs[INPUT_NAME])
+        return {
+            name: np.tile(inputs[INPUT_NAME].mean(axis=(1, 2, 3)).reshape(-1, *[1] * (len(spec.shape) - 1)),
+                          (1, *spec.shape[1:]))
+            for name, spec in zip(OUTPUT_NAMES, artifact.outputs, strict=True)
+        }  # fmt: skip
+
+    x = pixels(6).numpy()
+    outputs = CoreMlRunner(artifact, predict)(x)
+    assert [len(images) for images in fed] == [4, 2]
+    np.testing.assert_allclose(outputs["pooler_output"][:, 0], x.mean(axis=(1, 2, 3)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled"])

@@ -97,6 +97,21 @@ def test_every_operation_agrees_with_coremltools(
     assert seen["quantize"] == seen["dequantize"] == (4 * depth + 1 if precision == "w8a8" else 0)
 
 
+def test_padding_agrees_with_coremltools(tiny: DinoV2, tmp_path: Path) -> None:
+    """It brings CLS and registers into packages whose number of images is open."""
+    source = ExportSource(tiny, Preprocess.for_size(*SIZE), None, "tiny", "MIT", "0" * 64, "digest")
+    path = CoreMlBackend(batch=3).export(source, "fp16", "standard", tmp_path / "model.mlpackage").path
+    seen: list[tuple[int, ...]] = []
+
+    def compare(op: Any, arguments: mil_ops.Inputs, results: list[np.ndarray]) -> None:
+        if op.op_type == "pad":
+            assert np.array_equal(results[0], theirs(op, arguments)[0])
+            seen.append(results[0].shape)
+
+    MilProgram(path)({INPUT_NAME: pixels(2).numpy()}, compare)
+    assert seen == [(2, 25, tiny.config.width)]
+
+
 def test_what_heads_are_made_of_agrees_with_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(1, 8, 5, 4, generator=generator), torch.randn(6, 8, 3, 3, generator=generator)

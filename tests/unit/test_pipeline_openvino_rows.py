@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgekit.artifact import ArtifactRow
 from edgekit.backends import loading
+from edgekit.backends.base import ExportSource
 from edgekit.errors import RecipeError
 from edgekit.pipeline import jobs as pipeline_jobs
+from edgekit.pipeline import nncf
 from edgekit.pipeline.jobs import jobs_of
 from edgekit.pipeline.nncf import options_of
+from edgekit.quantize.nncf_engine import NncfOptions
 from edgekit.recipe import Recipe
 
 pytest.importorskip("nncf")
@@ -57,8 +61,6 @@ def test_without_nncf_the_row_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 def test_overflow_is_cured_as_for_our_own_engine(
     overflow: str, saturates: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgekit.pipeline import nncf
-
     monkeypatch.setattr(nncf, "cpu_saturates", lambda: saturates)
     options = nncf.options_of(Recipe.make({"quantize": {"overflow": overflow, "max_drop": 0.01}}))
     assert (options.overflow, options.max_drop) == (wanted, 0.01)
@@ -95,6 +97,32 @@ def test_files_that_take_images_are_rows_behind_their_siblings() -> None:
     assert not any(job.input == "image" for job in jobs_of(Recipe(formats=("openvino",))))
     (plain, taking) = jobs_of(Recipe(formats=("coreml",), precisions=("fp16",), inputs=("pixel_values", "image")))
     assert (plain.path, taking.path) == ("coreml/model_fp16.mlpackage", "coreml/model_fp16_image.mlpackage")
+
+
+def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the calibration images is held out under accuracy control; without it all of them calibrate."""
+    seen: list[tuple[np.ndarray, np.ndarray | None, float | None]] = []
+
+    class Materials:
+        out, calibration = tmp_path, staticmethod(lambda _: SimpleNamespace(pixel_values=np.arange(10)))
+        source = staticmethod(lambda _: ExportSource(*[None] * 7))  # type: ignore[arg-type]
+
+        def __init__(self, drop: float | None) -> None:
+            self.recipe = Recipe.make({"quantize": {"max_drop": drop}})
+
+    def watched(_: object, images: np.ndarray, __: Path, options: NncfOptions, held_out: np.ndarray | None) -> None:
+        seen.append((images, held_out, options.max_drop))
+
+    monkeypatch.setattr(nncf, "nncf_quantize", watched)
+    monkeypatch.setattr(nncf, "get_backend", lambda _: SimpleNamespace(export=lambda *_: None))
+    (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
+    for drop in (0.01, None):
+        nncf.make_nncf(job, Materials(drop))  # type: ignore[arg-type]
+    (images, held_out, limit), (every, none, no_limit) = seen
+    assert held_out is not None
+    assert sorted([*images, *held_out]) == [*range(10)]
+    assert (len(held_out), limit) == (3, 0.01)
+    assert ([*every], none, no_limit) == ([*range(10)], None, None)
 
 
 @pytest.mark.full

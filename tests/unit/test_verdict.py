@@ -20,6 +20,7 @@ MEASURED = {
     "onnx/w8a8_fused": (30.0, 24.0, 0.04),
     "openvino/w8a8_nncf": (20.0, 22.0, 0.2),
 }
+INTEGER = {"tflite/w8a16": (1.0, 1.0, 0.00001)}  # better than all in every way
 
 
 def drift(noise: float) -> DriftReport:
@@ -42,7 +43,7 @@ def latency(name: str, ms: float) -> LatencyReport:
 def verdict(aim: Aim, *names: str):
     rows, drifts, latencies = [], {}, {}
     for name in names or MEASURED:
-        ms, size, noise = MEASURED[name]
+        ms, size, noise = (MEASURED | INTEGER)[name]
         format_, _, precision = name.partition("/")
         rows.append(
             ArtifactRow(name=name, format=format_, precision=precision.split("_")[0], status="ok", size_mb=size)
@@ -84,3 +85,11 @@ def test_int8_that_gains_too_little_is_not_worth_it():
         patch.setitem(MEASURED, "onnx/w8a8", slow["onnx/w8a8"])
         found = verdict(Aim(), "onnx/fp32", "onnx/w8a8")
     assert found.int8 == "not worth it"
+
+
+@pytest.mark.parametrize("goal", ["latency", "size", "accuracy"])
+def test_what_is_made_for_other_devices_is_never_recommended(goal):
+    found = verdict(Aim(goal=goal), *MEASURED, *INTEGER)
+    assert found == verdict(Aim(goal=goal))
+    assert "tflite/w8a16" not in found.front
+    assert verdict(Aim(goal=goal), "tflite/w8a16").choice is None

@@ -3,7 +3,7 @@
 import type { Preprocess } from './preprocess';
 import { readSafetensors, type Tensor } from './safetensors';
 
-export type Precision = 'fp32' | 'fp16' | 'w8' | 'w8a8' | 'w4' | 'w4a8';
+export type Precision = 'fp32' | 'fp16' | 'w8' | 'w8a8' | 'w8a16' | 'w4' | 'w4a8';
 
 /** One row of the manifest: an ONNX model that a browser can run. */
 export interface Model {

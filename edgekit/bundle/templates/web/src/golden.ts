@@ -7,7 +7,7 @@ import { crop, toPixelValues } from './preprocess';
 import { cosine, largestDifference, mean, rows, sqnrDb } from './vectors';
 
 /** Least cosine of the class token that tells a working model from a broken one; as in edgekit/golden.py. */
-export const LEAST_COSINE: Record<Precision, number> = { fp32: 0.999999, fp16: 0.9999, w8: 0.99, w8a8: 0.99, w4: 0.8, w4a8: 0.8 };
+export const LEAST_COSINE: Record<Precision, number> = { fp32: 0.999999, fp16: 0.9999, w8: 0.99, w8a8: 0.99, w8a16: 0.99, w4: 0.8, w4a8: 0.8 };
 
 /** Levels of 255: most that the crop of a picture may differ on average, since decoders of JPEG do. */
 const MOST_DIFFERENCE = 1;

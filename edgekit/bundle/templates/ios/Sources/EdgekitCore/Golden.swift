@@ -50,7 +50,7 @@ public struct Safetensors {
 /// The self-check of a bundle: the golden tensors and pictures through one model.
 public struct Golden {
     /// Least cosine of `pooler_output` with the FP32 model's that tells a working model from a broken one; as edgekit/golden.py.
-    public static let leastCosine = ["fp32": 0.999999, "fp16": 0.9999, "w8": 0.99, "w8a8": 0.99, "w4": 0.8, "w4a8": 0.8]
+    public static let leastCosine = ["fp32": 0.999999, "fp16": 0.9999, "w8": 0.99, "w8a8": 0.99, "w8a16": 0.99, "w4": 0.8, "w4a8": 0.8]
     /// Mean, in levels: decoders of JPEG differ by less; 0 from a .ppm.
     public static let mostDifference = 1.0
 
