@@ -1,4 +1,4 @@
-"""Move scale per channel from queries to keys: q.k is the same for q * s and k / s, and both then have even channels."""
+"""Move scale per channel from queries to keys, until both have even channels: q.k is the same for q * s and k / s."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from edgekit.distill.recovery import RecoveryRecipe, recover
+from edgekit.distill.views import views
 from edgekit.errors import DataError
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.engine import quantize
-from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.plan import FloatInput, QuantPlan
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
@@ -61,6 +62,30 @@ def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
     first, second = (recover(plan, _pixels(tiny_model), RecoveryRecipe(block_steps=5, end_steps=2)) for _ in range(2))
     for name in plan.gemms:
         np.testing.assert_array_equal(first.gemms[name].weight, second.gemms[name].weight)
+
+
+@torch.no_grad()
+def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
+    """Also where the caller has switched gradients off."""
+    plan = quantize(tiny_model, _pixels(tiny_model), FOUR, inputs="float")
+    recovered = recover(plan, _pixels(tiny_model), QUICK)
+    assert _sqnr(recovered, tiny_model) > _sqnr(plan, tiny_model) + 1
+    assert {gemm.input for gemm in recovered.gemms.values()} == {FloatInput()}
+
+
+def test_views_are_crops_of_their_own_image() -> None:
+    ramp = torch.linspace(0, 1, 28).expand(3, 28, 28)  # grows from left to right
+    pixels = torch.stack([ramp + 10 * image for image in range(12)])
+    seen = views(pixels, torch.Generator().manual_seed(0))
+    assert seen.shape == pixels.shape
+    low, high = seen.amin((1, 2, 3)), seen.amax((1, 2, 3))
+    assert torch.equal(low.floor(), 10 * torch.arange(12.0))
+    assert (high - low >= 0.5).all()
+    assert (high - low <= 1.0001).all()
+    growing = seen[:, 0, 0, -1] > seen[:, 0, 0, 0]
+    assert growing.any()
+    assert not growing.all()
+    assert torch.equal(seen, views(pixels, torch.Generator().manual_seed(0)))
 
 
 def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
