@@ -30,9 +30,9 @@ double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64
     const Kernels& k = active_kernels();
     const std::vector<int8_t> weight(in * out, 1);
     const std::vector<float> ones(out, 1), exact(tier == EDGEKIT_EXACT ? in * out : 0, 1);
-    PackedLinear linear;
-    linear.pack({weight.data(), ones.data(), ones.data(), exact.data()}, int(in), int(out), format_of(tier, weight_bits),
-                tier == EDGEKIT_QUALITY, nullptr);
+    PackedLinear linear(int(in), int(out), format_of(tier, weight_bits));
+    const Memory memory(linear.bytes());
+    linear.pack({weight.data(), ones.data(), ones.data(), exact.data()}, tier == EDGEKIT_QUALITY, nullptr, memory.data());
     Workspace x(rows * (linear.view.steps * 4 + 64)), y(rows * linear.view.padded_out() * sizeof(float));
     if (!x.data() || !y.data()) return 0;
     for (size_t i = 0; i < rows * (linear.view.steps * 4 + size_t{64}); ++i) x.data()[i] = 1;

@@ -10,24 +10,31 @@
 
 namespace edgekit {
 
-// Bytes aligned to cache lines.
-struct Memory {
+// Zeros, aligned to cache lines. From 1 MB on they lie in huge pages where the system gives them: the weights of a model
+// are more pages than a core keeps addresses of, which costs some 2 % of a block.
+class Memory {
+public:
     explicit Memory(size_t bytes);
-    char* at(size_t offset) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(bytes_.get()) + 63) & ~uintptr_t{63}) + offset; }
+    ~Memory();
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    char* data() const { return data_; }
 
 private:
-    std::unique_ptr<char[]> bytes_;
+    char* data_;
+    size_t alignment_;
 };
 
-// A Linear of the kernels and what it points to.
+// A linear layer as the kernels want it: its view points into memory that it is packed to.
 struct PackedLinear {
     Linear view;
-    std::vector<Memory> owned;
-    void pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain);
-    void pack_floats(const edgekit_linear& from, int in, int out, const float* gain);
+    PackedLinear(int in, int out, Format format);
+    size_t bytes() const;  // that pack() needs, zeroed
+    void pack(const edgekit_linear& from, bool quality, const float* gain, char* memory);
 
 private:
-    float* allocate(int in, int out, Format format);
+    void pack_floats(const edgekit_linear& from, float* packed);
+    void pack_integers(const edgekit_linear& from, bool quality, char* packed, float* scale, int32_t* sums);
 };
 
 // Empty when the block can be run, else what is wrong with it.
@@ -41,6 +48,6 @@ bool attend_all(Attention attention, int64_t batch, const edgekit_threads* threa
 
 struct edgekit_block {
     edgekit::BlockData data;
-    edgekit::PackedLinear qkv, proj, fc1, fc2;
+    std::unique_ptr<edgekit::Memory> weights;
     std::vector<float> norms[4];
 };

@@ -98,16 +98,19 @@ int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) 
     const Format format = exact ? Format::floats : active_kernels().format(!quality, spec->weight_bits);
     const float* norms[] = {spec->norm1_weight, spec->norm1_bias, spec->norm2_weight, spec->norm2_bias};
     for (int i = 0; i < 4; ++i) made->norms[i].assign(norms[i], norms[i] + width);
-    made->qkv.pack(spec->qkv, width, 3 * width, format, quality, nullptr);
-    made->proj.pack(spec->proj, width, width, format, quality, nullptr);
-    made->fc1.pack(spec->fc1, width, hidden, format, quality, spec->fc2_gain);
-    made->fc2.pack(spec->fc2, hidden, width, format, quality, nullptr);
+    PackedLinear qkv(width, 3 * width, format), proj(width, width, format), fc1(width, hidden, format), fc2(hidden, width, format);
+    made->weights = std::make_unique<Memory>(qkv.bytes() + proj.bytes() + fc1.bytes() + fc2.bytes());
+    char* at = made->weights->data();
+    qkv.pack(spec->qkv, quality, nullptr, at);
+    proj.pack(spec->proj, quality, nullptr, at += qkv.bytes());
+    fc1.pack(spec->fc1, quality, spec->fc2_gain, at += proj.bytes());
+    fc2.pack(spec->fc2, quality, nullptr, at += fc1.bytes());
     BlockData& d = made->data;
     d.width = width, d.hidden = hidden, d.heads = int(spec->heads), d.scale = spec->scale;
     d.attention = spec->attention >= 0 ? spec->attention : exact ? EDGEKIT_F32 : quality ? EDGEKIT_I16 : EDGEKIT_HYBRID;
     d.norm1 = {made->norms[0].data(), made->norms[1].data(), spec->epsilon};
     d.norm2 = {made->norms[2].data(), made->norms[3].data(), spec->epsilon};
-    d.qkv = made->qkv.view, d.proj = made->proj.view, d.fc1 = made->fc1.view, d.fc2 = made->fc2.view;
+    d.qkv = qkv.view, d.proj = proj.view, d.fc1 = fc1.view, d.fc2 = fc2.view;
     *block = made.release();
     return EDGEKIT_OK;
 } catch (const std::bad_alloc&) {

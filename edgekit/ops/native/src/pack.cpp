@@ -2,6 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "block.h"
 
@@ -9,45 +14,56 @@ namespace edgekit {
 
 static constexpr int64_t most_width = 1 << 14, most_hidden = 1 << 16, most_heads = 1 << 10, most_head_dim = 1024;
 
-Memory::Memory(size_t bytes) : bytes_(new char[bytes + 64]()) {}
+static constexpr size_t huge_page = size_t{1} << 21;
 
-// Zeros for the panels, and for four numbers of every output; returns where the latter begin.
-float* PackedLinear::allocate(int in, int out, Format format) {
+Memory::Memory(size_t bytes) : alignment_(bytes < huge_page / 2 ? 64 : huge_page) {
+    bytes = rounded(bytes, alignment_);
+    data_ = static_cast<char*>(::operator new(bytes, std::align_val_t(alignment_)));
+#if defined(__linux__)
+    if (alignment_ == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: without, it is only slower
+#endif
+    std::memset(data_, 0, bytes);
+}
+
+Memory::~Memory() { ::operator delete(data_, std::align_val_t(alignment_)); }
+
+PackedLinear::PackedLinear(int in, int out, Format format) {
     const int group = format == Format::quads ? 4 : format == Format::pairs ? 2 : 1;
     view.in = in, view.out = out, view.format = format;
     view.steps = (in + group - 1) / group;
     view.panels = int(rounded(out, 32)) / panel_outputs;
-    owned.emplace_back(view.panels * view.steps * step_bytes);
-    owned.emplace_back(view.padded_out() * 4 * sizeof(float));
-    view.packed = owned[0].at(0);
-    return reinterpret_cast<float*>(owned[1].at(0));
 }
 
-void PackedLinear::pack_floats(const edgekit_linear& from, int in, int out, const float* gain) {
-    float *bias = allocate(in, out, Format::floats), *gains = bias + view.padded_out();
-    float* packed = reinterpret_cast<float*>(owned[0].at(0));
-    for (int i = 0; i < in; ++i)
-        for (int o = 0; o < out; ++o)
-            packed[(size_t(o / panel_outputs) * in + i) * panel_outputs + o % panel_outputs] = from.exact[size_t(i) * out + o];
-    std::copy_n(from.bias, out, bias);
-    if (gain) std::copy_n(gain, out, gains);
-    view.bias = bias, view.gain = gain ? gains : nullptr;
+static size_t panel_bytes(const Linear& view) { return size_t(view.panels) * view.steps * step_bytes; }
+
+size_t PackedLinear::bytes() const { return panel_bytes(view) + view.padded_out() * 4 * sizeof(float); }
+
+void PackedLinear::pack(const edgekit_linear& from, bool quality, const float* gain, char* memory) {
+    float* scale = reinterpret_cast<float*>(memory + panel_bytes(view));
+    float *bias = scale + view.padded_out(), *gains = bias + view.padded_out();
+    int32_t* sums = reinterpret_cast<int32_t*>(gains + view.padded_out());
+    view.packed = memory, view.scale = scale, view.bias = bias, view.sums = sums;
+    std::copy_n(from.bias, view.out, bias);
+    if (gain) std::copy_n(gain, view.out, gains), view.gain = gains;
+    if (view.format == Format::floats) pack_floats(from, reinterpret_cast<float*>(memory));
+    else pack_integers(from, quality, memory, scale, sums);
 }
 
-void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format format, bool quality, const float* gain) {
-    if (format == Format::floats) return pack_floats(from, in, out, gain);
-    const int group = format == Format::quads ? 4 : 2, outputs = int(rounded(out, 32));
-    float* scale = allocate(in, out, format);
-    char* packed = owned[0].at(0);
-    float *bias = scale + outputs, *gains = bias + outputs;
-    int32_t* sums = reinterpret_cast<int32_t*>(gains + outputs);
+void PackedLinear::pack_floats(const edgekit_linear& from, float* packed) {
+    for (int i = 0; i < view.in; ++i)
+        for (int o = 0; o < view.out; ++o)
+            packed[(size_t(o / panel_outputs) * view.in + i) * panel_outputs + o % panel_outputs] = from.exact[size_t(i) * view.out + o];
+}
+
+void PackedLinear::pack_integers(const edgekit_linear& from, bool quality, char* packed, float* scale, int32_t* sums) {
+    const int group = view.format == Format::quads ? 4 : 2;
     int64_t longest = 1;
-    for (int o = 0; o < out; ++o) {
-        const int8_t* row = from.weight + size_t(o) * in;
+    for (int o = 0; o < view.out; ++o) {
+        const int8_t* row = from.weight + size_t(o) * view.in;
         char* to = packed + size_t(o / panel_outputs) * view.steps * step_bytes + o % panel_outputs * 4;
         int64_t length = 0;
         int32_t sum = 0;
-        for (int i = 0; i < in; ++i) {
+        for (int i = 0; i < view.in; ++i) {
             char* at = to + i / group * step_bytes;
             if (group == 4) {
                 reinterpret_cast<int8_t*>(at)[i % 4] = row[i];
@@ -58,12 +74,10 @@ void PackedLinear::pack(const edgekit_linear& from, int in, int out, Format form
             sum += row[i];
             length += row[i] < 0 ? -row[i] : row[i];
         }
-        scale[o] = from.scale[o], bias[o] = from.bias[o], gains[o] = gain ? gain[o] : 1, sums[o] = sum;
+        scale[o] = from.scale[o], sums[o] = sum;
         longest = length > longest ? length : longest;
     }
     view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
-    view.scale = scale, view.bias = bias, view.sums = sums;
-    view.gain = gain ? gains : nullptr;
 }
 
 static std::string number(int64_t value) { return std::to_string(value); }
