@@ -228,13 +228,13 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
     )
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
-    return replace(config, arch=_arch(config))
+    return replace(config, arch=arch_of(config))
 
 
-def _arch(config: DinoV2Config) -> str:
+def arch_of(config: DinoV2Config) -> str:
     """The official name of these shapes, or a descriptive one."""
     for name, known in ARCHITECTURES.items():
-        if replace(known, grid=config.grid, interpolation=config.interpolation, arch="") == config:
+        if replace(config, grid=known.grid, interpolation=known.interpolation, arch=name) == known:
             return name
     return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
 
