@@ -47,6 +47,9 @@ def distill(
     tensorboard: Annotated[
         Literal["auto", "on", "off"], typer.Option(help="Event files beside log.csv; auto: if it is installed.")
     ] = "auto",
+    keep: Annotated[
+        Literal["graduates", "all"], typer.Option(help="all: every student and average as a file, too.")
+    ] = "graduates",
     seed: options.Seed = None,
     as_json: options.Json = False,
 ) -> None:
@@ -66,7 +69,16 @@ def distill(
     settings = DistillRecipe.make(base.model_dump() | {key: value for key, value in given.items() if value is not None})
     with Live(terminal(stderr=True)) as live:
         outcome = distil_folder(
-            teacher, student, data, out, settings, device=device, board=tensorboard, threads=threads, watcher=live
+            teacher,
+            student,
+            data,
+            out,
+            settings,
+            device=device,
+            board=tensorboard,
+            threads=threads,
+            watcher=live,
+            keep=keep,
         )
     if outcome is None:  # one of torchrun's other processes
         return

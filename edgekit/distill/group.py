@@ -27,7 +27,7 @@ class Group:
     @classmethod
     def of(cls, name: str, beginning: Beginning, copies: int, width: int, loss: TokenLoss, seed: int) -> Group:
         """`copies` students with the same first weights, projections to `width` included."""
-        first = Student(beginning.model, width, loss, seed).train()
+        first = Student(beginning.model, width, loss, seed, beginning.segments).train()
         first.backbone.mask_token.requires_grad_(False)  # only pre-training uses it
         first.backbone.pos_embed.requires_grad_(beginning.positions == "learned")
         ema = deepcopy(first).eval().requires_grad_(False)

@@ -12,13 +12,19 @@ from edgekit.distill.loss import Parts
 from edgekit.distill.student import Student
 from edgekit.distill.world import World
 
+_NAMES = ("loss", "cls_cosine", "patch_cosine", "cls_centred", "patch_centred")
+
 
 class Score(Frozen):
-    """Means over n held-out images: the loss, and the cosines of class token and patches (to the teacher's)."""
+    """Means over n held-out images: the loss, cosines of class token and patches to the teacher's, as they are and
+    standardised (see `edgekit.distill.loss.Standard`).
+    """
 
     loss: float
     cls_cosine: float
     patch_cosine: float
+    cls_centred: float
+    patch_centred: float
     n: int
 
 
@@ -36,7 +42,7 @@ def judge(
         world: its processes share the work.
     """
     mine = torch.from_numpy(pixels[world.rank :: world.size])
-    sums = {name: torch.zeros(3, dtype=torch.float64) for name in students}
+    sums = {name: torch.zeros(len(_NAMES), dtype=torch.float64) for name in students}
     training = {name: student.training for name, student in students.items()}
     for student in students.values():
         student.eval()
@@ -44,15 +50,16 @@ def judge(
         shown = some.to(world.device)
         target = teacher.tokens(shown)
         for name, student in students.items():
-            _, parts = student.loss(student.tokens(shown), target, torch.ones(len(shown), device=world.device))
+            _, parts = student.compared(student.tokens(shown), target, torch.ones(len(shown), device=world.device))
             sums[name] += _sums(student, parts)
     for name, student in students.items():
         student.train(training[name])
     found = {name: world.sum(total.float()).tolist() for name, total in sums.items()}
     n = len(pixels)
-    return {name: Score(loss=a / n, cls_cosine=b / n, patch_cosine=c / n, n=n) for name, (a, b, c) in found.items()}
+    return {name: Score(n=n, **{key: value / n for key, value in zip(_NAMES, values, strict=True)})
+            for name, values in found.items()}  # fmt: skip
 
 
 def _sums(student: Student, parts: Parts) -> torch.Tensor:
-    whole = torch.stack([student.loss.of(parts), parts.cls_cosine, parts.patch_cosine])  # (3, B)
+    whole = torch.stack([student.loss.of(parts), *(getattr(parts, name) for name in _NAMES[1:])])  # (5, B)
     return whole.double().sum(1).cpu()

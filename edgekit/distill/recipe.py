@@ -21,7 +21,7 @@ _ASIDE = {"log_every", "judge_every", "checkpoint_every"}  # change nothing in w
 
 
 class DistillRecipe(Frozen):
-    """One distillation. Losses are means per token, rates of AdamW; `batch` is of all processes together.
+    """One distillation. Losses are means per token, the rate is AdamW's; `batch` is of all processes together.
 
     The defaults follow DINOv2's own distillation (Oquab et al. 2023, section 5: frozen teacher, no masking, no
     stochastic depth, an exponential moving average of the student as the result) on features instead of prototypes.
@@ -32,9 +32,13 @@ class DistillRecipe(Frozen):
     batch: int = Field(default=32, ge=1)
     copies: int = Field(default=2, ge=1)  # students of each architecture, fed the same images
     image_weights: Literal["equal", "exponential"] = "exponential"  # what makes copies differ: see `images.weights_of`
+    blockwise: float = Field(
+        default=0.4, ge=0, le=1
+    )  # share of the steps in which blocks learn one by one
+    block_rate: float = Field(default=1e-3, gt=0)  # the learning rate of that part
     rate: float = Field(default=3e-4, gt=0)
     final_rate: float = Field(default=1e-6, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps of each part
     weight_decay: float = Field(default=0.04, ge=0)
     clip: float = Field(default=3.0, gt=0)  # largest norm of a student's gradient
     ema: float = Field(default=0.998, ge=0, lt=1)
@@ -42,6 +46,7 @@ class DistillRecipe(Frozen):
     patch_weight: float = Field(default=1.0, ge=0)
     cosine_weight: float = Field(default=1.0, ge=0)
     smooth_l1_weight: float = Field(default=1.0, ge=0)
+    standardise: Literal["off", "on"] = "on"  # tokens by the teacher's mean and deviation before they are compared
     augment: Augment = "light"
     held_out: float = Field(default=0.1, gt=0, lt=1)  # share of the images that trains nothing and judges
     precision: Precision = "auto"  # of matrix products; "auto": bfloat16 or float16 on CUDA, float32 elsewhere

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgekit.artifact import Frozen
-from edgekit.distill.loss import Parts, TokenLoss
+from edgekit.distill.loss import BlockLoss, Parts, Standard, Streams, TokenLoss, Tokens
 from edgekit.distill.recipe import read_settings, validated
 from edgekit.errors import RecipeError
 from edgekit.models import zoo
@@ -23,6 +24,7 @@ from edgekit.models.config import DinoV2Config, Ffn
 from edgekit.models.dinov2 import DinoV2
 from edgekit.recipe import PATCH
 
+Segment = tuple[int, int]  # of the teacher's blocks: first, and the one after the last
 _SHAPES = ("width", "heads", "ffn", "ffn_hidden")  # what two models need in common to share blocks
 _HEAD_DIM = 64
 _STD = 0.02  # of official first weights (facebookresearch/dinov2, dinov2/models/vision_transformer.py)
@@ -32,7 +34,8 @@ class StudentSpec(Frozen):
     """What a student is asked to be. Whatever is None is the named architecture's, else the teacher's.
 
     `init` is "teacher" (blocks copied from it), "random", or the name or path of a checkpoint of the same shapes;
-    "auto" takes the teacher where its blocks fit. `blocks` are the teacher's that begin the student, in order.
+    "auto" takes the teacher where its blocks fit. `blocks` are the teacher's that begin the student, in order; by
+    default evenly many apart, from the first on: 0, 2, 4, 6, 8, 10 of 12.
     """
 
     arch: str | None = None
@@ -74,6 +77,7 @@ class Beginning:
     name: str  # "dinov2_384x6"
     init: str  # "blocks 0, 2, ... of the teacher", "random", or the checkpoint's name
     positions: str  # "frozen" or "learned"
+    segments: tuple[Segment, ...] = ()  # where its blocks can learn one by one
 
 
 def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginning:
@@ -96,9 +100,12 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
         if differ:
             told = ", ".join(f"{n} {getattr(wanted, n)} is not {getattr(teacher.config, n)}" for n in differ)
             raise RecipeError("the teacher's blocks do not fit the student", why=told, fix="init=random in --student")
-        chosen = spec.blocks or spread(wanted.depth, teacher.config.depth)
+        chosen = _blocks(spec, wanted.depth, teacher.config.depth)
         model = _from_teacher(teacher, replace(wanted, grid=teacher.config.grid), chosen, seed)
-        return Beginning(model, wanted.arch, f"blocks {', '.join(map(str, chosen))} of the teacher", "frozen")
+        same = wanted.registers == teacher.config.registers  # else the streams have other tokens
+        segments = segments_of(chosen, teacher.config.depth) if same else ()
+        init = f"blocks {', '.join(map(str, chosen))} of the teacher"
+        return Beginning(model, wanted.arch, init, "frozen", segments)
     if spec.blocks is not None:
         raise RecipeError(f"blocks of the teacher and init = {init!r} contradict each other", fix="leave one out")
     if init == "random":
@@ -112,44 +119,91 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
     return Beginning(loaded.model, wanted.arch, loaded.name, "frozen")
 
 
-def spread(depth: int, of: int) -> tuple[int, ...]:
-    """Evenly spread blocks with the first and the last: 6 of 12 are 0, 2, 4, 7, 9, 11 (as in DistilBERT).
-
-    Raises:
-        RecipeError: more blocks are wanted than there are.
-    """
+def _blocks(spec: StudentSpec, depth: int, of: int) -> tuple[int, ...]:
+    """Which of the teacher's blocks begin a student of `depth`."""
+    if spec.blocks is not None:
+        return spec.blocks
     if depth > of:
         raise RecipeError(f"a student of {depth} blocks cannot begin with those of a teacher of {of}",
                           fix="init=random in --student")  # fmt: skip
-    if depth == 1:
-        return (of - 1,)
-    return tuple(math.floor(i * (of - 1) / (depth - 1) + 0.5) for i in range(depth))
+    return tuple(i * of // depth for i in range(depth))
+
+
+def segments_of(blocks: Sequence[int], of: int) -> tuple[Segment, ...]:
+    """What each block of a student has to do alone: from its teacher's block up to the next one's, () if not in order.
+
+    The first begins at the image, the last ends at the teacher's end: blocks 0, 2, 4 of 6 do (0, 2), (2, 4), (4, 6).
+    """
+    bounds = [0, *blocks[1:], of]
+    rising = all(a < b for a, b in pairwise(bounds))
+    return tuple(pairwise(bounds)) if rising else ()
 
 
 class Student(nn.Module):
     """A backbone that learns, and where widths differ a linear map of each kind of token to the teacher's width."""
 
-    def __init__(self, backbone: DinoV2, width: int, loss: TokenLoss, seed: int) -> None:
+    def __init__(
+        self, backbone: DinoV2, width: int, loss: TokenLoss, seed: int, segments: Sequence[Segment] = ()
+    ) -> None:
         """`width` is the teacher's; the maps are dropped when the student graduates."""
         super().__init__()
-        self.backbone, self.loss = backbone, loss
+        self.backbone, self.loss, self.standard = backbone, loss, Standard(width)
+        self.segments, self.block_loss = tuple(segments), BlockLoss(len(segments), width)
         generator = torch.Generator().manual_seed(seed)
         same = backbone.config.width == width
         self.of_cls: nn.Module = nn.Identity() if same else _linear(backbone.config.width, width, generator)
         self.of_patches: nn.Module = nn.Identity() if same else _linear(backbone.config.width, width, generator)
         self.autocast: torch.dtype | None = None
 
-    def tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def tokens(self, pixels: Tensor) -> Tokens:
         """(B, 3, H, W) -> class tokens (B, D) and patches (B, P, D) in float32, D the teacher's width."""
-        kind = pixels.device.type
-        with torch.autocast(kind, self.autocast) if self.autocast else nullcontext():
-            hidden = self.backbone(pixels)[0]
-            cls, patches = self.of_cls(hidden[:, 0]), self.of_patches(hidden[:, 1 + self.backbone.config.registers :])
+        with self._precision(pixels):
+            return self._ends(self.backbone(pixels)[0])
+
+    def taught(self, pixels: Tensor, bounds: Collection[int]) -> tuple[Tokens, Streams]:
+        """The tokens, and the residual streams (B, N, D) before the blocks of those numbers."""
+        streams = {}
+        with self._precision(pixels):
+            x = self.backbone.embed(pixels)
+            for number, block in enumerate(self.backbone.blocks):
+                if number in bounds:
+                    streams[number] = x
+                x = block(x)
+            if len(self.backbone.blocks) in bounds:
+                streams[len(self.backbone.blocks)] = x
+            return self._ends(self.backbone.finish(x)), streams
+
+    def forward(
+        self, pixels: Tensor, target: Tokens, weights: Tensor, streams: Streams | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss to descend, its images weighted by (B,), and the unweighted means (2 + parts,) for the log.
+
+        With the teacher's `streams`, of each block alone: it is given what the teacher has before its segment and
+        compared with what the teacher has after it.
+        """
+        if streams is None:
+            loss, parts = self.compared(self.tokens(pixels), target, weights)
+            numbers = [self.loss.of(parts).mean(), *(part.mean() for part in parts)]
+            return loss, torch.stack([torch.full_like(loss, math.nan), *numbers])
+        each = []
+        for number, (block, (start, stop)) in enumerate(zip(self.backbone.blocks, self.segments, strict=True)):
+            with self._precision(pixels):
+                found = block(streams[start])
+            each.append(self.block_loss(number, found.float(), streams[stop].float()))
+        losses = torch.stack(each).mean(0)  # (B,)
+        missing = torch.full((1 + len(Parts._fields),), math.nan, device=losses.device)
+        return (losses * weights).mean(), torch.cat([losses.detach().mean()[None], missing])
+
+    def compared(self, mine: Tokens, theirs: Tokens, weights: Tensor) -> tuple[Tensor, Parts]:
+        """The loss of tokens that are there already, and its parts."""
+        return self.loss(mine, theirs, weights, self.standard)
+
+    def _ends(self, hidden: Tensor) -> Tokens:
+        cls, patches = self.of_cls(hidden[:, 0]), self.of_patches(hidden[:, 1 + self.backbone.config.registers :])
         return cls.float(), patches.float()
 
-    def forward(self, pixels: Tensor, cls: Tensor, patches: Tensor, weights: Tensor) -> tuple[Tensor, Parts]:
-        """The loss to descend, its images weighted by (B,), and its unweighted parts per image."""
-        return self.loss(self.tokens(pixels), (cls, patches), weights)
+    def _precision(self, pixels: Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(pixels.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 def _known(name: str) -> str:

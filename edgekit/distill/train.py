@@ -1,4 +1,9 @@
-"""The run itself: a frozen teacher shows every batch to all students, each step kept, logged, judged and resumable."""
+"""The run itself: a frozen teacher shows every batch to all students, each step kept, logged, judged and resumable.
+
+Students that begin with the teacher's blocks learn them one by one first, each from the teacher's own stream, as in
+`edgekit.distill.recovery`: errors do not add up over the depth, so a few dozen steps bring what hundreds do from end to
+end. The other steps train the whole student on its tokens.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +20,19 @@ from edgekit.distill.group import Group, chosen, learned
 from edgekit.distill.images import Batch, Split, Stream, weights_of
 from edgekit.distill.judge import Score, judge
 from edgekit.distill.log import Board, Log
+from edgekit.distill.loss import Parts, kinds
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.state import FILE, live, load_state, prepared, save_state
-from edgekit.distill.student import Student
+from edgekit.distill.student import Segment, Student
 from edgekit.distill.world import World, autocast_of
 from edgekit.errors import DataError
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 _BETAS = (0.9, 0.999)
+_MEASURED_BATCHES = 8  # from which the teacher's statistics are taken
+_KINDS = ("cls", "patch")
+_COLUMNS = ("block_loss", "loss", *Parts._fields)
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,10 @@ class Graduate:
 
 @dataclass(frozen=True)
 class Trained:
-    """All graduates; `begun_at` is the step from which this process went on."""
+    """All graduates and, as "group/name", whoever could have been; `begun_at` is the step this process went on from."""
 
     graduates: tuple[Graduate, ...]
+    members: dict[str, Student]
     begun_at: int
     unreadable: tuple[str, ...]
 
@@ -59,10 +69,11 @@ class Run:
             student.autocast = autocast
             student.to(world.device)
         fused = world.device.type in ("cpu", "cuda")
+        self.parameters = [parameter_groups(student, recipe.weight_decay) for student in self.students]
         self.optimizer = torch.optim.AdamW(
-            [group for student in self.students for group in parameter_groups(student, recipe.weight_decay)],
-            lr=recipe.rate, betas=_BETAS, fused=fused,
-        )  # fmt: skip
+            [group for groups in self.parameters for group in groups], lr=recipe.rate, betas=_BETAS, fused=fused
+        )
+        self.bounds = {bound for student in self.students for segment in student.segments for bound in segment}
         prepared(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=autocast == torch.float16)
         self.live = live(self.groups, self.optimizer)
@@ -76,10 +87,11 @@ class Run:
         Raises:
             DataError: a checkpoint of another run or a damaged one, or a loss that is no number.
         """
+        stream = Stream(split, self.recipe, rank=self.world.rank, processes=self.world.size)
+        self._measure_teacher(stream)
         scores = self.judged({f"{group.name}/start": group.ema for group in self.groups}, held_out)
         begun_at = self._resume(folder / FILE)
         self.shared = [self.world.shared(student) for student in self.students]
-        stream = Stream(split, self.recipe, rank=self.world.rank, processes=self.world.size)
         if not self.world.first:
             self._steps(stream, begun_at, held_out, folder, None, told, note)
             ends = self.judged(self._members(), held_out)
@@ -100,11 +112,35 @@ class Run:
             kind = chosen(mine)
             mine = {"start": scores[f"{group.name}/start"], **mine}
             graduates.append(Graduate(group.name, kind, members[f"{group.name}/{kind}"], mine))
-        return Trained(tuple(graduates), begun_at, tuple(sorted(stream.unreadable)))
+        return Trained(tuple(graduates), members, begun_at, tuple(sorted(stream.unreadable)))
 
     def judged(self, students: dict[str, Student], held_out: np.ndarray) -> dict[str, Score]:
         """Scores of some of the run's models on the held-out images."""
         return judge(students, self.teacher, held_out, max(1, self.recipe.batch // self.world.size), self.world)
+
+    @torch.no_grad()
+    def _measure_teacher(self, stream: Stream) -> None:
+        """Set what losses are relative to: mean and deviation of its tokens, energy of what its segments add."""
+        tokens: dict[str, Tensor] = {}
+        added: dict[Segment, Tensor] = {}
+        segments = {segment for student in self.students for segment in student.segments}
+        count = min(_MEASURED_BATCHES, self.recipe.steps)
+        for batch in stream.batches(0, count):
+            found, streams = self.teacher.taught(batch.pixels.to(self.world.device), self.bounds)
+            for kind, values in zip(_KINDS, found, strict=True):
+                flat = values.flatten(0, -2).double()
+                tokens[kind] = tokens.get(kind, 0) + torch.stack([flat.mean(0), flat.square().mean(0)]) / count
+            for first, last in segments:
+                change = kinds(streams[last].double() - streams[first].double()).mean(0)
+                added[first, last] = added.get((first, last), 0) + change / count
+        tokens = {kind: self.world.mean(moments) for kind, moments in tokens.items()}
+        added = {segment: self.world.mean(added[segment]) for segment in sorted(added)}
+        for student in (*self.students, *(group.ema for group in self.groups)):
+            if self.recipe.standardise == "on":
+                for kind, moments in tokens.items():
+                    student.standard.set(kind, *moments)
+            for number, segment in enumerate(student.segments):
+                student.block_loss.set(number, added[segment])
 
     def _members(self) -> dict[str, Student]:
         return {f"{group.name}/{name}": member for group in self.groups for name, member in group.members()}
@@ -131,8 +167,7 @@ class Run:
             kept = not last and done % recipe.checkpoint_every == 0  # the last one comes after the judgement
             if logged or kept:
                 means = self.world.mean(losses).tolist()
-                self._require_numbers(means, done)
-                shown = ", ".join(f"{row[0]:.4f}" for row in means)
+                shown = ", ".join(f"{loss:.4f}" for loss in self._losses(means, done))
                 if log is not None and logged:
                     log.row("log", self._row(done, means))
             told(f"distil: loss {shown}" if shown else "distil", done, recipe.steps)
@@ -148,21 +183,21 @@ class Run:
                 self._save(folder / FILE, done)
 
     def step(self, batch: Batch) -> Tensor:
-        """One step of all students; returns (students, 5): mean loss of this process's images, its four parts."""
-        rate = rate_at(batch.step, self.recipe)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        """One step of all students; returns (students, 2 + parts): means over this process's images."""
+        for groups, student in zip(self.parameters, self.students, strict=True):
+            for parameters in groups:
+                parameters["lr"] = rate_at(batch.step, self.recipe, student.segments)
         pixels = batch.pixels.to(self.world.device, non_blocking=True)
         with torch.no_grad():
-            target = self.teacher.tokens(pixels)
+            target, streams = self.teacher.taught(pixels, self.bounds if self._blockwise(batch.step) else ())
         self.optimizer.zero_grad(set_to_none=True)
         rows = []
-        for number, student in enumerate(self.shared):  # one after the other: memory of one student's activations
+        for number, shared in enumerate(self.shared):  # one after the other: memory of one student's activations
             weights = weights_of(batch.positions, number, self.recipe).to(self.world.device)
-            loss, parts = student(pixels, *target, weights)
+            alone = streams if streams and self.students[number].segments else None
+            loss, row = shared(pixels, target, weights, alone)
             self.scaler.scale(loss).backward()
-            unweighted = self.students[number].loss.of(parts).mean()
-            rows.append(torch.stack([unweighted, *(part.mean() for part in parts)]))
+            rows.append(row)
         self.scaler.unscale_(self.optimizer)
         for student in self.students:
             nn.utils.clip_grad_norm_([value for _, value in learned(student)], self.recipe.clip)
@@ -173,31 +208,55 @@ class Run:
         return torch.stack(rows)
 
     def _save(self, path: Path, done: int) -> None:
+        for number, student in enumerate(self.students, 1):
+            if not all(torch.isfinite(value).all() for _, value in learned(student)):
+                raise self._diverged(number, "weights are no numbers", done)
         save_state(path, self.live, self.name, done, self.scaler.state_dict())
 
-    def _row(self, done: int, means: list[list[float]]) -> dict[str, float]:
-        row: dict[str, float] = {"step": done, "images": done * self.recipe.batch,
-                                 "rate": rate_at(done - 1, self.recipe)}  # fmt: skip
-        for number, (loss, cls, patch, cls_l1, patch_l1) in enumerate(means, 1):
-            row |= {f"loss_{number}": loss, f"cls_cosine_{number}": cls, f"patch_cosine_{number}": patch,
-                    f"cls_smooth_l1_{number}": cls_l1, f"patch_smooth_l1_{number}": patch_l1}  # fmt: skip
+    def _blockwise(self, step: int) -> bool:
+        return step < block_steps(self.recipe)
+
+    def _row(self, done: int, means: list[list[float]]) -> dict[str, str | float]:
+        row: dict[str, str | float] = {"step": done, "images": done * self.recipe.batch}
+        for number, (values, student) in enumerate(zip(means, self.students, strict=True), 1):
+            row[f"rate_{number}"] = rate_at(done - 1, self.recipe, student.segments)
+            row |= {f"{name}_{number}": "" if math.isnan(value) else value
+                    for name, value in zip(_COLUMNS, values, strict=True)}  # fmt: skip
         return row
 
-    def _require_numbers(self, means: list[list[float]], done: int) -> None:
-        for number, (loss, *_) in enumerate(means, 1):
-            if not math.isfinite(loss):
-                raise DataError(f"the loss of student {number} is {loss} at step {done}",
-                                why="it has diverged; no checkpoint was written of it",
-                                fix=f"--rate {self.recipe.rate / 3:.1g} with another --out")  # fmt: skip
+    def _losses(self, means: list[list[float]], done: int) -> list[float]:
+        """The loss that each student descends. Raises DataError when one is no number."""
+        losses = []
+        for number, (values, student) in enumerate(zip(means, self.students, strict=True), 1):
+            losses.append(values[0 if student.segments and self._blockwise(done - 1) else 1])
+            if not math.isfinite(losses[-1]):
+                raise self._diverged(number, "loss is no number", done)
+        return losses
+
+    def _diverged(self, number: int, what: str, done: int) -> DataError:
+        return DataError(f"student {number} has diverged: its {what} at step {done}",
+                         why="no checkpoint was written of it",
+                         fix=f"--rate {self.recipe.rate / 3:.1g} with another --out")  # fmt: skip
 
 
-def rate_at(step: int, recipe: DistillRecipe) -> float:
-    """Learning rate of a step, counted from 0: a linear rise, then half a cosine down to `final_rate`."""
-    warmup = round(recipe.warmup * recipe.steps)
-    if step < warmup:
-        return recipe.rate * (step + 1) / warmup
-    share = (step - warmup) / max(1, recipe.steps - 1 - warmup)
-    return recipe.final_rate + (recipe.rate - recipe.final_rate) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+def block_steps(recipe: DistillRecipe) -> int:
+    """How many steps teach blocks one by one."""
+    return round(recipe.blockwise * recipe.steps)
+
+
+def rate_at(step: int, recipe: DistillRecipe, segments: Sequence[Segment] = ()) -> float:
+    """Learning rate of a step, counted from 0, for a student with or without segments.
+
+    In each part of the run a linear rise, then half a cosine down to `final_rate`.
+    """
+    first = block_steps(recipe) if segments else 0
+    start, stop, highest = (0, first, recipe.block_rate) if step < first else (first, recipe.steps, recipe.rate)
+    warmup = round(recipe.warmup * (stop - start))
+    done = step - start
+    if done < warmup:
+        return highest * (done + 1) / warmup
+    share = (done - warmup) / max(1, stop - start - 1 - warmup)
+    return recipe.final_rate + (highest - recipe.final_rate) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
 def parameter_groups(student: Student, decay: float) -> list[dict[str, object]]:

@@ -34,7 +34,8 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices)
+        # blocks that learn one by one leave the embedding and the last norm without a gradient
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes of a tensor that each has."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from edgekit import __version__
 from edgekit.artifact import Frozen, atomic_path
 from edgekit.distill.judge import Score
 from edgekit.distill.log import BOARD_FIX, Board, board_missing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edgekit.distill.student import StudentSpec
     from edgekit.distill.world import World
 
+Keep = Literal["graduates", "all"]
 RUN, RESULT, SCHEMA = "run.json", "distill.json", "edgekit.distill/1"
 
 
@@ -70,7 +72,7 @@ class Outcome:
 
 def distil_folder(
     teacher: str, students: Sequence[str], data: Path, out: Path, recipe: DistillRecipe, *, device: str, board: Board,
-    threads: int | None, watcher: Watcher,
+    threads: int | None, watcher: Watcher, keep: Keep = "graduates",
 ) -> Outcome | None:  # fmt: skip
     """Train students of `teacher` on the images of `data`; the same call goes on where a killed one stopped.
 
@@ -86,6 +88,7 @@ def distil_folder(
         board: whether TensorBoard's event files are written; "auto": where tensorboard is installed.
         threads: of torch on the CPU; None leaves torch's own choice.
         watcher: is told what is being done.
+        keep: "all" writes every student and average to `members/`, too.
 
     Returns:
         The result, or None in processes other than the first.
@@ -129,7 +132,7 @@ def distil_folder(
                 _claim(out, name, teacher, specs, data, recipe)
             for group, init in zip(groups, inits, strict=True):
                 watcher.note(f"{group.name}: {len(group.students)} students, begun with {init}")
-            return _trained(loaded, groups, inits, split, recipe, world, name, out, board, watcher)
+            return _trained(loaded, groups, inits, split, recipe, world, name, out, board, watcher, keep)
 
 
 def _groups(
@@ -212,7 +215,7 @@ def _difference(key: str, was: object, is_: object) -> str:
 
 def _trained(
     loaded: zoo.LoadedModel, groups: Sequence[Group], inits: Sequence[str], split: Split, recipe: DistillRecipe,
-    world: World, name: str, out: Path, board: Board, watcher: Watcher,
+    world: World, name: str, out: Path, board: Board, watcher: Watcher, keep: Keep,
 ) -> Outcome | None:  # fmt: skip
     from edgekit.distill.images import held_out_pixels
     from edgekit.distill.state import FILE
@@ -228,11 +231,17 @@ def _trained(
     trained = run.train(split, held_out, out, board=board, told=watcher.stage, note=watcher.note)
     if not world.first:
         return None
+    licence = "" if loaded.licence.startswith("unknown") else loaded.licence
+    origin = f"distilled from {loaded.name} ({loaded.origin}) by edgekit {__version__}"
+    if keep == "all":
+        for member, student in trained.members.items():
+            path = out / "members" / f"{member.replace(' ', '_')}.safetensors"
+            save_checkpoint(student.backbone, path, licence=licence, origin=origin)
     rows = []
     for graduate, init in zip(trained.graduates, inits, strict=True):
         file = "student.safetensors" if len(groups) == 1 else f"student_{graduate.group}.safetensors"
         model = graduate.student.backbone.cpu()
-        save_checkpoint(model, out / file)
+        save_checkpoint(model, out / file, licence=licence, origin=origin)
         rows.append(GraduateRow(name=graduate.group, file=file, kind=graduate.kind, init=init,
                                 parameters=model.config.parameters, scores=graduate.scores))  # fmt: skip
     distilled = Distilled(
