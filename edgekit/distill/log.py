@@ -72,7 +72,7 @@ class Log:
         csv.writer(self._open[table], lineterminator="\n").writerow(values.values())
         self._open[table].flush()
         if self._board is not None:
-            words = "/".join(value.replace(" ", "_") for value in values.values() if isinstance(value, str))
+            words = "/".join(value.replace(" ", "_") for value in values.values() if value and isinstance(value, str))
             for name, value in values.items():
                 if name != "step" and not isinstance(value, str):
                     self._board.add_scalar("/".join(filter(None, (table, words, name))), value, values["step"])

@@ -15,7 +15,7 @@ from edgekit.distill.augment import AUGMENTATIONS, Augmentation, augmented, crop
 from edgekit.distill.group import Group, chosen
 from edgekit.distill.images import Split, Stream, weights_of
 from edgekit.distill.judge import Score
-from edgekit.distill.loss import Standard, TokenLoss
+from edgekit.distill.loss import BlockLoss, Standard, TokenLoss
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import Student, StudentSpec, begin
 from edgekit.distill.train import parameter_groups, rate_at
@@ -70,7 +70,7 @@ def test_a_student_in_a_file(name, text, tmp_path):
     [
         ("dinov2_vits15", "dinov2_vits14"),
         ("depth=six", "depth = 'six'"),
-        ("depth=2,blocks=last", "blocks"),
+        ("blocks=0+last", "blocks.1 = 'last'"),
         ("depth=0", "depth = '0'"),
         ("layers=6", "layers = '6'"),
         ("depth=", "depth="),
@@ -84,21 +84,22 @@ def test_a_student_that_is_none(text, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "blocks"),
+    ("words", "blocks", "segments"),
     [
-        ("depth=3", (0, 1, 2)),
-        ("depth=3,blocks=first", (0, 1, 2)),
-        ("depth=3,blocks=even", (0, 3, 5)),  # 2.5 is rounded up
-        ("depth=6,blocks=even", (0, 1, 2, 3, 4, 5)),
-        ("blocks=5+0", (5, 0)),
+        ("depth=3", (0, 2, 4), ((0, 2), (2, 4), (4, 6))),
+        ("depth=4", (0, 1, 3, 4), ((0, 1), (1, 3), (3, 4), (4, 6))),
+        ("blocks=1+5", (1, 5), ((0, 5), (5, 6))),
+        ("blocks=5+0", (5, 0), ()),  # out of order, no block does the teacher's next
+        ("depth=3,registers=2", (0, 2, 4), ()),  # the streams have other tokens
     ],
 )
-def test_a_student_begins_with_the_blocks_asked_for(words, blocks, deep):
-    student = begin(StudentSpec.parse(words), deep, side=56, seed=0).model
-    assert student.config.depth == len(blocks)
+def test_a_student_begins_with_the_blocks_asked_for(words, blocks, segments, deep):
+    begun = begin(StudentSpec.parse(words), deep, side=56, seed=0)
+    assert begun.model.config.depth == len(blocks)
+    assert begun.segments == segments
     for mine, theirs in enumerate(blocks):
         for key, value in deep.blocks[theirs].state_dict().items():
-            assert torch.equal(student.blocks[mine].state_dict()[key], value)
+            assert torch.equal(begun.model.blocks[mine].state_dict()[key], value)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -203,7 +204,45 @@ def test_the_loss_is_its_formula():
     np.testing.assert_allclose(parts.cls_smooth_l1.numpy(), _smooth_l1(s_cls, t_cls), rtol=1e-12)
 
 
-def test_the_loss_of_equal_tokens_is_zero_and_registers_do_not_count(deep):
+def test_the_loss_of_blocks_is_its_formula():
+    generator = np.random.default_rng(0)
+    mine, theirs = generator.standard_normal((2, 3, 5, 16))
+    energy = generator.random((2, 16)) + 0.1
+    energy[1, 3] = 1e-9  # a channel that nothing is added to counts as one of a hundredth of the mean
+    loss = BlockLoss(2, 16).double()
+    loss.set(1, torch.tensor(energy))
+    energy[1, 3] = energy[1].mean() / 100
+    error = (mine - theirs) ** 2
+    error = np.stack([error[:, 0], error[:, 1:].mean(1)], 1)  # (3, 2, 16)
+    wanted = ((error.mean(-1) / energy.mean(-1)) + (error / energy).mean(-1)).mean(-1) / 2
+    found = loss(1, torch.tensor(mine), torch.tensor(theirs))
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-12)
+    assert loss(0, torch.tensor(mine), torch.tensor(mine)).abs().max() == 0
+
+
+@torch.no_grad()
+def test_blocks_are_given_and_compared_with_the_teachers_streams(deep):
+    teacher = Student(deep, 128, TokenLoss(), 0)
+    x = torch.randn(2, 3, 56, 56)
+    target, streams = teacher.taught(x, {0, 3, 6})
+    assert torch.equal(target[0], teacher.tokens(x)[0])
+    assert sorted(streams) == [0, 3, 6]
+    torch.testing.assert_close(deep.finish(streams[6]), deep(x)[0])
+    whole = Student(deep, 128, TokenLoss(), 0, tuple((i, i + 1) for i in range(6)))
+    streams = teacher.taught(x, range(7))[1]
+    loss, row = whole(x, target, torch.ones(2), streams)  # it is the teacher
+    assert loss.item() == pytest.approx(0, abs=1e-9)
+    assert row[0] == loss
+    assert row[1:].isnan().all()
+    first = Student(
+        begin(StudentSpec(blocks=(0, 3)), deep, side=56, seed=0).model, 128, TokenLoss(), 0, ((0, 3), (3, 6))
+    )
+    loss, _ = first(x, target, torch.ones(2), {key: streams[key] for key in (0, 3, 6)})
+    found = [first.block_loss(k, deep.blocks[3 * k](streams[3 * k]), streams[3 * k + 3]) for k in (0, 1)]
+    torch.testing.assert_close(loss, torch.stack(found).mean())
+
+
+def test_the_loss_of_equal_tokens_is_zero_and_registers_do_not_count():
     with_registers = random_model(TINY_REG)
     student = Student(with_registers, 128, TokenLoss(), 0)
     x = torch.randn(2, 3, 56, 56)
@@ -211,8 +250,9 @@ def test_the_loss_of_equal_tokens_is_zero_and_registers_do_not_count(deep):
         target = student.tokens(x)
         assert target[1].shape == (2, 16, 128)
         assert torch.equal(target[1], with_registers(x)[0][:, 5:])
-        loss, _ = student(x, *target, torch.ones(2))
+        loss, row = student(x, target, torch.ones(2))
     assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert row[2:6].tolist() == pytest.approx([1, 1, 1, 1])
 
 
 def test_other_widths_are_projected():
@@ -389,6 +429,14 @@ def test_the_rate_rises_and_falls_like_a_cosine():
     assert rates[10 + 89 // 2] == pytest.approx(0.55, abs=0.01)
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rate_at(0, DistillRecipe(steps=1)) == pytest.approx(3e-4)
+
+
+def test_each_part_of_a_run_has_its_own_rates():
+    recipe = DistillRecipe(steps=100, warmup=0.1, rate=1.0, block_rate=5.0, final_rate=0.1, blockwise=0.4)
+    rates = [rate_at(step, recipe, ((0, 1),)) for step in range(100)]
+    assert (rates[4], rates[39], rates[46], rates[99]) == pytest.approx((5.0, 0.1, 1.0, 0.1))
+    only = DistillRecipe(steps=10, blockwise=1.0, block_rate=2.0, warmup=0, final_rate=0)
+    assert [rate_at(step, only, ((0, 1),)) for step in (0, 9)] == pytest.approx([2.0, 0.0])
 
 
 def test_only_matrices_decay():
