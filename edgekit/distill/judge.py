@@ -62,4 +62,4 @@ def judge(
 
 def _sums(student: Student, parts: Parts) -> torch.Tensor:
     whole = torch.stack([student.loss.of(parts), *(getattr(parts, name) for name in _NAMES[1:])])  # (5, B)
-    return whole.double().sum(1).cpu()
+    return whole.cpu().double().sum(1)

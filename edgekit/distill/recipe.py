@@ -32,9 +32,7 @@ class DistillRecipe(Frozen):
     batch: int = Field(default=32, ge=1)
     copies: int = Field(default=2, ge=1)  # students of each architecture, fed the same images
     image_weights: Literal["equal", "exponential"] = "exponential"  # what makes copies differ: see `images.weights_of`
-    blockwise: float = Field(
-        default=0.4, ge=0, le=1
-    )  # share of the steps in which blocks learn one by one
+    blockwise: float = Field(default=0.4, ge=0, le=1)  # share of the steps in which blocks learn one by one
     block_rate: float = Field(default=1e-3, gt=0)  # the learning rate of that part
     rate: float = Field(default=3e-4, gt=0)
     final_rate: float = Field(default=1e-6, ge=0)

@@ -91,7 +91,10 @@ class Run:
         self._measure_teacher(stream)
         scores = self.judged({f"{group.name}/start": group.ema for group in self.groups}, held_out)
         begun_at = self._resume(folder / FILE)
-        self.shared = [self.world.shared(student) for student in self.students]
+        self.shared = [
+            self.world.shared(student, whole=not (student.segments and block_steps(self.recipe)))
+            for student in self.students
+        ]
         if not self.world.first:
             self._steps(stream, begun_at, held_out, folder, None, told, note)
             ends = self.judged(self._members(), held_out)
@@ -128,10 +131,10 @@ class Run:
         for batch in stream.batches(0, count):
             found, streams = self.teacher.taught(batch.pixels.to(self.world.device), self.bounds)
             for kind, values in zip(_KINDS, found, strict=True):
-                flat = values.flatten(0, -2).double()
+                flat = values.flatten(0, -2).cpu().double()  # not every device has doubles
                 tokens[kind] = tokens.get(kind, 0) + torch.stack([flat.mean(0), flat.square().mean(0)]) / count
             for first, last in segments:
-                change = kinds(streams[last].double() - streams[first].double()).mean(0)
+                change = kinds(streams[last].cpu().double() - streams[first].cpu().double()).mean(0)
                 added[first, last] = added.get((first, last), 0) + change / count
         tokens = {kind: self.world.mean(moments) for kind, moments in tokens.items()}
         added = {segment: self.world.mean(added[segment]) for segment in sorted(added)}

@@ -23,19 +23,23 @@ class World:
     rank: int
     size: int
     device: torch.device
+    machine_first: bool = True  # the first of its machine
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def shared(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean over all processes."""
+    def shared(self, module: nn.Module, *, whole: bool) -> nn.Module:
+        """A module whose gradients are the mean over all processes.
+
+        `whole`: every parameter learns in every step. Blocks that learn one by one leave the embedding and the last
+        norm without a gradient, which DDP then has to look for.
+        """
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # blocks that learn one by one leave the embedding and the last norm without a gradient
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=not whole)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes of a tensor that each has."""
@@ -48,6 +52,15 @@ class World:
         values = values.to(self.device)
         dist.all_reduce(values)
         return values
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process of each machine goes through the block alone, then the others: it fills their cache."""
+        if self.size > 1 and not self.machine_first:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.machine_first:
+            dist.barrier()
 
     def told(self, value: Any) -> Any:
         """What the first process has, on all of them."""
@@ -88,12 +101,13 @@ def joined(device: str) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, _device(device, 0))
         return
-    here = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = _device(device, local)
     if here.type == "cuda":
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), here)
+        yield World(dist.get_rank(), dist.get_world_size(), here, local == 0)
     finally:
         dist.destroy_process_group()
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.models import zoo
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.watch import Watcher
+from edgekit.pipeline.watch import Silent, Watcher
 
 if TYPE_CHECKING:
     from edgekit.distill.group import Group
@@ -102,7 +103,8 @@ def distil_folder(
         raise RecipeError("no student", fix="--student depth=6")
     if board == "on" and board_missing():
         raise BackendMissing("TensorBoard's event files need tensorboard", fix=BOARD_FIX)
-    loaded = zoo.load(teacher, notify=watcher.note)
+    if find_spec("torch") is None:
+        raise BackendMissing("distillation needs torch", fix=BOARD_FIX)
     import torch
 
     from edgekit.distill.images import Split
@@ -113,12 +115,16 @@ def distil_folder(
         torch.set_num_threads(threads)
     specs = [StudentSpec.parse(text) for text in students]
     with joined(device) as world:
+        watcher = watcher if world.first else Silent()
+        with world.in_turn():
+            loaded = zoo.load(teacher, notify=watcher.note)
         if recipe.batch % world.size:
             raise RecipeError(f"a batch of {recipe.batch} does not divide among {world.size} processes",
                               fix=f"--batch {max(1, recipe.batch // world.size) * world.size}")  # fmt: skip
         autocast_of(recipe, world.device)
         split = Split.of(data, recipe)
-        groups, inits = _groups(specs, loaded, recipe)
+        with world.in_turn():  # a checkpoint of `init` may be fetched, too
+            groups, inits = _groups(specs, loaded, recipe)
         name = _name(loaded, groups, inits, split, recipe)
         world.agree(name)
         if world.first and board == "auto" and board_missing():
