@@ -39,7 +39,7 @@ from edgekit.pipeline.watch import Silent
 RESULTS = Path(__file__).parent / "results" / "distillation.csv"
 STUDENT = "depth=6"
 JUDGES = frozenset({"food", "plants", "town", "vehicles", "space", "sports", "military"})
-SCENES = 64
+SCENES = 32
 SIDE = 224  # pixels at which students are judged
 
 
@@ -163,11 +163,13 @@ def main() -> None:
         out = arguments.work / f"seed{seed}"
         done, cost = distil(data, out, recipe, arguments.threads)
         (row,) = done.graduates
-        members = {path.stem: zoo.load(path).model for path in sorted((out / "members" / row.name).iterdir())}
-        parts = {name: list(judged(name.replace("_", " "), model, sets, exact, judge))
-                 for name, model in members.items()}  # fmt: skip
+        graduated = row.kind.replace(" ", "_")
+        files = [path for path in sorted((out / "members" / row.name).iterdir())
+                 if path.stem == graduated or path.stem.startswith("student")]  # fmt: skip
+        parts = {path.stem: list(judged(path.stem.replace("_", " "), zoo.load(path).model, sets, exact, judge))
+                 for path in files}  # fmt: skip
         students = [part for name, part in parts.items() if name.startswith("student")]
-        graduate = [part | {"model": f"graduate ({row.kind})"} for part in parts[row.kind.replace(" ", "_")]]
+        graduate = [part | {"model": f"graduate ({row.kind})"} for part in parts[graduated]]
         minutes = {name: round(getattr(cost, name), 1) if cost else "" for name in Cost._fields}
         how = {name: getattr(recipe, name) for name in ("steps", "batch", "image_size", "precision")} | minutes
         rows += [{"seed": seed, **part, **how} for each in (*students, mean_of(students), graduate) for part in each]

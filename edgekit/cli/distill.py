@@ -23,8 +23,7 @@ def distill(
         list[str],
         typer.Option(
             "--student",
-            help="An architecture, a .toml or .json file, or words: depth=6,width=384,registers=4,blocks=0+2+4,"
-            "init=random. Repeat it for several.",
+            help="An architecture, a .toml or .json file, or words: depth=6,registers=4. Repeat it for several.",
         ),
     ],
     data: Annotated[Path, typer.Option("--data", help="Folder of images, nested or not; labels are not needed.")],

@@ -87,7 +87,11 @@ def _cut(path: Path, done: int) -> None:
         path.unlink()
         return
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+        lines = list(csv.reader(file))
+    if not lines:  # killed before its first row
+        path.unlink()
+        return
+    header, *rows = lines
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         # a line that a kill cut off is of a step that the checkpoint does not have
         kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= done]

@@ -1,8 +1,8 @@
 """The run itself: a frozen teacher shows every batch to all students, each step kept, logged, judged and resumable.
 
 Students that begin with the teacher's blocks learn them one by one first, each from the teacher's own stream, as in
-`edgekit.distill.recovery`: errors do not add up over the depth, so a few dozen steps bring what hundreds do from end to
-end. The other steps train the whole student on its tokens.
+`edgekit.distill.recovery`: no block has to make up for those before it, so far fewer steps are needed. The other steps
+train the whole student on its tokens.
 """
 
 from __future__ import annotations

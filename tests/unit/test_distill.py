@@ -15,6 +15,7 @@ from edgekit.distill.augment import AUGMENTATIONS, Augmentation, augmented, crop
 from edgekit.distill.group import Group, chosen
 from edgekit.distill.images import Split, Stream, weights_of
 from edgekit.distill.judge import Score
+from edgekit.distill.log import Log
 from edgekit.distill.loss import BlockLoss, Standard, TokenLoss
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import Student, StudentSpec, begin
@@ -446,6 +447,25 @@ def test_only_matrices_decay():
     tokens = {student.backbone.cls_token, student.backbone.pos_embed, student.backbone.register_tokens}
     assert tokens <= set(others)
     assert len(matrices) + len(others) == len(list(student.parameters()))
+
+
+# ---- the diary
+
+
+@pytest.mark.parametrize(
+    ("text", "done", "left"),
+    [
+        ("step,loss\n1,0.5\n2,0.4\n3,0.3\n", 2, "step,loss\n1,0.5\n2,0.4\n"),
+        ("step,loss\n1,0.5\n2", 2, "step,loss\n1,0.5\n"),  # cut off by a kill
+        ("step,loss\n1,0.5\n", 0, None),
+        ("", 3, None),
+    ],
+)
+def test_rows_beyond_the_checkpoint_are_dropped(text, done, left, tmp_path):
+    (tmp_path / "log.csv").write_text(text)
+    with Log(tmp_path, done, "off"):
+        pass
+    assert ((tmp_path / "log.csv").read_text() if (tmp_path / "log.csv").exists() else None) == left
 
 
 # ---- settings

@@ -70,6 +70,40 @@ def run(files: Path, out: Path, student: str = "depth=2", recipe: DistillRecipe 
     return outcome
 
 
+def kill(files: Path, out: Path, step: int) -> None:
+    """A run like `whole` in a process of its own, which kill -9 ends after so many steps."""
+    victim = [sys.executable, "-m", "tests.unit.distil_victim", str(step), str(files / "teacher.safetensors"),
+              "depth=2", str(files / "photos"), str(out), json.dumps(SETTINGS)]  # fmt: skip
+    killed = subprocess.run(victim, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+def two_processes(files: Path, out: Path) -> Distilled:
+    """A run like `whole` by torchrun; the first process alone speaks."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit",
+        "distill", "--teacher", str(files / "teacher.safetensors"), "--student", "depth=2",
+        "--data", str(files / "photos"), "--out", str(out), "--device", "cpu", "--threads", "1", "--json", *FLAGS,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Distilled.model_validate_json(done.stdout)
+
+
+def require_alike(out: Path, files: Path) -> None:
+    """Losses and weights of `whole` but for rounding."""
+    mine, theirs = rows(out / "log.csv"), rows(files / "whole/log.csv")
+    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
+    for name in ("block_loss_1", "block_loss_2", "loss_1", "loss_2", "cls_cosine_1", "patch_smooth_l1_2"):
+        part = slice(5) if name.startswith("block") else slice(5, None)
+        np.testing.assert_allclose([float(r[name]) for r in mine[part]], [float(r[name]) for r in theirs[part]],
+                                   rtol=5e-4)  # fmt: skip
+    a, b = (load_file(folder / "student.safetensors")["blocks.1.mlp.fc1.weight"] for folder in (out, files / "whole"))
+    moved = (b - load_file(files / "teacher.safetensors")["blocks.2.mlp.fc1.weight"]).abs().mean()
+    assert (a - b).abs().mean() < 0.02 * moved
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -122,10 +156,7 @@ def test_the_graduate_is_what_was_judged(whole, files):
 
 @pytest.mark.parametrize("step", [7, pytest.param(2, marks=pytest.mark.full)])
 def test_a_killed_run_goes_on_to_the_same_bytes(step, whole, files, tmp_path):
-    victim = [sys.executable, "-m", "tests.unit.distil_victim", str(step), str(files / "teacher.safetensors"),
-              "depth=2", str(files / "photos"), str(tmp_path / "out"), json.dumps(SETTINGS)]  # fmt: skip
-    killed = subprocess.run(victim, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill(files, tmp_path / "out", step)
     assert (tmp_path / "out/checkpoint.safetensors").exists() == (step > 4)
     assert len(rows(tmp_path / "out/log.csv")) == step
     assert not (tmp_path / "out/student.safetensors").exists()
@@ -158,28 +189,21 @@ def test_a_finished_run_is_kept(whole, files):
 
 
 def test_two_processes_are_one_with_the_double_batch(whole, files, tmp_path):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit",
-        "distill", "--teacher", str(files / "teacher.safetensors"), "--student", "depth=2",
-        "--data", str(files / "photos"), "--out", str(tmp_path / "out"), "--device", "cpu", "--threads", "1",
-        "--json", *FLAGS,
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = Distilled.model_validate_json(done.stdout)  # the first process alone speaks
+    told = two_processes(files, tmp_path / "out")
     assert told.processes == 2
-    mine, theirs = rows(tmp_path / "out/log.csv"), rows(files / "whole/log.csv")
-    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
-    for name in ("block_loss_1", "block_loss_2", "loss_1", "loss_2", "cls_cosine_1", "patch_smooth_l1_2"):
-        part = slice(5) if name.startswith("block") else slice(5, None)
-        np.testing.assert_allclose([float(r[name]) for r in mine[part]], [float(r[name]) for r in theirs[part]],
-                                   rtol=5e-4)  # fmt: skip
-    a, b = (load_file(folder / "student.safetensors") for folder in (tmp_path / "out", files / "whole"))
-    start = load_file(files / "teacher.safetensors")["blocks.2.mlp.fc1.weight"]
-    moved = (b["blocks.1.mlp.fc1.weight"] - start).abs().mean()
-    assert (a["blocks.1.mlp.fc1.weight"] - b["blocks.1.mlp.fc1.weight"]).abs().mean() < 0.02 * moved
+    require_alike(tmp_path / "out", files)
     assert told.graduates[0].scores["start"].loss == pytest.approx(whole.graduates[0].scores["start"].loss, rel=1e-5)
+
+
+@pytest.mark.full
+def test_two_processes_go_on_from_one(whole, files, tmp_path):
+    kill(files, tmp_path / "out", 10)
+    told = two_processes(files, tmp_path / "out")
+    assert told.processes == 2
+    require_alike(tmp_path / "out", files)
+    mine, theirs = rows(tmp_path / "out/log.csv"), rows(files / "whole/log.csv")
+    assert mine[:8] == theirs[:8]  # of the checkpoint, to the last digit
+    assert mine[8:] != theirs[8:]  # the sums of two halves
 
 
 def test_other_widths_and_several_architectures_share_a_teacher(files, tmp_path):
