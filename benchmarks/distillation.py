@@ -1,6 +1,6 @@
 """A student of half the depth before and after distillation, judged on other kinds of photographs than it learned from.
 
-    python benchmarks/distillation.py WORK [--seeds 2] [--steps 160] [--image-size 84] [--precision bfloat16]
+    python benchmarks/distillation.py WORK [--seeds 2] [--steps 80] [--image-size 84] [--precision bfloat16]
     python benchmarks/distillation.py WORK --only 1     # trains that seed and stops: seeds in parallel, then as above
 
 Students learn from eight kinds of photographs. Seven other kinds, whose names are classes for k-NN, and natural scenes
@@ -75,7 +75,7 @@ def recipe_of(arguments: argparse.Namespace, seed: int) -> DistillRecipe:
     return DistillRecipe(
         image_size=arguments.image_size, steps=arguments.steps, batch=arguments.batch, rate=arguments.rate,
         copies=arguments.copies, precision=arguments.precision, seed=seed, judge_every=40, checkpoint_every=20,
-        blockwise=0.5,
+        blockwise=arguments.blockwise,
     )  # fmt: skip
 
 
@@ -127,7 +127,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--copies", type=int, default=2, help="students per seed")
     parser.add_argument("--only", type=int, metavar="SEED", help="train one seed, judge nothing")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--blockwise", type=float, default=1.0, help="share of the steps that teach blocks one by one")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--image-size", type=int, default=84, help="of the crops they learn from")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,13 @@ def prepared(optimizer: torch.optim.Optimizer) -> None:
             state["step"] = torch.zeros((), device=parameter.device if group["fused"] else "cpu")
             for name in _MOMENTS:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+
+def forgotten(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Begin the moments of some parameters anew: those of another loss would make the first steps far too long."""
+    for parameter in parameters:
+        for value in optimizer.state[parameter].values():
+            value.zero_()
 
 
 def live(groups: Sequence[Group], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from edgekit.distill.judge import Score, judge
 from edgekit.distill.log import Board, Log
 from edgekit.distill.loss import Parts, kinds
 from edgekit.distill.recipe import DistillRecipe
-from edgekit.distill.state import FILE, live, load_state, prepared, save_state
+from edgekit.distill.state import FILE, forgotten, live, load_state, prepared, save_state
 from edgekit.distill.student import Segment, Student
 from edgekit.distill.world import World, autocast_of
 from edgekit.errors import DataError
@@ -188,6 +188,8 @@ class Run:
     def step(self, batch: Batch) -> Tensor:
         """One step of all students; returns (students, 2 + parts): means over this process's images."""
         for groups, student in zip(self.parameters, self.students, strict=True):
+            if student.segments and batch.step == block_steps(self.recipe):
+                forgotten(self.optimizer, [value for _, value in learned(student)])
             for parameters in groups:
                 parameters["lr"] = rate_at(batch.step, self.recipe, student.segments)
         pixels = batch.pixels.to(self.world.device, non_blocking=True)

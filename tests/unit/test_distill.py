@@ -19,8 +19,8 @@ from edgekit.distill.log import Log
 from edgekit.distill.loss import BlockLoss, Standard, TokenLoss
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import Student, StudentSpec, begin
-from edgekit.distill.train import parameter_groups, rate_at
-from edgekit.distill.world import autocast_of
+from edgekit.distill.train import Run, parameter_groups, rate_at
+from edgekit.distill.world import World, autocast_of
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.dinov2 import DinoV2, random_model
@@ -447,6 +447,22 @@ def test_only_matrices_decay():
     tokens = {student.backbone.cls_token, student.backbone.pos_embed, student.backbone.register_tokens}
     assert tokens <= set(others)
     assert len(matrices) + len(others) == len(list(student.parameters()))
+
+
+def test_the_second_part_of_a_run_begins_with_moments_of_its_own(folder, deep):
+    recipe = RECIPE.model_copy(update={"blockwise": 0.5, "copies": 1})
+    begun = begin(StudentSpec(depth=2), deep, side=56, seed=0)
+    group = Group.of("g", begun, 1, 128, TokenLoss(), 0)
+    run = Run(
+        Student(deep.bake(56, 56), 128, TokenLoss(), 0).eval(), [group], recipe, World(0, 1, torch.device("cpu")), ""
+    )
+    run.shared = list(run.students)
+    weight = group.students[0].backbone.blocks[1].mlp.fc1.weight
+    counts = []
+    for batch in Stream(Split.of(folder, recipe), recipe).batches(3, 7):
+        run.step(batch)
+        counts.append(int(run.optimizer.state[weight]["step"]))
+    assert counts == [1, 2, 1, 2]
 
 
 # ---- the diary
