@@ -133,7 +133,7 @@ def distil_folder(
             kept = world.told(_kept(out, name) if world.first else None)
             if kept is not None:
                 watcher.note(f"{out} is finished already")
-                return Outcome(kept, "kept")
+                return Outcome(kept, "kept") if world.first else None
             if world.first:
                 _claim(out, name, teacher, specs, data, recipe)
             for group, init in zip(groups, inits, strict=True):
