@@ -15,6 +15,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("load checkpoints, quantize",  ("torch",),                            "torch"),
     ("report.html",                 ("jinja2", "altair", "vl_convert"),    "report"),
     ("demo photographs",            ("skimage", "sklearn"),                "eval"),
+    ("distill: TensorBoard files",  ("tensorboard",),                      "distill"),
     ("Hugging Face hub",            ("huggingface_hub",),                  "hub"),
     ("shards of features",          ("pyarrow",),                          "ray"),
     ("--engine ray",                ("ray", "pyarrow", "pandas"),          "ray"),

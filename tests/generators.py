@@ -1,10 +1,13 @@
-"""Models for tests whose function is known exactly: tiny ones, a wide copy, and one full of injected outliers."""
+"""What tests are made of: models whose function is known exactly, tiny, wide or full of outliers, and photographs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from edgekit.models.dinov2 import ARCHITECTURES, DinoV2, DinoV2Config, SwiGluFfn
@@ -104,3 +107,13 @@ def inject_outliers(
         state[f"blocks.{i}.mlp.{second}.weight"] = torch.cat([w2, *written], dim=1)
     stressed.load_state_dict(state)
     return stressed.eval()
+
+
+def photographs(folder: Path, count: int, seed: int = 0) -> None:
+    """Smooth coloured PNG files of several sizes, all different."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (5, 6, 3), np.uint8))
+        size = int(generator.integers(60, 120)), int(generator.integers(60, 120))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:03}.png")

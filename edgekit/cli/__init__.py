@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check":    ("edgekit.cli.check:check",       "A gate on drift and latency: exit 3 when it does not hold."),
     "explain":  ("edgekit.cli.explain:explain",   "Where an INT8 model's drift comes from."),
     "curate":   ("edgekit.cli.curate:curate",     "A small, varied calibration folder out of a large one."),
+    "distill":  ("edgekit.cli.distill:distill",   "Smaller students of a model, on your images."),
     "fit-head": ("edgekit.cli.fit_head:fit_head", "A classifier for your labelled folder, for build --heads."),
     "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
     "embed":    ("edgekit.cli.embed:embed",       "Features of your images, as a file."),

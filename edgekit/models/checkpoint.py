@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgekit.models.keys import Layout, flatten, to_official
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
+_ABOUT = "about"  # beside the config's fields
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
 _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shapes cannot
 
@@ -32,6 +33,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
     layout: str  # "official", "huggingface", each with " (onnx)" when it came from a graph
+    licence: str = ""  # these two where edgekit wrote the file and knew them
+    origin: str = ""
 
     def model(self) -> DinoV2:
         """The un-baked model in eval mode."""
@@ -47,7 +50,8 @@ class _Raw:
     state: dict[str, Tensor]
     hints: dict[str, Any]  # fields of DinoV2Config that shapes cannot tell
     config: DinoV2Config | None = None
-    origin: str = ""
+    suffix: str = ""  # of the layout's name
+    about: dict[str, str] = field(default_factory=dict)  # licence and origin
 
 
 def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkpoint:
@@ -68,11 +72,17 @@ def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkp
         tensors, unused = _fit(official.tensors, wanted)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
-    return Checkpoint(wanted, tensors, official.rest | unused, official.layout + raw.origin)
+    return Checkpoint(wanted, tensors, official.rest | unused, official.layout + raw.suffix, **raw.about)
 
 
-def save_checkpoint(model: DinoV2, path: Path) -> None:
+def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str = "") -> None:
     """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again.
+
+    Args:
+        model: not rewritten.
+        path: replaced atomically.
+        licence: of the weights, for model cards made of the file; "" where it is not known.
+        origin: where they come from, in a line.
 
     Raises:
         ExportError: surgery has changed the model's structure, which the official keys cannot say.
@@ -83,8 +93,12 @@ def save_checkpoint(model: DinoV2, path: Path) -> None:
     scale = model.config.head_dim**-0.5
     if tensors.keys() != _shapes(model.config).keys() or any(block.attn.scale != scale for block in model.blocks):
         raise ExportError("a rewritten model is no checkpoint", fix="save its QuantPlan, or the model before surgery")
+    described: dict[str, Any] = asdict(model.config)
+    if licence or origin:
+        described[_ABOUT] = {"licence": licence, "origin": origin}
+    # a single key: safetensors writes several in an order that changes from run to run
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(asdict(model.config), sort_keys=True)})
+        save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(described, sort_keys=True)})
 
 
 def _read(path: Path) -> _Raw:
@@ -102,7 +116,7 @@ def _read(path: Path) -> _Raw:
 
             export = read_onnx(path)
             hints = {"interpolation": export.interpolation, "grid": export.grid}
-            return _Raw(export.state, {k: v for k, v in hints.items() if v is not None}, origin=" (onnx)")
+            return _Raw(export.state, {k: v for k, v in hints.items() if v is not None}, suffix=" (onnx)")
         case other:
             raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
 
@@ -119,7 +133,8 @@ def _read_safetensors(path: Path) -> _Raw:
     if text is None:
         return _Raw(state, {})
     values = json.loads(text)
-    return _Raw(state, {}, DinoV2Config(**values | {"grid": tuple(values["grid"])}))
+    about = values.pop(_ABOUT, {})
+    return _Raw(state, {}, DinoV2Config(**values | {"grid": tuple(values["grid"])}), about=about)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -228,13 +243,13 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
     )
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
-    return replace(config, arch=_arch(config))
+    return replace(config, arch=arch_of(config))
 
 
-def _arch(config: DinoV2Config) -> str:
+def arch_of(config: DinoV2Config) -> str:
     """The official name of these shapes, or a descriptive one."""
     for name, known in ARCHITECTURES.items():
-        if replace(known, grid=config.grid, interpolation=config.interpolation, arch="") == config:
+        if replace(config, grid=known.grid, interpolation=known.interpolation, arch=name) == known:
             return name
     return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
 

@@ -208,4 +208,5 @@ def _loaded(
         found = getattr(import_module(module), attribute).from_state(checkpoint.rest)
         if found is not None:
             heads[head] = found
+    licence, origin = checkpoint.licence or licence, checkpoint.origin or origin
     return LoadedModel(checkpoint.model(), name, source, licence, origin, sha256_of(path), heads, attempts)

@@ -47,12 +47,21 @@ def storage_errors(out: Path) -> Iterator[None]:
     """Turn the system's refusals to write into an error that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _STORAGE:
+    except Exception as error:
+        code = _code(error)
+        if code not in _STORAGE:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = code in (errno.ENOSPC, errno.EDQUOT)
         fix = "free some space and run the same command again: finished artifacts are kept" if full else "--out FOLDER"
-        raise DataError(f"cannot write to {out}", why=error.strerror or str(error), fix=fix) from error
+        raise DataError(f"cannot write to {out}", why=os.strerror(code), fix=fix) from error
+
+
+def _code(error: Exception) -> int:
+    """The system's number of an error, 0 of any other; safetensors has it in its words alone."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(told.group(1)) if told else 0
 
 
 def _take(lock: Path, out: Path) -> None:

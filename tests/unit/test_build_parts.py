@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
@@ -223,6 +224,14 @@ def test_a_lock_left_by_a_killed_build_does_not_hold(tmp_path):
     (tmp_path / ".lock").write_text("999999999")
     with held(tmp_path):
         pass
+
+
+def test_a_full_disk_is_said_to_be_one_by_safetensors_too(tmp_path):
+    told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(DataError, match=r"cannot write to .*\(No space left on device\)"), held(tmp_path / "out"):
+        raise told
+    with pytest.raises(SafetensorError, match="HeaderTooLarge"), held(tmp_path / "out"):
+        raise SafetensorError("HeaderTooLarge")
 
 
 def test_a_file_in_the_way_is_said_to_be_one(tmp_path):

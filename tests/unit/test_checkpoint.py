@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from edgekit.errors import DataError, ExportError
+from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.dinov2 import ARCHITECTURES, DinoV2, random_model
 from tests.generators import TINY, TINY_REG, TINY_SWIGLU
@@ -153,6 +154,16 @@ def test_a_saved_checkpoint_keeps_what_shapes_cannot_tell(tmp_path):
     before = path.read_bytes()
     save_checkpoint(model, path)
     assert path.read_bytes() == before
+
+
+def test_a_saved_checkpoint_says_its_licence_and_origin(tmp_path):
+    save_checkpoint(random_model(TINY), tmp_path / "plain.safetensors")
+    save_checkpoint(random_model(TINY), tmp_path / "told.safetensors", licence="MIT", origin="made here")
+    plain, told = (load_checkpoint(tmp_path / name) for name in ("plain.safetensors", "told.safetensors"))
+    assert (plain.licence, plain.origin) == ("", "")
+    assert (told.licence, told.origin) == ("MIT", "made here")
+    assert told.config == plain.config
+    assert zoo.load(tmp_path / "told.safetensors").licence == "MIT"
 
 
 def test_a_rewritten_model_is_not_saved_as_a_checkpoint(tmp_path):

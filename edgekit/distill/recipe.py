@@ -1,0 +1,110 @@
+"""The typed settings of a distillation: everything but teacher, students and images that decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+
+from edgekit.artifact import Frozen
+from edgekit.errors import RecipeError
+from edgekit.recipe import PATCH
+
+Model = TypeVar("Model", bound=Frozen)
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Augment = Literal["none", "light", "dinov2"]
+_ASIDE = {"log_every", "judge_every", "checkpoint_every"}  # change nothing in what comes out
+
+
+class DistillRecipe(Frozen):
+    """One distillation. Losses are means per token, the rate is AdamW's; `batch` is of all processes together.
+
+    The defaults follow DINOv2's own distillation (Oquab et al. 2023, section 5: frozen teacher, no masking, no
+    stochastic depth, an exponential moving average of the student as the result) on features instead of prototypes.
+    """
+
+    image_size: int = 224  # pixels of the square crops, a multiple of 14
+    steps: int = Field(default=2000, ge=1)
+    batch: int = Field(default=32, ge=1)
+    copies: int = Field(default=2, ge=1)  # students of each architecture, fed the same images
+    image_weights: Literal["equal", "exponential"] = "exponential"  # what makes copies differ: see `images.weights_of`
+    blockwise: float = Field(default=0.4, ge=0, le=1)  # share of the steps in which blocks learn one by one
+    block_rate: float = Field(default=1e-3, gt=0)  # the learning rate of that part
+    rate: float = Field(default=3e-4, gt=0)
+    final_rate: float = Field(default=1e-6, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps of each part
+    weight_decay: float = Field(default=0.04, ge=0)
+    clip: float = Field(default=3.0, gt=0)  # largest norm of a student's gradient
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    cls_weight: float = Field(default=1.0, ge=0)
+    patch_weight: float = Field(default=1.0, ge=0)
+    cosine_weight: float = Field(default=1.0, ge=0)
+    smooth_l1_weight: float = Field(default=1.0, ge=0)
+    standardise: Literal["off", "on"] = "on"  # tokens by the teacher's mean and deviation before they are compared
+    augment: Augment = "light"
+    held_out: float = Field(default=0.1, gt=0, lt=1)  # share of the images that trains nothing and judges
+    precision: Precision = "auto"  # of matrix products; "auto": bfloat16 or float16 on CUDA, float32 elsewhere
+    seed: int = 0
+    log_every: int = Field(default=10, ge=1)
+    judge_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+
+    @field_validator("image_size")
+    @classmethod
+    def _whole_patches(cls, side: int) -> int:
+        if side <= 0 or side % PATCH:
+            raise ValueError(f"not a positive multiple of {PATCH}; the nearest is "
+                             f"{max(PATCH, round(side / PATCH) * PATCH)}")  # fmt: skip
+        return side
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of all that decides the result."""
+        text = json.dumps(self.model_dump(mode="json", exclude=_ASIDE), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def make(cls, values: dict[str, Any]) -> DistillRecipe:
+        """Validate a plain dictionary. Raises RecipeError naming each bad key, its value and the reason."""
+        return validated(cls, values, "the settings of the distillation are not valid")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> DistillRecipe:
+        """Read a file of settings. Raises RecipeError: missing, no TOML, or a wrong or unknown key."""
+        return cls.make(read_settings(path))
+
+
+def validated(model: type[Model], values: dict[str, Any], problem: str) -> Model:
+    """An instance of a model from plain values. Raises RecipeError with `problem` and each bad key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        bad = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise RecipeError(f"{problem}: {bad}", fix="edgekit distill --help") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A .toml or .json file as a dictionary. Raises RecipeError: missing, damaged, or another suffix."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        match path.suffix:
+            case ".toml":
+                return tomllib.loads(text)
+            case ".json":
+                values = json.loads(text)
+                if isinstance(values, dict):
+                    return values
+                raise RecipeError(f"{path} holds a {type(values).__name__}, not an object of settings")
+            case other:
+                raise RecipeError(f"{path} has suffix {other!r}", why="settings are .toml or .json")
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}", why=error.strerror or "") from None
+    except ValueError as error:  # of both parsers
+        raise RecipeError(f"{path} is no valid {path.suffix.removeprefix('.').upper()}", why=str(error)) from None
