@@ -23,9 +23,9 @@ from rows import write_csv
 from edgekit import ops
 
 # name, edgekit_tier, bits of the weights
-FORMATS = (("speed, 7-bit weights", 0, 7), ("speed, 8-bit weights", 0, 8), ("quality", 1, 8))
+FORMATS = (("speed, 7-bit weights", 0, 7), ("speed, 8-bit weights", 0, 8), ("quality", 1, 8), ("exact", 2, 8))
 GEMMS = {"qkv": (48, 384, 1152), "proj": (48, 384, 384), "fc1": (48, 384, 1536), "fc2": (48, 1536, 384)}
-MODES = ("f32", "hybrid", "u8")
+MODES = ("f32", "hybrid", "u8", "i16")
 HEADS, WIDTH = 6, 384
 
 
