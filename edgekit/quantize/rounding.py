@@ -10,7 +10,8 @@ from torch import Tensor
 Rounding = Literal["rtn", "mse", "gptq"]
 
 GPTQ_BLOCK = 128  # columns whose updates are applied together; results do not depend on it
-GPTQ_DAMPING = 0.05  # of the Hessian's mean diagonal; 0.01 fits calibration 0.05 dB better, other images 0.2 worse
+GPTQ_DAMPING = 0.05  # share of the mean diagonal added to the Hessian: with the paper's 0.01 a GEMM's error is 0.05 dB
+# less on photographs like those of calibration, and 0.1 to 0.2 dB more on others
 REFITS = 1  # rounds of scales and integers in turn, behind GPTQ at 4 bits; more bring hundredths of a dB
 REFIT_ANCHOR = 1e-3  # how firmly the scales are held, as share of their own curvature
 REFIT_ROWS = 64  # output channels solved together: bounds the memory

@@ -12,6 +12,7 @@ import torch
 from edgekit.errors import DataError, DriftExceeded
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.engine import quantize
+from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.plan import PLAN_SCHEMA, FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
 from edgekit.quantize.sensitivity import sensitivity, sqnr_db
 from edgekit.quantize.simulate import simulate
@@ -140,6 +141,23 @@ def test_four_bit_groups(tiny_model: DinoV2) -> None:
     assert int(np.abs(fine.gemms["blocks.0.mlp.fc2"].weight).max()) <= 7
     assert fine.gemms["patch_embed.proj"].weight_bits == 8
     assert _sqnr(fine, tiny_model) > _sqnr(coarse, tiny_model)
+
+
+def test_the_class_token_counts_as_much_as_an_eighth_of_the_patches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 64, generator=generator)
+    tokens = torch.randn(24, 129, 64, generator=generator) @ (torch.randn(64, 64, generator=generator) + 0.5)
+    tokens[:, 0] = torch.randn(24, 64, generator=generator) @ torch.randn(64, 64, generator=generator)
+    errors = []
+    for special in (0, 1):
+        fit = GemmFit(weight, torch.zeros(16), ridge=False, special=special)
+        fit.update(tokens, tokens, torch.ones(24, dtype=torch.bool))
+        gemm = fit.solve("blocks.0.attn.qkv", FloatInput(), QuantizeRecipe(weight_bits=4, bias_correction=False))
+        squares = (tokens @ (weight - torch.from_numpy(gemm.dequantized())).T).square()
+        errors.append((float(squares[:, 0].mean()), float(squares[:, 1:].mean())))
+    (class_before, patches_before), (class_after, patches_after) = errors
+    assert class_after < 0.8 * class_before
+    assert patches_after < 1.2 * patches_before
 
 
 class _Killed(BaseException):
