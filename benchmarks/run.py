@@ -3,6 +3,7 @@
     python benchmarks/run.py --suite quick             # ViT-S at 224 px on two threads
     python benchmarks/run.py --suite full              # 224, 448 and 518 px, on one thread and on two
     python benchmarks/run.py --suite full --dry-run    # what is left to do, and about how long it takes
+    python benchmarks/run.py --suite full --prepare    # only the models and their drift: timing waits for a quiet hour
 
 Every model runs in a process of its own; all of one size and number of threads are timed in turns, with idle gaps, as
 one group. Stop it at any time: finished groups are kept in the host's CSV, and the same command goes on from there.
@@ -98,12 +99,16 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="names of `edgekit models` or checkpoints, with commas")
     parser.add_argument("--image-size", default="", help="other sizes than the suite's, with commas")
     parser.add_argument("--threads", default="", help="other numbers of threads, with commas")
+    parser.add_argument("--rounds", type=int, help="another number of turns than the suite's")
+    parser.add_argument("--budget", type=float, help="other seconds of inference per row than the suite's")
     parser.add_argument("--format", default="onnx,openvino,tflite", help="coreml adds rows of drift without times")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="models and plans are kept here")
     parser.add_argument("--csv", type=Path, help="instead of the host's file in benchmarks/results")
     parser.add_argument("--dry-run", action="store_true", help="say what is left to do, and how long it takes")
+    parser.add_argument("--prepare", action="store_true", help="make the models and measure their drift, time nothing")
     arguments = parser.parse_args()
     suite, path = SUITES[arguments.suite], arguments.csv or matrix.path_of(describe_host())
+    suite = replace(suite, rounds=arguments.rounds or suite.rounds, budget_s=arguments.budget or suite.budget_s)
     done = {(row.model, row.image_size, row.threads)
             for row in matrix.read(path) if row.suite in (arguments.suite, "full")}  # fmt: skip
     work = arguments.work.resolve()
@@ -123,7 +128,7 @@ def main() -> None:
     for group, recipe in recipes.items():
         folder = work / f"{Path(group.model).stem}-{arguments.suite}-{group.size}"
         candidates = candidates_of(recipe, folder, arguments.suite)
-        for threads in group.threads:
+        for threads in () if arguments.prepare else group.threads:
             rows = timed(candidates, suite, threads)
             keys = {row.key for row in rows}
             matrix.write(path, [row for row in matrix.read(path) if row.key not in keys] + rows)
