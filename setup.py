@@ -65,5 +65,4 @@ class DistributionWithOps(Distribution):
 setup(
     distclass=DistributionWithOps,
     cmdclass={"build_py": BuildWithOps, "bdist_wheel": PlatformWheel},
-    package_data={"edgekit.ops": ["native/**/*"]},  # an installed copy builds for other runtimes and compilers too
 )

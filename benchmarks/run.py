@@ -33,6 +33,7 @@ from edgekit.recipe import Recipe
 REFERENCE = "onnx/fp32"
 GAP_S = 0.2
 LOAD_S = 6.0  # of one worker: start, load, warm up
+LEAST_PHOTOS = 8
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ class Suite:
     threads: tuple[int, ...]
     rounds: int
     budget_s: float
-    calibration: int  # photographs
+    calibration: int  # photographs at 224 px; larger ones are fewer, for the same work
     judges: int
+
+    def photographs(self, size: int) -> tuple[int, int]:
+        """How many calibrate and how many judge at a size."""
+        share = (224 / size) ** 2
+        return max(LEAST_PHOTOS, round(self.calibration * share)), max(LEAST_PHOTOS, round(self.judges * share))
 
 
 SUITES = {
@@ -138,11 +144,12 @@ def main() -> None:
 def _recipe(model: str, size: int, formats: str, suite: Suite, work: Path) -> Recipe:
     """Judged on other photographs than it is calibrated on; on the demo's where the package of photos.py is missing."""
     source = "demo" if photos.stamps_missing() else str(work / "photos")
+    calibration, judges = suite.photographs(size)
     return Recipe.make({
         "model": model, "image_size": [(size, size)], "formats": formats.split(","),
         "precisions": ["fp32", "fp16", "w8", "w8a8"], "engines": ["edgekit", "nncf"],
-        "calibration": {"source": source, "samples": suite.calibration},
-        "evaluation": source, "evaluation_samples": suite.judges,
+        "calibration": {"source": source, "samples": calibration},
+        "evaluation": source, "evaluation_samples": judges,
     })  # fmt: skip
 
 

@@ -13,6 +13,7 @@ def doctor(*, as_json: options.Json = False) -> None:
     if as_json:
         print(health.model_dump_json(indent=2))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from edgekit.cli.show import terminal
@@ -29,9 +30,9 @@ def doctor(*, as_json: options.Json = False) -> None:
     for name in ("", "export", "run"):
         table.add_column(name, overflow="fold")
     for check in health.backends:
-        words = (f"[yellow]{why}[/]" if (why := problem) else "[green]yes[/]" for problem in (check.export, check.run))
+        words = (f"[yellow]{escape(why)}[/]" if (why := problem) else "[green]yes[/]" for problem in (check.export, check.run))
         table.add_row(check.name, *words)
     console.print(table)
     for part in health.parts:
         console.print(f"{'[green]yes[/]' if part.problem is None else '[yellow]no [/]'} {part.name}"
-                      + (f": {part.problem}" if part.problem else ""), soft_wrap=True)  # fmt: skip
+                      + (f": {escape(part.problem)}" if part.problem else ""), soft_wrap=True)  # fmt: skip

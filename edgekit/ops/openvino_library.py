@@ -43,6 +43,9 @@ def build_extension(kernels: Path, folder: Path) -> Path:
         raise BackendMissing(f"the OpenVINO extension is not built on {sys.platform}", why="it is tried on Linux only",
                              fix="run the fused .onnx files in ONNX Runtime")  # fmt: skip
     source = build.NATIVE / "openvino" / "extension.cpp"
+    if not source.is_file():
+        raise BackendMissing("the sources of the OpenVINO extension are not installed", why=f"{source} is missing",
+                             fix="pip install --force-reinstall --no-deps edgekit")  # fmt: skip
     made_of = (Path(__file__), source, build.NATIVE / "include" / "edgekit_ops.h", kernels)
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in made_of)).hexdigest()[:16]
     home = folder / f"openvino-{version('openvino')}-{digest}"
