@@ -30,7 +30,8 @@ def doctor(*, as_json: options.Json = False) -> None:
     for name in ("", "export", "run"):
         table.add_column(name, overflow="fold")
     for check in health.backends:
-        words = (f"[yellow]{escape(why)}[/]" if (why := problem) else "[green]yes[/]" for problem in (check.export, check.run))
+        problems = (check.export, check.run)
+        words = (f"[yellow]{escape(why)}[/]" if (why := problem) else "[green]yes[/]" for problem in problems)
         table.add_row(check.name, *words)
     console.print(table)
     for part in health.parts:
