@@ -11,8 +11,9 @@ import torch
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends.fused import as_fused
+from edgekit.errors import ExportError
 from edgekit.models.dinov2 import DinoV2
-from edgekit.quantize.plan import QuantPlan
+from edgekit.quantize.plan import FloatInput, QuantPlan
 from edgekit.quantize.simulate import simulate
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 
@@ -100,6 +101,19 @@ def test_integers_are_those_of_the_plan(tiny: Exported) -> None:
             assert cosine(actual, torch_tokens(oracle, pixels)) >= least, artifact.name
         else:  # the runtime quantizes activations by itself, or not at all
             assert cosine(actual, torch_tokens(float_activations(tiny.plan), pixels)) >= 0.999, artifact.name
+
+
+def test_a_plan_of_weights_alone_is_for_float_activations(tiny: Exported) -> None:
+    """And the static w8a8 file refuses it, instead of making up ranges."""
+    gemms = {name: replace(gemm, input=FloatInput()) for name, gemm in tiny.plan.gemms.items()}
+    weights = replace(tiny, plan=replace(tiny.plan, gemms=gemms), artifacts={}, folder=tiny.folder / "weights")
+    if tiny.backend.format != "onnx":  # whose w8 takes the inputs' ranges at run time
+        pixels = random_pixels(2)
+        actual = weights.run(weights.export("w8", "standard"), pixels.numpy())["last_hidden_state"]
+        least = 0.9999 if tiny.backend.format in HALF else 0.999999
+        assert cosine(actual, torch_tokens(simulate(weights.plan), pixels)) >= least
+    with pytest.raises(ExportError, match="float"):
+        weights.export("w8a8", "standard")
 
 
 @pytest.mark.parametrize("name", ["patch_embed.proj", "blocks.0.attn.qkv", "blocks.1.mlp.fc2"])
