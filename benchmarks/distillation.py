@@ -73,7 +73,7 @@ class Progress(Silent):
 def recipe_of(arguments: argparse.Namespace, seed: int) -> DistillRecipe:
     """The settings of a seed's run."""
     return DistillRecipe(
-        image_size=arguments.image_size, steps=arguments.steps, batch=arguments.batch, rate=arguments.rate,
+        image_size=arguments.image_size, steps=arguments.steps, batch=arguments.batch,
         copies=arguments.copies, precision=arguments.precision, seed=seed, judge_every=40, checkpoint_every=20,
         blockwise=arguments.blockwise,
     )  # fmt: skip
@@ -130,7 +130,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--blockwise", type=float, default=1.0, help="share of the steps that teach blocks one by one")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--image-size", type=int, default=84, help="of the crops they learn from")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while they learn")
     parser.add_argument("--threads", type=int, default=1)

@@ -33,7 +33,9 @@ def distill(
     image_size: Annotated[int | None, typer.Option("--image-size", help="Of the crops, a multiple of 14.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of the optimizer (2000).")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per step of all processes (32).")] = None,
-    rate: Annotated[float | None, typer.Option("--rate", help="Highest learning rate (0.0003).")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Highest learning rate from end to end (0.0003).")
+    ] = None,
     ema: Annotated[float | None, typer.Option("--ema", help="Decay of the moving average (0.998).")] = None,
     augment: Annotated[Augment | None, typer.Option(help="Of the crops, which teacher and students share.")] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share of the images that judges (0.1).")] = None,

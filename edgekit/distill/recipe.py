@@ -35,6 +35,7 @@ class DistillRecipe(Frozen):
     blockwise: float = Field(default=0.4, ge=0, le=1)  # share of the steps in which blocks learn one by one
     block_rate: float = Field(default=1e-3, gt=0)  # the learning rate of that part
     rate: float = Field(default=3e-4, gt=0)
+    tune_rate: float = Field(default=5e-5, gt=0)  # instead of `rate` for whole students whose blocks have learned
     final_rate: float = Field(default=1e-6, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the steps of each part
     weight_decay: float = Field(default=0.04, ge=0)

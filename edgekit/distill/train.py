@@ -241,7 +241,7 @@ class Run:
     def _diverged(self, number: int, what: str, done: int) -> DataError:
         return DataError(f"student {number} has diverged: its {what} at step {done}",
                          why="no checkpoint was written of it",
-                         fix=f"--rate {self.recipe.rate / 3:.1g} with another --out")  # fmt: skip
+                         fix="another --out, with a lower rate, block_rate or tune_rate in --recipe")  # fmt: skip
 
 
 def block_steps(recipe: DistillRecipe) -> int:
@@ -252,10 +252,14 @@ def block_steps(recipe: DistillRecipe) -> int:
 def rate_at(step: int, recipe: DistillRecipe, segments: Sequence[Segment] = ()) -> float:
     """Learning rate of a step, counted from 0, for a student with or without segments.
 
-    In each part of the run a linear rise, then half a cosine down to `final_rate`.
+    In each part of the run a linear rise, then half a cosine down to `final_rate`. At the rate that suits a student
+    from end to end, one whose blocks have learned first loses much of that again.
     """
     first = block_steps(recipe) if segments else 0
-    start, stop, highest = (0, first, recipe.block_rate) if step < first else (first, recipe.steps, recipe.rate)
+    if step < first:
+        start, stop, highest = 0, first, recipe.block_rate
+    else:
+        start, stop, highest = first, recipe.steps, recipe.tune_rate if first else recipe.rate
     warmup = round(recipe.warmup * (stop - start))
     done = step - start
     if done < warmup:

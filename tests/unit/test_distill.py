@@ -433,7 +433,7 @@ def test_the_rate_rises_and_falls_like_a_cosine():
 
 
 def test_each_part_of_a_run_has_its_own_rates():
-    recipe = DistillRecipe(steps=100, warmup=0.1, rate=1.0, block_rate=5.0, final_rate=0.1, blockwise=0.4)
+    recipe = DistillRecipe(steps=100, warmup=0.1, tune_rate=1.0, block_rate=5.0, final_rate=0.1, blockwise=0.4)
     rates = [rate_at(step, recipe, ((0, 1),)) for step in range(100)]
     assert (rates[4], rates[39], rates[46], rates[99]) == pytest.approx((5.0, 0.1, 1.0, 0.1))
     only = DistillRecipe(steps=10, blockwise=1.0, block_rate=2.0, warmup=0, final_rate=0)
