@@ -4,7 +4,7 @@
     python benchmarks/distillation.py WORK --only 1     # trains that seed and stops: seeds in parallel, then as above
 
 Students learn from eight kinds of photographs. Seven other kinds, whose names are classes for k-NN, and natural scenes
-judge at 224 pixels: the students, their mean, and the graduate, which was chosen on held-out photographs of the eight.
+judge at 112 pixels: the students, their mean, and the graduate, which was chosen on held-out photographs of the eight.
 A run that was killed goes on.
 """
 
@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "distillation.csv"
 STUDENT = "depth=6"
 JUDGES = frozenset({"food", "plants", "town", "vehicles", "space", "sports", "military"})
 SCENES = 32
-SIDE = 224  # pixels at which students are judged
+SIDE = 112  # pixels at which students are judged
 
 
 class Cost(NamedTuple):
@@ -100,14 +100,14 @@ def judged(
     for kind, images in sets.items():
         seen = seen_by(model, images)
         drift = measure_drift(exact[kind], seen)
-        knn = {each.protocol: each.candidate.value for each in judge.measure(seen) if each.base == "own"} \
-            if images.labels else {}  # fmt: skip
+        knn = {each.title: each.candidate.value for each in judge.measure(seen)} if images.labels else {}
         centred = drift.centred_cls_cosine
         yield {
             "model": name, "photos": kind, "n": drift.n, "cls_cosine": round(drift.cls_cosine.mean, 4),
             "patch_cosine": round(drift.patch_cosine.mean, 4), "centred_cls_cosine": round(centred.mean, 4),
             "centred_patch_cosine": round(drift.centred_patch_cosine.mean, 4),
-            "knn10": round(knn["knn10"], 4) if knn else "",
+            "knn10": round(knn["k-NN (10)"], 4) if knn else "",
+            "knn20_in_teachers_gallery": round(knn["k-NN (20), FP32 gallery"], 4) if knn else "",
         }  # fmt: skip
 
 
@@ -171,7 +171,8 @@ def main() -> None:
         students = [part for name, part in parts.items() if name.startswith("student")]
         graduate = [part | {"model": f"graduate ({row.kind})"} for part in parts[graduated]]
         minutes = {name: round(getattr(cost, name), 1) if cost else "" for name in Cost._fields}
-        how = {name: getattr(recipe, name) for name in ("steps", "batch", "image_size", "precision")} | minutes
+        training = f"{recipe.steps} steps of {recipe.batch} at {recipe.image_size} px, {recipe.precision}"
+        how = {"training": training, **minutes}
         rows += [{"seed": seed, **part, **how} for each in (*students, mean_of(students), graduate) for part in each]
         for line in rows:
             for key in how:

@@ -32,7 +32,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> (what it shows,
     "preprocessing": ("What preparing a picture otherwise costs", "preprocessing.py OUT"),
     "tflite_forms": ("Forms of TFLite: integers throughout, and attention as one operator", "tflite_forms.py OUT"),
     "distillation": (
-        "A student of half the depth before (start) and after distillation, judged at 224 px on kinds of photographs "
+        "A student of half the depth before (start) and after distillation, judged at 112 px on kinds of photographs "
         "that trained nothing",
         "distillation.py WORK",
     ),
