@@ -173,9 +173,11 @@ class LearnedLinear(nn.Module):
                 quantizer = TokenScaledInput(replace(quotient, scale=steps[0]))
             case PerTokenInput() | FloatInput():
                 quantizer = gemm.input
+        bias = self.bias.numpy().copy()
+        dynamic = bias if isinstance(gemm.input, FloatInput) else bias_dynamic.float().numpy()
         return replace(
             gemm, weight=self.integers().to(torch.int8).numpy(), weight_scale=self.log_scale.exp().numpy(),
-            bias=self.bias.numpy().copy(), bias_dynamic=bias_dynamic.float().numpy(), input=quantizer,
+            bias=bias, bias_dynamic=dynamic, input=quantizer,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgekit.quantize.plan import GemmPlan, InputQuantizer
+from edgekit.quantize.plan import FloatInput, GemmPlan, InputQuantizer
 from edgekit.quantize.rounding import quantize_weight
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ class GemmFit:
         if recipe.bias_correction:
             mean, mean_hat = self.sum_exact / self.rows, self.sum_quantized / self.rows
             real = integers.double() * scale.double().repeat_interleave(weight.shape[1] // scale.shape[1], 1)
-            bias = bias + original @ mean - real @ mean_hat
             bias_dynamic = bias_dynamic + (original - real) @ mean
+            # with float inputs there is one bias: what the files of such a plan hold
+            bias = bias_dynamic if isinstance(quantizer, FloatInput) else bias + original @ mean - real @ mean_hat
         return GemmPlan(
             name=name, weight=integers.numpy(), weight_scale=scale.numpy(), weight_bits=recipe.bits,
             bias=bias.float().numpy(), bias_dynamic=bias_dynamic.float().numpy(), input=quantizer,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
     from edgekit.recipe import QuantizeRecipe
 
-ENGINE = 7  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
+ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
 
 
 def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:

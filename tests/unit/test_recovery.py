@@ -71,6 +71,9 @@ def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
     recovered = recover(plan, _pixels(tiny_model), QUICK)
     assert _sqnr(recovered, tiny_model) > _sqnr(plan, tiny_model) + 0.5
     assert {gemm.input for gemm in recovered.gemms.values()} == {FloatInput()}
+    for name, gemm in recovered.gemms.items():
+        np.testing.assert_array_equal(gemm.bias, gemm.bias_dynamic)
+        assert (gemm.bias != plan.gemms[name].bias).any()
 
 
 def test_views_are_crops_of_their_own_image() -> None:
