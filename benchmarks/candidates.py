@@ -90,6 +90,8 @@ def _peer(peer: Peer, artifacts: dict[str, Artifact], materials: Materials, blan
         path = _apart(peer.prepare, source, materials.calibration(size).pixel_values, folder)
         target = peer.target(source, path, materials.recipe.model)
         drift = _drift_of(target, materials, folder / f"{path.stem}.json")
+    except ModuleNotFoundError as error:
+        return Candidate(replace(known, status="not here", reason=f"{error.name} is not installed"), None)
     except Exception as error:  # whatever another tool raises is its row
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return Candidate(replace(known, status="failed", reason=reason), None)
