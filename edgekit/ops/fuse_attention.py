@@ -9,13 +9,14 @@ import onnx_ir as ir
 from edgekit.ops.blocks import ATTENTION, DOMAIN
 from edgekit.ops.matching import (
     NearMiss,
+    Rewrite,
     closed,
     constant,
     consumer,
     expect,
     permutation,
     producer,
-    replace,
+    rewrite_each_softmax,
     with_constant,
 )
 
@@ -79,19 +80,15 @@ def fuse_attention(graph: ir.Graph) -> tuple[int, list[str]]:
     Returns:
         How many, and of each Softmax left over why it is none.
     """
-    count, reasons = 0, []
-    for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        try:
-            match = match_attention(softmax)
-        except NearMiss as miss:
-            reasons.append(f"{softmax.name}: {miss}")
-            continue
-        name = f"{(softmax.name or ATTENTION).rpartition('/')[0]}/{ATTENTION}"
-        attributes = {"num_heads": match.heads, "scale": match.scale, "mode": "f32"}
-        fused = ir.node(ATTENTION, [match.qkv], attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
-        replace(match.nodes, match.mixed, fused, name)
-        count += 1
-    return count, reasons
+    return rewrite_each_softmax(graph, _fused)
+
+
+def _fused(softmax: ir.Node) -> Rewrite:
+    match = match_attention(softmax)
+    name = f"{(softmax.name or ATTENTION).rpartition('/')[0]}/{ATTENTION}"
+    attributes = {"num_heads": match.heads, "scale": match.scale, "mode": "f32"}
+    fused = ir.node(ATTENTION, [match.qkv], attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
+    return Rewrite(match.nodes, match.mixed, fused)
 
 
 def _scaling(query: ir.Value | None) -> tuple[ir.Node | None, ir.Value | None]:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgekit.ops.blocks import BLOCK, DOMAIN, Tier, bits_of, problem_of
 from edgekit.ops.match_block import BlockMatch, match_block
-from edgekit.ops.matching import NearMiss, replace
+from edgekit.ops.matching import NearMiss, Rewrite, rewrite_each_softmax
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import GemmPlan, QuantPlan
@@ -24,17 +24,12 @@ def fuse_blocks(graph: ir.Graph, plan: QuantPlan, tier: Tier) -> tuple[int, list
     Returns:
         How many, and of each Softmax left over why its block is none.
     """
-    count, reasons = 0, []
-    for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        try:
-            match = match_block(softmax)
-            node = _fused(graph, match, plan, tier)
-        except NearMiss as miss:
-            reasons.append(f"{softmax.name}: {miss}")
-            continue
-        replace(match.nodes, match.y, node, node.name or BLOCK)
-        count += 1
-    return count, reasons
+
+    def rule(softmax: ir.Node) -> Rewrite:
+        match = match_block(softmax)
+        return Rewrite(match.nodes, match.y, _fused(graph, match, plan, tier))
+
+    return rewrite_each_softmax(graph, rule)
 
 
 def _fused(graph: ir.Graph, match: BlockMatch, plan: QuantPlan, tier: Tier) -> ir.Node:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekit.ops.blocks import DOMAIN, FLOAT_BLOCK
-from edgekit.ops.match_block import BlockMatch, match_block
-from edgekit.ops.matching import NearMiss, replace
+from edgekit.ops.match_block import match_block
+from edgekit.ops.matching import NearMiss, Rewrite, rewrite_each_softmax
 
 
 def fuse_float_blocks(graph: ir.Graph) -> tuple[int, list[str]]:
@@ -15,20 +15,11 @@ def fuse_float_blocks(graph: ir.Graph) -> tuple[int, list[str]]:
     Returns:
         How many, and of each Softmax left over why its block is none.
     """
-    count, reasons = 0, []
-    for softmax in [node for node in graph if node.op_type == "Softmax"]:
-        try:
-            match = match_block(softmax)
-            node = _fused(match)
-        except NearMiss as miss:
-            reasons.append(f"{softmax.name}: {miss}")
-            continue
-        replace(match.nodes, match.y, node, node.name or FLOAT_BLOCK)
-        count += 1
-    return count, reasons
+    return rewrite_each_softmax(graph, _fused)
 
 
-def _fused(match: BlockMatch) -> ir.Node:
+def _fused(softmax: ir.Node) -> Rewrite:
+    match = match_block(softmax)
     if match.fc2_gain is not None:
         raise NearMiss("a gain behind GELU, which the float op does not know")
     qkv, proj, fc1, fc2 = (linear.parameters for linear in match.linears)
@@ -36,4 +27,5 @@ def _fused(match: BlockMatch) -> ir.Node:
     inputs = [match.x, *norm1.parameters, *qkv, *proj, *norm2.parameters, *fc1, *fc2]
     attributes = {"num_heads": match.attention.heads, "scale": match.attention.scale, "epsilon": norm1.epsilon}
     name = f"{match.name}/{FLOAT_BLOCK}"
-    return ir.node(FLOAT_BLOCK, inputs, attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
+    fused = ir.node(FLOAT_BLOCK, inputs, attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
+    return Rewrite(match.nodes, match.y, fused)

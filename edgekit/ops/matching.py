@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,32 @@ import onnx_ir as ir
 
 class NearMiss(Exception):
     """Why a place that looked like a match is none: a clause that completes "<place>: ..."."""
+
+
+class Rewrite(NamedTuple):
+    """What a rule does at one place: `nodes`, whose result is `result`, become `fused`."""
+
+    nodes: Sequence[ir.Node]
+    result: ir.Value
+    fused: ir.Node
+
+
+def rewrite_each_softmax(graph: ir.Graph, rule: Callable[[ir.Node], Rewrite]) -> tuple[int, list[str]]:
+    """Apply a rule, which raises NearMiss where it does not fit, around every Softmax, in place.
+
+    Returns:
+        How often it was applied, and of each Softmax left over why not.
+    """
+    count, reasons = 0, []
+    for softmax in [node for node in graph if node.op_type == "Softmax"]:
+        try:
+            nodes, result, fused = rule(softmax)
+        except NearMiss as miss:
+            reasons.append(f"{softmax.name}: {miss}")
+            continue
+        replace(nodes, result, fused, fused.name or fused.op_type)
+        count += 1
+    return count, reasons
 
 
 def producer(value: ir.Value | None, op_type: str, role: str) -> ir.Node:

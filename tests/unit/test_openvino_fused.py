@@ -92,7 +92,7 @@ def test_the_same_onnx_file_gives_the_same_figures_in_both_runtimes(
     from_ir = OpenVinoBackend().runner(artifacts[kind], 1)(x)["last_hidden_state"]
     # The runtimes hand over floats that differ in the last bit: now and then one makes a query's 8-bit integer differ.
     for other in (from_onnx, from_ir):
-        assert cosine(in_onnxruntime, other) > (0.999999 if kind == "fp32" else 0.9999)
+        assert cosine(in_onnxruntime, other) > (0.999999 if kind == "fp32" else 0.99998)
     with torch.no_grad():
         expected = (tiny if kind == "fp32" else simulate(as_fused(plan)))(pixels())[0].numpy()
     assert cosine(from_ir, expected) > 0.9999

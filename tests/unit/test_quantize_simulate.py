@@ -115,8 +115,10 @@ def test_saturation_hits_eight_bit_weights_and_never_seven_bit_ones() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("drawn", [2, 6.5], ids=["somewhat", "so that the others are below half a step each"])
-def test_rounded_probabilities_do_not_underflow(drawn: float, tiny_model: DinoV2) -> None:
+@pytest.mark.parametrize(
+    ("drawn", "bound"), [(2, 0.02), (6.5, 0.04)], ids=["somewhat", "so that the others are below half a step each"]
+)
+def test_rounded_probabilities_do_not_underflow(drawn: float, bound: float, tiny_model: DinoV2) -> None:
     """One key draws attention, 1369 share the rest: rounding them to nearest would lose all of them."""
     attention = deepcopy(tiny_model.blocks[0].attn)
     heads, tokens, width = attention.heads, 1370, 8
@@ -127,7 +129,7 @@ def test_rounded_probabilities_do_not_underflow(drawn: float, tiny_model: DinoV2
     one = np.ones(heads, np.float32)
     matmul = MatmulPlan("attn", one / 127, one * np.float32(k.abs().max()) / 127, one * np.float32(v.abs().max()) / 127)
     mixed, exact = IntegerMix(matmul, attention.scale)(q, k, v), attention.mix(q, k, v)
-    assert (mixed - exact).abs().max() < 0.04 * exact.abs().max()
+    assert (mixed - exact).abs().max() < bound * exact.abs().max()
 
 
 def test_dither_spreads_evenly_over_one_step() -> None:

@@ -39,7 +39,7 @@ def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> Non
     plan = quantize(model, _pixels(model), FOUR)
     recovered = recover(plan, _pixels(model), QUICK)
     assert recovered.provenance["recovery"] in ("block-wise", "end-to-end")
-    assert _sqnr(recovered, model) > _sqnr(plan, model) + 0.5
+    assert _sqnr(recovered, model) > _sqnr(plan, model) + 0.8
     for name, gemm in recovered.gemms.items():
         assert gemm.weight.dtype == np.int8
         assert int(np.abs(gemm.weight).max()) <= 2 ** (gemm.weight_bits - 1) - 1
