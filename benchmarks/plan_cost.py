@@ -23,6 +23,7 @@ import numpy as np
 import photos
 import torch
 from rows import write_csv
+from wide import wide_demo
 
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
@@ -36,12 +37,7 @@ def measure(kind: PlanKind, samples: int, side: int, wide: bool) -> dict[str, ob
     """One plan in this process. Images beyond the installed photographs are these again, mirrored."""
     pixels = photos.load(side, None, 1)[0].pixel_values
     pixels = np.concatenate((pixels, pixels[..., ::-1]))[:samples]
-    model = zoo.load("demo").model
-    if wide:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
-        from tests.generators import duplicate_width
-
-        model = duplicate_width(model)
+    model = wide_demo() if wide else zoo.load("demo").model
     model = model.bake(side, side)
     start, busy, load = time.monotonic(), time.process_time(), os.getloadavg()[0]
     plan = quantize(

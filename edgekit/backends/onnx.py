@@ -227,7 +227,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     """What a reader of the report should know about the file."""
     if source.plan is None or precision in _FLOAT:
         return ()
-    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    notes = source.plan.exceptions()
     if precision == "w8":
         notes.append("activations: uint8, one range per tensor taken at run time")
     if precision == "w4a8":

@@ -215,7 +215,7 @@ def _model_api(source: ExportSource) -> list[tuple[str, str]]:
 def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     if source.plan is None or precision in _FLOAT:
         return ()
-    notes = [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    notes = source.plan.exceptions()
     eight_bits = any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
     if precision == "w8a8" and variant == "standard" and eight_bits:
         from edgekit.backends.openvino_runner import int8_saturates

@@ -253,7 +253,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         return tuple(notes)
     from edgekit.backends.tflite_runner import runs_in_tflite_runtime
 
-    notes += [f"{name} stays float: {reason}" for name, reason in source.plan.kept_float.items()]
+    notes += source.plan.exceptions()
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:

@@ -117,7 +117,7 @@ def quantize(
         return
     for plan in plans:
         console.print(f"{plan.path}: {plan.gemms} GEMMs in integers, {len(plan.kept_float)} kept float", soft_wrap=True)
-        for name, reason in plan.kept_float.items():
+        for name, reason in (plan.kept_float | plan.promoted).items():
             console.print(f"  {name}: {reason}", soft_wrap=True)
 
 

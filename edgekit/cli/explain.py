@@ -76,6 +76,8 @@ def _show(found: Explanation, console: Console, top: int) -> None:
     console.print(table)
     for name, reason in found.kept_float.items():
         console.print(f"kept float  {name}: {reason}")
+    for name, reason in found.promoted.items():
+        console.print(f"8 bits  {name}: {reason}")
     if found.steps:
         base = found.steps["as it is"]["sqnr_db"]
         table = Table("recipe", "SQNR dB", "change", "CLS cosine", "per token dB")

@@ -124,11 +124,12 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """A quantization plan that was made: how many GEMMs are integers, and why the others are not."""
+    """A quantization plan that was made: how many GEMMs are integers, why others are not, or have more bits."""
 
     path: Path
     gemms: int
     kept_float: dict[str, str]
+    promoted: dict[str, str]
 
 
 def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = None) -> tuple[PlanSummary, ...]:
@@ -150,7 +151,7 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
         found = []
         for size, kind in sorted({(job.size, materials.plan_kind(job)) for job in jobs}):
             plan = materials.plan(size, kind)
-            found.append(PlanSummary(materials.plan_path(size, kind), len(plan.gemms), plan.kept_float))
+            found.append(PlanSummary(materials.plan_path(size, kind), len(plan.gemms), plan.kept_float, plan.promoted))
     return tuple(found)
 
 

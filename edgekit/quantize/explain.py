@@ -73,6 +73,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
             for i, (ours, theirs) in enumerate(zip(whole_blocks, exact_blocks, strict=True))
         ),
         kept_float=plan.kept_float,
+        promoted=plan.promoted,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from edgekit.artifact import Frozen, atomic_path
 
 FILE = "explain.json"  # inside a build folder
@@ -46,6 +48,7 @@ class Explanation(Frozen):
     gemms: tuple[GemmDrift, ...]  # the costliest first
     blocks: tuple[BlockDrift, ...]
     kept_float: dict[str, str]
+    promoted: dict[str, str] = Field(default={})  # 8 bits where others have 4
     steps: dict[str, dict[str, float]] | None = None  # of `edgekit.quantize.ablate`
 
     @classmethod

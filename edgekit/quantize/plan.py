@@ -144,6 +144,16 @@ class QuantPlan:
     kept_float: dict[str, str] = field(default_factory=dict)  # GEMM name -> reason it is not quantized
     provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
 
+    def exceptions(self) -> list[str]:
+        """A sentence for each GEMM that is more precise than the others."""
+        kept = [f"{name} stays float: {reason}" for name, reason in self.kept_float.items()]
+        return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
+
+    @property
+    def promoted(self) -> dict[str, str]:
+        """GEMM name -> reason it has 8 bits where others have 4."""
+        return dict(self.provenance.get("promoted", {}))
+
     def module(self) -> DinoV2:
         """The rewritten float model as torch module, un-quantized: same function as the checkpoint at this size."""
         from edgekit.surgery import restore

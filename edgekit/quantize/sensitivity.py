@@ -1,4 +1,4 @@
-"""Which GEMMs cost the most, what a plan costs on images it never saw, and which few GEMMs had better stay float."""
+"""Which GEMMs cost the most, what a plan costs on images it never saw, and which few GEMMs deserve more bits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DriftExceeded
+from edgekit.quantize.rounding import quantize_weight
 from edgekit.quantize.simulate import simulate
 
 if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
 BATCH = 8
+PROMOTABLE_BITS = 4  # weights of so many bits become 8-bit ones, wider ones float
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def sensitivity(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> list[Sens
 
 @torch.no_grad()
 def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int, max_drop: float | None) -> QuantPlan:
-    """Keep the costliest GEMMs float, one by one, until the mean CLS cosine drops by no more than `max_drop`.
+    """Give the costliest GEMMs more bits, one by one, until the mean CLS cosine drops by no more than `max_drop`.
+
+    One of 4-bit weights gets 8 bits, which every format can hold beside them; one of 7 or 8 bits stays float.
 
     Args:
         plan: what the engine made.
@@ -84,13 +88,25 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
         return plan
     ranked = sensitivity(plan, pixels, reference)[:at_most] if at_most else []
     for worst in ranked:
-        gemms = {name: gemm for name, gemm in plan.gemms.items() if name != worst.name}
-        reason = f"promoted: quantized alone it leaves {worst.sqnr_db:.1f} dB"
-        plan = replace(plan, gemms=gemms, kept_float=plan.kept_float | {worst.name: reason})
+        plan = _promoted(plan, worst)
         drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
         if max_drop is not None and drop <= max_drop:
             break
     if max_drop is not None and drop > max_drop:
-        raise DriftExceeded(f"the CLS cosine drops by {drop:.2e} with {len(ranked)} GEMMs kept float",
+        raise DriftExceeded(f"the CLS cosine drops by {drop:.2e} with {len(ranked)} GEMMs promoted",
                             why=f"{max_drop:.2e} was asked for", fix="--max-drop with a larger value")  # fmt: skip
     return plan
+
+
+def _promoted(plan: QuantPlan, worst: Sensitivity) -> QuantPlan:
+    gemm, reason = plan.gemms[worst.name], f"promoted: quantized alone it leaves {worst.sqnr_db:.1f} dB"
+    if gemm.weight_bits > PROMOTABLE_BITS:
+        gemms = {name: each for name, each in plan.gemms.items() if name != worst.name}
+        return replace(plan, gemms=gemms, kept_float=plan.kept_float | {worst.name: reason})
+    weight = torch.from_numpy(plan.float_tensors[f"{worst.name}.weight"]).flatten(1)
+    integers, scale = quantize_weight(weight, 8, None, "mse", torch.eye(weight.shape[1]))
+    bias = plan.float_tensors[f"{worst.name}.bias"]  # the corrections of both others are to 4-bit weights
+    wider = replace(gemm, weight=integers.numpy(), weight_scale=scale.numpy(), weight_bits=8, bias=bias,
+                    bias_dynamic=bias)  # fmt: skip
+    promoted = plan.provenance.get("promoted", {}) | {worst.name: reason}
+    return replace(plan, gemms=plan.gemms | {worst.name: wider}, provenance=plan.provenance | {"promoted": promoted})

@@ -213,8 +213,23 @@ def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: D
     assert _sqnr(promoted, tiny_model) > _sqnr(plan, tiny_model)
 
 
+@torch.no_grad()
+def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: DinoV2) -> None:
+    four = QuantizeRecipe(weight_bits=4, group_size=32)
+    plan = quantize(tiny_model, _pixels(tiny_model), four)
+    promoted = quantize(tiny_model, _pixels(tiny_model), four.model_copy(update={"promote": 2}))
+    wider = {name for name, gemm in promoted.gemms.items() if name.startswith("blocks.") and gemm.weight_bits == 8}
+    assert wider == set(promoted.provenance["promoted"])
+    assert len(wider) == 2
+    assert promoted.kept_float == plan.kept_float
+    for name in wider:
+        exact = promoted.float_tensors[f"{name}.weight"]
+        assert np.abs(promoted.gemms[name].dequantized() - exact).max() <= np.abs(exact).max() / 100
+    assert _sqnr(promoted, tiny_model) > _sqnr(plan, tiny_model)
+
+
 def test_a_drop_out_of_reach_is_an_error(tiny_model: DinoV2) -> None:
-    with pytest.raises(DriftExceeded, match="with 2 GEMMs kept float"):
+    with pytest.raises(DriftExceeded, match="with 2 GEMMs promoted"):
         quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(promote=2, max_drop=1e-9))
 
 
