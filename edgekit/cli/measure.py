@@ -37,7 +37,7 @@ def drift(
     is measured, by this process or with --engine ray by many.
     """
     from edgekit.cli.show import Live, accuracy_table, drift_table, show_shards, terminal
-    from edgekit.errors import RecipeError
+    from edgekit.errors import DriftExceeded, RecipeError
     from edgekit.pipeline.compare import artifacts_in, drift_between, reference_of
     from edgekit.pipeline.drifting import drift_in_shards
     from edgekit.shards import Crew
@@ -58,16 +58,16 @@ def drift(
                                            seed=seed or 0, shard_size=shard_size, watcher=live)  # fmt: skip
     if ran is not None and out is not None:
         show_shards(terminal(stderr=as_json), out, f"against {base.name}", ran)
+    over = [name for name, report in reports.items() if max_drop is not None and 1 - report.cls_cosine.mean > max_drop]
     if as_json:
         print(json.dumps({name: report.model_dump(mode="json") for name, report in reports.items()}, indent=2))
-    else:
-        terminal().print(drift_table(reports))
-        if any(report.accuracy for report in reports.values()):
-            terminal().print(accuracy_table(reports))
-    over = [name for name, report in reports.items() if max_drop is not None and 1 - report.cls_cosine.mean > max_drop]
+        if over:
+            raise typer.Exit(DriftExceeded.exit_code)
+        return
+    terminal().print(drift_table(reports))
+    if any(report.accuracy for report in reports.values()):
+        terminal().print(accuracy_table(reports))
     if over:
-        from edgekit.errors import DriftExceeded
-
         drops = ", ".join(f"{name} drops {1 - reports[name].cls_cosine.mean:.5f}" for name in over)
         raise DriftExceeded(drops, why=f"at most {max_drop} is allowed")
 

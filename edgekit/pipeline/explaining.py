@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit.artifact import Manifest, Preprocess
 from edgekit.errors import DataError
 from edgekit.images import load_set
-from edgekit.pipeline.materials import PLANS
-from edgekit.pipeline.plans import KINDS
+from edgekit.pipeline.plans import main_plan
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.plan import QuantPlan
 from edgekit.recipe import Recipe
@@ -40,10 +39,9 @@ def explain_target(
     from edgekit.quantize.explain import explain
 
     folder = target if target.is_dir() else None
-    plans = [target / PLANS / f"{kind}.safetensors" for kind in KINDS] if folder else [target]
-    path = next((plan for plan in plans if plan.exists()), plans[0])
-    if not path.exists():
-        raise DataError(f"{target} holds no plan", why=f"{path.name} is made with the precision w8a8",
+    path = main_plan(folder) if folder else target
+    if path is None or not path.exists():
+        raise DataError(f"{target} holds no plan", why="one is made with the precision w8a8",
                         fix=f"edgekit build --precision fp32,w8a8 --out {target}")  # fmt: skip
     if steps and folder is None:
         raise DataError(f"{target} is a plan file: the steps need the recipe of its build folder",

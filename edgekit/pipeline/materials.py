@@ -18,7 +18,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
-from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, quantize_recipe
+from edgekit.pipeline.plans import PLANS, PlanKind, inputs_of, kind_of, main_plan, quantize_recipe
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.explanation import FILE as EXPLAINED
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
     from edgekit.quantize.plan import QuantPlan
 
-PLANS = "plan"  # folder inside a build folder
 _BATCH = 8
 
 
@@ -147,7 +146,8 @@ class Materials:
             "calibration": self.calibration(size).source, "samples": len(self.calibration(size)),
         })  # fmt: skip
         plan.save(path)
-        (self.out / EXPLAINED).unlink(missing_ok=True)  # it was about another plan
+        if path == main_plan(self.out):
+            (self.out / EXPLAINED).unlink(missing_ok=True)  # it was about another plan
         for unfinished in path.parent.glob(f".{path.stem}-*"):  # those of other requests too: they are large
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan

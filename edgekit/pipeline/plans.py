@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from edgekit.backends.base import WEIGHT_ONLY
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 PlanKind = Literal["int8", "int8_weights", "int4", "int4_weights"]
 """Bits of the weights; "weights" when activations stay float and nothing of theirs is smoothed into the weights."""
 KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
+PLANS = "plan"  # folder inside a build folder
 _FOUR_BITS = ("w4", "w4a8")
 _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
 
@@ -32,6 +34,12 @@ def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
     if job.precision in _FOUR_BITS:
         return "int4_weights" if floating else "int4"
     return "int8_weights" if floating else "int8"
+
+
+def main_plan(out: Path) -> Path | None:
+    """The plan that `edgekit explain OUT` is about: of w8a8 at the main image size, else the first that is there."""
+    paths = (out / PLANS / f"{kind}.safetensors" for kind in KINDS)
+    return next((path for path in paths if path.exists()), None)
 
 
 def inputs_of(kind: PlanKind) -> Inputs:

@@ -56,7 +56,7 @@ def test_the_command_gates_and_leaves_an_unreadable_image_out(models, photos, tm
     assert "skipped cats/001.png" in capsys.readouterr().out
     assert main([*words, "0", "--json"]) == 3
     said = capsys.readouterr()
-    assert json.JSONDecoder().raw_decode(said.out)[0]["onnx/fp16"]["n"] == 7
+    assert json.loads(said.out)["onnx/fp16"]["n"] == 7
     assert "skipped cats/001.png" in said.err
 
 
