@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 ARTIFACTS = {  # name: label and colour, Okabe and Ito's
-    "onnx/fp32": ("FP32", "#0072b2"), "onnx/fp32_fused": ("FP32, fused attention", "#56b4e9"),
+    "onnx/fp32": ("FP32", "#0072b2"), "onnx/fp32_fused": ("FP32, fused blocks", "#56b4e9"),
     "onnx/w8a8": ("INT8", "#e69f00"), "onnx/w8a8_fused": ("INT8, fused blocks", "#d55e00"),
 }  # fmt: skip
 AXES = {"tokens": "tokens of one image", "batch": "images of 257 tokens per call"}

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matrix
+from scaling_chart import AXES, COSTS, exponents
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,7 +29,6 @@ WHOLE = {  # small CSV files that are shown as they are: file -> (what it shows,
     "formats": ("Every format beside the simulator of its plan", "formats.py OUT --eval DIR"),
     "kernels": ("The fused kernels against the measured ceiling of their instruction", "kernels.py"),
     "stages": ("Where a fused block's time goes, against the roofline", "stages.py"),
-    "scaling": ("Cost as work grows", "scaling.py"),
     "preprocessing": ("What preparing a picture otherwise costs", "preprocessing.py OUT"),
     "tflite_forms": ("Forms of TFLite: integers throughout, and attention as one operator", "tflite_forms.py OUT"),
     "distillation": (
@@ -128,6 +128,40 @@ def latency(*, threads: int | None = None) -> list[str]:
     return lines
 
 
+def scaling() -> list[str]:
+    """Latency and peak memory as tokens and batch grow: a row per size and batch, and the fitted exponents below."""
+    rows = _rows("scaling.csv")
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["artifact"] for row in rows))
+    cells = {(row["image_size"], row["tokens"], row["batch"], row["artifact"]): row for row in rows}
+    fits = {(fit.cost, fit.axis, fit.artifact): fit.value for fit in exponents(rows)}
+    work = dict.fromkeys((row["image_size"], row["tokens"], row["batch"]) for row in rows)
+    table = [[f"{size} px", tokens, batch, *(_cost(cells.get((size, tokens, batch, name))) for name in names)]
+             for size, tokens, batch in work]  # fmt: skip
+    table += [[f"exponent over {axis}", "", "", *(_exponents(fits, axis, name) for name in names)] for axis in AXES]
+    first = rows[0]
+    return [
+        f"**Cost as work grows, {first['cpu']}, {first['threads']} threads**: median latency and peak memory (of the "
+        "process, runtime included; exponents of what exceeds the bare interpreter).",
+        "",
+        *_table(["image", "tokens", "batch", *names], table),
+        "",
+        f"`python benchmarks/scaling.py`, {first['date']}: every row's group was timed in turns. The host was busy "
+        f"during {sum(bool(row['unstable']) for row in rows)} of {len(rows)} measurements.",
+        "",
+    ]
+
+
+def _cost(row: dict[str, str] | None) -> str:
+    return f"{float(row['p50_ms']):.1f} ms, {float(row['peak_rss_mb']):.0f} MB" if row else ""
+
+
+def _exponents(fits: dict[tuple[str, str, str], float], axis: str, name: str) -> str:
+    found = (fits.get((cost, axis, name)) for cost in COSTS)
+    return ", ".join(f"{cost} {value:.2f}" for cost, value in zip(COSTS, found, strict=True) if value is not None)
+
+
 Cells = dict[tuple[str, int], matrix.Row]
 
 
@@ -162,8 +196,8 @@ def charts() -> list[str]:
 def blocks() -> dict[Path, list[str]]:
     """What stands between the marks of each file."""
     return {
-        ROOT / "README.md": [*latency(threads=1), *quantization(image_size="224")],
-        ROOT / "benchmarks/README.md": [*latency(), *charts(), *quantization(), *whole()],
+        ROOT / "README.md": [*latency(threads=1), *scaling(), *quantization(image_size="224")],
+        ROOT / "benchmarks/README.md": [*latency(), *scaling(), *charts(), *quantization(), *whole()],
     }
 
 

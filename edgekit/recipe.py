@@ -45,10 +45,10 @@ class QuantizeRecipe(Frozen):
     token_scale: Literal["off", "on"] = "on"  # inputs of proj and fc2: each token is divided by its peak first
     token_groups: Literal["off", "on", "auto"] = "auto"  # other inputs: separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
-    ridge: bool = False  # ERQ: absorb the activation error into the weights; measured to gain nothing here
+    ridge: bool | None = None  # ERQ: weights absorb the error of what came before; None = where they have 4 bits
     bias_correction: bool = True
     recover: Literal["off", "on"] = "off"  # then distil the quantized model from the float one; takes far longer
-    promote: int = Field(default=0, ge=0, le=3)  # at most this many GEMMs moved to higher precision
+    promote: int | None = Field(default=None, ge=0, le=3)  # so many GEMMs get more bits; None = 3 of 4-bit ones
     max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
 
     @property

@@ -19,6 +19,7 @@ KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
 PLANS = "plan"  # folder inside a build folder
 _FOUR_BITS = ("w4", "w4a8")
 _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
+_W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the recipe says otherwise
 
 
 def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
@@ -53,7 +54,11 @@ def quantize_recipe(recipe: QuantizeRecipe, kind: PlanKind) -> QuantizeRecipe:
     Float products do not saturate: 7 bits are for integer ones.
     """
     if kind.startswith("int4"):
-        return recipe.model_copy(update={"weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP})
+        ridge = True if recipe.ridge is None else recipe.ridge
+        promote = _W4_PROMOTED if recipe.promote is None else recipe.promote
+        return recipe.model_copy(update={
+            "weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP, "ridge": ridge, "promote": promote,
+        })  # fmt: skip
     bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
     recipe = recipe.model_copy(update={"weight_bits": bits, "group_size": None})
     return recipe.model_copy(update={"overflow": "none"}) if inputs_of(kind) == "float" else recipe
