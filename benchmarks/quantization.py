@@ -10,7 +10,6 @@ Everything is run in its runtime; "simulator" rows are the plan's own integer ar
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import photos
 from peers import PEERS, Run, load_onnxruntime
+from rows import keep_row
 
 from edgekit.artifact import Artifact, Precision, Preprocess
 from edgekit.backends import get_backend
@@ -28,14 +28,11 @@ from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
+from edgekit.pipeline.plans import quantize_recipe
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "quantization.csv"
-COLUMNS = (
-    "model", "image_size", "calibration_images", "engine", "level", "photos", "n", "cls_cosine", "cls_cosine_min",
-    "patch_cosine", "sqnr_db", "sqnr_low_db", "sqnr_high_db", "same_neighbour", "seconds", "cpu", "vnni", "versions",
-    "date",
-)  # fmt: skip
+KEY = ("model", "image_size", "engine", "level", "photos")  # of two rows with these the newer stays
 
 Row = tuple[str, str, Callable[[], Run]]  # engine, level, makes the quantized model
 
@@ -105,7 +102,7 @@ class Bench:
 
     def rows(self) -> Iterator[Row]:
         default, everything = QuantizeRecipe(), QuantizeRecipe(level="all")
-        four = QuantizeRecipe(weight_bits=4, group_size=32)
+        four = quantize_recipe(default, "int4")
         seven = QuantizeRecipe(overflow="reduce-range")
         yield "edgekit ONNX w8a8, ONNX Runtime", "linears", lambda: self.ours("w8a8", default)
         yield "edgekit OpenVINO w8a8, OpenVINO", "linears", lambda: self.ours("w8a8", default, "openvino")
@@ -179,21 +176,11 @@ def measure(bench: Bench, judges: dict, only: tuple[str, str], path: Path) -> No
                 sep="  ",
                 flush=True,
             )
-            _append(path, row)
+            keep_row(row, path, KEY)
 
 
 def _features(run: Run, images) -> Features:
     return features_of(run, images.pixel_values, 8, names=images.paths)
-
-
-def _append(path: Path, row: dict[str, object]) -> None:
-    new = not path.exists()
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Every row says how long it took and how much memory the process had at most by t
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import time
 from datetime import date
@@ -19,6 +18,7 @@ from typing import get_args
 
 import photos
 import torch
+from rows import keep_row
 
 from edgekit.distill.recovery import RecoveryRecipe, recover
 from edgekit.measure.host import describe_host
@@ -30,8 +30,7 @@ from edgekit.quantize.sensitivity import verify
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "recovery.csv"
-COLUMNS = ("model", "image_size", "calibration_images", "plan", "stage", "photos", "n", "sqnr_db", "cls_cosine",
-           "block_steps", "end_steps", "seconds", "peak_mb", "cpu", "threads", "date")  # fmt: skip
+KEY = ("model", "image_size", "calibration_images", "plan", "stage", "photos", "block_steps", "end_steps")
 
 
 def main() -> None:
@@ -66,23 +65,13 @@ def main() -> None:
                 "date": date.today(),
             }  # fmt: skip
             print(*(row[c] for c in ("stage", "photos", "sqnr_db", "cls_cosine", "seconds")), sep="  ", flush=True)
-            _append(arguments.csv, row)
+            keep_row(row, arguments.csv, KEY)
 
     steps = quantize_recipe(QuantizeRecipe(), arguments.plan)
     plan = quantize(model, calibration.pixel_values, steps, inputs=inputs_of(arguments.plan))
     judge("quantized", plan)
     recovered = recover(plan, calibration.pixel_values, recipe)
     judge(f"recovered: {recovered.provenance['recovery']}", recovered)
-
-
-def _append(path: Path, row: dict[str, object]) -> None:
-    new = not path.exists()
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":
