@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -186,6 +187,7 @@ class _Engine:
         integer_block = deepcopy(block)
         if products:
             integer_block.attn.products = IntegerMix(plan.matmuls[name], block.attn.scale)
+        ahead = integer_ahead = _as_is  # else a stage whose outputs are made again: all of them would fill the memory
         for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"
             choice = choices.get(stage.part)
@@ -193,14 +195,22 @@ class _Engine:
             special = 1 + self.model.config.registers
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=bool(self.recipe.ridge), special=special)
             for state, integer_state, half in zip(exact_states, quantized_states, self.half.split(BATCH), strict=True):
-                seen = integer_stage.input(integer_state)
-                fit.update(stage.input(state), fake_quantize(quantizer, seen), half)
+                seen = integer_stage.input(integer_ahead(integer_state))
+                fit.update(stage.input(ahead(state)), fake_quantize(quantizer, seen), half)
             plan.gemms[name] = fit.solve(name, quantizer, self.recipe)
             if choice:
                 plan.provenance["inputs"][name] = choice.words()
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
-            for i, (state, integer_state) in enumerate(zip(exact_states, quantized_states, strict=True)):
-                exact_states[i] = stage.advance(state, stage.linear(stage.input(state)))
-                quantized_states[i] = integer_stage.advance(integer_state, linear(integer_stage.input(integer_state)))
             self._report(plan, name)
+            if stage.widens:
+                ahead, integer_ahead = stage.run, partial(integer_stage.through, linear)
+                continue
+            for i, (state, integer_state) in enumerate(zip(exact_states, quantized_states, strict=True)):
+                exact_states[i] = stage.run(ahead(state))
+                quantized_states[i] = integer_stage.through(linear, integer_ahead(integer_state))
+            ahead = integer_ahead = _as_is
         return [s["x"] for s in exact_states], [s["x"] for s in quantized_states]
+
+
+def _as_is(state: State) -> State:
+    return state

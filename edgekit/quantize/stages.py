@@ -23,6 +23,15 @@ class Stage:
     linear: nn.Linear
     input: Callable[[State], Tensor]  # state -> (B, N, in)
     advance: Callable[[State, Tensor], State]  # state and the GEMM's output -> next state
+    widens: bool = False  # what comes out is several times the residual stream: better made again than kept
+
+    def run(self, state: State) -> State:
+        """The state behind this stage."""
+        return self.through(self.linear, state)
+
+    def through(self, linear: nn.Module, state: State) -> State:
+        """The same with another module in the place of the GEMM."""
+        return self.advance(state, linear(self.input(state)))
 
 
 def stages_of(block: Block) -> list[Stage]:
@@ -52,6 +61,12 @@ def stages_of(block: Block) -> list[Stage]:
     return [
         Stage("attn.qkv", attention.qkv, lambda s: block.norm1(s["x"]), after_qkv),
         Stage("attn.proj", attention.proj, lambda s: s["mixed"], after_proj),
-        Stage(f"mlp.{first}", getattr(mlp, first), lambda s: block.norm2(s["x"]), after_fc1 if is_mlp else after_w12),
+        Stage(
+            f"mlp.{first}",
+            getattr(mlp, first),
+            lambda s: block.norm2(s["x"]),
+            after_fc1 if is_mlp else after_w12,
+            widens=True,
+        ),
         Stage(f"mlp.{last}", getattr(mlp, last), lambda s: s["hidden"], after_last),
     ]
