@@ -44,7 +44,7 @@ HELD_OUT = 8  # one image in so many trains nothing and judges
 @dataclass(frozen=True)
 class RecoveryRecipe:
     """How long and how fast. Learning rates: of weights in steps of their grid, of scales in their logarithm,
-    of biases in norms of their weight rows.
+    of biases in norms of their weight rows; those of the end-to-end part are `end_share` of them.
     """
 
     block_steps: int = 300
@@ -52,6 +52,7 @@ class RecoveryRecipe:
     weight_rate: float = 2e-3
     scale_rate: float = 1e-3
     bias_rate: float = 2e-4
+    end_share: float = 0.25
     class_share: float = 0.1  # weight of the class token's own error, which is one token's among hundreds otherwise
     seed: int = 0
 
@@ -276,8 +277,10 @@ def _train_whole(
     exact: DinoV2, student: DinoV2, pixels: Tensor, recipe: RecoveryRecipe, generator: torch.Generator,
     told: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """All blocks together, on the final features of ever new crops; gentler, since the blocks have learned already."""
-    gentle = replace(recipe, weight_rate=recipe.weight_rate / 4, scale_rate=recipe.scale_rate / 4)
+    """All blocks together, on the final features of ever new crops."""
+    share = recipe.end_share
+    gentle = replace(recipe, weight_rate=recipe.weight_rate * share, scale_rate=recipe.scale_rate * share,
+                     bias_rate=recipe.bias_rate * share)  # fmt: skip
 
     def loss_of(chosen: Tensor) -> Tensor:
         x = views(pixels[chosen], generator)
