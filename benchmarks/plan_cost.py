@@ -22,7 +22,7 @@ from typing import get_args
 import numpy as np
 import photos
 import torch
-from rows import write_csv
+from rows import keep_row
 from wide import wide_demo
 
 from edgekit.measure.host import describe_host
@@ -30,6 +30,9 @@ from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
 from edgekit.quantize.engine import quantize
 from edgekit.recipe import QuantizeRecipe
+
+RESULTS = Path(__file__).parent / "results" / "plan_cost.csv"
+KEY = ("arch", "plan", "image_size", "calibration_images", "threads")
 
 
 @torch.no_grad()
@@ -61,18 +64,17 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--wide", action="store_true", help="width, heads and hidden units doubled, the same function")
     parser.add_argument("--one", action="store_true", help="only the first plan, in this process, as JSON")
-    parser.add_argument("--csv", type=Path, help="also write the rows there")
+    parser.add_argument("--csv", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.plan[0], arguments.samples, arguments.image_size, arguments.wide)))
         return
     rest = ["--one", "--samples", str(arguments.samples), "--image-size", str(arguments.image_size)]
-    rows = []
     for kind in arguments.plan:
         command = [sys.executable, __file__, "--plan", kind, *rest, *["--wide"] * arguments.wide]
-        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    write_csv(rows, arguments.csv)
+        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        keep_row(row, arguments.csv, KEY)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _recipe(model: str, size: int, formats: str, suite: Suite, work: Path) -> Re
 
 
 def _name(model: str) -> str:
-    return Path(model).stem if Path(model).exists() else zoo.find(model).name
+    return Path(model).name if Path(model).exists() else zoo.find(model).name
 
 
 def _numbers(text: str) -> tuple[int, ...]:
