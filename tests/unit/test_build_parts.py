@@ -16,7 +16,7 @@ from edgekit.models.config import DinoV2Config
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.materials import samples_that_fit
-from edgekit.pipeline.plans import inputs_of, kind_of, quantize_recipe
+from edgekit.pipeline.plans import inputs_of, kind_of, main_plan, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.timing import reference_name
 from edgekit.recipe import QuantizeRecipe, Recipe
@@ -142,6 +142,24 @@ def test_four_bits_come_in_groups_and_eight_per_channel():
     assert (four.weight_bits, four.group_size) == (4, 64)
     assert (eight.weight_bits, eight.group_size) == (8, None)
     assert quantize_recipe(QuantizeRecipe(weight_bits=7), "int8").weight_bits == 7
+
+
+def test_four_bits_absorb_errors_and_promote_unless_the_recipe_says_otherwise():
+    four, eight = (quantize_recipe(QuantizeRecipe(), kind) for kind in ("int4", "int8"))
+    assert (four.ridge, four.promote) == (True, 3)
+    assert (eight.ridge, eight.promote) == (None, None)
+    plain = quantize_recipe(QuantizeRecipe(ridge=False, promote=0), "int4")
+    assert (plain.ridge, plain.promote) == (False, 0)
+
+
+def test_what_explain_found_goes_with_the_plan_it_was_about(tmp_path):
+    assert main_plan(tmp_path) is None
+    (tmp_path / "plan").mkdir()
+    for kind in ("int4", "int8"):
+        (tmp_path / "plan" / f"{kind}.safetensors").touch()
+        assert main_plan(tmp_path) == tmp_path / "plan" / f"{kind}.safetensors"
+    (tmp_path / "plan" / "int8_weights.safetensors").touch()
+    assert main_plan(tmp_path) == tmp_path / "plan" / "int8.safetensors"
 
 
 def test_seven_bits_are_for_products_that_saturate():
