@@ -54,10 +54,9 @@ def quantize_recipe(recipe: QuantizeRecipe, kind: PlanKind) -> QuantizeRecipe:
     Float products do not saturate: 7 bits are for integer ones.
     """
     if kind.startswith("int4"):
-        ridge = True if recipe.ridge is None else recipe.ridge
         promote = _W4_PROMOTED if recipe.promote is None else recipe.promote
         return recipe.model_copy(update={
-            "weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP, "ridge": ridge, "promote": promote,
+            "weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP, "promote": promote,
         })  # fmt: skip
     bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
     recipe = recipe.model_copy(update={"weight_bits": bits, "group_size": None})

@@ -166,7 +166,7 @@ class _Engine:
         conv, patch = self.model.patch_embed.proj, self.model.config.patch
         bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias
         quantizer = static_input(float(self.pixels.min()), float(self.pixels.max()))
-        fit = GemmFit(conv.weight.flatten(1), bias, ridge=bool(self.recipe.ridge), special=0)  # (D, 3 * patch * patch)
+        fit = GemmFit(conv.weight.flatten(1), bias, ridge=self.recipe.ridge, special=0)  # (D, 3 * patch * patch)
         for batch, half in zip(self.pixels.split(BATCH), self.half.split(BATCH), strict=True):
             rows = torch.nn.functional.unfold(batch, patch, stride=patch).transpose(1, 2)
             fit.update(rows, fake_quantize(quantizer, rows), half)
@@ -193,7 +193,7 @@ class _Engine:
             choice = choices.get(stage.part)
             quantizer: InputQuantizer = choice.quantizer if choice else FloatInput()
             special = 1 + self.model.config.registers
-            fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=bool(self.recipe.ridge), special=special)
+            fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge, special=special)
             for state, integer_state, half in zip(exact_states, quantized_states, self.half.split(BATCH), strict=True):
                 seen = integer_stage.input(integer_ahead(integer_state))
                 fit.update(stage.input(ahead(state)), fake_quantize(quantizer, seen), half)

@@ -144,12 +144,10 @@ def test_four_bits_come_in_groups_and_eight_per_channel():
     assert quantize_recipe(QuantizeRecipe(weight_bits=7), "int8").weight_bits == 7
 
 
-def test_four_bits_absorb_errors_and_promote_unless_the_recipe_says_otherwise():
-    four, eight = (quantize_recipe(QuantizeRecipe(), kind) for kind in ("int4", "int8"))
-    assert (four.ridge, four.promote) == (True, 3)
-    assert (eight.ridge, eight.promote) == (None, None)
-    plain = quantize_recipe(QuantizeRecipe(ridge=False, promote=0), "int4")
-    assert (plain.ridge, plain.promote) == (False, 0)
+def test_three_gemms_of_four_bits_are_promoted_unless_the_recipe_says_otherwise():
+    assert quantize_recipe(QuantizeRecipe(), "int4").promote == 3
+    assert quantize_recipe(QuantizeRecipe(promote=0), "int4").promote == 0
+    assert quantize_recipe(QuantizeRecipe(), "int8").promote is None
 
 
 def test_what_explain_found_goes_with_the_plan_it_was_about(tmp_path):
