@@ -87,10 +87,15 @@ def quantization(*, image_size: str = "") -> list[str]:
                 ],
             ),
             "",
-            f"{first['cpu']}, {first['date']}: `python benchmarks/quantization.py --image-size {size}`",
+            f"{first['cpu']}, {_dates(part)}: `python benchmarks/quantization.py --image-size {size}`",
             "",
         ]
     return lines
+
+
+def _dates(rows: list[dict[str, str]]) -> str:
+    """The day, or the first and last, on which rows were measured."""
+    return " to ".join(sorted({min(row["date"] for row in rows), max(row["date"] for row in rows)}))
 
 
 def _drift_cells(newest: dict[tuple[str, str, str], dict[str, str]], engine: str, level: str) -> Iterable[str]:
