@@ -42,11 +42,14 @@ def main() -> None:
     parser.add_argument("--judges", type=int, default=24, help="images of each kind that judge")
     parser.add_argument("--block-steps", type=int, default=RecoveryRecipe().block_steps)
     parser.add_argument("--end-steps", type=int, default=RecoveryRecipe().end_steps)
+    parser.add_argument("--end-share", type=float, default=RecoveryRecipe().end_share)
     parser.add_argument("--csv", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     calibration, judges = photos.load(arguments.image_size, arguments.samples, arguments.judges)
     model = zoo.load(arguments.model).model.bake(arguments.image_size, arguments.image_size)
-    recipe = RecoveryRecipe(block_steps=arguments.block_steps, end_steps=arguments.end_steps)
+    recipe = RecoveryRecipe(
+        block_steps=arguments.block_steps, end_steps=arguments.end_steps, end_share=arguments.end_share
+    )
     start = time.monotonic()
 
     @torch.no_grad()

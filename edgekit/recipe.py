@@ -45,7 +45,7 @@ class QuantizeRecipe(Frozen):
     token_scale: Literal["off", "on"] = "on"  # inputs of proj and fc2: each token is divided by its peak first
     token_groups: Literal["off", "on", "auto"] = "auto"  # other inputs: separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
-    ridge: bool = False  # ERQ: weights absorb the error of what came before; helps on the calibration's kind alone
+    ridge: bool = False  # ERQ: weights absorb the error of what came before; no sure gain, see GemmFit
     bias_correction: bool = True
     recover: Literal["off", "on"] = "off"  # then distil the quantized model from the float one; takes far longer
     promote: int | None = Field(default=None, ge=0, le=3)  # so many GEMMs get more bits; None = 3 of 4-bit ones
