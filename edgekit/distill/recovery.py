@@ -44,7 +44,7 @@ HELD_OUT = 8  # one image in so many trains nothing and judges
 @dataclass(frozen=True)
 class RecoveryRecipe:
     """How long and how fast. Learning rates: of weights in steps of their grid, of scales in their logarithm,
-    of biases in norms of their weight rows; those of the end-to-end part are `end_share` of them.
+    of biases in norms of their weight rows; weights and scales learn at `end_share` of them end to end.
     """
 
     block_steps: int = 300
@@ -279,8 +279,7 @@ def _train_whole(
 ) -> None:  # fmt: skip
     """All blocks together, on the final features of ever new crops."""
     share = recipe.end_share
-    gentle = replace(recipe, weight_rate=recipe.weight_rate * share, scale_rate=recipe.scale_rate * share,
-                     bias_rate=recipe.bias_rate * share)  # fmt: skip
+    gentle = replace(recipe, weight_rate=recipe.weight_rate * share, scale_rate=recipe.scale_rate * share)
 
     def loss_of(chosen: Tensor) -> Tensor:
         x = views(pixels[chosen], generator)

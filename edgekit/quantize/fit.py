@@ -25,8 +25,8 @@ class GemmFit:
     W' - W = W E[d x^^T] (E[x^ x^^T] + lambda I)^-1 absorbs what quantization did to the input systematically (ERQ,
     arXiv 2407.06794; GPTAQ, arXiv 2504.02692). Its strength is cross-validated between the unlike halves of the
     calibration images, for on few images it fits noise; "no correction" is among the candidates. Off by default:
-    behind 8-bit weights it brings nothing, behind 4-bit ones it depends on the calibration set, from a decibel more to a
-    decibel less on other kinds of photographs.
+    behind 8-bit weights it brings nothing, behind 4-bit ones it depends on the calibration set: from a decibel
+    more to a decibel less on other kinds of photographs.
 
     The class token is one row among hundreds, and half of what a model is used for: it weighs as much as an eighth of
     the patches, and so does each register. In a ViT-S the error of its rows falls by 4 to 6 dB, patches lose 0.03.
