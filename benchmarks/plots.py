@@ -1,6 +1,6 @@
-"""Draws the matrix of every host: what each way to run the model costs and loses, a panel per image size.
+"""Draws the matrix of every host: what each way to run a model costs and loses, a panel per image size.
 
-python benchmarks/plots.py      # writes benchmarks/results/matrix-<host>-<threads>.svg
+python benchmarks/plots.py      # writes benchmarks/results/matrix-<host>-<model>-<threads>.svg
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOP_DB = 60.0  # above this nothing is to be seen any more
 
 
 def chart(rows: list[matrix.Row]) -> alt.Chart:
-    """Latency against SQNR of the rows of one number of threads."""
+    """Latency against SQNR of the rows of one model and number of threads."""
     points = [
         {"artifact": row.artifact, "ms": row.p50_ms, "dB": min(row.sqnr_db, TOP_DB), "size": f"{row.image_size} px",
          "made by": _maker(row)}
@@ -46,12 +46,13 @@ def _maker(row: matrix.Row) -> str:
 
 
 def drawings(path: Path) -> list[Path]:
-    """Draw one host's matrix; returns the files written, one per number of threads."""
+    """Draw one host's matrix; returns the files written, one per model and number of threads."""
     written = []
     rows = matrix.read(path)
-    for threads in sorted({row.threads for row in rows}):
-        svg = vl_convert.vegalite_to_svg(chart([row for row in rows if row.threads == threads]).to_dict())
-        target = path.with_name(f"{path.stem}-{threads}.svg")
+    for model, threads in sorted({(row.model, row.threads) for row in rows}):
+        part = [row for row in rows if (row.model, row.threads) == (model, threads)]
+        svg = vl_convert.vegalite_to_svg(chart(part).to_dict())
+        target = path.with_name(f"{path.stem}-{Path(model).stem}-{threads}.svg")
         target.write_text(svg, encoding="utf-8")
         written.append(target)
     return written

@@ -4,6 +4,7 @@
     python benchmarks/run.py --suite full              # 224, 448 and 518 px, on one thread and on two
     python benchmarks/run.py --suite full --dry-run    # what is left to do, and about how long it takes
     python benchmarks/run.py --suite full --prepare    # only the models and their drift: timing waits for a quiet hour
+    python benchmarks/run.py --suite full --older-cpu  # every runtime without AVX-512 and VNNI (see older_cpu.py)
 
 Every model runs in a process of its own; all of one size and number of threads are timed in turns, with idle gaps, as
 one group. Stop it at any time: finished groups are kept in the host's CSV, and the same command goes on from there.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import matrix
 import numpy as np
+import older_cpu
 import photos
 from candidates import Candidate, candidates_of
 from peers import PEERS
@@ -112,7 +114,11 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="instead of the host's file in benchmarks/results")
     parser.add_argument("--dry-run", action="store_true", help="say what is left to do, and how long it takes")
     parser.add_argument("--prepare", action="store_true", help="make the models and measure their drift, time nothing")
+    parser.add_argument("--older-cpu", action="store_true", help="hide AVX-512 from all runtimes; x86 on Linux")
     arguments = parser.parse_args()
+    if arguments.older_cpu and os.environ.get("EDGEKIT_ISA") != older_cpu.ISA:
+        seen = older_cpu.environment((arguments.work.parent / "older_cpu").resolve())
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | seen)
     suite, path = SUITES[arguments.suite], arguments.csv or matrix.path_of(describe_host())
     suite = replace(suite, rounds=arguments.rounds or suite.rounds, budget_s=arguments.budget or suite.budget_s)
     done = {(row.model, row.image_size, row.threads)
@@ -132,7 +138,7 @@ def main() -> None:
     if recipes and not photos.stamps_missing() and not (work / "photos").exists():
         photos.prepare(work / "photos")
     for group, recipe in recipes.items():
-        folder = work / f"{Path(group.model).stem}-{arguments.suite}-{group.size}"
+        folder = work / f"{Path(group.model).stem}-{arguments.suite}-{group.size}{'-older' * arguments.older_cpu}"
         candidates = candidates_of(recipe, folder, arguments.suite)
         for threads in () if arguments.prepare else group.threads:
             rows = timed(candidates, suite, threads)

@@ -127,7 +127,7 @@ def storage_for(source: ExportSource) -> Storage:
     """uint8 weights where u8*s8 products would saturate, as the source's `overflow` says; "auto" asks this CPU."""
     assert source.plan is not None
     if source.overflow == "auto":
-        from edgekit.backends.saturation import cpu_saturates
+        from edgekit.backends.cpu import cpu_saturates
 
         eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
         return "uint8" if eight_bits and cpu_saturates() else "int8"

@@ -16,6 +16,7 @@ def doctor(*, as_json: options.Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edgekit.backends.cpu import cpu_saturates
     from edgekit.cli.show import terminal
 
     console = terminal()
@@ -24,7 +25,7 @@ def doctor(*, as_json: options.Json = False) -> None:
         f"{host.cpu}, {host.cores_usable} of {host.cores} cores, {host.ram_gb} GB, {host.os}, Python {host.python}"
     )
     console.print(f"instruction sets: {', '.join(host.isa) or 'none that matter here'}")
-    if host.saturates_u8s8:
+    if cpu_saturates():
         console.print("[yellow]u8*s8 products saturate on this CPU: edgekit uses exact weights or 7 bits here[/]")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("", "export", "run"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,7 @@ class Log:
             place = folder / "tensorboard"
             if not done:
                 shutil.rmtree(place, ignore_errors=True)
+            _wait_for_a_later_name(place)
             self._board = SummaryWriter(str(place), purge_step=done + 1 if done else None)
 
     def __enter__(self) -> Self:
@@ -77,6 +79,13 @@ class Log:
                 if name != "step" and not isinstance(value, str):
                     self._board.add_scalar("/".join(filter(None, (table, words, name))), value, values["step"])
             self._board.flush()
+
+
+def _wait_for_a_later_name(place: Path) -> None:
+    """TensorBoard reads event files in the order of their names, which begin with the second they were opened in."""
+    opened = max((int(path.name.split(".")[3]) for path in place.glob("events.out.tfevents.*")), default=0)
+    if opened >= int(time.time()):
+        time.sleep(1)
 
 
 def _cut(path: Path, done: int) -> None:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit.artifact import Frozen
+from edgekit.backends.cpu import cpu_flags
 
 # Instruction sets that decide which INT8 or FP16 kernel runs, under the names Linux gives them in /proc/cpuinfo.
 # fmt: off
@@ -27,7 +28,7 @@ _PACKAGES = ("edgekit", "numpy", "torch", "onnx", "onnxruntime", "openvino", "nn
 class Host(Frozen):
     """One machine. `isa` holds the instruction sets that matter here, `cores_usable` those this process may run on."""
 
-    cpu: str
+    cpu: str  # "AMD EPYC as avx2" where EDGEKIT_ISA lowers it
     architecture: str  # "x86_64", "arm64"
     isa: tuple[str, ...]
     cores: int
@@ -37,12 +38,6 @@ class Host(Frozen):
     python: str
     packages: dict[str, str]  # installed ones only
 
-    @property
-    def saturates_u8s8(self) -> bool:
-        """True where int8 GEMMs use `pmaddubsw`, whose sum of two u8*s8 products overflows int16: x86 without VNNI."""
-        vnni = {"avx_vnni", "avx512_vnni", "amx_int8"}
-        return self.architecture == "x86_64" and not vnni & set(self.isa)
-
     def __str__(self) -> str:
         """`AMD EPYC, 2 cores, avx2 avx512_vnni`."""
         wide = [name for name in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm") if name in self.isa]
@@ -50,15 +45,14 @@ class Host(Frozen):
 
 
 def describe_host() -> Host:
-    """Read this machine. Nothing of it names the user, the host or a path."""
+    """Read this machine, as far as EDGEKIT_ISA lets it go. Nothing of it names the user, the host or a path."""
     import psutil
 
     architecture = _architecture()
-    cpuinfo = _read(Path("/proc/cpuinfo"))
     return Host(
-        cpu=_cpu_name(cpuinfo),
+        cpu=_cpu_name(_read(Path("/proc/cpuinfo"))) + (f" as {isa}" if (isa := os.environ.get("EDGEKIT_ISA")) else ""),
         architecture=architecture,
-        isa=_isa(cpuinfo, architecture),
+        isa=_isa(architecture),
         cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         cores_usable=usable_cores(),
         ram_gb=round(psutil.virtual_memory().total / 1e9, 1),
@@ -68,23 +62,14 @@ def describe_host() -> Host:
     )
 
 
-def saturates_u8s8() -> bool:
-    """Whether this machine's u8*s8 kernels may saturate: x86 without VNNI (see `Host.saturates_u8s8`)."""
-    architecture = _architecture()
-    isa = _isa(_read(Path("/proc/cpuinfo")), architecture)
-    return architecture == "x86_64" and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(isa)
-
-
 def _architecture() -> str:
     machine = platform.machine().lower()
     return {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def _isa(cpuinfo: str, architecture: str) -> tuple[str, ...]:
-    """Instruction sets from the text of /proc/cpuinfo, else from sysctl; empty where neither exists (Windows)."""
-    line = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    if line:
-        present = set(line[1].split())
+def _isa(architecture: str) -> tuple[str, ...]:
+    """Instruction sets from /proc/cpuinfo, else from sysctl; empty where neither exists (Windows)."""
+    if present := cpu_flags():
         return tuple(name for name in (_ARM if architecture == "arm64" else _X86) if name in present)
     return tuple(name for key, name in _APPLE.items() if _sysctl(key) == "1")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.saturation import cpu_saturates
+from edgekit.backends.cpu import cpu_saturates
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.materials import Materials
 from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize

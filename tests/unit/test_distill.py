@@ -140,6 +140,17 @@ def test_rows_beyond_the_checkpoint_are_dropped(text, done, left, tmp_path):
     assert ((tmp_path / "log.csv").read_text() if (tmp_path / "log.csv").exists() else None) == left
 
 
+def test_tensorboard_reads_a_run_before_the_one_that_resumed_it(tmp_path):
+    """Files are read in the order of their names; both runs here begin within a second."""
+    opened = []
+    for done in (0, 1):
+        with Log(tmp_path, done, "on") as log:
+            log.row("log", {"step": done + 1, "loss": 0.5})
+        opened.append(set((tmp_path / "tensorboard").iterdir()))
+    (first,), (second,) = opened[0], opened[1] - opened[0]
+    assert first.name.split(".")[3] < second.name.split(".")[3]
+
+
 # ---- settings
 
 

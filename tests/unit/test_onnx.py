@@ -11,7 +11,7 @@ import torch
 
 from edgekit.artifact import Artifact, Precision, Preprocess, files_of, sha256_of
 from edgekit.backends import onnx as onnx_backend
-from edgekit.backends import onnx_runner, saturation
+from edgekit.backends import cpu, onnx_runner
 from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import OnnxBackend, storage_for
 from edgekit.errors import ExportError
@@ -119,7 +119,7 @@ def test_weights_of_one_gemm_are_stored_once(tiny: DinoV2, tmp_path: Path) -> No
 def test_storage_follows_the_cpu_or_the_request(
     tiny: DinoV2, overflow: Overflow, saturates: bool, bits: int, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saturation, "cpu_saturates", lambda: saturates)
+    monkeypatch.setattr(cpu, "cpu_saturates", lambda: saturates)
     assert storage_for(source(tiny, rtn_plan(tiny, pixels(2), bits=bits), overflow)) == storage
 
 
