@@ -140,7 +140,7 @@ def latency(*, threads: int | None = None, least_speedup: float = 0.0) -> list[s
                     ],
                 ),
                 "",
-                f"`python benchmarks/run.py --suite {part[0].suite}`, {max(row.date for row in part)}."
+                f"`python benchmarks/run.py --suite {part[0].suite}{' --older-cpu' * (' as ' in part[0].cpu)}`, {max(row.date for row in part)}."
                 f"{_noise(part)}{rest}",
                 "",
             ]
