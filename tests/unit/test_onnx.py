@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Precision, Preprocess, files_of, sha256_of
-from edgekit.backends import onnx as onnx_backend
 from edgekit.backends import cpu, onnx_runner
+from edgekit.backends import onnx as onnx_backend
 from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import OnnxBackend, storage_for
 from edgekit.errors import ExportError
