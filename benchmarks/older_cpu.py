@@ -42,7 +42,7 @@ def lowered(code: bytes) -> tuple[bytes, int]:
 def _copy(package: Path, target: Path) -> None:
     partial = target.with_name(f"partial_{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(package, partial, ignore=shutil.ignore_patterns("__pycache__", "include", "test"))
+    shutil.copytree(package, partial, ignore=shutil.ignore_patterns("__pycache__"))
     for library in partial.rglob("*.so*"):
         code, answered = lowered(library.read_bytes())
         if answered:
