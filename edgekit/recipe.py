@@ -32,6 +32,7 @@ class QuantizeRecipe(Frozen):
     weight_bits: Literal[4, 7, 8] = 8
     patch_embed: Literal["float", "int8"] = "float"  # 1 % of the work; its input is an image of 256 levels already
     group_size: int | None = None  # input channels that share a weight scale; None = whole row
+    zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
     overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
     tier: Literal["speed", "quality"] = "speed"  # of the fused ops: 8-bit or 16-bit activations
     smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 BATCH = 4  # images per training step
+VIEWS = 512  # images and crops of them that blocks learn from: with fewer they fit what they see, and lose it elsewhere
 HELD_OUT = 8  # one image in so many trains nothing and judges
 
 
@@ -47,10 +48,10 @@ class RecoveryRecipe:
     of biases in norms of their weight rows; weights and scales learn at `end_share` of them end to end.
     """
 
-    block_steps: int = 300
+    block_steps: int = 500
     end_steps: int = 100
-    weight_rate: float = 2e-3
-    scale_rate: float = 1e-3
+    weight_rate: float = 1.5e-3
+    scale_rate: float = 7e-3
     bias_rate: float = 2e-4
     end_share: float = 0.25  # at 1, 150 steps left held-out images worse than they began
     class_share: float = 0.1  # weight of the class token's own error, which is one token's among hundreds otherwise
@@ -92,7 +93,7 @@ def recover(
     generator = torch.Generator().manual_seed(recipe.seed)
     candidates = [plan]
     total = recipe.block_steps * len(exact.blocks) + recipe.end_steps
-    more = torch.cat((pixels, views(pixels, generator)))
+    more = torch.cat([pixels, *(views(pixels, generator) for _ in range(max(1, VIEWS // len(pixels) - 1)))])
     _train_blocks(exact, student, more, recipe, generator, lambda name, done: told(name, done, total))
     candidates.append(_written(plan, student, exact, means))
     if recipe.end_steps:
@@ -120,8 +121,9 @@ class LearnedLinear(nn.Module):
         super().__init__()
         self.quantizer, self.limit = gemm.input, weight_limit(gemm.weight_bits)
         scale, group = torch.from_numpy(gemm.weight_scale), gemm.group_size
-        integers = torch.from_numpy(gemm.weight).float()
-        wanted = original / scale.repeat_interleave(group, 1)
+        integers, self.zeros = torch.from_numpy(gemm.weight).float(), torch.from_numpy(gemm.zeros()).float()
+        self.least = -self.limit if gemm.weight_zero is None else -self.limit - 1
+        wanted = original / scale.repeat_interleave(group, 1) + self.zeros
         self.cells = nn.Parameter(torch.clamp(wanted, integers - 0.49, integers + 0.49))  # (out, K), in steps
         self.log_scale = nn.Parameter(scale.log())  # (out, groups)
         self.group = group
@@ -132,7 +134,11 @@ class LearnedLinear(nn.Module):
 
     def integers(self) -> Tensor:
         """Rounded weights (out, K) within their bits; differentiable as the identity inside the range."""
-        return _round(self.cells.clamp(-self.limit, self.limit))
+        return _round(self.cells.clamp(self.least, self.limit))
+
+    def weight(self) -> Tensor:
+        """(out, K) that the integers stand for."""
+        return (self.integers() - self.zeros) * self.log_scale.exp().repeat_interleave(self.group, 1)
 
     @property
     def bias(self) -> Tensor:
@@ -141,8 +147,7 @@ class LearnedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, K) -> (B, N, out)."""
-        weight = self.integers() * self.log_scale.exp().repeat_interleave(self.group, 1)
-        return nn.functional.linear(self._quantized(x), weight, self.bias)
+        return nn.functional.linear(self._quantized(x), self.weight(), self.bias)
 
     def _quantized(self, x: Tensor) -> Tensor:
         parts = _static_parts(self.quantizer)
@@ -325,7 +330,6 @@ def _written(plan: QuantPlan, student: DinoV2, exact: DinoV2, means: dict[str, T
     for name, mean in means.items():
         learned = cast(LearnedLinear, student.get_submodule(name))
         original = cast(nn.Linear, exact.get_submodule(name))
-        real = learned.integers().double() * learned.log_scale.exp().double().repeat_interleave(learned.group, 1)
-        bias_dynamic = original.bias.double() + (original.weight.double() - real) @ mean
+        bias_dynamic = original.bias.double() + (original.weight.double() - learned.weight().double()) @ mean
         gemms[name] = learned.planned(plan.gemms[name], bias_dynamic)
     return replace(plan, gemms=gemms, provenance=deepcopy(plan.provenance))
