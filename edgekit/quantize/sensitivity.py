@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
 BATCH = 8
+RANKING = 8  # images on which GEMMs are ranked: each of them costs a run of the model per GEMM
 PROMOTABLE_BITS = 4  # weights of so many bits become 8-bit ones, wider ones float
 
 
@@ -86,7 +87,7 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
     drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
     if max_drop is not None and drop <= max_drop:
         return plan
-    ranked = sensitivity(plan, pixels, reference)[:at_most] if at_most else []
+    ranked = sensitivity(plan, pixels[:RANKING], reference[:RANKING])[:at_most] if at_most else []
     for worst in ranked:
         plan = _promoted(plan, worst)
         drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
