@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from edgekit.artifact import Format, Frozen, Precision
-from edgekit.errors import RecipeError
+from edgekit.settings import read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
@@ -117,21 +116,9 @@ class Recipe(Frozen):
     @classmethod
     def make(cls, values: dict[str, Any]) -> Recipe:
         """Validate a plain dictionary; raises RecipeError naming each bad key, its value and the reason."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            )
-            raise RecipeError(f"the recipe is not valid: {problems}", fix="edgekit build --help") from None
+        return validated(cls, values, "the recipe is not valid", command="build")
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
         """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
-        try:
-            return cls.make(tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise RecipeError(f"cannot read recipe {path}", why=error.strerror or "", fix="ls recipes/") from None
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{path} is not valid TOML", why=str(error)) from None
+        return cls.make(read_settings(path))
