@@ -48,7 +48,7 @@ class RecoveryRecipe:
     of biases in norms of their weight rows; weights and scales learn at `end_share` of them end to end.
     """
 
-    block_steps: int = 500
+    block_steps: int = 300
     end_steps: int = 100
     weight_rate: float = 1.5e-3
     scale_rate: float = 7e-3
@@ -237,14 +237,19 @@ def _optimise(
     module: nn.Module, loss_of: Callable[[Tensor], Tensor], images: int, steps: int, recipe: RecoveryRecipe,
     generator: torch.Generator, told: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """Adam with a cosine schedule on random batches of image indices."""
-    groups = _groups(module, recipe)
+    """Adam with a cosine schedule on random batches of image indices.
+
+    The loss is divided by what it was at first: a gradient per weight of some 1e-9 would drown in Adam's epsilon.
+    """
+    groups, first = _groups(module, recipe), 0.0
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     for step in range(steps):
         chosen = torch.randperm(images, generator=generator)[:BATCH]
         with torch.enable_grad():
             loss = loss_of(chosen)
+        first = first or float(loss.detach()) or 1.0
+        loss = loss / first
         gradients = torch.autograd.grad(loss, [p for group in groups for p in group["params"]], allow_unused=True)
         for parameter, gradient in zip((p for group in groups for p in group["params"]), gradients, strict=True):
             parameter.grad = gradient
@@ -263,12 +268,10 @@ def _train_blocks(
     for index, (float_block, block) in enumerate(zip(exact.blocks, student.blocks, strict=True)):
         with torch.no_grad():
             target = _through(float_block, target)
-        inputs, outputs, scale = given, target, target.square().mean()
+        inputs, outputs = given, target
 
-        def loss_of(
-            chosen: Tensor, block: Block = block, x: Tensor = inputs, y: Tensor = outputs, s: Tensor = scale
-        ) -> Tensor:
-            return _distance(block(x[chosen]), y[chosen], recipe.class_share) / s
+        def loss_of(chosen: Tensor, block: Block = block, x: Tensor = inputs, y: Tensor = outputs) -> Tensor:
+            return _distance(block(x[chosen]), y[chosen], recipe.class_share)
 
         def told_step(step: int, index: int = index) -> None:
             told(f"block {index}", index * recipe.block_steps + step)
@@ -290,7 +293,7 @@ def _train_whole(
         x = views(pixels[chosen], generator)
         with torch.no_grad():
             target = exact(x)[0]
-        return _distance(student(x)[0], target, recipe.class_share) / target.square().mean()
+        return _distance(student(x)[0], target, recipe.class_share)
 
     _optimise(student, loss_of, len(pixels), recipe.end_steps, gentle, generator, told)
 
