@@ -53,7 +53,7 @@ class RecoveryRecipe:
     weight_rate: float = 1.5e-3
     scale_rate: float = 7e-3
     bias_rate: float = 2e-4
-    end_share: float = 0.25  # at 1, 150 steps left held-out images worse than they began
+    end_share: float = 0.25  # behind trained blocks 200 steps helped held-out images at neither 0.3 nor 1
     class_share: float = 0.1  # weight of the class token's own error, which is one token's among hundreds otherwise
     seed: int = 0
 
