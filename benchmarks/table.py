@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matrix
+import older_cpu
 from scaling_chart import AXES, COSTS, exponents
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,7 @@ def latency(*, threads: int | None = None, least_speedup: float = 0.0) -> list[s
             shown = fast | {name for name in timed if name.startswith(REFERENCE)}
             order = sorted(shown, key=lambda name: (_pace(cells, name, sizes), name))
             slow = len(timed - shown)
+            older = " --older-cpu" if part[0].cpu.endswith(f" as {older_cpu.ISA}") else ""
             rest = f" {slow} more ways, all below {least_speedup}×, are in `benchmarks/`." if slow else ""
             lines += [
                 f"**{Path(model).stem} on {part[0].cpu}, {count} thread{'s' if count > 1 else ''}, batch 1**: median "
@@ -140,7 +142,7 @@ def latency(*, threads: int | None = None, least_speedup: float = 0.0) -> list[s
                     ],
                 ),
                 "",
-                f"`python benchmarks/run.py --suite {part[0].suite}`, {max(row.date for row in part)}."
+                f"`python benchmarks/run.py --suite {part[0].suite}{older}`, {max(row.date for row in part)}."
                 f"{_noise(part)}{rest}",
                 "",
             ]
