@@ -248,8 +248,8 @@ def _optimise(
         chosen = torch.randperm(images, generator=generator)[:BATCH]
         with torch.enable_grad():
             loss = loss_of(chosen)
-        first = first or float(loss.detach()) or 1.0
-        loss = loss / first
+            first = first or float(loss.detach()) or 1.0
+            loss = loss / first
         gradients = torch.autograd.grad(loss, [p for group in groups for p in group["params"]], allow_unused=True)
         for parameter, gradient in zip((p for group in groups for p in group["params"]), gradients, strict=True):
             parameter.grad = gradient
