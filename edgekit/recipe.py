@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from edgekit.artifact import Format, Frozen, Precision
-from edgekit.errors import RecipeError
+from edgekit.settings import read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
@@ -32,6 +31,7 @@ class QuantizeRecipe(Frozen):
     weight_bits: Literal[4, 7, 8] = 8
     patch_embed: Literal["float", "int8"] = "float"  # 1 % of the work; its input is an image of 256 levels already
     group_size: int | None = None  # input channels that share a weight scale; None = whole row
+    zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
     overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
     tier: Literal["speed", "quality"] = "speed"  # of the fused ops: 8-bit or 16-bit activations
     smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs
@@ -116,21 +116,9 @@ class Recipe(Frozen):
     @classmethod
     def make(cls, values: dict[str, Any]) -> Recipe:
         """Validate a plain dictionary; raises RecipeError naming each bad key, its value and the reason."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            )
-            raise RecipeError(f"the recipe is not valid: {problems}", fix="edgekit build --help") from None
+        return validated(cls, values, "the recipe is not valid", command="build")
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
         """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
-        try:
-            return cls.make(tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise RecipeError(f"cannot read recipe {path}", why=error.strerror or "", fix="ls recipes/") from None
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{path} is not valid TOML", why=str(error)) from None
+        return cls.make(read_settings(path))

@@ -87,8 +87,13 @@ class WeightGemms(FloatGemms):
                 raise ExportError(
                     f"{name} has several scales per output channel", why="its weights are a convolution's"
                 )
-            scale = scale.reshape(len(scale), -1, *[1] * (len(shape) - 2))
-            return mb.constexpr_blockwise_shift_scale(data=integers.reshape(shape), scale=scale, name=own)
+            groups = (*scale.shape, *[1] * (len(shape) - 2))
+            zero = (
+                {} if gemm.weight_zero is None else {"offset": gemm.weight_zero.astype(integers.dtype).reshape(groups)}
+            )
+            return mb.constexpr_blockwise_shift_scale(
+                data=integers.reshape(shape), scale=scale.reshape(groups), **zero, name=own
+            )
         if scale.shape[1] > 1 or gemm.weight_bits == 4:
             raise ExportError(f"{name} has {gemm.weight_bits}-bit weights in groups", why="iOS 17 has none",
                               fix="target iOS18, or --precision w8a8")  # fmt: skip

@@ -205,13 +205,16 @@ def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iter
     if weight is None:
         yield f"{gemm.name} has float weights"
         return
-    yield from _weight_problems(gemm.name, gemm.weight, file.constant(weight, 0), None)
-    scale = file.constant(weight, 1)  # (blocks, out), perhaps finer than the plan's groups
-    if scale is not None:
-        size = gemm.weight.shape[1] // len(scale)
-        scale = np.repeat(scale, size, axis=0)
+    # of the file (blocks, out), perhaps finer than the plan's groups
+    scale, zero = (_every_input(file.constant(weight, i), gemm.weight.shape[1]) for i in (1, 2))
+    yield from _weight_problems(gemm.name, gemm.steps(), file.constant(weight, 0), zero)
     yield from _same(f"{gemm.name} weight scale", np.repeat(gemm.weight_scale, gemm.group_size, axis=1).T, scale)
     yield from _same(f"{gemm.name} bias", gemm.bias_dynamic, _second(file, f"{gemm.name}/Add"))
+
+
+def _every_input(blocks: np.ndarray | None, width: int) -> np.ndarray | None:
+    """(blocks, out) -> (in, out)."""
+    return None if blocks is None else np.repeat(blocks, width // len(blocks), axis=0)
 
 
 def _weight_problems(

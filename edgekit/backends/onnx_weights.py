@@ -41,11 +41,18 @@ def block_size_of(gemm: GemmPlan) -> int | None:
 
 
 def blocked_weight(graph: GraphWriter, gemm: GemmPlan) -> ir.Value:
-    """The weights (in, out) as int4 behind a DequantizeLinear with a scale per group of inputs."""
+    """The weights (in, out) as int4 behind a DequantizeLinear with a scale (and zero point) per group of inputs."""
     size = block_size_of(gemm) or gemm.group_size
-    scales = np.repeat(gemm.weight_scale, gemm.group_size // size, axis=1).T  # (in / size, out)
+
+    def blocks(values: np.ndarray) -> np.ndarray:
+        """(out, groups) -> (in / size, out)."""
+        return np.repeat(values, gemm.group_size // size, axis=1).T
+
     inputs = [graph.constant(f"{gemm.name}.weight", gemm.weight.T, dtype=ir.DataType.INT4),
-              graph.constant(f"{gemm.name}.weight_scale", scales)]  # fmt: skip
+              graph.constant(f"{gemm.name}.weight_scale", blocks(gemm.weight_scale))]  # fmt: skip
+    if gemm.weight_zero is not None:
+        zeros = blocks(gemm.weight_zero)
+        inputs.append(graph.constant(f"{gemm.name}.weight_zero_point", zeros, dtype=ir.DataType.INT4))
     attributes = {"axis": 0, "block_size": size}
     return graph.node("DequantizeLinear", inputs, f"{gemm.name}.weight/DequantizeLinear", attributes)
 

@@ -105,6 +105,9 @@ class WeightGemms(FloatGemms):
             ExportError: the plan's scales belong to groups of input channels.
         """
         groups = gemm.weight_scale.shape[1]
+        if gemm.weight_zero is not None:
+            raise ExportError(f"{gemm.name} has 4-bit weights with zero points", why="TFLite's blocks have none",
+                              fix="a recipe with zero_points = false")  # fmt: skip
         if groups > 1 and columns is not None and gemm.weight_bits == 4 and gemm.group_size % _BLOCK == 0:
             return four_bits(graph, gemm, columns)
         if groups > 1:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from edgekit.artifact import Frozen
-from edgekit.errors import RecipeError
 from edgekit.recipe import PATCH
+from edgekit.settings import read_settings, validated
 
-Model = TypeVar("Model", bound=Frozen)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Augment = Literal["none", "light", "dinov2"]
 _ASIDE = {"log_every", "judge_every", "checkpoint_every"}  # change nothing in what comes out
@@ -71,41 +69,9 @@ class DistillRecipe(Frozen):
     @classmethod
     def make(cls, values: dict[str, Any]) -> DistillRecipe:
         """Validate a plain dictionary. Raises RecipeError naming each bad key, its value and the reason."""
-        return validated(cls, values, "the settings of the distillation are not valid")
+        return validated(cls, values, "the settings of the distillation are not valid", command="distill")
 
     @classmethod
     def from_toml(cls, path: Path) -> DistillRecipe:
         """Read a file of settings. Raises RecipeError: missing, no TOML, or a wrong or unknown key."""
         return cls.make(read_settings(path))
-
-
-def validated(model: type[Model], values: dict[str, Any], problem: str) -> Model:
-    """An instance of a model from plain values. Raises RecipeError with `problem` and each bad key."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        bad = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise RecipeError(f"{problem}: {bad}", fix="edgekit distill --help") from None
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A .toml or .json file as a dictionary. Raises RecipeError: missing, damaged, or another suffix."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        match path.suffix:
-            case ".toml":
-                return tomllib.loads(text)
-            case ".json":
-                values = json.loads(text)
-                if isinstance(values, dict):
-                    return values
-                raise RecipeError(f"{path} holds a {type(values).__name__}, not an object of settings")
-            case other:
-                raise RecipeError(f"{path} has suffix {other!r}", why="settings are .toml or .json")
-    except OSError as error:
-        raise RecipeError(f"cannot read {path}", why=error.strerror or "") from None
-    except ValueError as error:  # of both parsers
-        raise RecipeError(f"{path} is no valid {path.suffix.removeprefix('.').upper()}", why=str(error)) from None

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from edgekit.artifact import Frozen
 from edgekit.distill.loss import BlockLoss, Parts, Standard, Streams, TokenLoss, Tokens
-from edgekit.distill.recipe import read_settings, validated
 from edgekit.errors import RecipeError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import arch_of
 from edgekit.models.config import DinoV2Config, Ffn
 from edgekit.models.dinov2 import DinoV2
 from edgekit.recipe import PATCH
+from edgekit.settings import read_settings, validated
 
 Segment = tuple[int, int]  # of the teacher's blocks: first, and the one after the last
 _SHAPES = ("width", "heads", "ffn", "ffn_hidden")  # what two models need in common to share blocks
@@ -63,9 +63,9 @@ class StudentSpec(Frozen):
                 if not key or not value or key in values:
                     raise RecipeError(f"{problem}: {word!r}", fix="--student depth=6,blocks=0+2+4+7+9+11")
                 values[key] = value.split("+") if key == "blocks" else value
-            return validated(cls, values, problem)
+            return validated(cls, values, problem, command="distill")
         if Path(text).suffix in (".toml", ".json"):
-            return validated(cls, read_settings(Path(text)), f"{text} describes no student")
+            return validated(cls, read_settings(Path(text)), f"{text} describes no student", command="distill")
         return cls(arch=_known(text))
 
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from edgekit.quantize.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
 
-PlanKind = Literal["int8", "int8_weights", "int4", "int4_weights"]
-"""Bits of the weights; "weights" when activations stay float and nothing of theirs is smoothed into the weights."""
+PlanKind = Literal["int8", "int8_weights", "int4", "int4_symmetric", "int4_weights"]
+"""Bits of the weights; "weights" when activations stay float and nothing of theirs is smoothed into the weights;
+"symmetric" when each group has as many steps below zero as above it."""
 KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
 PLANS = "plan"  # folder inside a build folder
 _FOUR_BITS = ("w4", "w4a8")
@@ -28,11 +29,14 @@ def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
     ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.
     Fused blocks of the "quality" tier keep 16 bits of each activation, next to which only the weights' rounding counts;
     a SwiGLU model has none of them, its fused file falls back on static ranges. w8a16 keeps 16 bits everywhere.
+    TFLite's blocks of 4-bit weights have no zero points.
     """
     floating = job.precision in WEIGHT_ONLY and job.format != "onnx"
     floating |= job.variant == "fused" and recipe.tier == "quality" and config.ffn == "mlp" and job.format != "tflite"
     floating |= job.precision == "w8a16"
     if job.precision in _FOUR_BITS:
+        if job.format == "tflite" and recipe.zero_points:
+            return "int4_symmetric"
         return "int4_weights" if floating else "int4"
     return "int8_weights" if floating else "int8"
 
@@ -57,6 +61,7 @@ def quantize_recipe(recipe: QuantizeRecipe, kind: PlanKind) -> QuantizeRecipe:
         promote = _W4_PROMOTED if recipe.promote is None else recipe.promote
         return recipe.model_copy(update={
             "weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP, "promote": promote,
+            "zero_points": recipe.zero_points and kind != "int4_symmetric",
         })  # fmt: skip
     bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
     recipe = recipe.model_copy(update={"weight_bits": bits, "group_size": None})

@@ -86,17 +86,17 @@ class GemmFit:
         weight = original + self.correction()
         # not centred: the mean moves between kinds of photos, and the bias cannot follow it
         hessian = self.hessian.sum(0) / self.rows
-        integers, scale = quantize_weight(
-            weight.float(), recipe.bits, recipe.group_size, recipe.rounding, hessian
-        )  # fmt: skip
+        rounded = quantize_weight(weight.float(), recipe.bits, recipe.group_size, recipe.rounding, hessian,
+                                  zero_points=recipe.zero_points and recipe.bits <= 4)  # fmt: skip
         bias = bias_dynamic = self.bias.double()
         if recipe.bias_correction:
             mean, mean_hat = self.sum_exact / self.rows, self.sum_quantized / self.rows
-            real = integers.double() * scale.double().repeat_interleave(weight.shape[1] // scale.shape[1], 1)
+            real = rounded.real()
             bias_dynamic = bias_dynamic + (original - real) @ mean
             # with float inputs there is one bias: what the files of such a plan hold
             bias = bias_dynamic if isinstance(quantizer, FloatInput) else bias + original @ mean - real @ mean_hat
         return GemmPlan(
-            name=name, weight=integers.numpy(), weight_scale=scale.numpy(), weight_bits=recipe.bits,
+            name=name, weight=rounded.integers.numpy(), weight_scale=rounded.scale.numpy(), weight_bits=recipe.bits,
             bias=bias.float().numpy(), bias_dynamic=bias_dynamic.float().numpy(), input=quantizer,
+            weight_zero=None if rounded.zero is None else rounded.zero.numpy(),
         )  # fmt: skip

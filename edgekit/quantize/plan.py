@@ -82,8 +82,9 @@ class GemmPlan:
     """One quantized GEMM.
 
     `weight` int8 (out, in); `weight_scale` float32 (out, groups), groups = 1 for a scale per output channel, else
-    in / group_size; `bias` float32 (out,) belongs to the static input quantizer (bias correction included);
-    `bias_dynamic` is the uncorrected one, for runtimes that quantize activations per token.
+    in / group_size; `weight_zero` int8 (out, groups) is what stands for 0, None where 0 does.
+    `bias` float32 (out,) belongs to the static input quantizer (bias correction included); `bias_dynamic` is the
+    uncorrected one, for runtimes that quantize activations per token.
     The patch embedding is stored as a GEMM too: (out, 3 * patch * patch) in the convolution's own element order.
     """
 
@@ -94,16 +95,27 @@ class GemmPlan:
     bias: np.ndarray
     bias_dynamic: np.ndarray
     input: InputQuantizer
+    weight_zero: np.ndarray | None = None
 
     @property
     def group_size(self) -> int:
         """Input channels that share a weight scale."""
         return int(self.weight.shape[1]) // int(self.weight_scale.shape[1])
 
+    def zeros(self) -> np.ndarray:
+        """What stands for 0 at every weight: int8, (out, in) or (1, 1)."""
+        if self.weight_zero is None:
+            return np.zeros((1, 1), np.int8)
+        return np.repeat(self.weight_zero, self.group_size, axis=1)
+
+    def steps(self) -> np.ndarray:
+        """The weights (out, in) int8 in steps of their scales: the integers less what stands for 0."""
+        return self.weight - self.zeros()
+
     def dequantized(self) -> np.ndarray:
         """Float32 weights (out, in) that the integers stand for."""
         scale = np.repeat(self.weight_scale, self.group_size, axis=1)
-        return (self.weight.astype(np.float32) * scale).astype(np.float32)
+        return (self.steps().astype(np.float32) * scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -170,8 +182,9 @@ class QuantPlan:
             "matmuls": {}, "kept_float": self.kept_float, "provenance": self.provenance,
         }  # fmt: skip
         for name, gemm in self.gemms.items():
-            for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
-                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            for part in ("weight", "weight_scale", "weight_zero", "bias", "bias_dynamic"):
+                if getattr(gemm, part) is not None:
+                    tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
             meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
         for name, matmul in self.matmuls.items():
             for part in ("query_scale", "key_scale", "value_scale"):
@@ -212,6 +225,7 @@ class QuantPlan:
                 name: GemmPlan(
                     name, tensors[f"gemm/{name}/weight"], tensors[f"gemm/{name}/weight_scale"], entry["weight_bits"],
                     tensors[f"gemm/{name}/bias"], tensors[f"gemm/{name}/bias_dynamic"], _input_from(entry["input"]),
+                    tensors.get(f"gemm/{name}/weight_zero"),
                 )
                 for name, entry in meta["gemms"].items()
             },

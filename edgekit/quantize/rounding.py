@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,36 +23,69 @@ def weight_limit(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def max_scale(weight: Tensor, bits: int, group: int) -> Tensor:
-    """Scale per output channel and group that just covers the largest weight: (out, in) -> (out, in / group)."""
-    peak = weight.unflatten(1, (-1, group)).abs().amax(-1)
-    return (peak / weight_limit(bits)).clamp(min=1e-12)
+@dataclass(frozen=True)
+class Grid:
+    """Where the weights of a matrix may stand: at `scale` times a whole number of steps from `low` to `high`.
+
+    All (out, groups), a group being so many neighbouring input channels. A symmetric grid has as many steps below zero
+    as above it; one with zero points has all 2^bits steps, as many on either side as suit the group.
+    """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def symmetric(cls, scale: Tensor, bits: int) -> Grid:
+        """For scales (out, groups)."""
+        high = torch.full_like(scale, weight_limit(bits))
+        return cls(scale, -high, high)
+
+    @classmethod
+    def between(cls, least: Tensor, most: Tensor, bits: int) -> Grid:
+        """The 2^bits steps that just cover [least, most] (out, groups) and zero."""
+        least, most = least.clamp(max=0), most.clamp(min=0)
+        scale = ((most - least) / (2**bits - 1)).clamp(min=1e-12)
+        low = torch.round(least / scale)
+        return cls(scale, low, low + 2**bits - 1)
+
+    def columns(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale, low and high of every weight: (out, width) each."""
+        group = width // self.scale.shape[1]
+        return tuple(part.repeat_interleave(group, 1) for part in (self.scale, self.low, self.high))  # type: ignore[return-value]
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The nearest steps of weights (out, in), as float."""
+        scale, low, high = self.columns(weight.shape[1])
+        return torch.round(weight / scale).clamp(low, high)
 
 
-def mse_scale(weight: Tensor, bits: int, group: int, importance: Tensor | None = None) -> Tensor:
-    """Like `max_scale`, shrunk per channel to the clip ratio with the least squared error.
+def covering(weight: Tensor, bits: int, group: int, *, zero_points: bool, ratio: float = 1.0) -> Grid:
+    """The grid that just covers each group of weights (out, in), or that share `ratio` of its range."""
+    blocks = weight.unflatten(1, (-1, group)) * ratio
+    if zero_points:
+        return Grid.between(blocks.amin(-1), blocks.amax(-1), bits)
+    return Grid.symmetric((blocks.abs().amax(-1) / weight_limit(bits)).clamp(min=1e-12), bits)
+
+
+def least_error(
+    weight: Tensor, bits: int, group: int, *, zero_points: bool = False, importance: Tensor | None = None
+) -> Grid:
+    """Like `covering`, shrunk per group to the share of the range with the least squared error.
 
     `importance` (in,) weighs the error by the energy of each input channel (the Hessian's diagonal).
     """
-    blocks = weight.unflatten(1, (-1, group))  # (out, groups, group)
     weigh = torch.ones(weight.shape[1]) if importance is None else importance
-    weigh = weigh.to(weight).unflatten(0, (-1, group))
-    full, limit = max_scale(weight, bits, group), weight_limit(bits)
-    best, best_error = full.clone(), torch.full_like(full, torch.inf)
-    for ratio in torch.linspace(1.0, 0.4 if bits <= 4 else 0.8, 25 if bits <= 4 else 11):
-        scale = full * ratio
-        rounded = torch.round(blocks / scale[..., None]).clamp(-limit, limit) * scale[..., None]
-        error = ((rounded - blocks) ** 2 * weigh).sum(-1)
+    best, best_error = covering(weight, bits, group, zero_points=zero_points), torch.tensor(torch.inf)
+    for ratio in torch.linspace(1.0, 0.4 if bits <= 4 else 0.8, 25 if bits <= 4 else 11).tolist():
+        grid = covering(weight, bits, group, zero_points=zero_points, ratio=ratio)
+        scale, _, _ = grid.columns(weight.shape[1])
+        error = ((grid.rounded(weight) * scale - weight) ** 2 * weigh.to(weight)).unflatten(1, (-1, group)).sum(-1)
         better = error < best_error
-        best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
+        best_error = torch.where(better, error, best_error)
+        best = Grid(*(torch.where(better, new, old) for new, old in
+                      ((grid.scale, best.scale), (grid.low, best.low), (grid.high, best.high))))  # fmt: skip
     return best
-
-
-def round_to_nearest(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Integers (out, in) int8 for a given scale (out, groups)."""
-    limit = weight_limit(bits)
-    group = weight.shape[1] // scale.shape[1]
-    return torch.round(weight / scale.repeat_interleave(group, 1)).clamp(-limit, limit).to(torch.int8)
 
 
 def _damped(hessian: Tensor) -> Tensor:
@@ -61,51 +95,49 @@ def _damped(hessian: Tensor) -> Tensor:
     return damped
 
 
-def gptq(weight: Tensor, scale: Tensor, bits: int, hessian: Tensor) -> Tensor:
-    """Integers (out, in) int8 chosen column by column, each column's rounding error fed into those still open.
+def gptq(weight: Tensor, grid: Grid, hessian: Tensor) -> Tensor:
+    """Steps (out, in) chosen column by column, each column's rounding error fed into those still open.
 
     Minimises tr((W - Q) H (W - Q)^T) greedily, columns in the order of falling diagonal ("act order").
     Source: Frantar et al. 2022, arXiv 2210.17323, algorithm 1 (Cholesky form).
 
     Args:
         weight: (out, in) float.
-        scale: (out, groups), fixed beforehand.
-        bits: 8, 7 or 4.
+        grid: fixed beforehand.
         hessian: (in, in) float64, X^T X of the GEMM's (quantized) input, any overall scale.
     """
-    limit = weight_limit(bits)
     columns = weight.shape[1]
-    step = scale.repeat_interleave(columns // scale.shape[1], 1).float()  # (out, in)
     h = hessian.double().clone()
     dead = h.diagonal() <= 0
     h[dead, dead] = 1.0
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     h = _damped(h[order][:, order])
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).float()
-    w, step = weight.float()[:, order].clone(), step[:, order]
+    w = weight.float()[:, order].clone()
+    step, low, high = (part.float()[:, order] for part in grid.columns(columns))
     q = torch.empty_like(w)
     for start in range(0, columns, GPTQ_BLOCK):
         stop = min(start + GPTQ_BLOCK, columns)
         errors = torch.empty(len(w), stop - start)
         for j in range(start, stop):
-            q[:, j] = torch.round(w[:, j] / step[:, j]).clamp(-limit, limit)
+            q[:, j] = torch.round(w[:, j] / step[:, j]).clamp(low[:, j], high[:, j])
             error = (w[:, j] - q[:, j] * step[:, j]) / inverse[j, j]
             w[:, j + 1 : stop] -= error[:, None] * inverse[j, j + 1 : stop]
             errors[:, j - start] = error
         w[:, stop:] -= errors @ inverse[start:stop, stop:]
-    integers = torch.empty_like(q)
-    integers[:, order] = q
-    return integers.to(torch.int8)
+    steps = torch.empty_like(q)
+    steps[:, order] = q
+    return steps
 
 
-def descend(weight: Tensor, integers: Tensor, scale: Tensor, bits: int, hessian: Tensor, sweeps: int = 2) -> Tensor:
-    """Integers after sweeps of coordinate descent on tr((W - Q) H (W - Q)^T), which GPTQ only minimises greedily.
+def descend(weight: Tensor, steps: Tensor, grid: Grid, hessian: Tensor, sweeps: int = 2) -> Tensor:
+    """Steps (out, in) after sweeps of coordinate descent on tr((W - Q) H (W - Q)^T), which GPTQ minimises greedily.
 
-    Column by column each integer takes its best value given all the others, so that the error can but fall.
+    Column by column each takes its best value given all the others, so that the error can but fall.
     """
-    limit, columns = weight_limit(bits), weight.shape[1]
-    step = scale.repeat_interleave(columns // scale.shape[1], 1)
-    h, q = _damped(hessian).float(), integers.float()
+    columns = weight.shape[1]
+    step, low, high = grid.columns(columns)
+    h, q = _damped(hessian).float(), steps.clone()
     error = weight - q * step
     pull = error @ h  # (out, in)
     for _ in range(sweeps):
@@ -114,23 +146,23 @@ def descend(weight: Tensor, integers: Tensor, scale: Tensor, bits: int, hessian:
             inner, before, here = h[block, block], error[:, block].clone(), pull[:, block].clone()
             for j in range(inner.shape[0]):
                 k = start + j
-                best = torch.round(q[:, k] + here[:, j] / (inner[j, j] * step[:, k])).clamp(-limit, limit)
+                best = torch.round(q[:, k] + here[:, j] / (inner[j, j] * step[:, k])).clamp(low[:, k], high[:, k])
                 change = (q[:, k] - best) * step[:, k]
                 q[:, k] = best
                 error[:, k] += change
                 here += change[:, None] * inner[j]
             pull += (error[:, block] - before) @ h[block]
-    return q.to(torch.int8)
+    return q
 
 
-def refit_scale(weight: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
-    """Scales (out, groups) with the least tr((W - Q) H (W - Q)^T) for given integers: least squares per output channel.
+def refit_scale(weight: Tensor, steps: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
+    """Scales (out, groups) with the least tr((W - Q) H (W - Q)^T) for given steps: least squares per output channel.
 
-    A little of the old scales is mixed in, for groups whose integers are all zero.
+    A little of the old scales is mixed in, for groups whose steps are all zero.
     """
     out, groups = scale.shape
     h = _damped(hessian).float()
-    q = integers.float().unflatten(1, (groups, -1))  # (out, groups, group)
+    q = steps.unflatten(1, (groups, -1))  # (out, groups, group)
     right = (q * (weight @ h).unflatten(1, (groups, -1))).sum(-1)
     blocks = h.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))  # (groups, group, groups, group)
     fitted = torch.empty_like(scale)
@@ -143,10 +175,27 @@ def refit_scale(weight: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor
     return torch.where(fitted > 0, fitted, scale)
 
 
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A matrix as integers (out, in) int8 with `scale` (out, groups) float32: what stands for 0 is `zero` (out, groups)
+    int8, or 0 where that is None.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    zero: Tensor | None = None
+
+    def real(self) -> Tensor:
+        """(out, in) float64 that the integers stand for."""
+        group = self.integers.shape[1] // self.scale.shape[1]
+        zero = 0 if self.zero is None else self.zero.double().repeat_interleave(group, 1)
+        return (self.integers.double() - zero) * self.scale.double().repeat_interleave(group, 1)
+
+
 def quantize_weight(
-    weight: Tensor, bits: int, group: int | None, rounding: Rounding, hessian: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(integers (out, in) int8, scale (out, groups) float32) by the chosen method.
+    weight: Tensor, bits: int, group: int | None, rounding: Rounding, hessian: Tensor, *, zero_points: bool = False
+) -> IntegerWeight:
+    """Weights (out, in) by the chosen method, one scale (and zero point) for `group` inputs, None for all of them.
 
     Raises:
         ValueError: the group size does not divide the input width.
@@ -155,14 +204,20 @@ def quantize_weight(
     if weight.shape[1] % group:
         raise ValueError(f"group size {group} does not divide the input width {weight.shape[1]}")
     if rounding == "rtn":
-        scale = max_scale(weight, bits, group)
+        grid = covering(weight, bits, group, zero_points=zero_points)
     else:
-        scale = mse_scale(weight, bits, group, hessian.diagonal() if bits <= 4 else None)
-    scale = scale.float()
+        importance = hessian.diagonal() if bits <= 4 else None
+        grid = least_error(weight, bits, group, zero_points=zero_points, importance=importance)
+    grid = replace(grid, scale=grid.scale.float())
     if rounding == "gptq":
-        integers = gptq(weight, scale, bits, hessian)
+        steps = gptq(weight, grid, hessian)
         for _ in range(REFITS if bits <= 4 else 0):
-            scale = refit_scale(weight, integers, scale, hessian)
-            integers = descend(weight, integers, scale, bits, hessian)
-        return integers, scale
-    return round_to_nearest(weight, scale, bits), scale
+            grid = replace(grid, scale=refit_scale(weight, steps, grid.scale, hessian))
+            steps = descend(weight, steps, grid, hessian)
+    else:
+        steps = grid.rounded(weight)
+    if not zero_points:
+        return IntegerWeight(steps.to(torch.int8), grid.scale)
+    zero = -(2 ** (bits - 1)) - grid.low
+    spread = zero.repeat_interleave(group, 1)
+    return IntegerWeight((steps + spread).to(torch.int8), grid.scale, zero.to(torch.int8))

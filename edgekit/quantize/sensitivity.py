@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.quantize.plan import QuantPlan
 
 BATCH = 8
+RANKING = 8  # images on which GEMMs are ranked: each of them costs a run of the model per GEMM
 PROMOTABLE_BITS = 4  # weights of so many bits become 8-bit ones, wider ones float
 
 
@@ -86,7 +87,7 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
     drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
     if max_drop is not None and drop <= max_drop:
         return plan
-    ranked = sensitivity(plan, pixels, reference)[:at_most] if at_most else []
+    ranked = sensitivity(plan, pixels[:RANKING], reference[:RANKING])[:at_most] if at_most else []
     for worst in ranked:
         plan = _promoted(plan, worst)
         drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
@@ -104,9 +105,9 @@ def _promoted(plan: QuantPlan, worst: Sensitivity) -> QuantPlan:
         gemms = {name: each for name, each in plan.gemms.items() if name != worst.name}
         return replace(plan, gemms=gemms, kept_float=plan.kept_float | {worst.name: reason})
     weight = torch.from_numpy(plan.float_tensors[f"{worst.name}.weight"]).flatten(1)
-    integers, scale = quantize_weight(weight, 8, None, "mse", torch.eye(weight.shape[1]))
+    rounded = quantize_weight(weight, 8, None, "mse", torch.eye(weight.shape[1]))
     bias = plan.float_tensors[f"{worst.name}.bias"]  # the corrections of both others are to 4-bit weights
-    wider = replace(gemm, weight=integers.numpy(), weight_scale=scale.numpy(), weight_bits=8, bias=bias,
-                    bias_dynamic=bias)  # fmt: skip
+    wider = replace(gemm, weight=rounded.integers.numpy(), weight_scale=rounded.scale.numpy(), weight_zero=None,
+                    weight_bits=8, bias=bias, bias_dynamic=bias)  # fmt: skip
     promoted = plan.provenance.get("promoted", {}) | {worst.name: reason}
     return replace(plan, gemms=plan.gemms | {worst.name: wider}, provenance=plan.provenance | {"promoted": promoted})

@@ -95,7 +95,7 @@ def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Literal["int32
 class IntegerLinear(nn.Module):
     """A linear (or the patch convolution) that runs as its GemmPlan says."""
 
-    weight: Tensor  # (out, K) int8
+    weight: Tensor  # (out, K) int8, in steps of its scales
     weight_scale: Tensor  # (out, groups)
     bias: Tensor
 
@@ -105,7 +105,7 @@ class IntegerLinear(nn.Module):
         self.name = gemm.name
         self.quantizer: InputQuantizer = PerTokenInput() if per_token else gemm.input
         self.kernel: Kernel = kernel
-        self.register_buffer("weight", torch.from_numpy(gemm.weight))
+        self.register_buffer("weight", torch.from_numpy(gemm.steps()))
         self.register_buffer("weight_scale", torch.from_numpy(gemm.weight_scale))
         self.register_buffer("bias", torch.from_numpy(gemm.bias_dynamic if per_token else gemm.bias))
 

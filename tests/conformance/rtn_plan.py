@@ -33,6 +33,7 @@ def rtn_plan(
     inputs: str = "static",
     level: str = "linears",
     keep_float: tuple[str, ...] = (),
+    zero_points: bool = False,
 ) -> QuantPlan:
     """Plan of a baked model calibrated on `pixels` (B, 3, H, W); `inputs` is the kind of every input quantizer."""
     from copy import deepcopy
@@ -47,11 +48,11 @@ def rtn_plan(
     for name in names:
         weight = state[f"{name}.weight"].reshape(len(state[f"{name}.weight"]), -1)
         grouped = group_size is not None and weight.shape[1] % group_size == 0
-        integers, scale = round_weights(weight, bits, group_size if grouped else None)
+        rounded = (round_above_zero if zero_points else round_weights)(weight, bits, group_size if grouped else None)
         bias = state[f"{name}.bias"]
         is_patches = name == "patch_embed.proj"
         quantizer = _quantizer("static" if is_patches else inputs, seen[name], 1 + model.config.registers)
-        gemms[name] = GemmPlan(name, integers, scale, bits, bias, bias, quantizer)
+        gemms[name] = GemmPlan(name, rounded[0], rounded[1], bits, bias, bias, quantizer, *rounded[2:])
     height, width = pixels.shape[-2:]
     return QuantPlan(
         model.config, (height, width), state, gemms,
@@ -68,6 +69,17 @@ def round_weights(weight: np.ndarray, bits: int, group_size: int | None) -> tupl
     scale = (np.abs(grouped).max(axis=2) / limit).astype(np.float32)
     integers = np.clip(np.rint(grouped / scale[..., None]), -limit, limit)
     return integers.reshape(out, features).astype(np.int8), scale
+
+
+def round_above_zero(weight: np.ndarray, bits: int, group_size: int | None) -> tuple[np.ndarray, ...]:
+    """Integers (out, in) that span each group's range, with scales and zero points (out, groups)."""
+    out, features = weight.shape
+    grouped = weight.reshape(out, -1, group_size or features)
+    low, high = grouped.min(axis=2).clip(max=0), grouped.max(axis=2).clip(min=0)
+    scale = ((high - low) / (2**bits - 1)).astype(np.float32)
+    zero = np.rint(-low / scale) - 2 ** (bits - 1)
+    integers = np.clip(np.rint(grouped / scale[..., None]) + zero[..., None], -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return integers.reshape(out, features).astype(np.int8), scale, zero.astype(np.int8)
 
 
 def static(values: Tensor) -> StaticInput:

@@ -144,6 +144,14 @@ def test_four_bits_come_in_groups_and_eight_per_channel():
     assert quantize_recipe(QuantizeRecipe(weight_bits=7), "int8").weight_bits == 7
 
 
+def test_four_bits_have_zero_points_where_the_format_holds_them():
+    zeros = {kind: quantize_recipe(QuantizeRecipe(), kind).zero_points for kind in ("int4", "int4_symmetric")}
+    assert zeros == {"int4": True, "int4_symmetric": False}
+    asked = recipe(formats=["tflite"], precisions=["w4a8"], quantize={"zero_points": False})
+    (job,) = (job for job in jobs_of(asked) if job.precision == "w4a8")
+    assert kind_of(job, asked.quantize, SMALL) == "int4"  # one plan serves all then
+
+
 def test_three_gemms_of_four_bits_are_promoted_unless_the_recipe_says_otherwise():
     assert quantize_recipe(QuantizeRecipe(), "int4").promote == 3
     assert quantize_recipe(QuantizeRecipe(promote=0), "int4").promote == 0
@@ -179,6 +187,7 @@ def test_seven_bits_are_for_products_that_saturate():
         ("coreml/w4a8", "int4"),
         ("coreml/w4", "int4_weights"),
         ("tflite/w8", "int8_weights"),
+        ("tflite/w4a8", "int4_symmetric"),
         ("tflite/w8a8_fused", "int8"),
         ("tflite/w8a8_composite", "int8"),
         ("tflite/w8a16", "int8_weights"),

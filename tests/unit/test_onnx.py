@@ -14,6 +14,7 @@ from edgekit.backends import cpu, onnx_runner
 from edgekit.backends import onnx as onnx_backend
 from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import OnnxBackend, storage_for
+from edgekit.backends.onnx_verify import verify_plan
 from edgekit.errors import ExportError
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.plan import GemmPlan, QuantPlan, StaticInput
@@ -90,16 +91,23 @@ def test_integer_attention_equals_the_simulator(tiny: DinoV2, tmp_path: Path) ->
     assert OnnxBackend().audit(artifact)["attention_products_int8"] == 2
 
 
+@pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("group_size", [None, 32, 64])
-def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | None) -> None:
+def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | None, zero_points: bool) -> None:
     """ONNX Runtime quantizes the activations by itself, so the comparison is with float ones."""
-    whole = rtn_plan(tiny, pixels(8, seed=1), bits=4, group_size=group_size, keep_float=("patch_embed.proj",))
+    whole = rtn_plan(tiny, pixels(8, seed=1), bits=4, group_size=group_size, keep_float=("patch_embed.proj",),
+                     zero_points=zero_points)  # fmt: skip
     model = whole.module()
     for name, gemm in whole.gemms.items():
         model.get_submodule(name).weight.data = torch.from_numpy(gemm.dequantized())
     artifact = export(tiny, tmp_path / "model.onnx", "w4a8", whole)
     assert OnnxBackend().audit(artifact)["gemms_int4"] == 8
     assert sqnr_db(expected(model), run(artifact)) > 30
+    name, gemm = next(iter(whole.gemms.items()))
+    zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero is None else gemm.weight_zero - 1
+    other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero=zero)})
+    with pytest.raises(ExportError, match=f"{name} weights"):
+        verify_plan(artifact.path, other, "w4a8")
 
 
 def test_weights_of_one_gemm_are_stored_once(tiny: DinoV2, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.quantize.rounding import gptq, max_scale, mse_scale, quantize_weight, round_to_nearest, weight_limit
+from edgekit.quantize.rounding import Grid, covering, gptq, least_error, quantize_weight, weight_limit
 
 
 def _problem(out: int = 24, width: int = 64, rows: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,57 +16,83 @@ def _problem(out: int = 24, width: int = 64, rows: int = 400) -> tuple[torch.Ten
     return torch.randn(out, width, generator=generator), x.T @ x / rows
 
 
-def _output_error(weight: torch.Tensor, integers: torch.Tensor, scale: torch.Tensor, hessian: torch.Tensor) -> float:
-    step = scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1)
-    change = (weight - integers * step).double()
+def _output_error(weight: torch.Tensor, real: torch.Tensor, hessian: torch.Tensor) -> float:
+    change = (weight - real).double()
     return float(((change @ hessian) * change).sum())
 
 
+def _real(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
+    return steps * grid.columns(steps.shape[1])[0]
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("bits", [8, 7, 4])
 @pytest.mark.parametrize("group", [None, 16])
 @pytest.mark.parametrize("rounding", ["rtn", "mse", "gptq"])
-def test_integers_stay_in_range_and_near_the_weights(bits: int, group: int | None, rounding: str) -> None:
+def test_integers_stay_in_range_and_near_the_weights(
+    bits: int, group: int | None, rounding: str, zero_points: bool
+) -> None:
     weight, hessian = _problem()
-    integers, scale = quantize_weight(weight, bits, group, rounding, hessian)  # type: ignore[arg-type]
-    assert integers.dtype == torch.int8
-    assert scale.shape == (24, 64 // (group or 64))
-    assert int(integers.abs().max()) <= weight_limit(bits)
-    step = scale.repeat_interleave(group or 64, 1)
+    rounded = quantize_weight(weight, bits, group, rounding, hessian, zero_points=zero_points)  # type: ignore[arg-type]
+    assert rounded.integers.dtype == torch.int8
+    assert rounded.scale.shape == (24, 64 // (group or 64))
+    assert (rounded.zero is not None) == zero_points
+    assert int(rounded.integers.max()) <= weight_limit(bits)
+    assert int(rounded.integers.min()) >= -weight_limit(bits) - zero_points
+    step = rounded.scale.repeat_interleave(group or 64, 1)
     if rounding == "rtn":
-        assert ((weight - integers * step).abs() <= step / 2 * 1.0001).all()
-    assert _output_error(weight, integers, scale, hessian) < 0.2 * float(((weight.double() @ hessian) * weight).sum())
+        assert ((weight - rounded.real()).abs() <= step * (1 if zero_points else 0.5) * 1.0001).all()
+    error = _output_error(weight, rounded.real(), hessian)
+    assert error < 0.2 * float(((weight.double() @ hessian) * weight).sum())
 
 
+@pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_gptq_beats_rounding_on_correlated_inputs(bits: int) -> None:
+def test_gptq_beats_rounding_on_correlated_inputs(bits: int, zero_points: bool) -> None:
     weight, hessian = _problem()
-    scale = max_scale(weight, bits, 64)
-    nearest = _output_error(weight, round_to_nearest(weight, scale, bits), scale, hessian)
-    assert _output_error(weight, gptq(weight, scale, bits, hessian), scale, hessian) < 0.5 * nearest
+    grid = covering(weight, bits, 64, zero_points=zero_points)
+    nearest = _output_error(weight, _real(grid.rounded(weight), grid), hessian)
+    assert _output_error(weight, _real(gptq(weight, grid, hessian), grid), hessian) < 0.5 * nearest
 
 
 def test_gptq_on_white_inputs_is_rounding() -> None:
     weight, _ = _problem()
-    scale = max_scale(weight, 8, 64)
-    assert torch.equal(gptq(weight, scale, 8, torch.eye(64)), round_to_nearest(weight, scale, 8))
+    grid = covering(weight, 8, 64, zero_points=False)
+    assert torch.equal(gptq(weight, grid, torch.eye(64)), grid.rounded(weight))
 
 
 def test_gptq_survives_dead_inputs() -> None:
     weight, hessian = _problem()
     hessian[5], hessian[:, 5] = 0, 0
-    integers = gptq(weight, max_scale(weight, 8, 64), 8, hessian)
-    assert int(integers.abs().max()) <= 127
+    steps = gptq(weight, covering(weight, 8, 64, zero_points=False), hessian)
+    assert int(steps.abs().max()) <= 127
 
 
-def test_mse_scale_is_never_worse_than_the_covering_one() -> None:
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_the_grid_of_least_error_is_never_worse_than_the_covering_one(zero_points: bool) -> None:
     weight, _ = _problem()
     weight[:, 0] *= 4  # one wild weight per channel
-    errors = {
-        name: (weight - round_to_nearest(weight, scale, 4) * scale).square().sum(1)
-        for name, scale in (("max", max_scale(weight, 4, 64)), ("mse", mse_scale(weight, 4, 64)))
-    }
-    assert (errors["mse"] <= errors["max"]).all()
-    assert (errors["mse"] < errors["max"]).any()
+    covers, least = (make(weight, 4, 64, zero_points=zero_points) for make in (covering, least_error))
+    before, after = ((weight - _real(grid.rounded(weight), grid)).square().sum(1) for grid in (covers, least))
+    assert (after <= before).all()
+    assert (after < before).any()
+
+
+def test_zero_points_move_the_grid_to_where_the_weights_are() -> None:
+    """Weights from -1.2 to 4.8 in 16 steps of 0.4; a symmetric grid would need steps of 4.8 / 7."""
+    weight = torch.linspace(-1.2, 4.8, 16)[None]
+    rounded = quantize_weight(weight, 4, None, "rtn", torch.eye(16), zero_points=True)
+    assert rounded.integers.tolist() == [list(range(-8, 8))]
+    assert rounded.zero is not None
+    torch.testing.assert_close(rounded.scale, torch.tensor([[0.4]]))
+    assert (weight - rounded.real()).abs().max() < 1e-5
+
+
+def test_a_group_of_zeros_stays_zero() -> None:
+    for zero_points in (False, True):
+        assert (
+            not quantize_weight(torch.zeros(2, 16), 4, 16, "mse", torch.eye(16), zero_points=zero_points).real().any()
+        )
 
 
 def test_a_group_size_must_divide_the_width() -> None:

@@ -42,7 +42,8 @@ def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> Non
     assert _sqnr(recovered, model) > _sqnr(plan, model) + 0.8
     for name, gemm in recovered.gemms.items():
         assert gemm.weight.dtype == np.int8
-        assert int(np.abs(gemm.weight).max()) <= 2 ** (gemm.weight_bits - 1) - 1
+        assert int(gemm.weight.max()) <= 2 ** (gemm.weight_bits - 1) - 1
+        assert int(gemm.weight.min()) >= -(2 ** (gemm.weight_bits - 1))
         assert gemm.weight_scale.shape == plan.gemms[name].weight_scale.shape
         assert type(gemm.input) is type(plan.gemms[name].input)
     for key, value in plan.float_tensors.items():

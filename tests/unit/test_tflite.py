@@ -194,6 +194,8 @@ def test_what_tflite_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> 
         export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8), group_size=32))
     with pytest.raises(ExportError, match="weight scales per output channel"):
         export(tiny, tmp_path, "w4a8", rtn_plan(tiny, pixels(8), bits=4, group_size=16))
+    with pytest.raises(ExportError, match="4-bit weights with zero points"):
+        export(tiny, tmp_path, "w4a8", rtn_plan(tiny, pixels(8), bits=4, group_size=32, zero_points=True))
     large = deepcopy(tiny)
     with torch.no_grad():
         large.blocks[0].mlp.fc1.weight[0, 0] = 1e5

@@ -1,0 +1,46 @@
+"""Settings from files and plain values: one way to refuse them, which names the key, its value and the reason."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from edgekit.errors import RecipeError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: dict[str, Any], problem: str, *, command: str) -> Model:
+    """An instance of a model from plain values. Raises RecipeError with `problem` and each bad key of `command`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        bad = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise RecipeError(f"{problem}: {bad}", fix=f"edgekit {command} --help") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A .toml or .json file as a dictionary. Raises RecipeError: missing, damaged, or another suffix."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        match path.suffix:
+            case ".toml":
+                return tomllib.loads(text)
+            case ".json":
+                values = json.loads(text)
+                if isinstance(values, dict):
+                    return values
+                raise RecipeError(f"{path} holds a {type(values).__name__}, not an object of settings")
+            case other:
+                raise RecipeError(f"{path} has suffix {other!r}", why="settings are .toml or .json")
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}", why=error.strerror or "") from None
+    except ValueError as error:  # of both parsers
+        raise RecipeError(f"{path} is no valid {path.suffix.removeprefix('.').upper()}", why=str(error)) from None
