@@ -27,7 +27,7 @@ def chart(rows: list[matrix.Row]) -> alt.Chart:
     ]  # fmt: skip
     base = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("ms:Q", title="median latency, ms", scale=alt.Scale(type="log", nice=False, padding=24)),
-        y=alt.Y("dB:Q", title=f"SQNR in dB ({TOP_DB:.0f} and more at the top)", scale=alt.Scale(domain=[5, TOP_DB])),
+        y=alt.Y("dB:Q", title=f"SQNR in dB ({TOP_DB:.0f} and more at the top)", scale=alt.Scale(domain=[0, TOP_DB])),
     )
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         color=alt.Color("made by:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))),
