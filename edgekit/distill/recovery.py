@@ -68,7 +68,8 @@ def recover(
 
     Keeps whichever is better on the eighth of the images that trained nothing: the given plan, the plan after the
     block-wise part, or the plan after the end-to-end part. Blocks learn from random crops of the images as well, some
-    `VIEWS` in all; what helps more is more images. Memory: two residual streams of the views, and the gradients of one block (of all blocks for `BATCH` images in the end-to-end part).
+    `VIEWS` in all; what helps more is more images. Memory: two residual streams of the views, and the gradients of one
+    block (of all blocks for `BATCH` images in the end-to-end part).
 
     Args:
         plan: of the engine; static, token-group or per-token inputs.
