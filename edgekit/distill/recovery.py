@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 BATCH = 4  # images per training step
-VIEWS = 512  # images and crops of them that blocks learn from: with fewer they fit what they see, and lose it elsewhere
+VIEWS = 512  # images and crops of them that blocks learn from
 HELD_OUT = 8  # one image in so many trains nothing and judges
 
 
@@ -68,8 +68,8 @@ def recover(
 
     Keeps whichever is better on the eighth of the images that trained nothing: the given plan, the plan after the
     block-wise part, or the plan after the end-to-end part. Blocks learn from random crops of the images as well, some
-    `VIEWS` in all; what helps more is more images. Memory: two residual streams of the views, and the gradients of one
-    block (of all blocks for `BATCH` images in the end-to-end part).
+    `VIEWS` in all. Memory: two residual streams of the views, and the gradients of one block (of all blocks for `BATCH`
+    images in the end-to-end part).
 
     Args:
         plan: of the engine; static, token-group or per-token inputs.

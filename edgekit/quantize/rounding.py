@@ -52,7 +52,8 @@ class Grid:
     def columns(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, low and high of every weight: (out, width) each."""
         group = width // self.scale.shape[1]
-        return tuple(part.repeat_interleave(group, 1) for part in (self.scale, self.low, self.high))  # type: ignore[return-value]
+        scale, low, high = (part.repeat_interleave(group, 1) for part in (self.scale, self.low, self.high))
+        return scale, low, high
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The nearest steps of weights (out, in), as float."""
