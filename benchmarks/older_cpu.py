@@ -25,6 +25,9 @@ def environment(folder: Path) -> dict[str, str]:
 
     Args:
         folder: keeps the copies; made unless it is there.
+
+    Raises:
+        SystemExit: a package asks in a way that is not known here: it would go on using AVX-512, unnoticed.
     """
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -43,8 +46,12 @@ def _copy(package: Path, target: Path) -> None:
     partial = target.with_name(f"partial_{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(package, partial, ignore=shutil.ignore_patterns("__pycache__"))
+    total = 0
     for library in partial.rglob("*.so*"):
         code, answered = lowered(library.read_bytes())
         if answered:
             library.write_bytes(code)
+        total += answered
+    if not total:
+        raise SystemExit(f"no library of {package.name} asks for AVX-512 in a way that older_cpu.py knows")
     partial.rename(target)

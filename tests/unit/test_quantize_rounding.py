@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.quantize.rounding import Grid, covering, gptq, least_error, quantize_weight, weight_limit
+from edgekit.quantize.rounding import Grid, Rounding, covering, gptq, least_error, quantize_weight, weight_limit
 
 
 def _problem(out: int = 24, width: int = 64, rows: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,10 +30,10 @@ def _real(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
 @pytest.mark.parametrize("group", [None, 16])
 @pytest.mark.parametrize("rounding", ["rtn", "mse", "gptq"])
 def test_integers_stay_in_range_and_near_the_weights(
-    bits: int, group: int | None, rounding: str, zero_points: bool
+    bits: int, group: int | None, rounding: Rounding, zero_points: bool
 ) -> None:
     weight, hessian = _problem()
-    rounded = quantize_weight(weight, bits, group, rounding, hessian, zero_points=zero_points)  # type: ignore[arg-type]
+    rounded = quantize_weight(weight, bits, group, rounding, hessian, zero_points=zero_points)
     assert rounded.integers.dtype == torch.int8
     assert rounded.scale.shape == (24, 64 // (group or 64))
     assert (rounded.zero is not None) == zero_points
