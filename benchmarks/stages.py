@@ -22,7 +22,8 @@ from edgekit import ops
 
 HIDDEN, ROWS = 4 * WIDTH, 48  # rows the block's GEMMs run on at a time
 LINEARS = {"qkv": (3 * WIDTH, WIDTH), "proj": (WIDTH, WIDTH), "fc1": (HIDDEN, WIDTH), "fc2": (WIDTH, HIDDEN)}
-TIERS = {"speed": 1, "quality": 3, "exact": 0}  # in the order of edgekit_tier, with the attention mode of their blocks
+# name, edgekit_tier, bits of the weights, attention mode of its blocks
+TIERS = (("speed, 7-bit weights", 0, 7, 1), ("speed", 0, 8, 1), ("quality", 1, 8, 3), ("exact", 2, 8, 0))
 REPEATS = {257: 60, 1370: 12}
 
 Floats = ctypes.POINTER(ctypes.c_float)
@@ -39,7 +40,7 @@ class _Spec(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("width", "hidden", "heads")),
         *((name, ctypes.c_float) for name in ("scale", "epsilon")),
-        *((name, ctypes.c_int32) for name in ("tier", "weight_bits", "attention")),
+        *((name, ctypes.c_int32) for name in ("tier", "attention")),
         *((name, Floats) for name in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
         *((name, _Linear) for name in LINEARS),
         ("fc2_gain", Floats),
@@ -52,11 +53,11 @@ def measure() -> list[dict[str, object]]:
     library.edgekit_ceiling_gmacs.restype = library.edgekit_gemm_gmacs.restype = ctypes.c_double
     library.edgekit_gemm_gmacs.argtypes = [ctypes.c_int32, ctypes.c_int32, *[ctypes.c_int64] * 3]
     rows = []
-    for tier, (name, mode) in enumerate(TIERS.items()):
-        ceiling = max(library.edgekit_ceiling_gmacs(tier, 8) for _ in range(3)) * 1e9
-        speeds = {part: library.edgekit_gemm_gmacs(tier, 8, ROWS, shape[1], shape[0]) * 1e9
+    for name, tier, bits, mode in TIERS:
+        ceiling = max(library.edgekit_ceiling_gmacs(tier) for _ in range(3)) * 1e9
+        speeds = {part: library.edgekit_gemm_gmacs(tier, bits, ROWS, shape[1], shape[0]) * 1e9
                   for part, shape in LINEARS.items()}  # fmt: skip
-        block = _block(library, tier)
+        block = _block(library, tier, 2 ** (bits - 1) - 1)
         for tokens, repeats in REPEATS.items():
             macs = {part: tokens * out * inputs for part, (out, inputs) in LINEARS.items()}
             whole = _least(repeats, _block_call(library, block, tokens))
@@ -71,8 +72,8 @@ def measure() -> list[dict[str, object]]:
     return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
 
-def _block(library: ctypes.CDLL, tier: int) -> ctypes.c_void_p:
-    """A block of random weights."""
+def _block(library: ctypes.CDLL, tier: int, limit: int) -> ctypes.c_void_p:
+    """A block of normal weights, as the library's own GEMM benchmark draws them."""
     draw = np.random.default_rng(0)
     held = []  # until the library has copied them
 
@@ -82,11 +83,12 @@ def _block(library: ctypes.CDLL, tier: int) -> ctypes.c_void_p:
 
     linears = []
     for out, inputs in LINEARS.values():
-        held.append(draw.integers(-127, 128, (out, inputs), dtype=np.int8))
+        normal = np.rint(draw.normal(0, limit / 4, (out, inputs)))
+        held.append(np.clip(normal, -limit, limit).astype(np.int8))
         integers = held[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         linears.append(_Linear(integers, floats(out, 1e-3), floats(out, 0), floats(out * inputs, 1e-3)))
     norms = [floats(WIDTH, value) for value in (1.0, 0.0, 1.0, 0.0)]
-    spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, 8, -1, *norms, *linears, None)
+    spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, -1, *norms, *linears, None)
     block = ctypes.c_void_p()
     if library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)):
         raise SystemExit("the library refused the block")

@@ -16,7 +16,7 @@ from edgekit.backends.openvino_graph import LAYER_NORM_EPS, FloatGemms, Gemms, W
 from edgekit.backends.openvino_quant import IntegerGemms
 from edgekit.errors import ExportError
 from edgekit.models.config import DinoV2Config
-from edgekit.ops.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, bits_of, whole_blocks
+from edgekit.ops.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, whole_blocks
 from edgekit.ops.openvino_library import openvino_extension
 from edgekit.quantize.plan import GemmPlan, QuantPlan
 
@@ -74,7 +74,7 @@ class FusedWriter(Writer):
             inputs.append(constant(self.tensors[gain], gain))
         attributes = {
             "num_heads": self.config.heads, "scale": self.tensors[f"{name}.attn.scale"].item(),
-            "epsilon": LAYER_NORM_EPS, "tier": tier_of(self.plan), "weight_bits": bits_of(self.plan, name),
+            "epsilon": LAYER_NORM_EPS, "tier": tier_of(self.plan),
         }  # fmt: skip
         return self.create(BLOCK, inputs, attributes, name)
 

@@ -40,8 +40,3 @@ def whole_blocks(plan: QuantPlan) -> dict[str, str | None]:
 def block_of(name: str) -> str:
     """ "blocks.3" of "blocks.3.mlp.fc1"."""
     return ".".join(name.split(".")[:2])
-
-
-def bits_of(plan: QuantPlan, block: str) -> int:
-    """Most weight bits of a block's GEMMs: 7 promises kernels that no product pair saturates."""
-    return max(plan.gemms[f"{block}.{part}"].weight_bits for part in FIRST_INPUT)

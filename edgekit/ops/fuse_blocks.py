@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.ops.blocks import BLOCK, DOMAIN, Tier, bits_of, problem_of
+from edgekit.ops.blocks import BLOCK, DOMAIN, Tier, problem_of
 from edgekit.ops.match_block import BlockMatch, match_block
 from edgekit.ops.matching import NearMiss, Rewrite, rewrite_each_softmax
 
@@ -43,7 +43,7 @@ def _fused(graph: ir.Graph, match: BlockMatch, plan: QuantPlan, tier: Tier) -> i
     if match.fc2_gain is not None:
         inputs.append(match.fc2_gain)
     attributes = {"num_heads": match.attention.heads, "scale": match.attention.scale, "epsilon": norm1.epsilon,
-                  "tier": tier, "weight_bits": bits_of(plan, match.name)}  # fmt: skip
+                  "tier": tier}  # fmt: skip
     name = f"{match.name}/{BLOCK}"
     return ir.node(BLOCK, inputs, attributes, domain=DOMAIN, outputs=[ir.Value(name=name)], name=name)
 

@@ -61,7 +61,6 @@ def _block() -> OpSchema:
         attributes=[
             _required("num_heads", OpSchema.AttrType.INT), _required("scale", OpSchema.AttrType.FLOAT),
             _required("epsilon", OpSchema.AttrType.FLOAT), _required("tier", OpSchema.AttrType.STRING),
-            _required("weight_bits", OpSchema.AttrType.INT),
         ],
     )  # fmt: skip
     schema.set_type_and_shape_inference_function(_infer_block)

@@ -8,7 +8,7 @@
 #include "edgekit_ops.h"
 
 struct Header {  // little-endian, as test_ops_hosts.py writes it
-    int64_t op, batch, tokens, width, hidden, heads, kind, bits, gain, threads;
+    int64_t op, batch, tokens, width, hidden, heads, kind, gain, threads;
     float scale, epsilon;
 };
 
@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
         const float* x = take(rows * h.width);
         edgekit_block_spec spec{};
         spec.width = h.width, spec.hidden = h.hidden, spec.heads = h.heads, spec.scale = h.scale, spec.epsilon = h.epsilon;
-        spec.tier = int32_t(h.kind), spec.weight_bits = int32_t(h.bits), spec.attention = -1;
+        spec.tier = int32_t(h.kind), spec.attention = -1;
         spec.norm1_weight = take(h.width), spec.norm1_bias = take(h.width);
         spec.qkv = linear(3 * h.width, h.width), spec.proj = linear(h.width, h.width);
         spec.norm2_weight = take(h.width), spec.norm2_bias = take(h.width);

@@ -32,7 +32,7 @@ def block_weights(width: int, hidden: int, *, bits: int = 8, gain: bool = False,
 
 
 def block_model(weights: BlockWeights, **attributes: object) -> bytes:
-    given = {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed", "weight_bits": 8, **attributes}
+    given = {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed", **attributes}
     arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
     width = len(weights.norm1[0])
     return node_model("QViTBlock", width, width, arrays, given)

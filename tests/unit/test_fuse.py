@@ -198,13 +198,12 @@ def test_a_block_kept_partly_float_stays_in_parts(tiny: DinoV2) -> None:
     assert cosine(run(graph), torch_tokens(simulate(as_fused(plan)))) > 0.9999
 
 
-def test_tier_and_bits_go_into_the_op(tiny: DinoV2) -> None:
-    plan = rtn_plan(tiny, pixels(2), bits=7)
-    plan = replace(plan, provenance={"recipe": {"tier": "quality"}})
+def test_the_tier_goes_into_the_op(tiny: DinoV2) -> None:
+    plan = replace(rtn_plan(tiny, pixels(2)), provenance={"recipe": {"tier": "quality"}})
     graph = fusable_graph(plan)
     fuse(graph, plan, tier_of(plan))
     node = next(node for node in graph.graph if node.op_type == "QViTBlock")
-    assert (node.attributes["tier"].as_string(), node.attributes["weight_bits"].as_int()) == ("quality", 7)
+    assert node.attributes["tier"].as_string() == "quality"
     assert tier_of(replace(plan, provenance={})) == "speed"
 
 

@@ -199,7 +199,6 @@ def _shorten(model: ir.Model, name: str, axis: int) -> None:
         (lambda model: _shorten(model, "blocks.0.norm1.weight", 0), "norm of 127 channels"),
         (lambda model: _attribute(model, ir.AttrInt64("num_heads", -2)), "num_heads > 0"),
         (lambda model: _attribute(model, ir.AttrString("tier", "warp")), "not warp"),
-        (lambda model: _attribute(model, ir.AttrInt64("weight_bits", 99)), "weight_bits"),
         (lambda model: _attribute(model, ir.AttrInt64("num_heads", 7)), "heads"),
     ],
 )

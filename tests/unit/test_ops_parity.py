@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ops_models import attention_model, block_model, block_weights, float_block_model, float_weights, run
 
-from edgekit.ops.reference import fused_qkv_attention, qvit_block, vit_block
+from edgekit.ops.reference import IntegerLinear, fused_qkv_attention, qvit_block, vit_block
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -53,11 +55,35 @@ def test_scores_of_any_size_choose_the_same_keys(mode: str, size: float) -> None
 def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, bits: int, gain: bool) -> None:
     weights = block_weights(width, hidden, bits=bits, gain=gain)
     x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
-    y = run(block_model(weights, num_heads=heads, tier=tier, weight_bits=bits), x)
+    y = run(block_model(weights, num_heads=heads, tier=tier), x)
     expected = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
     # A value on the edge of two integers may round either way: one step of 255 at the speed tier, and of the
     # 1023 of the attention's queries and keys at the quality tier.
     assert relative(y - x, expected - x) < (8e-3 if tier == "speed" else 3e-4)
+
+
+@pytest.mark.parametrize("weight", ["127", "-127", "-128", "signs", "edge"])
+def test_no_sum_of_the_largest_integers_saturates(weight: str) -> None:
+    """Tokens whose activations are 255 but for one, next to the largest weights there are."""
+    rng = np.random.default_rng(8)
+    weights = block_weights(64, 256)
+
+    def filled(part: IntegerLinear) -> IntegerLinear:
+        match weight:
+            case "signs":
+                integers = rng.choice([-128, 127], part.weight.shape)
+            case "edge":  # two neighbours add up to 128 or 129
+                integers = rng.choice([64, 65], part.weight.shape)
+            case _:
+                integers = np.full(part.weight.shape, int(weight))
+        return replace(part, weight=integers.astype(np.int8))
+
+    weights = replace(weights, **{name: filled(getattr(weights, name)) for name in ("qkv", "proj", "fc1", "fc2")})
+    x = np.ones((1, 50, 64), np.float32)
+    x[0, :, 9] = -60
+    x[0, ::3] *= -1
+    y = run(block_model(weights), x)
+    assert relative(y, qvit_block(x, weights, heads=2, scale=np.float32(0.3), tier="speed")) < 2e-3
 
 
 @pytest.mark.parametrize(("width", "hidden", "heads"), [(64, 256, 1), (384, 1536, 6), (48, 100, 3), (20, 36, 2)])

@@ -25,8 +25,6 @@ X = np.zeros((1, 3, 64), np.float32)
         ({"tier": "fast"}, 'tier is "fast"'),
         ({"tier": "x" * 500}, "too long"),
         ({"tier": 3}, "tier is missing or"),
-        ({"weight_bits": 4}, "weight_bits 4"),
-        ({"weight_bits": 7}, "beyond 63"),
     ],
 )
 def test_wrong_attributes_of_a_block(attributes: dict[str, object], words: str) -> None:
@@ -111,7 +109,7 @@ def test_what_random_attributes_and_shapes_do() -> None:
 
 
 def block_attributes() -> dict[str, object]:
-    return {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed", "weight_bits": 8}
+    return {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed"}
 
 
 def free_model(op: str, rank: int, attributes: dict[str, object]) -> bytes:

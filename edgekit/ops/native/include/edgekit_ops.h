@@ -42,7 +42,6 @@ typedef struct {
     float scale;        /* multiplies q k^T; 1 once folded into the queries */
     float epsilon;      /* of both norms */
     int32_t tier;       /* edgekit_tier */
-    int32_t weight_bits; /* 8 or 7: 7 promises |w| <= 63; not read by EDGEKIT_EXACT */
     int32_t attention;  /* edgekit_attention_mode; -1 = the tier's: EDGEKIT_HYBRID, EDGEKIT_I16, EDGEKIT_F32 */
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
     edgekit_linear qkv, proj, fc1, fc2;
@@ -66,8 +65,8 @@ EDGEKIT_API int edgekit_block_run(const edgekit_block* block, const float* x, fl
 EDGEKIT_API int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width,
                                       int64_t heads, float scale, int32_t mode, const edgekit_threads* threads);
 /* Multiply-accumulates per second (1e9) of this ISA's integer dot instruction alone, in registers: the ceiling. */
-EDGEKIT_API double edgekit_ceiling_gmacs(int32_t tier, int32_t weight_bits);
-/* The same of the block's GEMM kernel, repeated for about 0.3 s on (rows, in) x (out, in). */
+EDGEKIT_API double edgekit_ceiling_gmacs(int32_t tier);
+/* The same of the block's GEMM kernel, repeated for about 0.3 s on (rows, in) x (out, in), normal weights of 7 or 8 bits. */
 EDGEKIT_API double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64_t in, int64_t out);
 
 #ifdef __cplusplus

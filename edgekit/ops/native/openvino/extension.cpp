@@ -164,7 +164,6 @@ public:
         int64_t heads = 0;
         float scale = 1.0f, epsilon = 1e-6f;
         std::string tier = "speed";
-        int64_t weight_bits = 8;
     };
 
     QViTBlock() = default;
@@ -193,7 +192,6 @@ public:
         visitor.on_attribute("scale", attributes_.scale);
         visitor.on_attribute("epsilon", attributes_.epsilon);
         visitor.on_attribute("tier", attributes_.tier);
-        visitor.on_attribute("weight_bits", attributes_.weight_bits);
         return true;
     }
 
@@ -210,7 +208,6 @@ protected:
         spec.scale = attributes_.scale;
         spec.epsilon = attributes_.epsilon;
         spec.tier = attributes_.tier == "quality" ? EDGEKIT_QUALITY : EDGEKIT_SPEED;
-        spec.weight_bits = static_cast<int32_t>(attributes_.weight_bits);
         spec.attention = -1;
         spec.norm1_weight = floats(inputs[1]), spec.norm1_bias = floats(inputs[2]);
         spec.qkv = linear(3), spec.proj = linear(6);

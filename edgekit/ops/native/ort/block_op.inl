@@ -20,9 +20,6 @@ struct BlockOp {
         spec.scale = float_attribute(api, info, "scale");
         spec.epsilon = float_attribute(api, info, "epsilon");
         spec.tier = choice(string_attribute(api, info, "tier"), "tier", {"speed", "quality"});
-        const int64_t bits = int_attribute(api, info, "weight_bits");
-        if (bits != 7 && bits != 8) refuse("weight_bits " + std::to_string(bits) + " is neither 7 nor 8");
-        spec.weight_bits = int32_t(bits);
         spec.attention = -1;
         const auto [d, f] = constants.sizes(1, 11, ort::element_int8, 0);
         const auto linear = [&](size_t first, const std::string& label, int64_t out, int64_t in) {

@@ -93,8 +93,8 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                 store(q.high + (row + r) * LANES, high);
             }
         };
-        gemm<typename Mode::Scores>(scratch, s.query_stride, rows,
-                                    packed + size_t(first / panel_outputs) * h.key_steps * step_bytes, panels, h.key_steps, keep);
+        const Panels<typename Mode::Scores> key_panels{packed + size_t(first / panel_outputs) * h.key_steps * step_bytes, h.key_steps};
+        gemm(key_panels, panels, scratch, s.query_stride, rows, keep);
         soften<Mode>(scores, rows, panels * panel_outputs, probabilities, p_stride, q);
         for (int r = 0; r < rows; ++r) {
             // `peak` becomes the weight of this tile, `tile_sum` the factor that brings what came before to the new maximum.
@@ -116,8 +116,9 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                 }
         };
         constexpr int group = Mode::Mixing::group;
-        gemm<typename Mode::Mixing>(probabilities, p_stride, rows, packed + h.values + size_t(first / group) * step_bytes,
-                                    h.value_panels, (keys + group - 1) / group, mix, h.value_steps * step_bytes);
+        const Panels<typename Mode::Mixing> value_panels{packed + h.values + size_t(first / group) * step_bytes,
+                                                         (keys + group - 1) / group, h.value_steps * step_bytes};
+        gemm(value_panels, h.value_panels, probabilities, p_stride, rows, mix);
     }
     const float* value_scale = (const float*)(packed + h.value_scale);
     const float poison = is_float<Mode> ? 0 : *(const float*)(packed + h.poison);

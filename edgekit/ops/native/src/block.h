@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "chains.h"
 #include "edgekit_ops.h"
 #include "kernels.h"
 
@@ -28,13 +29,18 @@ private:
 // A linear layer as the kernels want it: its view points into memory that it is packed to.
 struct PackedLinear {
     Linear view;
-    PackedLinear(int in, int out, Format format);
+    PackedLinear(const edgekit_linear& from, int in, int out, Format format);
     size_t bytes() const;  // that pack() needs, zeroed
-    void pack(const edgekit_linear& from, bool quality, const float* gain, char* memory);
+    void pack(bool quality, const float* gain, char* memory);
 
 private:
-    void pack_floats(const edgekit_linear& from, float* packed);
-    void pack_integers(const edgekit_linear& from, bool quality, char* packed, float* scale, int32_t* sums);
+    edgekit_linear from;
+    ChainedSteps chained;
+    size_t weight_bytes;
+    void pack_floats(float* packed);
+    void pack_integers(char* packed);
+    void pack_chains(char* memory);
+    void count(bool quality, float* scale, int32_t* sums);
 };
 
 // Empty when the block can be run, else what is wrong with it.

@@ -10,6 +10,9 @@ struct Floats {
 static constexpr int columns = VECTORS * LANES;  // of one tile: 16 or 32
 static_assert(columns % panel_outputs == 0 && 32 % columns == 0);
 
+// Bytes from the weights at hand to those that are asked of memory: a model's do not stay in the caches.
+static constexpr size_t weights_ahead = 2048;
+
 // tile (R, columns) = a (R, steps) x w; `a` in units of 4 bytes.
 template <class Dot, int R>
 static inline __attribute__((always_inline)) void multiply_rows(const char* a, size_t a_stride, const char* w,
@@ -18,9 +21,11 @@ static inline __attribute__((always_inline)) void multiply_rows(const char* a, s
     for (int s = 0; s < steps; ++s) {
         vi weights[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
+        for (int v = 0; v < VECTORS; ++v) {
+            if (v * LANES % panel_outputs == 0) __builtin_prefetch(w + v * LANES / panel_outputs * panel_bytes + weights_ahead);
             __builtin_memcpy(&weights[v], w + (v * LANES / panel_outputs) * panel_bytes + (v * LANES % panel_outputs) * 4,
                              sizeof(vi));
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             int32_t group;
@@ -39,10 +44,10 @@ static inline __attribute__((always_inline)) void multiply_rows(const char* a, s
 }
 
 template <class Dot, int R = ROWS>
-static void multiply(int rows, const char* a, size_t a_stride, const char* w, size_t panel_bytes, int steps, char* tile) {
+static void multiply_some(int rows, const char* a, size_t a_stride, const char* w, size_t panel_bytes, int steps, char* tile) {
     if constexpr (R > 0) {
         if (rows == R) return multiply_rows<Dot, R>(a, a_stride, w, panel_bytes, steps, tile);
-        multiply<Dot, R - 1>(rows, a, a_stride, w, panel_bytes, steps, tile);
+        multiply_some<Dot, R - 1>(rows, a, a_stride, w, panel_bytes, steps, tile);
     }
 }
 
@@ -55,20 +60,33 @@ struct Nothing {
     void operator()(int, int, int) const {}
 };
 
+// For gemm(): panels of weights that every row meets in their order.
+template <class Dot>
+struct Panels {
+    const char* packed;
+    int steps;
+    size_t panel_bytes = steps * step_bytes;
+
+    static constexpr int most_rows = ROWS;
+    static int rows_at_once(size_t) { return ROWS; }
+
+    void multiply(int rows, const char* a, size_t a_stride, int column, char* tile) const {
+        multiply_some<Dot>(rows, a, a_stride, packed + column / panel_outputs * panel_bytes, panel_bytes, steps, tile);
+    }
+};
+
 // Calls sink(tile, first row, rows, first column) for each tile of (rows, panels * 16), and before it is computed
 // ahead(first row, rows, first column); a panel stays in the first cache while all rows pass it.
-template <class Dot, class Sink, class Ahead = Nothing>
-static inline void gemm(const char* a, size_t a_stride, int rows, const char* w, int panels, int steps, Sink&& sink,
-                        size_t panel_bytes = 0, Ahead&& ahead = {}) {
-    alignas(64) char tile[ROWS * columns * 4];
-    if (!panel_bytes) panel_bytes = steps * step_bytes;
-    const int groups = (rows + ROWS - 1) / ROWS, size = (rows + groups - 1) / groups;
+template <class Weights, class Sink, class Ahead = Nothing>
+static inline void gemm(const Weights& weights, int panels, const char* a, size_t a_stride, int rows, Sink&& sink,
+                        Ahead&& ahead = {}) {
+    alignas(64) char tile[Weights::most_rows * columns * 4];
+    const int most = weights.rows_at_once(a_stride), groups = (rows + most - 1) / most, size = (rows + groups - 1) / groups;
     for (int column = 0; column < panels * panel_outputs; column += columns)
         for (int row = 0; row < rows; row += size) {
             const int some = lesser(size, rows - row);
             ahead(row, some, column);
-            multiply<Dot>(some, a + row * a_stride, a_stride, w + column / panel_outputs * panel_bytes, panel_bytes, steps,
-                          tile);
+            weights.multiply(some, a + row * a_stride, a_stride, column, tile);
             sink(tile, row, some, column);
         }
 }

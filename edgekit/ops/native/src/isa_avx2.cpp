@@ -1,4 +1,4 @@
-// AVX2 and FMA. pmaddubsw saturates at 16 bits, so uint8 activations meet 7-bit weights (255 * 63 * 2 < 32768) or int16.
+// AVX2 and FMA.
 #include "kernels.h"
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
@@ -20,21 +20,18 @@ struct Pairs {
     static constexpr int group = 2;
     static inline vi dot(vi sum, vi a, vi w) { return sum + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)w); }
 };
-struct Quads {
+struct Quads {  // in chains: pmaddubsw saturates at 16 bits
     using acc = vi;
+    typedef int16_t narrow __attribute__((vector_size(32)));
     using element = int8_t;
     static constexpr int group = 4;
-    static inline vi dot(vi sum, vi a, vi w) {
-        const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)w);
-        return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    }
+    static inline narrow products(vi a, vi w) { return (narrow)_mm256_maddubs_epi16((__m256i)a, (__m256i)w); }
+    static inline vi widened(narrow sums) { return (vi)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1)); }
 };
 using FullQuads = Pairs;
 using UnsignedQuads = Pairs;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed, int weight_bits) {
-    return speed && weight_bits <= 7 ? Format::quads : Format::pairs;
-}
+static Format choose_format(bool speed) { return speed ? Format::chains : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::avx2
 

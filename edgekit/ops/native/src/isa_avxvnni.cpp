@@ -34,7 +34,7 @@ struct Quads {
 using FullQuads = Quads;
 using UnsignedQuads = Quads;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed, int) { return speed ? Format::quads : Format::pairs; }
+static Format choose_format(bool speed) { return speed ? Format::quads : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::avxvnni
 

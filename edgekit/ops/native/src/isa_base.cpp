@@ -40,7 +40,7 @@ using Quads = Pairs;
 using FullQuads = Pairs;
 using UnsignedQuads = Pairs;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool, int) { return Format::pairs; }
+static Format choose_format(bool) { return Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::base
 

@@ -10,9 +10,16 @@ namespace edgekit {
 
 // Weights are packed in panels of 16 outputs; one step of a panel is 64 bytes: for each output a group of 4 bytes,
 // either 4 int8 weights that meet 4 uint8 activations (quads), or 2 int16 that meet 2 int16 (pairs), or a float.
-enum class Format { quads, pairs, floats };
+// Chains are quads in another order: chains.h.
+enum class Format { quads, chains, pairs, floats };
 inline constexpr int panel_outputs = 16;
 inline constexpr size_t step_bytes = 64;
+inline constexpr int longest_chain = 4;
+
+struct ChainedPanel {
+    uint32_t first;                  // of its steps
+    uint32_t chains[longest_chain];  // how many of 1, 2, ... steps; the longest come first
+};
 
 struct Linear {
     int in = 0, out = 0;
@@ -20,7 +27,9 @@ struct Linear {
     int panels = 0;             // even: outputs are padded with zeros to a multiple of 32
     int levels = 0;             // of quality-tier activations on either side of 0; 0 is the speed tier
     Format format = Format::pairs;
-    const char* packed = nullptr;       // panels * steps * 64 bytes
+    const char* packed = nullptr;       // panels * steps * 64 bytes; of chains, what `chained` says
+    const ChainedPanel* chained = nullptr;
+    const uint32_t* order = nullptr;    // of a chained step: where its activations are in a row, in bytes
     const float* scale = nullptr;       // (padded out); of integers, as are the sums
     const float* bias = nullptr;        // (padded out)
     const float* gain = nullptr;        // (padded out) or null
@@ -52,7 +61,7 @@ struct Attention {
 
 struct Kernels {
     const char* name;
-    Format (*format)(bool speed, int weight_bits);
+    Format (*format)(bool speed);
     size_t (*rows_scratch)(const BlockData&, int rows);
     // norm1, quantization and qkv projection of `rows` tokens: (rows, width) -> (rows, qkv.padded_out())
     void (*project)(const BlockData&, const float* x, float* qkv, int rows, char* scratch);

@@ -27,42 +27,45 @@ Memory::Memory(size_t bytes) : alignment_(bytes < huge_page / 2 ? 64 : huge_page
 
 Memory::~Memory() { ::operator delete(data_, std::align_val_t(alignment_)); }
 
-PackedLinear::PackedLinear(int in, int out, Format format) {
-    const int group = format == Format::quads ? 4 : format == Format::pairs ? 2 : 1;
+PackedLinear::PackedLinear(const edgekit_linear& linear, int in, int out, Format format) : from(linear) {
+    const int group = format == Format::floats ? 1 : format == Format::pairs ? 2 : 4;
     view.in = in, view.out = out, view.format = format;
     view.steps = (in + group - 1) / group;
     view.panels = int(rounded(out, 32)) / panel_outputs;
+    if (format == Format::chains) {
+        chained = chain_steps(from.weight, in, out, view.panels);
+        weight_bytes = rounded(chained.packed.size() + chained.panels.size() * sizeof(ChainedPanel) + chained.order.size() * 4, 64);
+    } else {
+        weight_bytes = size_t(view.panels) * view.steps * step_bytes;
+    }
 }
 
-static size_t panel_bytes(const Linear& view) { return size_t(view.panels) * view.steps * step_bytes; }
+size_t PackedLinear::bytes() const { return weight_bytes + view.padded_out() * 4 * sizeof(float); }
 
-size_t PackedLinear::bytes() const { return panel_bytes(view) + view.padded_out() * 4 * sizeof(float); }
-
-void PackedLinear::pack(const edgekit_linear& from, bool quality, const float* gain, char* memory) {
-    float* scale = reinterpret_cast<float*>(memory + panel_bytes(view));
+void PackedLinear::pack(bool quality, const float* gain, char* memory) {
+    float* scale = reinterpret_cast<float*>(memory + weight_bytes);
     float *bias = scale + view.padded_out(), *gains = bias + view.padded_out();
     int32_t* sums = reinterpret_cast<int32_t*>(gains + view.padded_out());
     view.packed = memory, view.scale = scale, view.bias = bias, view.sums = sums;
     std::copy_n(from.bias, view.out, bias);
     if (gain) std::copy_n(gain, view.out, gains), view.gain = gains;
-    if (view.format == Format::floats) pack_floats(from, reinterpret_cast<float*>(memory));
-    else pack_integers(from, quality, memory, scale, sums);
+    if (view.format == Format::floats) return pack_floats(reinterpret_cast<float*>(memory));
+    if (view.format == Format::chains) pack_chains(memory);
+    else pack_integers(memory);
+    count(quality, scale, sums);
 }
 
-void PackedLinear::pack_floats(const edgekit_linear& from, float* packed) {
+void PackedLinear::pack_floats(float* packed) {
     for (int i = 0; i < view.in; ++i)
         for (int o = 0; o < view.out; ++o)
             packed[(size_t(o / panel_outputs) * view.in + i) * panel_outputs + o % panel_outputs] = from.exact[size_t(i) * view.out + o];
 }
 
-void PackedLinear::pack_integers(const edgekit_linear& from, bool quality, char* packed, float* scale, int32_t* sums) {
+void PackedLinear::pack_integers(char* packed) {
     const int group = view.format == Format::quads ? 4 : 2;
-    int64_t longest = 1;
     for (int o = 0; o < view.out; ++o) {
         const int8_t* row = from.weight + size_t(o) * view.in;
         char* to = packed + size_t(o / panel_outputs) * view.steps * step_bytes + o % panel_outputs * 4;
-        int64_t length = 0;
-        int32_t sum = 0;
         for (int i = 0; i < view.in; ++i) {
             char* at = to + i / group * step_bytes;
             if (group == 4) {
@@ -71,22 +74,38 @@ void PackedLinear::pack_integers(const edgekit_linear& from, bool quality, char*
                 const int16_t wide = row[i];
                 std::memcpy(at + i % 2 * 2, &wide, 2);
             }
-            sum += row[i];
+        }
+    }
+}
+
+void PackedLinear::pack_chains(char* memory) {
+    const auto append = [&memory](const auto& values) {
+        const void* to = std::memcpy(memory, values.data(), values.size() * sizeof values[0]);
+        memory += values.size() * sizeof values[0];
+        return to;
+    };
+    view.packed = static_cast<const char*>(append(chained.packed));
+    view.chained = static_cast<const ChainedPanel*>(append(chained.panels));
+    view.order = static_cast<const uint32_t*>(append(chained.order));
+    chained = {};
+}
+
+void PackedLinear::count(bool quality, float* scale, int32_t* sums) {
+    int64_t longest = 1;
+    for (int o = 0; o < view.out; ++o) {
+        const int8_t* row = from.weight + size_t(o) * view.in;
+        int64_t length = 0;
+        for (int i = 0; i < view.in; ++i) {
+            sums[o] += row[i];
             length += row[i] < 0 ? -row[i] : row[i];
         }
-        scale[o] = from.scale[o], sums[o] = sum;
+        scale[o] = from.scale[o];
         longest = length > longest ? length : longest;
     }
     view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
 }
 
 static std::string number(int64_t value) { return std::to_string(value); }
-
-static bool exceeds(const edgekit_linear& linear, size_t count, int limit) {
-    for (size_t i = 0; i < count; ++i)
-        if (linear.weight[i] > limit || linear.weight[i] < -limit) return true;
-    return false;
-}
 
 std::string problem_of(const edgekit_block_spec& s) {
     if (s.width < 1 || s.width > most_width) return "width " + number(s.width) + " is not in 1.." + number(most_width);
@@ -99,7 +118,6 @@ std::string problem_of(const edgekit_block_spec& s) {
     const bool exact = s.tier == EDGEKIT_EXACT;
     if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY && !exact)
         return "tier " + number(s.tier) + " is neither speed nor quality nor exact";
-    if (!exact && s.weight_bits != 7 && s.weight_bits != 8) return "weight_bits " + number(s.weight_bits) + " is neither 7 nor 8";
     if (s.attention < -1 || s.attention > 3) return "attention mode " + number(s.attention) + " is not in -1..3";
     if (!s.norm1_weight || !s.norm1_bias || !s.norm2_weight || !s.norm2_bias) return "a norm's weight or bias is missing";
     const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
@@ -111,9 +129,6 @@ std::string problem_of(const edgekit_block_spec& s) {
             continue;
         }
         if (!l.linear.weight || !l.linear.scale || !l.linear.bias) return std::string(l.name) + " has no weight, scale or bias";
-        // 7 bits promise that pmaddubsw cannot saturate: a broken promise would be a silent error.
-        if (s.weight_bits == 7 && exceeds(l.linear, size_t(l.in) * l.out, 63))
-            return std::string(l.name) + " has weights beyond 63, but weight_bits is 7";
         // uint8 products of one output must stay within int32 whatever the input.
         if (l.in > (int64_t{1} << 31) / (255 * 128)) return std::string(l.name) + " has too many inputs for int32 sums";
     }

@@ -51,7 +51,7 @@ static inline void quantize_row(const float* x, int n, const Linear& linear, cha
         if (!(scale >= smallest)) scale = 1;
         int32_t zero = int32_t(__builtin_rintf(-bottom / scale));
         zero = zero < 0 ? 0 : zero > 255 ? 255 : zero;
-        if (linear.format == Format::quads) {
+        if (linear.format != Format::pairs) {
             store_row<uint8_t>(x, n, 1 / scale, zero - activation_offset, -float(zero), float(255 - zero), values);
             to_zero = zero - activation_offset;
         } else {  // pairs hold the difference to the zero point itself
@@ -116,6 +116,24 @@ static inline Input normalized(const Linear& linear, const Norm& norm, const flo
     return to;
 }
 
+// Calls sink and ahead as gemm() does.
+template <class Dot, class Sink, class Ahead = Nothing>
+static inline void multiply(const Linear& linear, const char* a, size_t a_stride, int rows, Sink&& sink, Ahead&& ahead = {}) {
+    if constexpr (Chained<Dot>) gemm(ChainedPanels<Dot>{linear}, linear.panels, a, a_stride, rows, sink, ahead);
+    else gemm(Panels<Dot>{linear.packed, linear.steps}, linear.panels, a, a_stride, rows, sink, ahead);
+}
+
+// Calls call(dot) with the dot product of the format.
+template <class Call>
+static inline void with_dot(Format format, Call&& call) {
+    switch (format) {
+        case Format::quads:
+        case Format::chains: return call(Quads{});
+        case Format::pairs: return call(Pairs{});
+        case Format::floats: return call(Floats{});
+    }
+}
+
 enum class Then { store, gelu, add };
 
 // out (rows, out_stride) = then(x W^T + bias); `add` is the residual, and only real columns of it exist.
@@ -160,17 +178,13 @@ static inline void linear_rows(const Linear& linear, Input x, int rows, float* o
             if (then == Then::add && add != out) fetch<columns, 0>(add + r * out_stride + column);
         }
     };
-    gemm<Dot>(x.values, x.stride, rows, linear.packed, linear.panels, linear.steps, sink, 0, ahead);
+    multiply<Dot>(linear, x.values, x.stride, rows, sink, ahead);
 }
 
 template <Then then>
 static inline void linear_any(const Linear& linear, Input x, int rows, float* out, size_t out_stride,
                               const float* add = nullptr) {
-    switch (linear.format) {
-        case Format::quads: return linear_rows<Quads, then>(linear, x, rows, out, out_stride, add);
-        case Format::pairs: return linear_rows<Pairs, then>(linear, x, rows, out, out_stride, add);
-        case Format::floats: return linear_rows<Floats, then>(linear, x, rows, out, out_stride, add);
-    }
+    with_dot(linear.format, [&](auto dot) { linear_rows<decltype(dot), then>(linear, x, rows, out, out_stride, add); });
 }
 
 static size_t rows_scratch(const BlockData& block, int rows) {
@@ -204,9 +218,5 @@ static void gemm_only(const Linear& linear, const char* activations, float* out,
             __builtin_memcpy(out + size_t(row + r) * linear.padded_out() + column, tile + r * columns * 4, columns * 4);
     };
     const size_t stride = linear.steps * 4 + 64;
-    switch (linear.format) {
-        case Format::quads: return gemm<Quads>(activations, stride, rows, linear.packed, linear.panels, linear.steps, sink);
-        case Format::pairs: return gemm<Pairs>(activations, stride, rows, linear.packed, linear.panels, linear.steps, sink);
-        case Format::floats: return gemm<Floats>(activations, stride, rows, linear.packed, linear.panels, linear.steps, sink);
-    }
+    with_dot(linear.format, [&](auto dot) { multiply<decltype(dot)>(linear, activations, stride, rows, sink); });
 }

@@ -1,15 +1,16 @@
 // One instruction set: the including file has defined NAME, LANES, VECTORS, ROWS, VECTOR_REGISTER, activation_offset and
 // the integer dot products Pairs, Quads (uint8 * int8 of the linears), FullQuads and UnsignedQuads (of attention).
 #include "gemm.inl"
+#include "chains.inl"
 #include "rows.inl"
 static constexpr int max_head_dim = 1024;
 #include "attention.inl"
 #include "attend.inl"
 
 static double ceiling(Format format, int rounds) {
-    return format == Format::quads   ? ceiling_of<Quads>(rounds)
-           : format == Format::pairs ? ceiling_of<Pairs>(rounds)
-                                     : ceiling_of<Floats>(rounds);
+    double macs = 0;
+    with_dot(format, [&](auto dot) { macs = ceiling_of<decltype(dot)>(rounds); });
+    return macs;
 }
 
 static const Kernels kernels = {
