@@ -52,15 +52,19 @@ def candidates_of(recipe: Recipe, folder: Path, suite: str) -> list[Candidate]:
     return ours + [_peer(peer, artifacts, materials, blank) for peer in PEERS if formats[peer] in recipe.formats]
 
 
-def with_seven_bits(recipe: Recipe, folder: Path, suite: str) -> list[Candidate]:
-    """The fused files of a recipe once more, with 7-bit weights: the fastest where u8*s8 products saturate."""
-    quantize = recipe.quantize.model_copy(update={"overflow": "reduce-range"})
+# Fused files that `--older-cpu` adds to those of the recipe, by what their names end in.
+FUSED_FORMS = {"7bit": {"overflow": "reduce-range"}, "quality": {"tier": "quality"}}
+
+
+def fused_form(recipe: Recipe, form: str, folder: Path, suite: str) -> list[Candidate]:
+    """The fused files of a recipe in one of `FUSED_FORMS`: weights of 7 bits, or activations of 16."""
+    quantize = recipe.quantize.model_copy(update=FUSED_FORMS[form])
     formats = tuple(name for name in recipe.formats if name in ("onnx", "openvino"))
     recipe = recipe.model_copy(update={"formats": formats, "precisions": ("fp32", "w8a8"), "engines": ("edgekit",),
                                        "quantize": quantize})  # fmt: skip
     build(recipe, folder, measure="drift", watcher=_Said())
     found = _all_ours(Materials(recipe, zoo.load(recipe.model), folder, Silent()), suite)
-    return [_renamed(each, f"{each.row.artifact}_7bit") for each in found if each.row.artifact.endswith("w8a8_fused")]
+    return [_renamed(each, f"{each.row.artifact}_{form}") for each in found if each.row.artifact.endswith("w8a8_fused")]
 
 
 def _renamed(candidate: Candidate, name: str) -> Candidate:

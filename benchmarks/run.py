@@ -23,7 +23,7 @@ import matrix
 import numpy as np
 import older_cpu
 import photos
-from candidates import Candidate, candidates_of, with_seven_bits
+from candidates import FUSED_FORMS, Candidate, candidates_of, fused_form
 from peers import PEERS
 
 from edgekit.measure.host import describe_host
@@ -140,8 +140,8 @@ def main() -> None:
     for group, recipe in recipes.items():
         folder = work / f"{Path(group.model).stem}-{arguments.suite}-{group.size}{'-older' * arguments.older_cpu}"
         candidates = candidates_of(recipe, folder, arguments.suite)
-        if arguments.older_cpu:
-            candidates += with_seven_bits(recipe, folder.with_name(f"{folder.name}-7bit"), arguments.suite)
+        for form in FUSED_FORMS if arguments.older_cpu else ():
+            candidates += fused_form(recipe, form, folder.with_name(f"{folder.name}-{form}"), arguments.suite)
         for threads in () if arguments.prepare else group.threads:
             rows = timed(candidates, suite, threads)
             keys = {row.key for row in rows}
