@@ -35,7 +35,7 @@ struct PackedLinear {
 
 private:
     edgekit_linear from;
-    ChainedSteps chained;
+    ChainedWeights chained;
     size_t weight_bytes;
     void pack_floats(float* packed);
     void pack_integers(char* packed);

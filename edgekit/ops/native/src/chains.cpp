@@ -60,9 +60,9 @@ struct Chain {
     const Step* steps[longest_chain];
 };
 
-std::vector<Step> steps_of(const int8_t* weight, int in, int out, int panel) {
+std::vector<Step> steps_of(const int8_t* weight, int in, int out, int panel, int window) {
     std::vector<Step> steps;
-    for (int first = 0; first < in; first += 4) {
+    for (int first = window; first < std::min(in, window + chain_window); first += 4) {
         Step step;
         step.offset = uint32_t(first);
         for (int o = 0; o < std::min(panel_outputs, out - panel * panel_outputs); ++o)
@@ -90,21 +90,22 @@ std::vector<Chain> chains_of(const std::vector<Step>& steps) {
 
 }  // namespace
 
-ChainedSteps chain_steps(const int8_t* weight, int in, int out, int panels) {
-    ChainedSteps all;
-    for (int panel = 0; panel < panels; ++panel) {
-        const std::vector<Step> steps = steps_of(weight, in, out, panel);
-        ChainedPanel chained = {uint32_t(all.order.size()), {}};
-        for (const Chain& chain : chains_of(steps)) {
-            ++chained.chains[chain.length - 1];
-            for (int i = 0; i < chain.length; ++i) {
-                const char* weights = reinterpret_cast<const char*>(chain.steps[i]->weight);
-                all.packed.insert(all.packed.end(), weights, weights + step_bytes);
-                all.order.push_back(chain.steps[i]->offset);
+ChainedWeights chain(const int8_t* weight, int in, int out, int panels) {
+    ChainedWeights all;
+    for (int panel = 0; panel < panels; ++panel)
+        for (int window = 0; window < in; window += chain_window) {
+            const std::vector<Step> steps = steps_of(weight, in, out, panel, window);
+            ChainedSteps chained = {uint32_t(all.order.size()), {}};
+            for (const Chain& each : chains_of(steps)) {
+                ++chained.chains[each.length - 1];
+                for (int i = 0; i < each.length; ++i) {
+                    const char* weights = reinterpret_cast<const char*>(each.steps[i]->weight);
+                    all.packed.insert(all.packed.end(), weights, weights + step_bytes);
+                    all.order.push_back(each.steps[i]->offset);
+                }
             }
+            all.steps.push_back(chained);
         }
-        all.panels.push_back(chained);
-    }
     return all;
 }
 

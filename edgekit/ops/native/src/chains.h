@@ -13,13 +13,13 @@ namespace edgekit {
 // it alone becomes two whose weights add up to it. No integer and no sum changes; shorter chains only take longer.
 inline constexpr int most_in_sum = 128;
 
-struct ChainedSteps {
-    std::vector<char> packed;           // steps of 64 bytes, panel after panel
-    std::vector<uint32_t> order;        // of each step: byte offset of the activations it meets
-    std::vector<ChainedPanel> panels;
+struct ChainedWeights {
+    std::vector<char> packed;      // steps of 64 bytes, panel after panel
+    std::vector<uint32_t> order;   // of each step: byte offset of the activations it meets
+    std::vector<ChainedSteps> steps;
 };
 
 // Weights (out, in) row-major; outputs that pad the panels are zeros.
-ChainedSteps chain_steps(const int8_t* weight, int in, int out, int panels);
+ChainedWeights chain(const int8_t* weight, int in, int out, int panels);
 
 }  // namespace edgekit

@@ -49,23 +49,26 @@ struct ChainedPanels {
     const Linear& linear;
 
     static constexpr int most_rows = 48;
-    // As many as stay in the first cache beside a panel.
+    // As many as stay in the first cache beside the weights of a window.
     static int rows_at_once(size_t a_stride) {
-        const int some = int(20480 / a_stride);
-        return some < 6 ? 6 : lesser(some, most_rows);
+        const int some = int(20480 / (a_stride < chain_window ? a_stride : chain_window));
+        return lesser(some, most_rows);
     }
 
     // Not inlined: with the registers of its caller it has too few.
     __attribute__((noinline)) void multiply(int rows, const char* a, size_t a_stride, int column, char* tile) const {
         static_assert(sizeof(typename Dot::narrow) == sizeof(vi) && columns == panel_outputs && longest_chain == 4);
-        const ChainedPanel& panel = linear.chained[column / panel_outputs];
-        const char* w = linear.packed + panel.first * step_bytes;
-        const uint32_t* order = linear.order + panel.first;
         __builtin_memset(tile, 0, rows * columns * sizeof(int32_t));
-        multiply_chains<Dot, 4>(int(panel.chains[3]), rows, a, a_stride, w, order, tile);
-        multiply_chains<Dot, 3>(int(panel.chains[2]), rows, a, a_stride, w, order, tile);
-        multiply_chains<Dot, 2>(int(panel.chains[1]), rows, a, a_stride, w, order, tile);
-        multiply_chains<Dot, 1>(int(panel.chains[0]), rows, a, a_stride, w, order, tile);
+        const int windows = linear.windows();
+        for (int i = 0; i < windows; ++i) {
+            const ChainedSteps& steps = linear.chained[column / panel_outputs * windows + i];
+            const char* w = linear.packed + steps.first * step_bytes;
+            const uint32_t* order = linear.order + steps.first;
+            multiply_chains<Dot, 4>(int(steps.chains[3]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 3>(int(steps.chains[2]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 2>(int(steps.chains[1]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 1>(int(steps.chains[0]), rows, a, a_stride, w, order, tile);
+        }
     }
 };
 

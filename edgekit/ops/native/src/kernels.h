@@ -15,9 +15,11 @@ enum class Format { quads, chains, pairs, floats };
 inline constexpr int panel_outputs = 16;
 inline constexpr size_t step_bytes = 64;
 inline constexpr int longest_chain = 4;
+inline constexpr int chain_window = 768;  // inputs that the chains of a window meet: some rows of them fit the first cache
 
-struct ChainedPanel {
-    uint32_t first;                  // of its steps
+// The steps of a panel that meet one window of the inputs.
+struct ChainedSteps {
+    uint32_t first;
     uint32_t chains[longest_chain];  // how many of 1, 2, ... steps; the longest come first
 };
 
@@ -28,12 +30,13 @@ struct Linear {
     int levels = 0;             // of quality-tier activations on either side of 0; 0 is the speed tier
     Format format = Format::pairs;
     const char* packed = nullptr;       // panels * steps * 64 bytes; of chains, what `chained` says
-    const ChainedPanel* chained = nullptr;
+    const ChainedSteps* chained = nullptr;  // of each window of each panel
     const uint32_t* order = nullptr;    // of a chained step: where its activations are in a row, in bytes
     const float* scale = nullptr;       // (padded out); of integers, as are the sums
     const float* bias = nullptr;        // (padded out)
     const float* gain = nullptr;        // (padded out) or null
     const int32_t* sums = nullptr;      // (padded out): sum of an output's weights
+    int windows() const { return (in + chain_window - 1) / chain_window; }
     int padded_out() const { return panels * panel_outputs; }
 };
 

@@ -33,8 +33,8 @@ PackedLinear::PackedLinear(const edgekit_linear& linear, int in, int out, Format
     view.steps = (in + group - 1) / group;
     view.panels = int(rounded(out, 32)) / panel_outputs;
     if (format == Format::chains) {
-        chained = chain_steps(from.weight, in, out, view.panels);
-        weight_bytes = rounded(chained.packed.size() + chained.panels.size() * sizeof(ChainedPanel) + chained.order.size() * 4, 64);
+        chained = chain(from.weight, in, out, view.panels);
+        weight_bytes = rounded(chained.packed.size() + chained.steps.size() * sizeof(ChainedSteps) + chained.order.size() * 4, 64);
     } else {
         weight_bytes = size_t(view.panels) * view.steps * step_bytes;
     }
@@ -85,7 +85,7 @@ void PackedLinear::pack_chains(char* memory) {
         return to;
     };
     view.packed = static_cast<const char*>(append(chained.packed));
-    view.chained = static_cast<const ChainedPanel*>(append(chained.panels));
+    view.chained = static_cast<const ChainedSteps*>(append(chained.steps));
     view.order = static_cast<const uint32_t*>(append(chained.order));
     chained = {};
 }
