@@ -15,6 +15,7 @@ from edgekit.settings import read_settings, validated
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
 PATCH = 14  # pixels per patch side, the same in every DINOv2 model
+WEIGHT_BITS = (4, 7, 7.5, 8)
 
 
 class CalibrationRecipe(Frozen):
@@ -28,7 +29,7 @@ class QuantizeRecipe(Frozen):
     """The steps of the quantization engine, in the order they run. Each can be switched off for an ablation."""
 
     level: Literal["linears", "all"] = "linears"  # "all": attention matmuls are integer too
-    weight_bits: Literal[4, 7, 8] = 8
+    weight_bits: int | float = 8  # or 4, 7, or 7.5: 89 steps on either side, which CPUs without VNNI multiply as fast
     patch_embed: Literal["float", "int8"] = "float"  # 1 % of the work; its input is an image of 256 levels already
     group_size: int | None = None  # input channels that share a weight scale; None = whole row
     zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
@@ -51,10 +52,17 @@ class QuantizeRecipe(Frozen):
     promote: int | None = Field(default=None, ge=0, le=3)  # so many GEMMs get more bits; None = 3 of 4-bit ones
     max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
 
+    @field_validator("weight_bits")
+    @classmethod
+    def _bits_are_known(cls, bits: float) -> float:
+        if bits not in WEIGHT_BITS:
+            raise ValueError(f"weight_bits {bits} is none of {', '.join(map(str, WEIGHT_BITS))}")
+        return bits
+
     @property
-    def bits(self) -> int:
+    def bits(self) -> float:
         """Bits that weights really get: 7 instead of 8 where the range is reduced against saturation."""
-        return 7 if self.overflow == "reduce-range" and self.weight_bits == 8 else self.weight_bits
+        return min(self.weight_bits, 7) if self.overflow == "reduce-range" else self.weight_bits
 
 
 class NncfRecipe(Frozen):

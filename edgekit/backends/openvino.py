@@ -216,7 +216,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     if source.plan is None or precision in _FLOAT:
         return ()
     notes = source.plan.exceptions()
-    eight_bits = any(gemm.weight_bits == 8 for gemm in source.plan.gemms.values())
+    eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
     if precision == "w8a8" and variant == "standard" and eight_bits:
         from edgekit.backends.openvino_runner import int8_saturates
 

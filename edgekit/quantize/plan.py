@@ -91,7 +91,7 @@ class GemmPlan:
     name: str  # module path: "blocks.0.attn.qkv", "patch_embed.proj"
     weight: np.ndarray
     weight_scale: np.ndarray
-    weight_bits: int
+    weight_bits: float
     bias: np.ndarray
     bias_dynamic: np.ndarray
     input: InputQuantizer

@@ -18,9 +18,9 @@ REFIT_ANCHOR = 1e-3  # how firmly the scales are held, as share of their own cur
 REFIT_ROWS = 64  # output channels solved together: bounds the memory
 
 
-def weight_limit(bits: int) -> int:
-    """Largest magnitude of a symmetric weight of that many bits: 127, 63, 7."""
-    return 2 ** (bits - 1) - 1
+def weight_limit(bits: float) -> int:
+    """Largest magnitude of a symmetric weight of that many bits: 127 of 8, 89 of 7.5, 63, 7."""
+    return int(2 ** (bits - 1)) - 1
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Grid:
     high: Tensor
 
     @classmethod
-    def symmetric(cls, scale: Tensor, bits: int) -> Grid:
+    def symmetric(cls, scale: Tensor, bits: float) -> Grid:
         """For scales (out, groups)."""
         high = torch.full_like(scale, weight_limit(bits))
         return cls(scale, -high, high)
 
     @classmethod
-    def between(cls, least: Tensor, most: Tensor, bits: int) -> Grid:
+    def between(cls, least: Tensor, most: Tensor, bits: float) -> Grid:
         """The 2^bits steps that just cover [least, most] (out, groups) and zero."""
         least, most = least.clamp(max=0), most.clamp(min=0)
         scale = ((most - least) / (2**bits - 1)).clamp(min=1e-12)
@@ -61,7 +61,7 @@ class Grid:
         return torch.round(weight / scale).clamp(low, high)
 
 
-def covering(weight: Tensor, bits: int, group: int, *, zero_points: bool, ratio: float = 1.0) -> Grid:
+def covering(weight: Tensor, bits: float, group: int, *, zero_points: bool, ratio: float = 1.0) -> Grid:
     """The grid that just covers each group of weights (out, in), or that share `ratio` of its range."""
     blocks = weight.unflatten(1, (-1, group)) * ratio
     if zero_points:
@@ -70,7 +70,7 @@ def covering(weight: Tensor, bits: int, group: int, *, zero_points: bool, ratio:
 
 
 def least_error(
-    weight: Tensor, bits: int, group: int, *, zero_points: bool = False, importance: Tensor | None = None
+    weight: Tensor, bits: float, group: int, *, zero_points: bool = False, importance: Tensor | None = None
 ) -> Grid:
     """Like `covering`, shrunk per group to the share of the range with the least squared error.
 
@@ -194,7 +194,7 @@ class IntegerWeight:
 
 
 def quantize_weight(
-    weight: Tensor, bits: int, group: int | None, rounding: Rounding, hessian: Tensor, *, zero_points: bool = False
+    weight: Tensor, bits: float, group: int | None, rounding: Rounding, hessian: Tensor, *, zero_points: bool = False
 ) -> IntegerWeight:
     """Weights (out, in) by the chosen method, one scale (and zero point) for `group` inputs, None for all of them.
 

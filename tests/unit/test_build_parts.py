@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from edgekit.artifact import ArtifactRow
@@ -172,6 +173,11 @@ def test_seven_bits_are_for_products_that_saturate():
     recipe = QuantizeRecipe(overflow="reduce-range")
     assert quantize_recipe(recipe, "int8").bits == 7
     assert quantize_recipe(recipe, "int8_weights").bits == 8
+
+
+def test_bits_that_no_kernel_knows_are_refused():
+    with pytest.raises(ValidationError, match="weight_bits 5 is none of 4, 7, "):
+        QuantizeRecipe(weight_bits=5)
 
 
 @pytest.mark.parametrize(

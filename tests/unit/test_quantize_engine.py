@@ -102,6 +102,8 @@ def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -
         {"activation_range": "percentile"},
         {"ridge": True},
         {"overflow": "reduce-range"},
+        {"weight_bits": 7.5},
+        {"weight_bits": 7.5, "overflow": "reduce-range"},
         {"patch_embed": "int8"},
         {"probes": "off"},
     ],
@@ -113,9 +115,9 @@ def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_mode
     assert bool(plan.matmuls) == (options.get("level") == "all")
     assert ("patch_embed.proj" in plan.gemms) == (options.get("patch_embed") == "int8")
     assert ("unrotate" in plan.float_tensors) == (options.get("rotate") == "on")
-    bits = 7 if options.get("overflow") == "reduce-range" else 8
+    bits = 7 if options.get("overflow") == "reduce-range" else options.get("weight_bits", 8)
     assert {gemm.weight_bits for gemm in plan.gemms.values()} == {bits}
-    assert max(int(np.abs(gemm.weight).max()) for gemm in plan.gemms.values()) <= 2 ** (bits - 1) - 1
+    assert max(int(np.abs(gemm.weight).max()) for gemm in plan.gemms.values()) == {7: 63, 7.5: 89, 8: 127}[bits]
 
 
 @torch.no_grad()
