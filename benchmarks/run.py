@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what is left to do, and how long it takes")
     parser.add_argument("--prepare", action="store_true", help="make the models and measure their drift, time nothing")
     parser.add_argument("--older-cpu", action="store_true", help="hide AVX-512 from all runtimes; x86 on Linux")
+    parser.add_argument("--forms", default=",".join(FUSED_FORMS), help="of --older-cpu: which fused files it adds")
     arguments = parser.parse_args()
     if arguments.older_cpu and os.environ.get("EDGEKIT_ISA") != older_cpu.ISA:
         seen = older_cpu.environment((arguments.work.parent / "older_cpu").resolve())
@@ -140,7 +141,7 @@ def main() -> None:
     for group, recipe in recipes.items():
         folder = work / f"{Path(group.model).stem}-{arguments.suite}-{group.size}{'-older' * arguments.older_cpu}"
         candidates = candidates_of(recipe, folder, arguments.suite)
-        for form in FUSED_FORMS if arguments.older_cpu else ():
+        for form in filter(None, arguments.forms.split(",") if arguments.older_cpu else ()):
             candidates += fused_form(recipe, form, folder.with_name(f"{folder.name}-{form}"), arguments.suite)
         for threads in () if arguments.prepare else group.threads:
             rows = timed(candidates, suite, threads)
