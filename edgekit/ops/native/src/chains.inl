@@ -74,7 +74,7 @@ struct ChainedPanels {
 
 // Chains of 4 in registers alone.
 template <Chained Dot>
-static double ceiling_of(int rounds) {
+static __attribute__((noinline)) double ceiling_of(int rounds) {
     vi sums[12] = {};
     vi a = splat(0x01010101), w = a;
     for (int i = 0; i < rounds; ++i) {

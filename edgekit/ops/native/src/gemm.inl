@@ -92,7 +92,7 @@ static inline void gemm(const Weights& weights, int panels, const char* a, size_
 }
 
 template <class Dot>
-static double ceiling_of(int rounds) {
+static __attribute__((noinline)) double ceiling_of(int rounds) {
     typename Dot::acc sums[12] = {};
     vi a = splat(0x3f010101), w = a;  // 0.504 as float: products of denormals would be slow
     for (int i = 0; i < rounds; ++i) {
