@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 ISA = "avx2"
@@ -35,6 +36,12 @@ def environment(folder: Path) -> dict[str, str]:
             _copy(Path(spec.origin).parent, folder / name)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": path, "EDGEKIT_ISA": ISA}
+
+
+def begin_again(folder: Path) -> None:
+    """Run this program in place of itself as on an older CPU; does nothing in the one that runs so."""
+    if os.environ.get("EDGEKIT_ISA") != ISA:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment(folder.resolve()))
 
 
 def lowered(code: bytes) -> tuple[bytes, int]:

@@ -11,8 +11,6 @@ reference's time over the file's, with the quartiles of that.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -23,7 +21,7 @@ import onnxruntime
 from candidates import FUSED_FORMS
 from rows import keep_row
 
-from edgekit import ops
+from edgekit.backends.onnx_runner import register_ops
 from edgekit.measure.host import describe_host
 
 RESULTS = Path(__file__).parent / "results" / "one_process.csv"
@@ -46,7 +44,7 @@ def session_of(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.register_custom_ops_library(str(ops.ort_library()))
+    register_ops(options)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -75,16 +73,16 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--older-cpu", action="store_true", help="hide AVX-512 from ONNX Runtime, as run.py does")
     arguments = parser.parse_args()
-    if arguments.older_cpu and os.environ.get("EDGEKIT_ISA") != older_cpu.ISA:
-        seen = older_cpu.environment(Path("build/older_cpu").resolve())
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | seen)
+    if arguments.older_cpu:
+        older_cpu.begin_again(Path("build/older_cpu"))
+    cpu = describe_host().cpu
     for folder in arguments.folders:
         for threads in map(int, arguments.threads.split(",")):
             times = times_of(files_of(folder), threads, arguments.rounds)
             for name, each in times.items():
                 low, middle, high = np.percentile(times["fp32"] / each, (25, 50, 75))
                 row = {
-                    "cpu": describe_host().cpu, "folder": folder.name, "threads": threads, "file": name,
+                    "cpu": cpu, "folder": folder.name, "threads": threads, "file": name,
                     "median_ms": f"{np.median(each):.1f}", "min_ms": f"{each.min():.1f}", "speedup": f"{middle:.2f}",
                     "quartiles": f"{low:.2f} to {high:.2f}", "n": each.size, "onnxruntime": onnxruntime.__version__,
                     "date": date.today(),

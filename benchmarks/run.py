@@ -117,9 +117,8 @@ def main() -> None:
     parser.add_argument("--older-cpu", action="store_true", help="hide AVX-512 from all runtimes; x86 on Linux")
     parser.add_argument("--forms", default=",".join(FUSED_FORMS), help="of --older-cpu: which fused files it adds")
     arguments = parser.parse_args()
-    if arguments.older_cpu and os.environ.get("EDGEKIT_ISA") != older_cpu.ISA:
-        seen = older_cpu.environment((arguments.work.parent / "older_cpu").resolve())
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | seen)
+    if arguments.older_cpu:
+        older_cpu.begin_again(arguments.work.parent / "older_cpu")
     suite, path = SUITES[arguments.suite], arguments.csv or matrix.path_of(describe_host())
     suite = replace(suite, rounds=arguments.rounds or suite.rounds, budget_s=arguments.budget or suite.budget_s)
     done = {(row.model, row.image_size, row.threads)

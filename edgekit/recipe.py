@@ -61,7 +61,7 @@ class QuantizeRecipe(Frozen):
 
     @property
     def bits(self) -> float:
-        """Bits that weights really get: 7 instead of 8 where the range is reduced against saturation."""
+        """Bits that weights really get: 7 at most where the range is reduced against saturation."""
         return min(self.weight_bits, 7) if self.overflow == "reduce-range" else self.weight_bits
 
 

@@ -78,7 +78,9 @@ def test_no_sum_of_the_largest_integers_saturates(weight: str) -> None:
                 integers = np.full(part.weight.shape, int(weight))
         return replace(part, weight=integers.astype(np.int8))
 
-    weights = replace(weights, **{name: filled(getattr(weights, name)) for name in ("qkv", "proj", "fc1", "fc2")})
+    plain = np.ones(64, np.float32), np.zeros(64, np.float32)
+    parts = {name: filled(getattr(weights, name)) for name in ("qkv", "proj", "fc1", "fc2")}
+    weights = replace(weights, norm1=plain, norm2=plain, **parts)
     x = np.ones((1, 50, 64), np.float32)
     x[0, :, 9] = -60
     x[0, ::3] *= -1

@@ -12,6 +12,7 @@ namespace edgekit {
 // 4 that keep to this in each of their 32 sums; a chain is added up in 16 bits and widened to 32 once. A step that breaks
 // it alone becomes two whose weights add up to it. No integer and no sum changes; shorter chains only take longer.
 inline constexpr int most_in_sum = 128;
+static_assert(chain_window % 4 == 0);
 
 struct ChainedWeights {
     std::vector<char> packed;      // steps of 64 bytes, panel after panel
