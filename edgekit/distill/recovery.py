@@ -48,7 +48,7 @@ class RecoveryRecipe:
     of biases in norms of their weight rows; weights and scales learn at `end_share` of them end to end.
     """
 
-    block_steps: int = 500  # 2000 brought two blocks 0.1 dB more
+    block_steps: int = 500
     end_steps: int = 100
     weight_rate: float = 1.5e-3
     scale_rate: float = 7e-3
