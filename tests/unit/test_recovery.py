@@ -77,19 +77,40 @@ def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
         assert (gemm.bias != plan.gemms[name].bias).any()
 
 
-def test_views_are_crops_of_their_own_image() -> None:
-    ramp = torch.linspace(0, 1, 28).expand(3, 28, 28)  # grows from left to right
-    pixels = torch.stack([ramp + 10 * image for image in range(12)])
-    seen = views(pixels, torch.Generator().manual_seed(0))
-    assert seen.shape == pixels.shape
+def _ramps() -> torch.Tensor:
+    """Twelve images that grow from left to right, each in a range of its own."""
+    ramp = torch.linspace(0, 1, 28).expand(3, 28, 28)
+    return torch.stack([ramp + 10 * image for image in range(12)])
+
+
+def test_views_are_crops_of_their_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.distill.views.MIXED", 0)
+    monkeypatch.setattr("edgekit.distill.views.COLOURED", 0)
+    seen = views(_ramps(), torch.Generator().manual_seed(0))
+    assert seen.shape == (12, 3, 28, 28)
     low, high = seen.amin((1, 2, 3)), seen.amax((1, 2, 3))
-    assert torch.equal(low.floor(), 10 * torch.arange(12.0))
-    assert (high - low >= 0.5).all()
-    assert (high - low <= 1.0001).all()
+    assert torch.equal(((low + high) / 2).floor(), 10 * torch.arange(12.0))
+    assert (high - low >= 0.3).all()
+    assert (high - low <= 1.1).all()  # bicubic enlargement overshoots a little
+    assert len((high - low).round(decimals=2).unique()) > 6
     growing = seen[:, 0, 0, -1] > seen[:, 0, 0, 0]
     assert growing.any()
     assert not growing.all()
-    assert torch.equal(seen, views(pixels, torch.Generator().manual_seed(0)))
+
+
+def test_some_views_are_mixed_and_coloured_within_the_range_of_the_images() -> None:
+    images = _ramps()
+    seen = views(images, torch.Generator().manual_seed(0))
+    assert torch.equal(seen, views(images, torch.Generator().manual_seed(0)))
+    assert not torch.equal(seen, views(images, torch.Generator().manual_seed(1)))
+    assert float(seen.min()) >= float(images.min())
+    assert float(seen.max()) <= float(images.max())
+    spread = seen.amax((1, 2, 3)) - seen.amin((1, 2, 3))
+    assert (spread > 5).any()  # a part of another image
+    assert (spread < 1.1).any()
+    grey = (seen[:, 0] - seen[:, 1]).abs().amax((1, 2)) < 1e-6
+    assert grey.any()
+    assert not grey.all()
 
 
 def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
