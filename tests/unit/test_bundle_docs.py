@@ -51,6 +51,24 @@ def test_every_line_of_a_snippet_is_one_of_the_sample(platform: str, language: s
         assert line.strip() in lines, line
 
 
+@pytest.mark.parametrize(
+    ("sample", "loads"),
+    [
+        ("cpp/onnxruntime_embed.cpp", "get_api(ort::api_version)"),
+        ("android/embed/src/main/kotlin/edgekit/android/OnnxEmbedder.kt", "OrtEnvironment.getEnvironment()"),
+        ("web/node/embed.mjs", "from '@huggingface/transformers'"),
+        ("web/node/transformers.test.ts", "from '@huggingface/transformers'"),
+    ],
+)
+def test_samples_keep_onnx_runtime_from_reporting_its_use(sample: str, loads: str) -> None:
+    """Before they load it: it decides once, and the browser's build has nothing to report with."""
+    text = (TEMPLATES / sample).read_text(encoding="utf-8")
+    if sample.startswith("web/node"):
+        assert "ORT_DISABLE_TELEMETRY ??= '1'" in (TEMPLATES / "web/node/quiet.mjs").read_text(encoding="utf-8")
+    switch = "import './quiet.mjs'" if sample.startswith("web/node") else 'setenv("ORT_DISABLE_TELEMETRY", "1"'
+    assert 0 <= text.find(switch) < text.index(loads)
+
+
 def test_the_npm_commands_exist() -> None:
     scripts = json.loads((TEMPLATES / "web/package.json").read_text())["scripts"]
     commands = re.findall(r"^npm (?:run )?(\w+)", page("web"), re.MULTILINE)

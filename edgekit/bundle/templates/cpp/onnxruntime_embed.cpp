@@ -1,4 +1,6 @@
 // A picture's embedding with ONNX Runtime and edgekit's fused ops: onnxruntime_embed BUNDLE MODEL.onnx --check | PICTURE [PICTURE]
+#include <cstdlib>
+
 #include "golden.h"
 #include "ort/ort_abi.h"  // no header of ONNX Runtime is needed, any release from 1.18 on runs this
 
@@ -37,6 +39,7 @@ static void check(ort::Status* status) {
 
 int main(int argc, char** argv) try {
     if (argc < 4) return fprintf(stderr, "usage: %s BUNDLE MODEL.onnx --check | PICTURE [PICTURE]\n", argv[0]), 2;
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime reports its use to Microsoft otherwise, from 1.29 on
     api = OrtGetApiBase()->get_api(ort::api_version);
     if (!api) throw std::runtime_error("ONNX Runtime 1.18 or newer is needed");
 

@@ -1,4 +1,5 @@
 // Features of images in Node with transformers.js and this bundle's files only:  node embed.mjs IMAGE...
+import './quiet.mjs';
 import { fileURLToPath } from 'node:url';
 import { env, pipeline } from '@huggingface/transformers';
 

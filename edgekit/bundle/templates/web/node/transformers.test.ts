@@ -1,6 +1,7 @@
 // The bundle in transformers.js, its files only: golden vectors, and what the library's own preprocessing costs.
 //   EDGEKIT_BUNDLE=DIR npm test      (default: the bundle that this folder is in)
 
+import './quiet.mjs';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

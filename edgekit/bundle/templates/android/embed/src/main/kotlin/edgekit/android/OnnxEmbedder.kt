@@ -4,6 +4,7 @@ import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtSession
 import android.content.res.AssetManager
+import android.system.Os
 import edgekit.Layout
 import edgekit.Picture
 import java.nio.FloatBuffer
@@ -14,7 +15,10 @@ import java.nio.FloatBuffer
  */
 class OnnxEmbedder(assets: AssetManager, model: String = "onnx/model_quantized.onnx", ops: String? = null) : Embedder {
     override val transform = transformOf(assets)
-    private val environment = OrtEnvironment.getEnvironment()
+    private val environment = run {
+        Os.setenv("ORT_DISABLE_TELEMETRY", "1", false) // ONNX Runtime reports its use to Microsoft otherwise, from 1.29 on
+        OrtEnvironment.getEnvironment()
+    }
     private val options = OrtSession.SessionOptions().apply { ops?.let(::registerCustomOpLibrary) }
     private val session = environment.createSession(assets.open(model).use { it.readBytes() }, options)
 
