@@ -33,12 +33,14 @@ from edgekit.quantize.sensitivity import verify
 from edgekit.quantize.simulate import per_token_scale, token_peak
 
 if TYPE_CHECKING:
+    from edgekit.models.config import DinoV2Config
     from edgekit.models.dinov2 import Block, DinoV2
 
 Progress = Callable[[str, int, int], None]
 
 BATCH = 8  # images per training step
-VIEWS = 800  # images and views of them that blocks learn from
+VIEWS = 1600  # images and views of them that blocks learn from, as far as their residual stream has room
+STREAM_BYTES = 2**30
 HELD_OUT = 8  # one image in so many trains nothing and judges
 
 
@@ -68,8 +70,8 @@ def recover(
 
     Keeps whichever is better on the eighth of the images that trained nothing: the given plan, the plan after the
     block-wise part, or the plan after the end-to-end part. Blocks learn from random views of the images as well, some
-    `VIEWS` in all. Memory: two residual streams of the views, and the gradients of one block (of all blocks for `BATCH`
-    images in the end-to-end part).
+    `VIEWS` in all. Memory: three residual streams of the views, `STREAM_BYTES` each at most unless the images alone are
+    more, and the gradients of one block (of all blocks for `BATCH` images in the end-to-end part).
 
     Args:
         plan: of the engine; static, token-group or per-token inputs.
@@ -93,7 +95,7 @@ def recover(
     generator = torch.Generator().manual_seed(recipe.seed)
     candidates = [plan]
     total = recipe.block_steps * len(exact.blocks) + recipe.end_steps
-    more = torch.cat([pixels, *(views(pixels, generator) for _ in range(max(1, VIEWS // len(pixels) - 1)))])
+    more = torch.cat([pixels, *(views(pixels, generator) for _ in range(_rounds_of_views(plan.config, len(pixels))))])
     _train_blocks(exact, student, more, recipe, generator, lambda name, done: told(name, done, total))
     candidates.append(_written(plan, student, exact, means))
     if recipe.end_steps:
@@ -262,6 +264,13 @@ def _optimise(
         optimizer.step()
         schedule.step()
         told(step + 1)
+
+
+def _rounds_of_views(config: DinoV2Config, images: int) -> int:
+    """How many views of each image there shall be: at least one."""
+    height, width = (side * config.patch for side in config.grid)
+    bytes_each = 4 * config.width * config.tokens(height, width)
+    return max(1, min(VIEWS, STREAM_BYTES // bytes_each) // images - 1)
 
 
 def _train_blocks(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from edgekit.distill.recovery import RecoveryRecipe, recover
+from edgekit.distill.recovery import STREAM_BYTES, VIEWS, RecoveryRecipe, _rounds_of_views, recover
 from edgekit.distill.views import views
 from edgekit.errors import DataError
+from edgekit.models.config import ARCHITECTURES
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.plan import FloatInput, QuantPlan
@@ -111,6 +114,13 @@ def test_some_views_are_mixed_and_coloured_within_the_range_of_the_images() -> N
     grey = (seen[:, 0] - seen[:, 1]).abs().amax((1, 2)) < 1e-6
     assert grey.any()
     assert not grey.all()
+
+
+def test_views_are_fewer_where_their_tokens_are_many() -> None:
+    small, large = (replace(ARCHITECTURES["dinov2_vitb14"], grid=(side, side)) for side in (8, 37))
+    assert _rounds_of_views(small, 100) == VIEWS // 100 - 1
+    assert _rounds_of_views(large, 100) == STREAM_BYTES // (4 * 768 * 1370) // 100 - 1
+    assert _rounds_of_views(large, 10_000) == 1
 
 
 def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
