@@ -17,7 +17,7 @@ def views(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """One view of each image (n, 3, H, W) of normalised pixels, within the range of the images given.
 
     A crop of 15 to 100 % of the area, enlarged again, every second one mirrored; then some of them are mixed and some
-    coloured. Features of ordinary photographs of other kinds than those given gain half a decibel from it.
+    coloured: recovered plans are a few tenths of a decibel better for it than for mild crops, on other kinds too.
     """
     crops = torch.stack([_crop(image, generator) for image in pixels])
     others = crops[torch.randperm(len(crops), generator=generator)]
