@@ -12,6 +12,7 @@ import numpy as np
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, TensorSpec, Variant
 
 if TYPE_CHECKING:
+    from edgekit.heads.plan import HeadPlan
     from edgekit.heads.program import Head
     from edgekit.models.dinov2 import DinoV2
     from edgekit.quantize.plan import QuantPlan
@@ -32,6 +33,7 @@ class ExportSource:
 
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
+    `head_plan` has their integers, for integer precisions; without one they stay float.
     `calibration` (n, 3, H, W), images as the model takes them, is for w8a16, whose every tensor has a range.
     """
 
@@ -44,7 +46,14 @@ class ExportSource:
     recipe_digest: str
     overflow: Overflow = "auto"
     heads: Mapping[str, Head] = field(default_factory=dict)
+    head_plan: HeadPlan | None = None
     calibration: np.ndarray | None = None
+
+    def head_plan_for(self, precision: Precision) -> HeadPlan | None:
+        """Integers of the heads in a file of that precision: weights alone where the backbone has no others."""
+        if self.head_plan is None or precision not in WEIGHT_ONLY:
+            return self.head_plan
+        return self.head_plan.weights_alone()
 
 
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:

@@ -100,7 +100,8 @@ class CoreMlBackend:
         large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
         gemms = self._gemms(source, precision, tensors, gains)
         images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
-        program = build_program(config, tensors, gemms, self.target, large, source.heads, images)
+        head_plan = None if plan is None else source.head_plan_for(precision)
+        program = build_program(config, tensors, gemms, self.target, large, source.heads, images, head_plan)
         shape = (images, 3, *source.preprocess.input_size)
         flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
         described = self._describe(source, precision, variant)

@@ -15,10 +15,10 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.coreml_heads import head_outputs
 from edgekit.backends.coreml_norms import SHRINK
 
 if TYPE_CHECKING:
+    from edgekit.heads.plan import HeadPlan
     from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
@@ -74,7 +74,7 @@ def row_gains(
 
 def build_program(
     config: DinoV2Config, tensors: Mapping[str, np.ndarray], gemms: Gemms, target: Target, large: frozenset[str],
-    heads: Mapping[str, Head] | None = None, images: Any = 1,
+    heads: Mapping[str, Head] | None = None, images: Any = 1, head_plan: HeadPlan | None = None,
 ) -> Any:  # fmt: skip
     """The export contract as a MIL program: `pixel_values` (B, 3, height, width) -> outputs and heads', float32.
 
@@ -86,8 +86,11 @@ def build_program(
         large: norms that get their input shrunk by a power of two; see `coreml_norms.large_norms`.
         heads: further outputs, by name; of one image at a time only.
         images: B: 1, or coremltools' `RangeDim`.
+        head_plan: integers of the heads.
     """
     import coremltools as ct
+
+    from edgekit.backends.coreml_heads import head_outputs
 
     height, width = (side * config.patch for side in config.grid)
     fixed = isinstance(images, int)
@@ -109,7 +112,7 @@ def build_program(
             **whole,
         )  # fmt: skip
         outputs = dict(zip(OUTPUT_NAMES, (hidden, pooled), strict=True))
-        outputs |= head_outputs(writer, heads or {}, blocks, hidden)
+        outputs |= head_outputs(writer, heads or {}, blocks, hidden, head_plan)
         return tuple(mb.cast(x=v, dtype="fp32", name=n) if gemms.dtype == np.float16 else mb.identity(x=v, name=n)
                      for n, v in outputs.items())  # fmt: skip
 

@@ -155,12 +155,15 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant, metadat
     from edgekit.backends.onnx_integer import BlockedGemms, DynamicGemms, StaticGemms
 
     assert source.plan is not None
-    write = partial(dinov2_graph, source.plan.config, source.plan.float_tensors, metadata=metadata, heads=source.heads)
+    storage = storage_for(source)
+    write = partial(
+        dinov2_graph, source.plan.config, source.plan.float_tensors, metadata=metadata, heads=source.heads,
+        head_plan=source.head_plan, storage=storage,
+    )  # fmt: skip
     if variant == "fused":
-        model = write(FusableGemms(source.plan, storage_for(source)))
+        model = write(FusableGemms(source.plan, storage))
         fuse(model, source.plan, tier_of(source.plan))
         return model
-    storage = storage_for(source)
     match precision:
         case "w8":
             return write(DynamicGemms(source.plan, storage))

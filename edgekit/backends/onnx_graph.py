@@ -13,7 +13,9 @@ from onnx_ir.passes.common import ShapeInferencePass
 from edgekit import __version__
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.onnx_heads import head_outputs
+from edgekit.backends.onnx_weights import Storage
 from edgekit.backends.onnx_writer import GraphWriter, contract_value
+from edgekit.heads.plan import HeadPlan
 from edgekit.heads.program import Head
 from edgekit.models.config import DinoV2Config
 
@@ -73,7 +75,7 @@ class FloatGemms:
 def dinov2_graph(
     config: DinoV2Config, tensors: Tensors, gemms: Gemms, *,
     float_type: ir.DataType = ir.DataType.FLOAT, opset: int = OPSET, metadata: Mapping[str, str] | None = None,
-    heads: Mapping[str, Head] | None = None,
+    heads: Mapping[str, Head] | None = None, head_plan: HeadPlan | None = None, storage: Storage = "int8",
 ) -> ir.Model:  # fmt: skip
     """The whole backbone: `pixel_values` (batch, 3, H, W) -> `last_hidden_state` (batch, N, D), `pooler_output`.
 
@@ -85,6 +87,8 @@ def dinov2_graph(
         opset: of the standard domain, 20 or 21.
         metadata: goes into `metadata_props`.
         heads: further outputs, by name.
+        head_plan: their integers.
+        storage: of those.
     """
     graph = GraphWriter(float_type)
     height, width = (side * config.patch for side in config.grid)
@@ -96,7 +100,7 @@ def dinov2_graph(
         contract_value(hidden, hidden_name, ("batch", config.tokens(height, width), config.width)),
         contract_value(pooled, pooled_name, ("batch", config.width)),
     ]
-    outputs += head_outputs(graph, heads or {}, blocks, hidden, tensors, config.grid)
+    outputs += head_outputs(graph, heads or {}, blocks, hidden, tensors, config.grid, head_plan, storage)
     model = ir.Model(
         ir.Graph([pixels], outputs, nodes=graph.nodes, initializers=list(graph.initializers.values()),
                  opset_imports={"": opset}, name=config.arch),

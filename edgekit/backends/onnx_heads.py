@@ -8,8 +8,11 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.backends.onnx_weights import Storage
 from edgekit.backends.onnx_writer import Attributes, GraphWriter, contract_value
-from edgekit.heads.program import Grid, Head, emit_heads
+from edgekit.heads.plan import HeadPlan, LayerPlan
+from edgekit.heads.program import Conv, Grid, Head, HeadOps, emit_heads
+from edgekit.quantize.plan import StaticInput
 
 _FLOAT = ir.DataType.FLOAT
 _EPSILON = 1e-6  # of LayerNorm
@@ -18,10 +21,10 @@ _FUNCTIONS = {"relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid"}
 
 def head_outputs(
     graph: GraphWriter, heads: Mapping[str, Head], blocks: Sequence[ir.Value], hidden: ir.Value,
-    tensors: Mapping[str, np.ndarray], grid: Grid,
+    tensors: Mapping[str, np.ndarray], grid: Grid, plan: HeadPlan | None = None, storage: Storage = "int8",
 ) -> list[ir.Value]:  # fmt: skip
     """Write the heads behind a backbone (see `emit_heads`) and return their outputs."""
-    found = emit_heads(OnnxOps(graph, grid), heads, blocks, hidden, tensors, grid)
+    found = emit_heads(OnnxOps(graph, grid, plan, storage), heads, blocks, hidden, tensors, grid)
     shapes = {name: head.shape(grid) for name, head in heads.items()}
     return [
         contract_value(graph.node("Reshape", [x, graph.ints(-1, *shapes[name])], name), name, ("batch", *shapes[name]))
@@ -29,16 +32,14 @@ def head_outputs(
     ]
 
 
-class OnnxOps:
+class OnnxOps(HeadOps[ir.Value]):
     """`edgekit.heads.program.HeadOps` on values of a graph in the making."""
 
-    def __init__(self, graph: GraphWriter, grid: Grid) -> None:
-        self.graph, self.rows, self.columns = graph, *grid
-        self._head, self._count = "", 0
-
-    def begin(self, name: str) -> None:
-        """Names start with the head's."""
-        self._head, self._count = f"heads.{name}", 0
+    def __init__(self, graph: GraphWriter, grid: Grid, plan: HeadPlan | None, storage: Storage) -> None:
+        super().__init__(plan)
+        self.graph, self.storage = graph, storage
+        self.rows, self.columns = grid
+        self._grids: dict[str | None, StaticInput] = {}  # of values that come out of a quantizer, by name
 
     def norm(self, tokens: ir.Value, weight: np.ndarray, bias: np.ndarray) -> ir.Value:
         """LayerNormalization."""
@@ -67,30 +68,13 @@ class OnnxOps:
         """Concat."""
         return values[0] if len(values) == 1 else self._node("Concat", list(values), {"axis": 1})
 
-    def linear(self, vector: ir.Value, weight: np.ndarray, bias: np.ndarray) -> ir.Value:
-        """Gemm."""
-        return self._node("Gemm", [vector, self._number(weight), self._number(bias)], {"transB": 1})
-
-    def conv(
-        self, image: ir.Value, weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, padding: int = 0,
-        shuffle: int = 1,
-    ) -> ir.Value:  # fmt: skip
-        """Conv and DepthToSpace."""
-        attributes: Attributes = {
-            "kernel_shape": list(weight.shape[2:]), "strides": [stride] * 2, "pads": [padding] * 4,
-        }  # fmt: skip
-        x = self._node("Conv", [image, self._number(weight), self._number(bias)], attributes)
-        if shuffle == 1:
-            return x
-        return self._node("DepthToSpace", [x], {"blocksize": shuffle, "mode": "CRD"})
-
     def resize(self, image: ir.Value, size: Grid, corners: Literal["aligned", "free"]) -> ir.Value:
-        """Resize of the last two axes."""
-        attributes: Attributes = {
-            "mode": "linear", "axes": [2, 3],
-            "coordinate_transformation_mode": "align_corners" if corners == "aligned" else "half_pixel",
-        }  # fmt: skip
-        return self._node("Resize", [image, None, None, self.graph.ints(*size)], attributes)
+        """Resize; ONNX Runtime's move to channels-last breaks one that names its axes, so it gets all four sizes."""
+        mode = "align_corners" if corners == "aligned" else "half_pixel"
+        outer = self._node("Shape", [image], {"start": 0, "end": 2})
+        sizes = self._node("Concat", [outer, self.graph.ints(*size)], {"axis": 0})
+        attributes: Attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
+        return self._node("Resize", [image, None, None, sizes], attributes)
 
     def plus(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Add."""
@@ -121,6 +105,64 @@ class OnnxOps:
         length = self._node("ReduceL2", [vector, self.graph.ints(1)], {"keepdims": 1})
         return self._node("Div", [vector, length])
 
+    def float_linear(self, vector: ir.Value, weight: np.ndarray, bias: np.ndarray) -> ir.Value:
+        """Gemm."""
+        return self._node("Gemm", [vector, self._number(weight), self._number(bias)], {"transB": 1})
+
+    def integer_linear(self, vector: ir.Value, layer: LayerPlan) -> ir.Value:
+        """MatMul with dequantized weights, which ONNX Runtime keeps as integers as it does no Gemm's, and Add."""
+        weight = self._integers(layer.weight.T, layer.weight_scale, axis=1)
+        product = self.graph.node("MatMul", [vector, weight], f"{self.here}/MatMul")
+        return self.graph.node("Add", [product, self._number(layer.bias)], f"{self.here}/Add")
+
+    def float_conv(self, image: ir.Value, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> ir.Value:
+        """Conv, Relu, DepthToSpace."""
+        return self._float_conv(image, self._number(weight), bias, shape)
+
+    def integer_conv(self, image: ir.Value, layer: LayerPlan, shape: Conv) -> ir.Value:
+        """Conv between quantizers, which ONNX Runtime turns into one QLinearConv; or float, its weights dequantized."""
+        weight = self._integers(layer.weight, layer.weight_scale, axis=0)
+        if layer.input is None or layer.output is None:
+            return self._float_conv(image, weight, layer.bias, shape)
+        if self._grids.get(image.name) != layer.input:
+            image = self._rounded(image, layer.input, f"{self.here}.input")
+        steps = self.graph.constant(f"{self.here}.bias", layer.int32_bias())
+        step = self.graph.constant(f"{self.here}.bias_scale", layer.accumulator_scale())
+        bias = self.graph.node("DequantizeLinear", [steps, step], f"{self.here}.bias/DequantizeLinear", {"axis": 0})
+        x = self._rounded(self._conv(image, weight, bias, shape), layer.output, f"{self.here}.output")
+        return self._shuffled(x, shape)
+
+    def _float_conv(self, image: ir.Value, weight: ir.Value, bias: np.ndarray, shape: Conv) -> ir.Value:
+        x = self._conv(image, weight, self._number(bias), shape)
+        return self._shuffled(self.apply(x, "relu") if shape.relu else x, shape)
+
+    def _conv(self, image: ir.Value, weight: ir.Value, bias: ir.Value, shape: Conv) -> ir.Value:
+        attributes: Attributes = {
+            "kernel_shape": [shape.kernel] * 2, "strides": [shape.stride] * 2, "pads": [shape.padding] * 4,
+        }  # fmt: skip
+        return self.graph.node("Conv", [image, weight, bias], f"{self.here}/Conv", attributes)
+
+    def _shuffled(self, x: ir.Value, shape: Conv) -> ir.Value:
+        return self._node("DepthToSpace", [x], {"blocksize": shape.shuffle, "mode": "CRD"}) if shape.shuffle > 1 else x
+
+    def _integers(self, weight: np.ndarray, scale: np.ndarray, axis: int) -> ir.Value:
+        """int8 weights, or those plus 128 as uint8, behind a DequantizeLinear with a scale per output channel."""
+        offset = 128 if self.storage == "uint8" else 0
+        inputs = [
+            self.graph.constant(f"{self.here}.weight", (weight.astype(np.int16) + offset).astype(self.storage)),
+            self.graph.constant(f"{self.here}.weight_scale", scale),
+            self.graph.constant(f"{self.here}.weight_zero_point", np.full(len(scale), offset, self.storage)),
+        ]
+        return self.graph.node("DequantizeLinear", inputs, f"{self.here}.weight/DequantizeLinear", {"axis": axis})
+
+    def _rounded(self, x: ir.Value, grid: StaticInput, name: str) -> ir.Value:
+        scale = self.graph.constant(f"{name}_scale", np.array(grid.scale, np.float32))
+        zero = self.graph.constant(f"{name}_zero_point", np.array(grid.zero_point, np.uint8))
+        x = self.graph.node("QuantizeLinear", [x, scale, zero], f"{name}/QuantizeLinear")
+        x = self.graph.node("DequantizeLinear", [x, scale, zero], f"{name}/DequantizeLinear")
+        self._grids[x.name] = grid
+        return x
+
     def _patches(self, tokens: ir.Value) -> ir.Value:
         ints = self.graph.ints
         return self._node("Slice", [self._wide(tokens), ints(-self.rows * self.columns), ints(2**31 - 1), ints(1)])
@@ -131,9 +173,7 @@ class OnnxOps:
         return self._node("Cast", [x], {"to": _FLOAT}) if narrow else x
 
     def _number(self, value: np.ndarray | np.generic) -> ir.Value:
-        self._count += 1
-        return self.graph.constant(f"{self._head}/{self._count}", np.asarray(value, np.float32), dtype=_FLOAT)
+        return self.graph.constant(self.name("number"), np.asarray(value, np.float32), dtype=_FLOAT)
 
     def _node(self, kind: str, inputs: Sequence[ir.Value | None], attributes: Attributes | None = None) -> ir.Value:
-        self._count += 1
-        return self.graph.node(kind, inputs, f"{self._head}/{self._count}.{kind}", attributes)
+        return self.graph.node(kind, inputs, self.name(kind), attributes)

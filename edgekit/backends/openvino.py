@@ -155,9 +155,11 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
     if variant == "fused":
         from edgekit.backends.openvino_fused import FusedGemms, FusedWriter
 
-        return build_model(FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan), source.heads)
-    gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
-    return build_model(Writer(plan.config, plan.float_tensors, gemms), source.heads)
+        writer: Writer = FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan)
+    else:
+        gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
+        writer = Writer(plan.config, plan.float_tensors, gemms)
+    return build_model(writer, source.heads, source.head_plan_for(precision))
 
 
 def _verify(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> None:

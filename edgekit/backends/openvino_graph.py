@@ -15,9 +15,9 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.openvino_heads import head_outputs
 
 if TYPE_CHECKING:
+    from edgekit.heads.plan import HeadPlan
     from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
@@ -80,8 +80,10 @@ def constant(value: np.ndarray | np.generic, name: str) -> ov.Output:
     return op.constant(np.asarray(value, order="C"), name=name).output(0)
 
 
-def build_model(writer: Writer, heads: Mapping[str, Head] | None = None) -> ov.Model:
+def build_model(writer: Writer, heads: Mapping[str, Head] | None = None, head_plan: HeadPlan | None = None) -> ov.Model:
     """The export contract as graph: `pixel_values` (B, 3, height, width) -> the contract's outputs and the heads'."""
+    from edgekit.backends.openvino_heads import head_outputs
+
     config, tensors = writer.config, writer.tensors
     pixels = op.parameter([-1, 3, *(side * config.patch for side in config.grid)], np.float32, name=INPUT_NAME)
     pixels.output(0).get_tensor().set_names({INPUT_NAME})
@@ -94,7 +96,7 @@ def build_model(writer: Writer, heads: Mapping[str, Head] | None = None) -> ov.M
     hidden = writer.norm("norm", x)
     pooled = op.gather(hidden, _index(0, "pooler.index"), _index(1, "pooler.axis"), name="pooler").output(0)
     outputs = dict(zip(OUTPUT_NAMES, (hidden, pooled), strict=True))
-    outputs |= head_outputs(heads or {}, blocks, hidden, tensors, config)
+    outputs |= head_outputs(heads or {}, blocks, hidden, tensors, config, head_plan)
     for name, output in outputs.items():
         output.get_tensor().set_names({name})
     results = [op.result(output, name=f"{name}/result") for name, output in outputs.items()]

@@ -126,7 +126,7 @@ class IntegerGemms(WeightGemms):
             kind = getattr(quantizer, "kind", type(quantizer).__name__)
             raise ExportError(f"{gemm.name} has a {kind} input quantizer, which standard OpenVINO cannot express here",
                               fix="quantize with static ranges, or export the fused variant")  # fmt: skip
-        low, high = quantizer_range(quantizer)
+        low, high = quantizer.ends
         ends = [constant(value, f"{gemm.name}{suffix}.input_{end}") for value, end in ((low, "low"), (high, "high"))]
         return op.fake_quantize(x, *ends, *ends, LEVELS, name=f"{gemm.name}{suffix}{QUANTIZER}").output(0)
 
@@ -161,9 +161,3 @@ def integers(name: str, x: ov.Output, scale: np.ndarray) -> ov.Output:
 def per_head(name: str, scale: np.ndarray) -> ov.Output:
     """(H,) as (1, H, 1, 1) constant."""
     return constant(scale.astype(np.float32).reshape(1, -1, 1, 1), name)
-
-
-def quantizer_range(quantizer: StaticInput) -> tuple[np.float32, np.float32]:
-    """The real values that q = 0 and q = 255 stand for."""
-    scale = np.float32(quantizer.scale).astype(np.float64)
-    return np.float32(-quantizer.zero_point * scale), np.float32((LEVELS - 1 - quantizer.zero_point) * scale)

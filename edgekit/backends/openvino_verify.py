@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit.artifact import Precision
-from edgekit.backends.openvino_quant import LEVELS, QUANTIZER, quantizer_range
+from edgekit.backends.openvino_quant import LEVELS, QUANTIZER
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import (
     LEAST_PEAK,
@@ -62,7 +62,7 @@ def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision
                 expected[f"{name}.least_peak"] = np.array(LEAST_PEAK, np.float32)
     problems: list[str] = []
     for prefix, quantizer in quantizers.items():
-        low, high = quantizer_range(quantizer)
+        low, high = quantizer.ends
         expected |= {f"{prefix}.input_low": np.array(low), f"{prefix}.input_high": np.array(high)}
         node = nodes.get(f"{prefix}{QUANTIZER}")
         if node is None or node.get_attributes()["levels"] != LEVELS:

@@ -216,7 +216,8 @@ def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precis
                 gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
     writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
-    return build_graph(writer, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads)
+    head_plan = None if plan is None else source.head_plan_for(kind[0])
+    return build_graph(writer, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads, head_plan)
 
 
 def _describe(

@@ -18,6 +18,7 @@ from edgekit.backends.tflite_flatbuffer import Graph, Value
 from edgekit.backends.tflite_heads import head_outputs
 
 if TYPE_CHECKING:
+    from edgekit.heads.plan import HeadPlan
     from edgekit.heads.program import Head
     from edgekit.models.config import DinoV2Config
 
@@ -37,8 +38,9 @@ class Gemms(Protocol):
 
 
 def build_graph(
-    writer: Writer, description: str, metadata: dict[str, str], heads: Mapping[str, Head] | None = None
-) -> bytes:
+    writer: Writer, description: str, metadata: dict[str, str], heads: Mapping[str, Head] | None = None,
+    head_plan: HeadPlan | None = None,
+) -> bytes:  # fmt: skip
     """The export contract as a flatbuffer: `pixel_values` (B, height, width, 3) -> both outputs and the heads'.
 
     Args:
@@ -46,6 +48,7 @@ def build_graph(
         description: one line for whoever opens the file.
         metadata: text stored in the file under these names.
         heads: further outputs, by name.
+        head_plan: their integers.
     """
     config, tensors = writer.config, writer.tensors
     height, width = (side * config.patch for side in config.grid)
@@ -58,7 +61,7 @@ def build_graph(
         x = writer.product("unrotate", x, writer.graph.constant("unrotate.weight", tensors["unrotate"].T))
     hidden = writer.norm("norm", x, OUTPUT_NAMES[0])
     outputs = dict(zip(OUTPUT_NAMES, (hidden, writer.pool(hidden)), strict=True))
-    outputs |= head_outputs(writer, heads or {}, blocks, hidden)
+    outputs |= head_outputs(writer, heads or {}, blocks, hidden, head_plan)
     return writer.graph.serialize({INPUT_NAME: pixels}, outputs, description, metadata)
 
 

@@ -247,7 +247,7 @@ def ends_of(gemm: GemmPlan) -> int:
 
 def with_ends(graph: Graph, name: str, x: Value, quantizer: StaticInput, ends: int) -> Value:
     """PAD, MAXIMUM, MINIMUM: bounds per channel clip the values and turn two of the padded zeros into the ends."""
-    low, high = quantizer_range(quantizer)
+    low, high = quantizer.ends
     channels, shape = x.shape[-1], (*x.shape[:-1], x.shape[-1] + ends)
     paddings = np.zeros((len(shape), 2), np.int32)
     paddings[-1, 1] = ends
@@ -258,12 +258,6 @@ def with_ends(graph: Graph, name: str, x: Value, quantizer: StaticInput, ends: i
     x = graph.add("PAD", f"{name}.room", [x, graph.constant(f"{name}.paddings", paddings)], shape)
     x = graph.add("MAXIMUM", f"{name}.raised", [x, graph.constant(f"{name}.floor", floor)], shape)
     return graph.add("MINIMUM", f"{name}.clipped", [x, graph.constant(f"{name}.ceiling", ceiling)], shape)
-
-
-def quantizer_range(quantizer: StaticInput) -> tuple[np.float32, np.float32]:
-    """The real values that q = 0 and q = 255 stand for."""
-    scale = np.float64(np.float32(quantizer.scale))
-    return np.float32(-quantizer.zero_point * scale), np.float32((255 - quantizer.zero_point) * scale)
 
 
 def widened(graph: Graph, name: str, stored: Value, *, version: int) -> Value:

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import Precision
-from edgekit.backends.tflite_quant import as_hybrid, bias_in_steps, channels_last, ends_of, quantizer_range
+from edgekit.backends.tflite_quant import as_hybrid, bias_in_steps, channels_last, ends_of
 from edgekit.backends.tflite_runner import without_greeting
 from edgekit.errors import ExportError
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
@@ -28,6 +28,7 @@ _DTYPES = {
     schema.TensorType.FLOAT16: np.float16,
     schema.TensorType.INT8: np.int8,
 }
+_HEADS = "heads."  # the first part of their layers' names, which have a plan of their own
 _INTEGERS = {schema.TensorType.INT8, schema.TensorType.INT4}
 
 
@@ -137,10 +138,10 @@ class _File:
         return None if factor is None else factor.reshape(-1, 1)
 
     def quantized(self) -> set[str]:
-        """Names of the GEMMs with integer weights."""
+        """Names of the backbone's GEMMs with integer weights."""
         return {
             name for name, node in self.named.items()
-            if self.kind(node) in {"FULLY_CONNECTED", "CONV_2D"}
+            if self.kind(node) in {"FULLY_CONNECTED", "CONV_2D"} and not name.startswith(_HEADS)
             and self.tensors[self.weight(node)].type in _INTEGERS
         }  # fmt: skip
 
@@ -179,7 +180,7 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
         yield f"{gemm.name} has other weight scales"
     if bias is None or not np.array_equal(bias, bias_wanted):
         yield f"{gemm.name} has another bias"
-    if _ranges(file, node.inputs[0], ends_of(gemm)) != [quantizer_range(quantizer) for quantizer in wanted]:
+    if _ranges(file, node.inputs[0], ends_of(gemm)) != [quantizer.ends for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"
 
 

@@ -53,11 +53,10 @@ class DptDepth:
             out = self._residual(ops, out, f"{name}.res_conv_unit2")
             size = (2 * size[0], 2 * size[1])
             out = self._conv(ops, ops.resize(out, size, "aligned"), f"{name}.project.conv")
-        out = ops.apply(self._conv(ops, out, "project.conv", 1), "relu")
+        out = self._conv(ops, out, "project.conv", 1, relu=True)
         out = ops.resize(self._conv(ops, out, "conv_depth.head.0", 1), self.shape(grid), "aligned")
-        out = ops.apply(self._conv(ops, out, "conv_depth.head.2", 1), "relu")
-        out = ops.apply(self._conv(ops, out, "conv_depth.head.4"), "relu")
-        return ops.offset(ops.apply(out, "relu"), MIN_DEPTH)
+        out = self._conv(ops, out, "conv_depth.head.2", 1, relu=True)
+        return ops.offset(self._conv(ops, out, "conv_depth.head.4", relu=True), MIN_DEPTH)
 
     def shape(self, grid: Grid) -> Grid:
         """32 times the coarsest map, which has half as many rows and columns as the patch grid."""
@@ -81,11 +80,11 @@ class DptDepth:
 
     def _residual(self, ops: HeadOps[V], x: V, name: str) -> V:
         """x + conv2(relu(conv1(relu(x))))."""
-        y = self._conv(ops, ops.apply(x, "relu"), f"{name}.conv1.conv", 1)
-        return ops.plus(self._conv(ops, ops.apply(y, "relu"), f"{name}.conv2.conv", 1), x)
+        y = self._conv(ops, ops.apply(x, "relu"), f"{name}.conv1.conv", 1, relu=True)
+        return ops.plus(self._conv(ops, y, f"{name}.conv2.conv", 1), x)
 
-    def _conv(self, ops: HeadOps[V], x: V, name: str, padding: int = 0) -> V:
-        return ops.conv(x, *self._parameters(name), padding=padding)
+    def _conv(self, ops: HeadOps[V], x: V, name: str, padding: int = 0, *, relu: bool = False) -> V:
+        return ops.conv(x, *self._parameters(name), padding=padding, relu=relu)
 
     def _parameters(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Weight and bias; zeros where there is none."""

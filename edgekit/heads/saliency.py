@@ -102,7 +102,7 @@ class SaliencyProgram:
         """Three doublings, a 1x1 convolution, resize, sigmoid."""
         x = ops.grid(layers[0])
         for weight, bias in self.convs:
-            x = ops.apply(ops.conv(x, weight, bias, padding=1, shuffle=2), "relu")
+            x = ops.conv(x, weight, bias, padding=1, shuffle=2, relu=True)
         x = ops.resize(ops.conv(x, *self.final), self.shape(grid), "free")
         return ops.apply(x, "sigmoid")
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekit.heads.program import Grid, Head, emit_heads
+from edgekit.heads.program import Conv, Grid, Head, HeadOps, emit_heads
 from edgekit.models.dinov2 import LAYER_NORM_EPS, DinoV2
+from edgekit.quantize.simulate import fake_quantize
 from edgekit.surgery import state_of
 
+if TYPE_CHECKING:
+    from edgekit.heads.plan import HeadPlan, LayerPlan
 
-class TorchOps:
-    """`HeadOps` on tensors."""
 
-    def __init__(self, grid: Grid) -> None:
+class TorchOps(HeadOps[Tensor]):
+    """`HeadOps` on tensors; integers are held as float32."""
+
+    def __init__(self, grid: Grid, plan: HeadPlan | None = None) -> None:
+        super().__init__(plan)
         self.rows, self.columns = grid
-
-    def begin(self, name: str) -> None:
-        """Nothing to name."""
 
     def norm(self, tokens: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
         """LayerNorm."""
@@ -47,17 +49,6 @@ class TorchOps:
     def join(self, values: Sequence[Tensor]) -> Tensor:
         """Concatenation along the channels."""
         return torch.cat(list(values), dim=1)
-
-    def linear(self, vector: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
-        """Linear layer."""
-        return F.linear(vector, _tensor(weight), _tensor(bias))
-
-    def conv(
-        self, image: Tensor, weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, padding: int = 0,
-        shuffle: int = 1,
-    ) -> Tensor:  # fmt: skip
-        """Convolution and pixel shuffle."""
-        return F.pixel_shuffle(F.conv2d(image, _tensor(weight), _tensor(bias), stride, padding), shuffle)
 
     def resize(self, image: Tensor, size: Grid, corners: Literal["aligned", "free"]) -> Tensor:
         """Bilinear."""
@@ -97,20 +88,48 @@ class TorchOps:
         """Divided by its length."""
         return F.normalize(vector, dim=1)
 
+    def float_linear(self, vector: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
+        """Linear layer."""
+        return F.linear(vector, _tensor(weight), _tensor(bias))
 
-@torch.no_grad()
-def run_with_heads(model: DinoV2, heads: Mapping[str, Head], pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-    """All outputs of a baked model and its heads on (B, 3, H, W) float32, by name."""
-    x, blocks = model.embed(torch.from_numpy(pixel_values)), []
+    def integer_linear(self, vector: Tensor, layer: LayerPlan) -> Tensor:
+        """Linear layer over the weights that the integers stand for."""
+        return self.float_linear(vector, layer.dequantized(), layer.bias)
+
+    def float_conv(self, image: Tensor, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> Tensor:
+        """Convolution, ReLU and pixel shuffle."""
+        x = F.conv2d(image, _tensor(weight), _tensor(bias), shape.stride, shape.padding)
+        return F.pixel_shuffle(F.relu(x) if shape.relu else x, shape.shuffle)
+
+    def integer_conv(self, image: Tensor, layer: LayerPlan, shape: Conv) -> Tensor:
+        """Convolution between two quantizers, or over float maps."""
+        weight = layer.dequantized()
+        if layer.input is None or layer.output is None:
+            return self.float_conv(image, weight, layer.bias, shape)
+        image = fake_quantize(layer.input, image)
+        return fake_quantize(layer.output, self.float_conv(image, weight, layer.bias, shape))
+
+
+def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """(B, 3, H, W) -> tokens (B, N, D) behind the final norm, and the residual stream behind each block."""
+    x, blocks = model.embed(pixels), []
     for block in model.blocks:
         x = block(x)
         blocks.append(x)
-    hidden = model.finish(x)
+    return model.finish(x), blocks
+
+
+@torch.no_grad()
+def run_with_heads(
+    model: DinoV2, heads: Mapping[str, Head], pixel_values: np.ndarray, plan: HeadPlan | None = None
+) -> dict[str, np.ndarray]:
+    """All outputs of a baked model and its heads on (B, 3, H, W) float32, by name; heads as `plan` has them."""
+    hidden, blocks = tokens_of(model, torch.from_numpy(pixel_values))
     grid = model.config.grid
     outputs = {"last_hidden_state": hidden, "pooler_output": hidden[:, 0]}
     if heads:
-        found = emit_heads(TorchOps(grid), heads, blocks, hidden, state_of(model), grid)
-        outputs |= {name: value.reshape(len(x), *heads[name].shape(grid)) for name, value in found.items()}
+        found = emit_heads(TorchOps(grid, plan), heads, blocks, hidden, state_of(model), grid)
+        outputs |= {name: value.reshape(len(hidden), *heads[name].shape(grid)) for name, value in found.items()}
     return {name: value.numpy() for name, value in outputs.items()}
 
 

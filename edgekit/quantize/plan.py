@@ -36,6 +36,12 @@ class StaticInput:
     zero_point: int
     kind: Literal["static"] = "static"
 
+    @property
+    def ends(self) -> tuple[np.float32, np.float32]:
+        """The real values that q = 0 and q = 255 stand for."""
+        scale = np.float64(np.float32(self.scale))
+        return np.float32(-self.zero_point * scale), np.float32((255 - self.zero_point) * scale)
+
 
 @dataclass(frozen=True)
 class TokenGroupInput:
