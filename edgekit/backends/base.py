@@ -33,7 +33,7 @@ class ExportSource:
 
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
-    `head_plan` has their integers, for integer precisions; without one they stay float.
+    `head_plan` has their integers; without one they stay float.
     `calibration` (n, 3, H, W), images as the model takes them, is for w8a16, whose every tensor has a range.
     """
 
@@ -49,11 +49,10 @@ class ExportSource:
     head_plan: HeadPlan | None = None
     calibration: np.ndarray | None = None
 
-    def head_plan_for(self, precision: Precision) -> HeadPlan | None:
-        """Integers of the heads in a file of that precision: weights alone where the backbone has no others."""
-        if self.head_plan is None or precision not in WEIGHT_ONLY:
-            return self.head_plan
-        return self.head_plan.weights_alone()
+    def exceptions(self) -> list[str]:
+        """What a file of an integer precision has in other numbers than most of it, a sentence each."""
+        assert self.plan is not None
+        return self.plan.exceptions() + (self.head_plan.notes() if self.head_plan else [])
 
 
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:

@@ -100,8 +100,7 @@ class CoreMlBackend:
         large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
         gemms = self._gemms(source, precision, tensors, gains)
         images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
-        head_plan = None if plan is None else source.head_plan_for(precision)
-        program = build_program(config, tensors, gemms, self.target, large, source.heads, images, head_plan)
+        program = build_program(config, tensors, gemms, self.target, large, source.heads, images, source.head_plan)
         shape = (images, 3, *source.preprocess.input_size)
         flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
         described = self._describe(source, precision, variant)
@@ -204,7 +203,7 @@ class CoreMlBackend:
         if self.batch > 1:
             notes.append(f"1 to {self.batch} images per call; the Neural Engine prefers fixed shapes")
         if source.plan is not None and precision not in _FLOAT:
-            notes += source.plan.exceptions()
+            notes += source.exceptions()
             notes.append("scales and biases are the plan's rounded to float16")
             if source.plan.matmuls and precision not in WEIGHT_ONLY:
                 notes.append("attention products stay float16")

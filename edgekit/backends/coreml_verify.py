@@ -14,6 +14,7 @@ from edgekit.backends.coreml_graph import mil_name
 from edgekit.backends.coreml_package import read_function
 from edgekit.backends.coreml_quant import SHIFT, weight_scale
 from edgekit.errors import ExportError
+from edgekit.heads.program import HEADS
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
 FP16_SQNR_DB = 40.0  # least a float16 package must reach
 _GEMMS = frozenset({"linear", "conv"})
 _CONSTANTS = "constexpr_"
-_HEADS = "heads_"  # the first part of their layers' names, which have a plan of their own
 
 
 def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
@@ -72,7 +72,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
         gain = gains.get(gemm.name, np.ones(1, np.float32))
         problems += list(_differences(gemms.pop(mil_name(gemm.name), None), gemm, gain, activations=activations))
     problems += [f"{name} is quantized and the plan keeps it float" for name, op in gemms.items()
-                 if _is_quantized(op) and not name.startswith(_HEADS)]  # fmt: skip
+                 if _is_quantized(op) and not name.startswith(mil_name(HEADS))]  # fmt: skip
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")

@@ -230,7 +230,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     """What a reader of the report should know about the file."""
     if source.plan is None or precision in _FLOAT:
         return ()
-    notes = source.plan.exceptions()
+    notes = source.exceptions()
     if precision == "w8":
         notes.append("activations: uint8, one range per tensor taken at run time")
     if precision == "w4a8":

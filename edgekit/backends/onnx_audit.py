@@ -13,10 +13,12 @@ from edgekit.artifact import Artifact
 from edgekit.backends.onnx_runner import session_options
 from edgekit.ops.blocks import ATTENTION, BLOCK, DOMAIN, FLOAT_BLOCK
 
-_INT8 = frozenset({"QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul"})
-_INT4 = frozenset({"MatMulNBits"})
+_INT8 = frozenset(
+    {"QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul", "QLinearConv"}
+)
+_BLOCKED = "MatMulNBits"  # of 4 or 8 bits
 _FLOAT = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"})
-_WEIGHT_INPUT = {"QGemm": 3, "QLinearMatMul": 3}  # others: 1
+_WEIGHT_INPUT = {"QGemm": 3, "QLinearMatMul": 3, "QLinearConv": 3}  # others: 1
 
 
 def audit_file(artifact: Artifact) -> dict[str, object]:
@@ -37,7 +39,7 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     fixed |= {
         output for node in graph.node if set(node.input) <= fixed for output in node.output
     }  # dequantized weights
-    gemms = [node for node in graph.node if node.op_type in _INT8 | _INT4 | _FLOAT]
+    gemms = [node for node in graph.node if node.op_type in _INT8 | _FLOAT | {_BLOCKED}]
     weighted = [node for node in gemms if node.input[_WEIGHT_INPUT.get(node.op_type, 1)] in fixed]
     products = [node for node in gemms if node not in weighted]
     own = Counter(node.op_type for node in graph.node if node.domain == DOMAIN)
@@ -45,13 +47,13 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     blocks = integer_blocks + float_blocks  # four GEMMs and an attention each
     kinds: dict[str, set[str]] = {}  # a GEMM with token groups is two nodes
     for node in weighted:
-        kinds.setdefault(_module(node), set()).add(node.op_type)
-    floats = [name for name, types in kinds.items() if types & _FLOAT]
+        kinds.setdefault(_module(node), set()).add(_kind(node))
+    floats = [name for name, types in kinds.items() if "float" in types]
     return {
         "runtime": f"onnxruntime {ort.__version__}",
         "gemms": len(kinds) + 4 * blocks,
-        "gemms_int8": sum(types <= _INT8 for types in kinds.values()) + 4 * integer_blocks,
-        "gemms_int4": sum(types <= _INT4 for types in kinds.values()),
+        "gemms_int8": sum(types == {"int8"} for types in kinds.values()) + 4 * integer_blocks,
+        "gemms_int4": sum(types == {"int4"} for types in kinds.values()),
         "gemms_float": len(floats) + 4 * float_blocks,
         "float_gemms": sorted(floats) if len(floats) < len(kinds) else [],
         "attention_products_int8": sum(node.op_type in _INT8 for node in products),
@@ -61,6 +63,13 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
         "fused_ops": dict(sorted(own.items())),
         "ops": dict(sorted(Counter(node.op_type for node in graph.node).items())),
     }
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    """What a GEMM's weights are multiplied as."""
+    if node.op_type == _BLOCKED:
+        return "int" + str(next(attribute.i for attribute in node.attribute if attribute.name == "bits"))
+    return "int8" if node.op_type in _INT8 else "float"
 
 
 def _module(node: onnx.NodeProto) -> str:

@@ -15,6 +15,7 @@ from edgekit.artifact import INPUT_NAME, Precision, Variant
 from edgekit.backends.onnx_runner import register_ops
 from edgekit.backends.onnx_weights import accumulator_scale, int32_bias
 from edgekit.errors import ExportError
+from edgekit.heads.program import HEADS
 from edgekit.quantize.plan import (
     LEAST_PEAK,
     GemmPlan,
@@ -248,8 +249,10 @@ def _float_problems(file: _File, plan: QuantPlan, name: str) -> Iterator[str]:
 
 
 def _unplanned(file: _File, gemms: set[str], matmuls: set[str]) -> Iterator[str]:
-    """Quantizers that belong to no GEMM or attention of the plan."""
+    """Quantizers that belong to no GEMM or attention of the plan, nor to a head, which has a plan of its own."""
     for name, node in file.nodes.items():
+        if name.startswith(HEADS):
+            continue
         owner = name.rpartition("/")[0]
         owners = {
             owner.removesuffix(suffix)

@@ -159,7 +159,7 @@ def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
     else:
         gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
         writer = Writer(plan.config, plan.float_tensors, gemms)
-    return build_model(writer, source.heads, source.head_plan_for(precision))
+    return build_model(writer, source.heads, source.head_plan)
 
 
 def _verify(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> None:
@@ -217,7 +217,7 @@ def _model_api(source: ExportSource) -> list[tuple[str, str]]:
 def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     if source.plan is None or precision in _FLOAT:
         return ()
-    notes = source.plan.exceptions()
+    notes = source.exceptions()
     eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
     if precision == "w8a8" and variant == "standard" and eight_bits:
         from edgekit.backends.openvino_runner import int8_saturates

@@ -70,7 +70,10 @@ def audit_model(model: ov.Model, core: ov.Core, settings: dict[str, Any]) -> dic
     """
     nodes = model.get_ordered_ops()
     gemms = [node for node in nodes if node.get_type_name() in {"MatMul", "Convolution"} and _has_fixed_weights(node)]
-    planned = {node.get_friendly_name() for node in gemms if _producer(node, 0).get_type_name() == "FakeQuantize"}
+    planned = {
+        node.get_friendly_name() for node in gemms
+        if _producer(node, 0).get_type_name() == "FakeQuantize" and _producer(node, 1).get_type_name() != "Constant"
+    }  # fmt: skip
     attentions = [node.get_friendly_name() for node in nodes if node.get_type_name() == "ScaledDotProductAttention"]
     model.reshape({model.input(0): [1, *list(model.input(0).get_partial_shape())[1:]]})
     compiled = core.compile_model(model, "CPU", settings)

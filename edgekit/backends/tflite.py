@@ -216,8 +216,8 @@ def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precis
                 gemms = IntegerGemms(plan)
     metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
     writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
-    head_plan = None if plan is None else source.head_plan_for(kind[0])
-    return build_graph(writer, f"{source.model_name} {kind[0]} by edgekit", metadata, source.heads, head_plan)
+    title = f"{source.model_name} {kind[0]} by edgekit"
+    return build_graph(writer, title, metadata, source.heads, source.head_plan)
 
 
 def _describe(
@@ -254,7 +254,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         return tuple(notes)
     from edgekit.backends.tflite_runner import runs_in_tflite_runtime
 
-    notes += source.plan.exceptions()
+    notes += source.exceptions()
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:

@@ -14,6 +14,7 @@ from edgekit.artifact import Precision
 from edgekit.backends.tflite_quant import as_hybrid, bias_in_steps, channels_last, ends_of
 from edgekit.backends.tflite_runner import without_greeting
 from edgekit.errors import ExportError
+from edgekit.heads.program import HEADS
 from edgekit.quantize.plan import GemmPlan, StaticInput, TokenGroupInput
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _DTYPES = {
     schema.TensorType.FLOAT16: np.float16,
     schema.TensorType.INT8: np.int8,
 }
-_HEADS = "heads."  # the first part of their layers' names, which have a plan of their own
 _INTEGERS = {schema.TensorType.INT8, schema.TensorType.INT4}
 
 
@@ -141,7 +141,7 @@ class _File:
         """Names of the backbone's GEMMs with integer weights."""
         return {
             name for name, node in self.named.items()
-            if self.kind(node) in {"FULLY_CONNECTED", "CONV_2D"} and not name.startswith(_HEADS)
+            if self.kind(node) in {"FULLY_CONNECTED", "CONV_2D"} and not name.startswith(HEADS)
             and self.tensors[self.weight(node)].type in _INTEGERS
         }  # fmt: skip
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
+from edgekit.heads.program import HEADS
 from edgekit.quantize.plan import StaticInput
 
 HEAD_PLAN_SCHEMA = "edgekit.heads/1"
+ENGINE = 1  # raised when `quantize_heads` makes other integers of the same heads and images
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class HeadPlan:
         """A sentence for each head with integers, and for each layer that the gate has left float."""
         notes = []
         for head, figure in self.sqnr_db.items():
-            own = [layer for name, layer in self.layers.items() if name.startswith(f"heads.{head}.")]
+            own = [layer for name, layer in self.layers.items() if name.startswith(f"{HEADS}{head}.")]
             whole = sum(layer.input is not None for layer in own)
             notes += [f"head {head}: int8 products in {whole} layers, int8 weights in {len(own)}; "
                       f"its output is {figure:.1f} dB above that noise"] * bool(own)  # fmt: skip

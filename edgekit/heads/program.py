@@ -12,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from edgekit.heads.plan import HeadPlan, LayerPlan
 
+HEADS = "heads."  # what the names of all layers and nodes of heads begin with
 Grid = tuple[int, int]  # (rows, columns)
 Task = Literal["classification", "segmentation", "depth", "saliency"]
 
@@ -41,7 +42,7 @@ class HeadOps(ABC, Generic[V]):
 
     def begin(self, name: str) -> None:
         """The operations that follow belong to the head of that name."""
-        self._head, self._count, self._layers = f"heads.{name}", 0, 0
+        self._head, self._count, self._layers = f"{HEADS}{name}", 0, 0
 
     def linear(self, vector: V, weight: np.ndarray, bias: np.ndarray) -> V:
         """W x + b, W (out, in)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgekit.heads.plan import HeadPlan, LayerPlan
-from edgekit.heads.program import Conv, Grid, Head, emit_heads
+from edgekit.heads.program import HEADS, Conv, Grid, Head, emit_heads
 from edgekit.heads.torch_ops import TorchOps, tokens_of
 from edgekit.models.dinov2 import DinoV2
 from edgekit.quantize.ranges import static_input
@@ -57,7 +57,7 @@ def quantize_heads(
     gate = _Gate(model, heads, images[-JUDGES:], {name: layer.work for name, layer in watch.layers.items()})
     plan = HeadPlan({})
     for name in heads:
-        own = gate.passed(name, {layer: p for layer, p in layers.items() if layer.startswith(f"heads.{name}.")})
+        own = gate.passed(name, {layer: p for layer, p in layers.items() if layer.startswith(f"{HEADS}{name}.")})
         plan = HeadPlan(plan.layers | own.layers, plan.kept_float | own.kept_float, plan.sqnr_db | own.sqnr_db)
     progress(len(images), len(images))
     return plan

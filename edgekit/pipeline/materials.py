@@ -6,12 +6,14 @@ import shutil
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
 from edgekit.artifact import Preprocess, sha256_of
-from edgekit.backends.base import ExportSource
+from edgekit.backends.base import WEIGHT_ONLY, ExportSource
 from edgekit.errors import DataError
+from edgekit.heads.plan import ENGINE as HEAD_ENGINE
+from edgekit.heads.plan import HeadPlan
 from edgekit.heads.read import OWN, read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
@@ -44,6 +46,7 @@ class Materials:
         self.evaluation = cache(self._evaluation)
         self.model = cache(self._model)
         self.plan = cache(self._plan)
+        self.head_plan = cache(self._head_plan)
         self.reference = cache(self._reference)
         self.judge = cache(self._judge)
 
@@ -58,7 +61,7 @@ class Materials:
             model=self.model(job.size), preprocess=self.preprocess(job.size), plan=plan,
             model_name=self.loaded.name, licence=self.loaded.licence, parent_sha256=self.loaded.sha256,
             recipe_digest=self.recipe.digest, overflow=self.recipe.quantize.overflow,
-            heads=self.heads,
+            heads=self.heads, head_plan=self._head_plan_of(job),
             calibration=self.calibration(job.size).pixel_values if job.precision == "w8a16" else None,
         )  # fmt: skip
 
@@ -67,6 +70,21 @@ class Materials:
         return {
             name: source if source == OWN else sha256_of(Path(source)) for name, source in self.recipe.heads.items()
         }
+
+    def has_head_plan(self, job: Job) -> bool:
+        """Whether heads have integers in an artifact; w8a16 has no heads."""
+        return job.integer and bool(self.heads) and job.precision != "w8a16" and self.recipe.head_precision == "int8"
+
+    def head_plan_key(self, size: Size) -> str:
+        """Digest of all that decides the integers of heads."""
+        return digest_of(
+            parent=self.loaded.sha256, size=size, normalize=self.recipe.normalize, heads=self.heads_key(),
+            bits=self._head_bits, calibration=self.calibration(size).digest, edgekit=__version__, engine=HEAD_ENGINE,
+        )  # fmt: skip
+
+    @property
+    def _head_bits(self) -> float:
+        return quantize_recipe(self.recipe.quantize, "int8").bits
 
     def plan_kind(self, job: Job) -> PlanKind:
         """The plan that an integer artifact is written from."""
@@ -80,7 +98,7 @@ class Materials:
             calibration=self.calibration(size).digest, edgekit=__version__, engine=ENGINE,
         )  # fmt: skip
 
-    def plan_path(self, size: Size, kind: PlanKind) -> Path:
+    def plan_path(self, size: Size, kind: PlanKind | Literal["heads"]) -> Path:
         """OUT/plan/<kind>.safetensors, with the size unless it is the main one."""
         suffix = "" if size == self.recipe.image_size[0] else f"_{size[0]}x{size[1]}"
         return self.out / PLANS / f"{kind}{suffix}.safetensors"
@@ -151,6 +169,34 @@ class Materials:
         for unfinished in path.parent.glob(f".{path.stem}-*"):  # those of other requests too: they are large
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan
+
+    def _head_plan(self, size: Size) -> HeadPlan:
+        """The integers of all heads: read from the build folder when they are there, else made and saved."""
+        from edgekit.heads.quantize import quantize_heads
+
+        key, path = self.head_plan_key(size), self.plan_path(size, "heads")
+        if path.exists():
+            try:
+                plan = HeadPlan.load(path)
+            except DataError:
+                self._watcher.note(f"{path.name} is damaged and is made anew")
+            else:
+                if plan.key == key:
+                    return plan
+        plan = quantize_heads(
+            self.model(size), self.heads, self.calibration(size).pixel_values, bits=self._head_bits,
+            progress=lambda done, total: self._watcher.stage("quantize heads", done, total),
+        )  # fmt: skip
+        plan = replace(plan, key=key)
+        plan.save(path)
+        return plan
+
+    def _head_plan_of(self, job: Job) -> HeadPlan | None:
+        """The integers of heads in an artifact: weights alone where the backbone has no others."""
+        if not self.has_head_plan(job):
+            return None
+        plan = self.head_plan(job.size)
+        return plan.weights_alone() if job.precision in WEIGHT_ONLY and job.format != "onnx" else plan
 
     def _reference(self, size: Size) -> Features:
         """Features of the float model in torch on the evaluation images, and what the heads make of them."""

@@ -206,6 +206,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         tools=tools_of(job.format), edgekit=__version__,
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if recipe.heads else {}),
+        **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
         **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
     )  # fmt: skip
     if measure == "none":

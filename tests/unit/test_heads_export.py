@@ -17,7 +17,9 @@ from edgekit.backends.base import ExportSource
 from edgekit.heads.classification import LinearClassifier, NearestNeighbours
 from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
+from edgekit.heads.plan import HeadPlan
 from edgekit.heads.program import Head
+from edgekit.heads.quantize import quantize_heads
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.heads.segmentation import LinearSegmenter
 from edgekit.heads.torch_ops import run_with_heads
@@ -120,6 +122,52 @@ def test_heads_see_the_features_of_the_precision(
         a, b = (x.reshape(2, -1) - value.mean() for x in (actual[name], value))
         cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosine.min() > (0.999 if precision == "fp16" else 0.8), name
+
+
+@pytest.fixture(scope="module")
+def head_plan(model, heads) -> HeadPlan:
+    """Of everything, however much it costs these random heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.heads.quantize.LEAST_SQNR_DB", -100.0)
+        return quantize_heads(model, heads, np.concatenate([pixels()] * 5))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("precision", ["w8a8", "w8"])
+def test_heads_compute_with_the_integers_of_their_plan(
+    format_: Format, precision: Precision, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path: Path
+):
+    """Over a backbone that its plan leaves float: what differs from torch is the heads' alone."""
+    alone = precision == "w8"
+    wanted = head_plan.weights_alone() if alone else head_plan
+    given = {"model": model, "heads": heads, "plan": replace(plan, gemms={}), "head_plan": wanted}
+    artifact = exported(format_, precision, "standard", tmp_path, **given)
+    actual = get_backend(format_).runner(artifact, 1)(pixels())
+    planned = run_with_heads(model, heads, pixels(), wanted)
+    floating = run_with_heads(model, heads, pixels())
+    for name in heads:
+        near, far = (np.linalg.norm(actual[name] - other[name]) for other in (planned, floating))
+        exact = np.linalg.norm(planned[name]) * (5e-3 if format_ == "coreml" else 1e-4)  # whose floats are float16
+        # ONNX Runtime rounds the input of linear layers of its own accord; and each of a DPT's forty roundings makes a
+        # whole step of the last bit that floats differ in. Noise that is not the plan's would be at 1.4.
+        share = 0.8 if name == "dpt" or format_ == "onnx" else 1 / 3
+        assert near < max(share * far, exact), name
+    note = next(note for note in artifact.notes if note.startswith("head dpt"))
+    assert ("int8 products in 0 layers" in note) == alone
+    if not alone and format_ != "coreml":
+        whole = sum(layer.input is not None for layer in head_plan.layers.values())
+        assert whole > 40
+        assert get_backend(format_).audit(artifact)["gemms_int8"] >= whole
+
+
+@pytest.mark.parametrize("format_", MOST)
+def test_integers_make_heads_smaller(format_: Format, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path):
+    given = {"model": model, "heads": {"dpt": heads["dpt"]}, "plan": plan}
+    floating = exported(format_, "w8a8", "standard", tmp_path / "a", **given)
+    integers = exported(format_, "w8a8", "standard", tmp_path / "b", **given, head_plan=head_plan)
+    weights = sum(layer.weight.size for name, layer in head_plan.layers.items() if ".dpt." in name) / 1e6
+    saved = (1 if format_ == "coreml" else 3) * weights  # of two bytes each, or of four, one is left
+    assert floating.size_mb - integers.size_mb > saved - 0.15  # scales, quantizers and names take some
 
 
 @pytest.mark.parametrize("format_", MOST)
