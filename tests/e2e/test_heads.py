@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import edgekit
 from edgekit.cli import main
 from edgekit.errors import DataError
+from edgekit.heads.plan import HeadPlan
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe
 from tests import official_heads as official
@@ -88,6 +89,30 @@ def test_a_changed_head_makes_the_artifacts_anew(built: BuildResult, with_heads:
     assert len(build(changed, tmp_path / "out", measure="drift").made) == 4
 
 
+def test_heads_have_a_plan_of_their_integers_which_is_kept(built: BuildResult, with_heads: Recipe, tmp_path: Path):
+    out = tmp_path / "out"
+    shutil.copytree(built.out, out)
+    saved = out / "plan" / "heads.safetensors"
+    plan = HeadPlan.load(saved)
+    assert {name.split(".")[1] for name in [*plan.layers, *plan.kept_float]} == {"depth"}  # others have few outputs
+    rows = {row.name: row for row in built.manifest.artifacts}
+    for row in rows.values():
+        assert [note for note in plan.notes() if note in row.notes] == (plan.notes() if row.precision == "w8a8" else [])
+    before = saved.read_bytes(), saved.stat().st_mtime_ns
+    floating = Recipe.make(with_heads.model_dump() | {"head_precision": "float"})
+    again = build(floating, out, measure="drift")
+    assert {*again.made} == {"onnx/w8a8", "openvino/w8a8"}
+    assert not any(
+        "integers" in note or "int8 weights in" in note for row in again.manifest.artifacts for note in row.notes
+    )
+    assert {*build(with_heads, out, measure="drift").made} == {"onnx/w8a8", "openvino/w8a8"}
+    assert (saved.read_bytes(), saved.stat().st_mtime_ns) == before
+    saved.write_bytes(saved.read_bytes()[:200])  # damaged: made anew, to the same bytes
+    (out / "onnx" / "model_w8a8.onnx").unlink()
+    assert build(with_heads, out, measure="drift").made == ("onnx/w8a8",)
+    assert saved.read_bytes() == before[0]
+
+
 def test_a_head_that_is_not_there_ends_the_build(recipe: Recipe, tmp_path: Path):
     with pytest.raises(DataError, match="there is no head"):
         build(Recipe.make(recipe.model_dump() | {"heads": {"cls": "nowhere.pth"}}), tmp_path / "out")
@@ -105,7 +130,7 @@ def test_the_command_line_takes_heads_and_refuses_what_is_none(checkpoint, pictu
 
 def test_a_recipe_has_the_digest_that_it_had_before_the_fields_it_does_not_use():
     values = Recipe().model_dump(mode="json")
-    for newer in ("heads", "fused_attention", "coreml"):
+    for newer in ("heads", "head_precision", "fused_attention", "coreml"):
         del values[newer]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert Recipe().digest == hashlib.sha256(text.encode()).hexdigest()[:16]
