@@ -25,21 +25,31 @@ KINDS = ("like", "unlike", "demo")
 WHOLE = {  # small CSV files that are shown as they are: file -> (what it shows, command)
     "ablation": (
         "What each step of the recipe brings, on photographs unlike those of calibration",
-        "ablation.py",
+        "benchmarks/ablation.py",
     ),
-    "curation": ("`edgekit curate` against random draws of as many calibration photographs", "curation.py"),
-    "formats": ("Every format beside the simulator of its plan", "formats.py OUT --eval DIR"),
-    "plan_cost": ("What making a plan costs; the wide one is a ViT-B/14", "plan_cost.py"),
-    "recovery": ("What `--recover` brings", "recovery.py"),
-    "one_process": ("Fused ONNX files beside other ONNX files, in turns inside one process", "one_process.py FOLDER"),
-    "kernels": ("The fused kernels against the measured ceiling of their instruction", "kernels.py"),
-    "stages": ("Where a fused block's time goes, against the roofline", "stages.py"),
-    "preprocessing": ("What preparing a picture otherwise costs", "preprocessing.py OUT"),
-    "tflite_forms": ("Forms of TFLite: integers throughout, and attention as one operator", "tflite_forms.py OUT"),
+    "curation": ("`edgekit curate` against random draws of as many calibration photographs", "benchmarks/curation.py"),
+    "formats": ("Every format beside the simulator of its plan", "benchmarks/formats.py OUT --eval DIR"),
+    "plan_cost": ("What making a plan costs; the wide one is a ViT-B/14", "benchmarks/plan_cost.py"),
+    "heads": (
+        "Heads of official sizes behind an INT8 ViT-S/14 at 224 px: without, with float layers, with integers",
+        "-m benchmarks.heads OUT",
+    ),
+    "recovery": ("What `--recover` brings", "benchmarks/recovery.py"),
+    "one_process": (
+        "Fused ONNX files beside other ONNX files, in turns inside one process",
+        "benchmarks/one_process.py FOLDER",
+    ),
+    "kernels": ("The fused kernels against the measured ceiling of their instruction", "benchmarks/kernels.py"),
+    "stages": ("Where a fused block's time goes, against the roofline", "benchmarks/stages.py"),
+    "preprocessing": ("What preparing a picture otherwise costs", "benchmarks/preprocessing.py OUT"),
+    "tflite_forms": (
+        "Forms of TFLite: integers throughout, and attention as one operator",
+        "benchmarks/tflite_forms.py OUT",
+    ),
     "distillation": (
         "A student of half the depth before (start) and after distillation, judged at 112 px on kinds of photographs "
         "that trained nothing",
-        "distillation.py WORK",
+        "benchmarks/distillation.py WORK",
     ),
 }
 
@@ -64,7 +74,7 @@ def whole() -> list[str]:
     for name, (meaning, command) in WHOLE.items():
         if rows := _rows(f"{name}.csv"):
             table = _table((column.replace("_", " ") for column in rows[0]), (row.values() for row in rows))
-            lines += [f"**{meaning}**", "", *table, "", f"`python benchmarks/{command}`", ""]
+            lines += [f"**{meaning}**", "", *table, "", f"`python {command}`", ""]
     return lines
 
 

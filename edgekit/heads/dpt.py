@@ -51,8 +51,8 @@ class DptDepth:
                     finer = ops.resize(finer, size, "free")
                 out = ops.plus(out, self._residual(ops, finer, f"{name}.res_conv_unit1"))
             out = self._residual(ops, out, f"{name}.res_conv_unit2")
-            size = (2 * size[0], 2 * size[1])
-            out = self._conv(ops, ops.resize(out, size, "aligned"), f"{name}.project.conv")
+            size = (2 * size[0], 2 * size[1])  # officially resized first: a 1x1 convolution does not mind, at 1/4 of it
+            out = ops.resize(self._conv(ops, out, f"{name}.project.conv"), size, "aligned")
         out = self._conv(ops, out, "project.conv", 1, relu=True)
         out = ops.resize(self._conv(ops, out, "conv_depth.head.0", 1), self.shape(grid), "aligned")
         out = self._conv(ops, out, "conv_depth.head.2", 1, relu=True)
