@@ -106,6 +106,8 @@ class _Gate:
                     figure = sqnr_db(wanted, self.output(head, kept))
                     if figure >= LEAST_SQNR_DB:
                         break
+            else:  # all of them were left out, some without a look at what it brought
+                figure = sqnr_db(wanted, self.output(head, kept))
         return HeadPlan(kept, reasons, {head: figure})
 
     @torch.no_grad()
