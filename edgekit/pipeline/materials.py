@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgekit import __version__
 from edgekit.artifact import Preprocess, sha256_of
@@ -24,15 +24,17 @@ from edgekit.pipeline.plans import PLANS, PlanKind, inputs_of, kind_of, main_pla
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.explanation import FILE as EXPLAINED
+from edgekit.quantize.plan import QuantPlan
 from edgekit.quantize.progress import ENGINE
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgekit.models.dinov2 import DinoV2
     from edgekit.models.zoo import LoadedModel
-    from edgekit.quantize.plan import QuantPlan
 
 _BATCH = 8
+
+P = TypeVar("P", QuantPlan, HeadPlan)
 
 
 class Materials:
@@ -133,17 +135,10 @@ class Materials:
     def _plan(self, size: Size, kind: PlanKind) -> QuantPlan:
         """The plan that all formats write out: read from the build folder when it is there, else made and saved."""
         from edgekit.quantize.engine import quantize
-        from edgekit.quantize.plan import QuantPlan
 
         key, path = self.plan_key(size, kind), self.plan_path(size, kind)
-        if path.exists():
-            try:
-                plan = QuantPlan.load(path)
-            except DataError:
-                self._watcher.note(f"{path.name} is damaged and is made anew")
-            else:
-                if plan.provenance.get("key") == key:
-                    return plan
+        if kept := self._kept(QuantPlan, path, key):
+            return kept
         what_for = kind.replace("_", " ")
         blocks = path.with_name(f".{path.stem}-{key}")  # where a killed run left off
         plan = quantize(
@@ -170,19 +165,24 @@ class Materials:
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan
 
+    def _kept(self, kind: type[P], path: Path, key: str) -> P | None:
+        """The plan of that key that an earlier run has left whole."""
+        if not path.exists():
+            return None
+        try:
+            plan = kind.load(path)
+        except DataError:
+            self._watcher.note(f"{path.name} is damaged and is made anew")
+            return None
+        return plan if plan.key == key else None
+
     def _head_plan(self, size: Size) -> HeadPlan:
         """The integers of all heads: read from the build folder when they are there, else made and saved."""
         from edgekit.heads.quantize import quantize_heads
 
         key, path = self.head_plan_key(size), self.plan_path(size, "heads")
-        if path.exists():
-            try:
-                plan = HeadPlan.load(path)
-            except DataError:
-                self._watcher.note(f"{path.name} is damaged and is made anew")
-            else:
-                if plan.key == key:
-                    return plan
+        if kept := self._kept(HeadPlan, path, key):
+            return kept
         plan = quantize_heads(
             self.model(size), self.heads, self.calibration(size).pixel_values, bits=self._head_bits,
             progress=lambda done, total: self._watcher.stage("quantize heads", done, total),

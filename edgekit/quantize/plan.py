@@ -168,6 +168,11 @@ class QuantPlan:
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 
     @property
+    def key(self) -> str:
+        """Digest of what decided the plan, where a build has made it."""
+        return str(self.provenance.get("key", ""))
+
+    @property
     def promoted(self) -> dict[str, str]:
         """GEMM name -> reason it has 8 bits where others have 4."""
         return dict(self.provenance.get("promoted", {}))
