@@ -49,6 +49,14 @@ class ExportSource:
     head_plan: HeadPlan | None = None
     calibration: np.ndarray | None = None
 
+    @property
+    def eight_bits(self) -> bool:
+        """Whether two products of its weights with 255 can exceed 16 bits: some have more than 7."""
+        assert self.plan is not None
+        layers = self.head_plan.layers.values() if self.head_plan else ()
+        return (any(gemm.weight_bits > 7 for gemm in self.plan.gemms.values())
+                or any(np.abs(layer.weight).max() > 63 for layer in layers))  # fmt: skip
+
     def exceptions(self) -> list[str]:
         """What a file of an integer precision has in other numbers than most of it, a sentence each."""
         assert self.plan is not None

@@ -129,8 +129,7 @@ def storage_for(source: ExportSource) -> Storage:
     if source.overflow == "auto":
         from edgekit.backends.cpu import cpu_saturates
 
-        eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
-        return "uint8" if eight_bits and cpu_saturates() else "int8"
+        return "uint8" if source.eight_bits and cpu_saturates() else "int8"
     return "uint8" if source.overflow == "u8u8" else "int8"
 
 
@@ -237,9 +236,10 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         notes.append(
             "int4 weights in blocks; activations are float in the file, int8 per block in ONNX Runtime's MatMulNBits"
         )
-    if variant == "standard" and storage_for(source) == "uint8":
+    standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
+    if standard and storage_for(source) == "uint8":
         notes.append("weights stored as uint8 with zero point 128: exact on CPUs whose u8*s8 products saturate")
-    elif variant == "standard" and any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values()):
+    elif standard and source.eight_bits:
         notes.append(
             "on x86 CPUs without VNNI set session.x64quantprecision=1 (edgekit's runner does): u8*s8 saturates there"
         )

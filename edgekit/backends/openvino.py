@@ -218,8 +218,8 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     if source.plan is None or precision in _FLOAT:
         return ()
     notes = source.exceptions()
-    eight_bits = any(gemm.weight_bits > 7 for gemm in source.plan.gemms.values())
-    if precision == "w8a8" and variant == "standard" and eight_bits:
+    standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
+    if precision == "w8a8" and standard and source.eight_bits:
         from edgekit.backends.openvino_runner import int8_saturates
 
         notes.append(_SATURATES.format(this=", of which this is one," if int8_saturates() else ""))

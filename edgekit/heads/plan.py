@@ -99,7 +99,7 @@ class HeadPlan:
                 meta = json.loads((file.metadata() or {})["edgekit.heads"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             if meta["schema"] != HEAD_PLAN_SCHEMA:
-                raise DataError(f"{path} has schema {meta['schema']!r}, this edgekit reads {HEAD_PLAN_SCHEMA!r}")
+                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {HEAD_PLAN_SCHEMA!r}")
             layers = {
                 name: LayerPlan(
                     *(tensors[f"{name}/{part}"] for part in ("weight", "weight_scale", "bias")),
@@ -108,5 +108,6 @@ class HeadPlan:
                 for name, grids in meta["grids"].items()
             }
         except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-            raise DataError(f"{path} is no readable plan of heads", why=str(error), fix="edgekit build again") from None
+            raise DataError(f"{path} is no readable plan of heads", why=str(error),
+                            fix="delete it, edgekit build makes it again") from None  # fmt: skip
         return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])

@@ -18,7 +18,7 @@ from edgekit.quantize.rounding import quantize_weight
 from edgekit.surgery import state_of
 
 LEAST_OUTPUTS = 8  # a layer with fewer is no work, and is what the task reads
-LEAST_SQNR_DB = 35.0  # of a head's output: less noise than it has from the features of an INT8 backbone
+LEAST_SQNR_DB = 35.0  # of a head's output, on the float model's features
 IMAGES, JUDGES = 32, 8  # calibration images that heads see at most, and how many of them judge
 _FEW = 2  # of the judges find out which layers are to blame
 _BATCH = 4
@@ -85,13 +85,15 @@ class _Gate:
 
     def passed(self, head: str, layers: Mapping[str, LayerPlan]) -> HeadPlan:
         """The plan of one head: of what makes noise, that which saves least work stays float first."""
-        wanted, few = self.output(head, {}), self.output(head, {}, _FEW)
+        wanted = self.output(head, {})
         kept, reasons = dict(layers), {}
         figure = sqnr_db(wanted, self.output(head, kept))
         for part in ("input and output", "weights"):
             if figure >= LEAST_SQNR_DB:
                 break
-            alone = {name: sqnr_db(few, self.output(head, {name: layer}, _FEW)) for name, layer in kept.items()}
+            alone = {
+                name: sqnr_db(wanted[:_FEW], self.output(head, {name: layer}, _FEW)) for name, layer in kept.items()
+            }
             noise = {name: 10 ** (-db / 10) for name, db in alone.items()}
             for name in sorted(kept, key=lambda name: noise[name] / self.work[name], reverse=True):
                 if part == "weights":

@@ -160,6 +160,16 @@ def test_heads_compute_with_the_integers_of_their_plan(
         assert get_backend(format_).audit(artifact)["gemms_int8"] >= whole
 
 
+def test_weights_of_heads_count_where_products_saturate(model, plan: QuantPlan, head_plan: HeadPlan):
+    """A backbone of 4 bits saturates nowhere, its 8-bit heads do."""
+    given = {"preprocess": Preprocess.for_size(*SIZE), "model_name": "tiny", "licence": "MIT", "model": model}
+    four = replace(plan, gemms={name: replace(gemm, weight_bits=4) for name, gemm in plan.gemms.items()})
+    source = ExportSource(**given, plan=four, parent_sha256="0" * 64, recipe_digest="digest")
+    assert not source.eight_bits
+    assert replace(source, head_plan=head_plan).eight_bits
+    assert replace(source, plan=plan).eight_bits
+
+
 @pytest.mark.parametrize("format_", MOST)
 def test_integers_make_heads_smaller(format_: Format, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path):
     given = {"model": model, "heads": {"dpt": heads["dpt"]}, "plan": plan}

@@ -28,7 +28,6 @@ SIZE = (56, 70)  # 4 x 5 patches
 class Decoder:
     """Two convolutions, the second on what the first puts out, and one of a single channel."""
 
-    spike: float = 0.0  # weight of a channel that is far larger than the others
     task = "saliency"
     layers = (0,)
     normed = True
@@ -39,7 +38,7 @@ class Decoder:
             rng.standard_normal(shape).astype(np.float32) / np.sqrt(np.prod(shape[1:]))
             for shape in ((16, width, 1, 1), (12, 16, 3, 3), (1, 12, 1, 1))
         )
-        first[:, 0] = self.spike
+        first[:, 0] = 0  # of no use
         bias = rng.standard_normal(16).astype(np.float32)
         x = ops.conv(ops.grid(layers[0]), first, bias, relu=True)
         x = ops.conv(x, second, bias[:12], padding=1)
@@ -100,7 +99,7 @@ def test_the_gate_leaves_float_what_does_not_bear_rounding(model, limit: float):
     with torch.no_grad():
         spiked.norm.bias[0] = 300.0
     spiked = spiked.bake(*SIZE)
-    plan = quantize_heads(spiked, {"map": Decoder(spike=0.0)}, images())
+    plan = quantize_heads(spiked, {"map": Decoder()}, images())
     assert plan.layers["heads.map.1"].input is None  # its weights alone are integers
     assert plan.layers["heads.map.2"].input is not None
     assert "input and output stay float" in plan.kept_float["heads.map.1"]
@@ -150,6 +149,15 @@ def test_a_plan_comes_back_as_it_was_saved(model, tmp_path: Path):
         HeadPlan.load(path)
     with pytest.raises(DataError, match="no readable plan of heads"):
         HeadPlan.load(tmp_path / "nowhere")
+
+
+def test_a_plan_of_another_schema_is_refused(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "heads.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("edgekit.heads.plan.HEAD_PLAN_SCHEMA", "edgekit.heads/0")
+        quantize_heads(model, {"map": Decoder()}, images()).save(path)
+    with pytest.raises(DataError, match=r"its schema is 'edgekit\.heads/0'"):
+        HeadPlan.load(path)
 
 
 def test_the_same_images_give_the_same_plan(model):
