@@ -2,4 +2,4 @@
 
 from edgekit.cli import main
 
-raise SystemExit(main())  # fmt: skip
+raise SystemExit(main())

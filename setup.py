@@ -12,7 +12,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 _ROOT = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("edgekit_ops_build", _ROOT / "edgekit" / "ops" / "build.py")
+_spec = importlib.util.spec_from_file_location("edgekit_ops_build", _ROOT / "edgekit" / "native" / "build.py")
 assert _spec is not None
 assert _spec.loader is not None
 native = importlib.util.module_from_spec(_spec)  # by its path: importing edgekit would need its dependencies
@@ -27,7 +27,7 @@ def built() -> Path | None:
     except Exception as error:  # the library is optional: whatever breaks its build must not break the install
         reason = (getattr(error, "stderr", None) or str(error)).strip()
         print(f"edgekit: installed without the fused INT8 ops: {reason}", file=sys.stderr)
-        print("edgekit: python -m edgekit.ops.build makes them later", file=sys.stderr)
+        print("edgekit: python -m edgekit.native.build makes them later", file=sys.stderr)
         return None
     return Path(native.LIBRARY)
 
@@ -40,7 +40,7 @@ class BuildWithOps(build_py):
         super().run()
         library = built()
         if library is not None and not self.editable_mode:
-            target = Path(self.build_lib) / "edgekit" / "ops" / "_lib" / library.name
+            target = Path(self.build_lib) / "edgekit" / "native" / "_lib" / library.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(library, target)
 
@@ -62,7 +62,4 @@ class DistributionWithOps(Distribution):
         return native.compiler() is not None
 
 
-setup(
-    distclass=DistributionWithOps,
-    cmdclass={"build_py": BuildWithOps, "bdist_wheel": PlatformWheel},
-)
+setup(distclass=DistributionWithOps, cmdclass={"build_py": BuildWithOps, "bdist_wheel": PlatformWheel})

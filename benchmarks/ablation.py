@@ -9,8 +9,7 @@ import argparse
 import csv
 from pathlib import Path
 
-import photos
-
+from benchmarks.support import photos
 from edgekit.models import zoo
 from edgekit.quantize.ablate import ablate
 from edgekit.recipe import QuantizeRecipe
@@ -27,9 +26,13 @@ def main() -> None:
     calibration, sets = photos.load(224, arguments.samples, arguments.judges)
     judges = sets["unlike"]
     table = ablate(
-        zoo.load("demo").model.bake(224, 224), calibration.pixel_values, judges.pixel_values, QuantizeRecipe(),
-        extras=arguments.extras, progress=lambda name, done, total: print(f"{done + 1}/{total} {name}", flush=True),
-    )  # fmt: skip
+        zoo.load("demo").model.bake(224, 224),
+        calibration.pixel_values,
+        judges.pixel_values,
+        QuantizeRecipe(),
+        extras=arguments.extras,
+        progress=lambda name, done, total: print(f"{done + 1}/{total} {name}", flush=True),
+    )
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -37,10 +40,17 @@ def main() -> None:
         )
         base = table["as it is"]["sqnr_db"]
         for name, row in table.items():
-            writer.writerow([
-                name, len(calibration), len(judges), f"{row['sqnr_db']:.2f}", f"{row['sqnr_db'] - base:+.2f}",
-                f"{row['cls_cosine']:.5f}", f"{row['per_token_sqnr_db']:.2f}",
-            ])  # fmt: skip
+            writer.writerow(
+                [
+                    name,
+                    len(calibration),
+                    len(judges),
+                    f"{row['sqnr_db']:.2f}",
+                    f"{row['sqnr_db'] - base:+.2f}",
+                    f"{row['cls_cosine']:.5f}",
+                    f"{row['per_token_sqnr_db']:.2f}",
+                ]
+            )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import photos
 import torch
 
+from benchmarks.support import photos
 from edgekit.images.curation import curate
 from edgekit.models import zoo
 from edgekit.quantize.engine import quantize
@@ -22,8 +22,18 @@ from edgekit.quantize.sensitivity import verify
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "curation.csv"
-COLUMNS = ("draw", "seed", "calibration_images", "pool", "photos", "n", "sqnr_db", "cls_cosine",
-           "per_token_sqnr_db", "per_token_cls_cosine")  # fmt: skip
+COLUMNS = (
+    "draw",
+    "seed",
+    "calibration_images",
+    "pool",
+    "photos",
+    "n",
+    "sqnr_db",
+    "cls_cosine",
+    "per_token_sqnr_db",
+    "per_token_cls_cosine",
+)
 
 
 @torch.no_grad()
@@ -53,8 +63,15 @@ def main() -> None:
                 plan = quantize(model, pool[chosen], QuantizeRecipe())
                 for kind, images in judges.items():
                     drift = verify(plan, torch.from_numpy(images.pixel_values), exact[kind])
-                    row = {"draw": draw, "seed": seed, "calibration_images": len(chosen), "pool": len(pool),
-                           "photos": kind, "n": drift.pop("images"), **drift}  # fmt: skip
+                    row = {
+                        "draw": draw,
+                        "seed": seed,
+                        "calibration_images": len(chosen),
+                        "pool": len(pool),
+                        "photos": kind,
+                        "n": drift.pop("images"),
+                        **drift,
+                    }
                     print(*row.values(), sep="  ", flush=True)
                     writer.writerow(row)
                     file.flush()

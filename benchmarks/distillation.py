@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import photos
 import torch
-from rows import write_csv
 
+from benchmarks.support import photos
+from benchmarks.support.rows import write_csv
 from edgekit.artifact import Preprocess, atomic_path
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import StudentSpec, begin
@@ -32,9 +32,9 @@ from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.models import zoo
-from edgekit.models.dinov2 import DinoV2
-from edgekit.pipeline.distilling import Distilled, distil_folder
+from edgekit.models.vit import DinoV2
 from edgekit.pipeline.watch import Silent
+from edgekit.workflows.distill import Distilled, distil_folder
 
 RESULTS = Path(__file__).parent / "results" / "distillation.csv"
 STUDENT = "depth=6"
@@ -73,18 +73,34 @@ class Progress(Silent):
 def recipe_of(arguments: argparse.Namespace, seed: int) -> DistillRecipe:
     """The settings of a seed's run."""
     return DistillRecipe(
-        image_size=arguments.image_size, steps=arguments.steps, batch=arguments.batch,
-        copies=arguments.copies, precision=arguments.precision, seed=seed, judge_every=40, checkpoint_every=20,
+        image_size=arguments.image_size,
+        steps=arguments.steps,
+        batch=arguments.batch,
+        copies=arguments.copies,
+        precision=arguments.precision,
+        seed=seed,
+        judge_every=40,
+        checkpoint_every=20,
         blockwise=arguments.blockwise,
-    )  # fmt: skip
+    )
 
 
 def distil(data: Path, out: Path, recipe: DistillRecipe, threads: int) -> tuple[Distilled, Cost | None]:
     """One run and what it cost, as noted beside it; None when it was killed in between."""
     note = out.with_suffix(".json")
     wall, cpu = time.monotonic(), _cpu_seconds()
-    outcome = distil_folder("demo", [STUDENT], data, out, recipe, device="cpu", board="auto", threads=threads,
-                            watcher=Progress(), keep="all")  # fmt: skip
+    outcome = distil_folder(
+        "demo",
+        [STUDENT],
+        data,
+        out,
+        recipe,
+        device="cpu",
+        board="auto",
+        threads=threads,
+        watcher=Progress(),
+        keep="all",
+    )
     assert outcome is not None
     if outcome.fate == "new":
         cost = Cost((time.monotonic() - wall) / 60, (_cpu_seconds() - cpu) / 60)
@@ -103,21 +119,28 @@ def judged(
         knn = {each.title: each.candidate.value for each in judge.measure(seen)} if images.labels else {}
         centred = drift.centred_cls_cosine
         yield {
-            "model": name, "photos": kind, "n": drift.n, "cls_cosine": round(drift.cls_cosine.mean, 4),
-            "patch_cosine": round(drift.patch_cosine.mean, 4), "centred_cls_cosine": round(centred.mean, 4),
+            "model": name,
+            "photos": kind,
+            "n": drift.n,
+            "cls_cosine": round(drift.cls_cosine.mean, 4),
+            "patch_cosine": round(drift.patch_cosine.mean, 4),
+            "centred_cls_cosine": round(centred.mean, 4),
             "centred_patch_cosine": round(drift.centred_patch_cosine.mean, 4),
             "knn10": round(knn["k-NN (10)"], 4) if knn else "",
             "knn20_in_teachers_gallery": round(knn["k-NN (20), FP32 gallery"], 4) if knn else "",
-        }  # fmt: skip
+        }
 
 
 def mean_of(parts: list[list[dict[str, object]]]) -> list[dict[str, object]]:
     """Rows of several students averaged, number by number."""
     return [
-        {key: value if isinstance(value, (str, int)) else round(float(np.mean([row[key] for row in rows])), 4)
-         for key, value in rows[0].items()} | {"model": "mean of the students"}
+        {
+            key: value if isinstance(value, (str, int)) else round(float(np.mean([row[key] for row in rows])), 4)
+            for key, value in rows[0].items()
+        }
+        | {"model": "mean of the students"}
         for rows in zip(*parts, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -147,8 +170,10 @@ def main() -> None:
     if not others.is_dir():
         photos.prepare(others, categories=JUDGES)
     transform = Preprocess.for_size(SIDE, SIDE)
-    sets = {"other kinds": load_set(others, transform, samples=None),
-            "natural scenes": load_set("demo", transform, samples=SCENES, seed=1, split="evaluation")}  # fmt: skip
+    sets = {
+        "other kinds": load_set(others, transform, samples=None),
+        "natural scenes": load_set("demo", transform, samples=SCENES, seed=1, split="evaluation"),
+    }
     teacher = zoo.load("demo").model
     exact = {kind: seen_by(teacher, images) for kind, images in sets.items()}
     labels = sets["other kinds"].labels
@@ -164,10 +189,15 @@ def main() -> None:
         done, cost = distil(data, out, recipe, arguments.threads)
         (row,) = done.graduates
         graduated = row.kind.replace(" ", "_")
-        files = [path for path in sorted((out / "members" / row.name).iterdir())
-                 if path.stem == graduated or path.stem.startswith("student")]  # fmt: skip
-        parts = {path.stem: list(judged(path.stem.replace("_", " "), zoo.load(path).model, sets, exact, judge))
-                 for path in files}  # fmt: skip
+        files = [
+            path
+            for path in sorted((out / "members" / row.name).iterdir())
+            if path.stem == graduated or path.stem.startswith("student")
+        ]
+        parts = {
+            path.stem: list(judged(path.stem.replace("_", " "), zoo.load(path).model, sets, exact, judge))
+            for path in files
+        }
         students = [part for name, part in parts.items() if name.startswith("student")]
         graduate = [part | {"model": f"graduate ({row.kind})"} for part in parts[graduated]]
         minutes = {name: round(getattr(cost, name), 1) if cost else "" for name in Cost._fields}

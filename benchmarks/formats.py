@@ -1,7 +1,7 @@
 """Every format beside the simulator of the plan it was written from: drift, agreement, size, seconds to write.
 
     edgekit build --model demo --format onnx,openvino,coreml,tflite --precision fp32,fp16,w8,w8a8 --out OUT
-    python benchmarks/photos.py photos                 # photographs unlike those that OUT was calibrated on
+    python benchmarks/support/photos.py photos                 # photographs unlike those that OUT was calibrated on
     python benchmarks/formats.py OUT --eval photos [--csv benchmarks/results/formats.csv]
 
 Each artifact is exported again: that shows what the export takes, and that it gives the bytes of the build's file.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import write_csv
 
+from benchmarks.support.rows import write_csv
 from edgekit.artifact import Artifact, Manifest, Variant
 from edgekit.backends import get_backend
 from edgekit.backends.fused import as_fused
@@ -29,12 +29,12 @@ from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
-from edgekit.models.dinov2 import DinoV2
+from edgekit.models.vit import DinoV2
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
-from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.plans import PlanKind, inputs_of
 from edgekit.pipeline.watch import Silent
-from edgekit.quantize.plan import QuantPlan
+from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import Recipe
 
@@ -65,10 +65,12 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
             artifact = exporter_of(job, recipe).export(source, job.precision, job.variant, path)
             seconds = time.perf_counter() - start
             yield {
-                "artifact": job.name, "size_mb": artifact.size_mb, "export_s": round(seconds, 1),
+                "artifact": job.name,
+                "size_mb": artifact.size_mb,
+                "export_s": round(seconds, 1),
                 "same_bytes": artifact.sha256 == rows[job.name].sha256,
                 **_compared(artifact, pixels, exact, oracles.get(kind) if planned else None),
-            }  # fmt: skip
+            }
 
 
 def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, object]:
@@ -79,14 +81,18 @@ def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, ob
     oracle = simulate(plan)
     ends = np.random.default_rng(0).choice(np.array([-np.inf, np.inf], np.float32), pixels.shape)
     away = np.nextafter(pixels, ends)  # in float32, as both are
-    drift, agreement = (measure_drift(a, _features(oracle, away))
-                        for a in (exact, _features(oracle, pixels)))  # fmt: skip
+    drift, agreement = (measure_drift(a, _features(oracle, away)) for a in (exact, _features(oracle, pixels)))
     return {
-        "artifact": "the plan's simulator, pixels one float32 step away", "size_mb": "", "export_s": "",
-        "same_bytes": "", "cls_cosine": f"{drift.cls_cosine.mean:.6f}", "sqnr_db": f"{drift.sqnr_db.value:.1f}",
+        "artifact": "the plan's simulator, pixels one float32 step away",
+        "size_mb": "",
+        "export_s": "",
+        "same_bytes": "",
+        "cls_cosine": f"{drift.cls_cosine.mean:.6f}",
+        "sqnr_db": f"{drift.sqnr_db.value:.1f}",
         "simulator_cls_cosine": f"{agreement.cls_cosine.mean:.6f}",
-        "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}", "placement": "",
-    }  # fmt: skip
+        "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}",
+        "placement": "",
+    }
 
 
 def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
@@ -106,11 +112,12 @@ def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: F
         }
     drift, agreement = measure_drift(exact, found), oracle and measure_drift(oracle, found)
     return {
-        "cls_cosine": f"{drift.cls_cosine.mean:.6f}", "sqnr_db": f"{drift.sqnr_db.value:.1f}",
+        "cls_cosine": f"{drift.cls_cosine.mean:.6f}",
+        "sqnr_db": f"{drift.sqnr_db.value:.1f}",
         "simulator_cls_cosine": f"{agreement.cls_cosine.mean:.6f}" if agreement else "",
         "simulator_sqnr_db": f"{agreement.sqnr_db.value:.1f}" if agreement else "",
         "placement": runs,
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()

@@ -22,26 +22,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.dpt import CHANNELS, bright_dpt
-from benchmarks.rows import write_csv
+from benchmarks.support.dpt import CHANNELS, bright_dpt
+from benchmarks.support.rows import write_csv
 from edgekit.artifact import Artifact, Format, Preprocess, Variant
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
+from edgekit.graph.heads import Head
+from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.classification import LinearClassifier
 from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
-from edgekit.heads.program import Head
-from edgekit.heads.quantize import quantize_heads, sqnr_db
 from edgekit.heads.read import OWN, read_heads
 from edgekit.heads.segmentation import LinearSegmenter
-from edgekit.heads.torch_ops import run_with_heads
 from edgekit.images import load_set
 from edgekit.measure.heads import measure_head_drift
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.config import DinoV2Config
-from edgekit.quantize.plan import QuantPlan
-from tests import official_heads as official
+from edgekit.plan.quant import QuantPlan
+from edgekit.quantize.heads import quantize_heads, sqnr_db
+from tests.support import official_heads as official
 
 FILES: tuple[tuple[Format, Variant], ...] = (("onnx", "fused"), ("openvino", "fused"), ("tflite", "standard"))
 SIZE, CALIBRATION, JUDGES, ROUNDS, GAP = 224, 32, 32, 20, 0.1
@@ -64,17 +64,19 @@ def official_sizes(config: DinoV2Config) -> dict[str, Head]:
     }
 
 
-def rows_of(name: str, head: Head, source: ExportSource, images: tuple[np.ndarray, np.ndarray], threads: int,
-            folder: Path) -> Iterator[Row]:  # fmt: skip
+def rows_of(
+    name: str, head: Head, source: ExportSource, images: tuple[np.ndarray, np.ndarray], threads: int, folder: Path
+) -> Iterator[Row]:
     """One row for each file format."""
     calibration, judges = images
     heads = {"head": head}
     plan = quantize_heads(source.model, heads, calibration)
     exact = run_with_heads(source.model, heads, judges)["head"]
     sources = {
-        "without": source, "float": replace(source, heads=heads),
+        "without": source,
+        "float": replace(source, heads=heads),
         "int8": replace(source, heads=heads, head_plan=plan),
-    }  # fmt: skip
+    }
     for format_, variant in FILES:
         backend = get_backend(format_)
         made = {
@@ -87,17 +89,25 @@ def rows_of(name: str, head: Head, source: ExportSource, images: tuple[np.ndarra
         ratios = np.quantile(times["float"] / times["int8"], (0.25, 0.5, 0.75))
         measure = drifts["float"].measure
         yield {
-            "head": name, "file": f"{format_}/w8a8" + "_fused" * (variant == "fused"), "threads": threads,
+            "head": name,
+            "file": f"{format_}/w8a8" + "_fused" * (variant == "fused"),
+            "threads": threads,
             **{f"{kind}_ms": f"{np.median(times[kind]):.1f}" for kind in sources},
-            "float_over_int8": f"{ratios[1]:.2f}", "quartiles": f"{ratios[0]:.2f} to {ratios[2]:.2f}",
-            "float_mb": made["float"].size_mb, "int8_mb": made["int8"].size_mb,
+            "float_over_int8": f"{ratios[1]:.2f}",
+            "quartiles": f"{ratios[0]:.2f} to {ratios[2]:.2f}",
+            "float_mb": made["float"].size_mb,
+            "int8_mb": made["int8"].size_mb,
             "drift": f"{measure} {drifts['float'].unit}".strip(),
-            "float_head": f"{drifts['float'].value.value:.4f}", "int8_head": f"{drifts['int8'].value.value:.4f}",
+            "float_head": f"{drifts['float'].value.value:.4f}",
+            "int8_head": f"{drifts['int8'].value.value:.4f}",
             "head_sqnr_db": f"{sqnr_db(*(torch.from_numpy(outputs[kind]) for kind in ('float', 'int8'))):.1f}",
             "int8_layers": sum(layer.input is not None for layer in plan.layers.values()),
-            "int8_weights": len(plan.layers), "n": ROUNDS, "images": len(judges), "cpu": describe_host().cpu,
+            "int8_weights": len(plan.layers),
+            "n": ROUNDS,
+            "images": len(judges),
+            "cpu": describe_host().cpu,
             "date": date.today(),
-        }  # fmt: skip
+        }
 
 
 def in_turns(files: Mapping[str, Artifact], pixels: np.ndarray, threads: int) -> dict[str, np.ndarray]:
@@ -130,8 +140,15 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = zoo.load("demo")
     model, transform = loaded.model.bake(SIZE, SIZE), Preprocess.for_size(SIZE, SIZE)
-    source = ExportSource(model, transform, QuantPlan.load(arguments.out / "plan" / "int8.safetensors"),
-                          loaded.name, loaded.licence, loaded.sha256, "")  # fmt: skip
+    source = ExportSource(
+        model,
+        transform,
+        QuantPlan.load(arguments.out / "plan" / "int8.safetensors"),
+        loaded.name,
+        loaded.licence,
+        loaded.sha256,
+        "",
+    )
     heads = official_sizes(model.config) | {
         f"DPT depth, {CHANNELS} channels": DptDepth.from_state(bright_dpt(loaded.model, arguments.dpt), model.config),
         "saliency": read_heads({"saliency": OWN}, loaded)["saliency"],

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rows import write_csv
 
-from edgekit import ops
+from benchmarks.support.rows import write_csv
+from edgekit import native as ops
 
 # name, edgekit_tier, bits of the weights (normal, the largest at 4 standard deviations)
 FORMATS = (("speed, 7-bit weights", 0, 7), ("speed, 8-bit weights", 0, 8), ("quality", 1, 8), ("exact", 2, 8))
@@ -39,17 +39,31 @@ def measure() -> list[dict[str, object]]:
         ceiling = max(library.edgekit_ceiling_gmacs(tier) for _ in range(3))
         for gemm, shape in GEMMS.items():
             speed = library.edgekit_gemm_gmacs(tier, bits, *shape)
-            rows.append({"isa": ops.isa(), "kernel": f"GEMM {gemm}, {name}",
-                         "shape": "x".join(map(str, shape)),
-                         "gmacs": round(speed, 1), "ceiling_gmacs": round(ceiling, 1),
-                         "share": round(speed / ceiling, 3),
-                         "cpu_ms": ""})  # fmt: skip
+            rows.append(
+                {
+                    "isa": ops.isa(),
+                    "kernel": f"GEMM {gemm}, {name}",
+                    "shape": "x".join(map(str, shape)),
+                    "gmacs": round(speed, 1),
+                    "ceiling_gmacs": round(ceiling, 1),
+                    "share": round(speed / ceiling, 3),
+                    "cpu_ms": "",
+                }
+            )
     for tokens in (257, 1370):
         for mode, name in enumerate(MODES):
             seconds = _attention(library, tokens, mode)
-            rows.append({"isa": ops.isa(), "kernel": f"attention {name}", "shape": f"{tokens} tokens",
-                         "gmacs": round(2 * tokens**2 * WIDTH / seconds / 1e9, 1), "ceiling_gmacs": "", "share": "",
-                         "cpu_ms": round(seconds * 1e3, 3)})  # fmt: skip
+            rows.append(
+                {
+                    "isa": ops.isa(),
+                    "kernel": f"attention {name}",
+                    "shape": f"{tokens} tokens",
+                    "gmacs": round(2 * tokens**2 * WIDTH / seconds / 1e9, 1),
+                    "ceiling_gmacs": "",
+                    "share": "",
+                    "cpu_ms": round(seconds * 1e3, 3),
+                }
+            )
     return rows
 
 
@@ -62,8 +76,14 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
     best = float("inf")
     for _ in range(40 if tokens < 1000 else 6):
         start = time.thread_time()
-        status = library.edgekit_attention_run(qkv.ctypes.data_as(pointer), out.ctypes.data_as(pointer), *sizes,
-                                               ctypes.c_float(0.125), ctypes.c_int32(mode), None)  # fmt: skip
+        status = library.edgekit_attention_run(
+            qkv.ctypes.data_as(pointer),
+            out.ctypes.data_as(pointer),
+            *sizes,
+            ctypes.c_float(0.125),
+            ctypes.c_int32(mode),
+            None,
+        )
         best = min(best, time.thread_time() - start)
         if status:
             raise SystemExit("the attention kernel refused")
@@ -75,8 +95,13 @@ def of_each_isa(script: str) -> list[dict[str, object]]:
     ops.ort_library()
     rows: list[dict[str, object]] = []
     for isa in ops.native_status().isas:
-        done = subprocess.run([sys.executable, script, "--one"], env={**os.environ, "EDGEKIT_ISA": isa},
-                              capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, script, "--one"],
+            env={**os.environ, "EDGEKIT_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         rows += json.loads(done.stdout)
     return rows
 

@@ -18,14 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
-import photos
-from rows import write_csv
-
+from benchmarks.support import photos
+from benchmarks.support.rows import write_csv
 from edgekit.backends.loading import artifact_at
-from edgekit.embed import embed_shards
 from edgekit.images.listing import Listing
 from edgekit.measure.host import describe_host
 from edgekit.shards import Crew
+from edgekit.workflows.embed import embed_shards
 
 RESULTS = Path(__file__).parent / "results" / "many_images.csv"
 CREWS = {
@@ -77,7 +76,9 @@ def main() -> None:
     """Every crew in every round; a row per crew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--images", type=Path, help="a folder; the photographs of benchmarks/photos.py by default")
+    parser.add_argument(
+        "--images", type=Path, help="a folder; the photographs of benchmarks/support/photos.py by default"
+    )
     parser.add_argument("--count", type=int, default=192)
     parser.add_argument("--shard", type=int, default=8, help="images per shard: small, so that few images show a rate")
     parser.add_argument("--rounds", type=int, default=3)
@@ -110,16 +111,27 @@ def main() -> None:
     rows = []
     for name, runs in found.items():
         rates = [run["images_per_s"] for run in runs]
-        rows.append({
-            "crew": name, "model": artifact.name, "image_size": "x".join(map(str, artifact.preprocess.input_size)),
-            "images": count, "rounds": len(runs), "workers": int(max(run["workers"] for run in runs)),
-            "images_per_s": round(median(rates), 2), "low": round(min(rates), 2), "high": round(max(rates), 2),
-            "cpu_ms_per_image": round(median(run["cpu_ms_per_image"] for run in runs), 1),
-            "first_shard_s": round(median(run["first_shard_s"] for run in runs), 1),
-            "worker_peak_mb": round(runs[0]["worker_peak_mb"]),  # later, this process has loaded Ray, too
-            "bytes_per_image_cls": round(sizes["cls"]), "bytes_per_image_patches": round(sizes["patches"]),
-            "cpu": host.cpu, "cores": host.cores, "date": time.strftime("%Y-%m-%d"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "crew": name,
+                "model": artifact.name,
+                "image_size": "x".join(map(str, artifact.preprocess.input_size)),
+                "images": count,
+                "rounds": len(runs),
+                "workers": int(max(run["workers"] for run in runs)),
+                "images_per_s": round(median(rates), 2),
+                "low": round(min(rates), 2),
+                "high": round(max(rates), 2),
+                "cpu_ms_per_image": round(median(run["cpu_ms_per_image"] for run in runs), 1),
+                "first_shard_s": round(median(run["first_shard_s"] for run in runs), 1),
+                "worker_peak_mb": round(runs[0]["worker_peak_mb"]),  # later, this process has loaded Ray, too
+                "bytes_per_image_cls": round(sizes["cls"]),
+                "bytes_per_image_patches": round(sizes["patches"]),
+                "cpu": host.cpu,
+                "cores": host.cores,
+                "date": time.strftime("%Y-%m-%d"),
+            }
+        )
         print(rows[-1])
     write_csv(rows, arguments.csv)
 

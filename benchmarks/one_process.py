@@ -16,12 +16,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import older_cpu
 import onnxruntime
-from candidates import FUSED_FORMS
-from rows import keep_row
 
-from edgekit.backends.onnx_runner import register_ops
+from benchmarks.support import older_cpu
+from benchmarks.support.candidates import FUSED_FORMS
+from benchmarks.support.rows import keep_row
+from edgekit.backends.onnx.runner import register_ops
 from edgekit.measure.host import describe_host
 
 RESULTS = Path(__file__).parent / "results" / "one_process.csv"
@@ -82,11 +82,18 @@ def main() -> None:
             for name, each in times.items():
                 low, middle, high = np.percentile(times["fp32"] / each, (25, 50, 75))
                 row = {
-                    "cpu": cpu, "folder": folder.name, "threads": threads, "file": name,
-                    "median_ms": f"{np.median(each):.1f}", "min_ms": f"{each.min():.1f}", "speedup": f"{middle:.2f}",
-                    "quartiles": f"{low:.2f} to {high:.2f}", "n": each.size, "onnxruntime": onnxruntime.__version__,
+                    "cpu": cpu,
+                    "folder": folder.name,
+                    "threads": threads,
+                    "file": name,
+                    "median_ms": f"{np.median(each):.1f}",
+                    "min_ms": f"{each.min():.1f}",
+                    "speedup": f"{middle:.2f}",
+                    "quartiles": f"{low:.2f} to {high:.2f}",
+                    "n": each.size,
+                    "onnxruntime": onnxruntime.__version__,
                     "date": date.today(),
-                }  # fmt: skip
+                }
                 print(
                     *(row[key] for key in ("folder", "threads", "file", "median_ms", "speedup", "quartiles")), sep="  "
                 )

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import photos
 import torch
-from rows import keep_row
-from wide import wide_demo
 
+from benchmarks.support import photos
+from benchmarks.support.rows import keep_row
+from benchmarks.support.wide import wide_demo
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
@@ -47,13 +47,19 @@ def measure(kind: PlanKind, samples: int, side: int, wide: bool) -> dict[str, ob
         model, np.ascontiguousarray(pixels), quantize_recipe(QuantizeRecipe(), kind), inputs=inputs_of(kind)
     )
     return {
-        "arch": model.config.arch, "plan": kind, "image_size": side, "calibration_images": len(pixels),
-        "gemms": len(plan.gemms), "seconds": round(time.monotonic() - start),
+        "arch": model.config.arch,
+        "plan": kind,
+        "image_size": side,
+        "calibration_images": len(pixels),
+        "gemms": len(plan.gemms),
+        "seconds": round(time.monotonic() - start),
         "cpu_seconds": round(time.process_time() - busy),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "threads": torch.get_num_threads(), "load_before": round(load, 1), "cpu": describe_host().cpu,
+        "threads": torch.get_num_threads(),
+        "load_before": round(load, 1),
+        "cpu": describe_host().cpu,
         "date": str(date.today()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from canvas import chromium, draw
 from PIL import Image
-from rows import write_csv
 
 import edgekit
+from benchmarks.support.canvas import chromium, draw
+from benchmarks.support.rows import write_csv
 from edgekit.artifact import Preprocess
 from edgekit.images import preprocess, to_pixels
 from edgekit.images.demo import PHOTOGRAPHS
@@ -88,20 +88,25 @@ def ways(
     """Name, `pixel_values` prepared that way, and what they are compared with where that is not the photograph."""
     right = lambda picture: to_pixels(preprocess(picture, transform), transform)  # noqa: E731
     whole = transform.model_copy(update={"resize": min(transform.input_size)})
-    filters = {"bilinear": Image.Resampling.BILINEAR, "Lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX,
-               "nearest": Image.Resampling.NEAREST}  # fmt: skip
+    filters = {
+        "bilinear": Image.Resampling.BILINEAR,
+        "Lanczos": Image.Resampling.LANCZOS,
+        "box": Image.Resampling.BOX,
+        "nearest": Image.Resampling.NEAREST,
+    }
     crops: dict[str, Way] = {
         **{f"resize: {name}, Pillow": resized(transform, pillow(filter_)) for name, filter_ in filters.items()},
         "resize: bicubic without antialias (OpenCV INTER_CUBIC)": resized(transform, plain("bicubic")),
-        "resize: bilinear without antialias (OpenCV INTER_LINEAR, Bitmap.createScaledBitmap)":
-            resized(transform, plain("bilinear")),
+        "resize: bilinear without antialias (OpenCV INTER_LINEAR, Bitmap.createScaledBitmap)": resized(
+            transform, plain("bilinear")
+        ),
         "crop: shortest edge to 224, not 256": lambda picture: to_pixels(preprocess(picture, whole), whole),
         "crop: none, squashed to a square": lambda picture: np.asarray(picture.resize(transform.input_size[::-1], 3)),
         "EXIF: orientation 6 ignored": lambda picture: right(picture.transpose(Image.Transpose.ROTATE_90)),
         "channels: BGR": lambda picture: right(picture)[..., ::-1],
         "JPEG: quality 90": lambda picture: right(as_jpeg(picture, 90)),
         "JPEG: quality 50": lambda picture: right(as_jpeg(picture, 50)),
-    }  # fmt: skip
+    }
     for name, way in crops.items():
         yield name, [normalised(way(picture), transform) for picture in pictures], None
     if chromium():
@@ -137,8 +142,13 @@ def measure(build: Path) -> list[dict[str, object]]:
         levels = np.abs((pixels - given) * np.float32(transform.std)[:, None, None] * 255).mean()
         rows.append(_row(name, float(levels), expected, features_of(model.runner, pixels)))
         print("  ".join(f"{value}" for value in rows[-1].values()), flush=True)
-    quantized = edgekit.load(next(path for path in (build / "onnx").glob("model_*")
-                                  if path.name in ("model_w8a8.onnx", "model_quantized.onnx")))  # fmt: skip
+    quantized = edgekit.load(
+        next(
+            path
+            for path in (build / "onnx").glob("model_*")
+            if path.name in ("model_w8a8.onnx", "model_quantized.onnx")
+        )
+    )
     rows.append(_row("INT8 instead: onnx/w8a8", 0.0, reference, features_of(quantized.runner, right)))
     print("  ".join(f"{value}" for value in rows[-1].values()))
     return rows
@@ -146,9 +156,15 @@ def measure(build: Path) -> list[dict[str, object]]:
 
 def _row(name: str, levels: float, reference: Features, other: Features) -> dict[str, object]:
     drift = measure_drift(reference, other)
-    return {"way": name, "photographs": drift.n, "mean_levels": round(levels, 2),
-            "cls_cosine": round(drift.cls_cosine.mean, 5), "cls_cosine_min": round(drift.cls_cosine.min, 5),
-            "patch_cosine": round(drift.patch_cosine.mean, 5), "sqnr_db": round(drift.sqnr_db.value, 1)}  # fmt: skip
+    return {
+        "way": name,
+        "photographs": drift.n,
+        "mean_levels": round(levels, 2),
+        "cls_cosine": round(drift.cls_cosine.mean, 5),
+        "cls_cosine_min": round(drift.cls_cosine.min, 5),
+        "patch_cosine": round(drift.patch_cosine.mean, 5),
+        "sqnr_db": round(drift.sqnr_db.value, 1),
+    }
 
 
 def main() -> None:

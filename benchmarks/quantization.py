@@ -17,10 +17,10 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import photos
-from peers import PEERS, Run, load_onnxruntime
-from rows import keep_row
 
+from benchmarks.support import photos
+from benchmarks.support.peers import PEERS, Run, load_onnxruntime
+from benchmarks.support.rows import keep_row
 from edgekit.artifact import Artifact, Precision, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
@@ -56,10 +56,14 @@ class Bench:
 
     def source(self, recipe: QuantizeRecipe | None) -> ExportSource:
         return ExportSource(
-            model=self.model, preprocess=Preprocess.for_size(self.side, self.side),
-            plan=None if recipe is None else self.plan(recipe), model_name=self.loaded.name,
-            licence=self.loaded.licence, parent_sha256=self.loaded.sha256, recipe_digest="benchmark",
-        )  # fmt: skip
+            model=self.model,
+            preprocess=Preprocess.for_size(self.side, self.side),
+            plan=None if recipe is None else self.plan(recipe),
+            model_name=self.loaded.name,
+            licence=self.loaded.licence,
+            parent_sha256=self.loaded.sha256,
+            recipe_digest="benchmark",
+        )
 
     def exported(self, format_: str, precision: Precision, recipe: QuantizeRecipe | None) -> Artifact:
         backend = get_backend(format_)
@@ -93,7 +97,7 @@ class Bench:
         return load_onnxruntime(target.argument, None)
 
     def nncf(self, **options: object) -> Run:
-        from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
+        from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
 
         source = self.exported("openvino", "fp32", None)
         path = self.folder / f"nncf-{abs(hash(tuple(options.items())))}.xml"
@@ -163,14 +167,26 @@ def measure(bench: Bench, judges: dict, only: tuple[str, str], path: Path) -> No
         for kind, images in judges.items():
             drift = measure_drift(exact[kind], _features(run, images))
             row = {
-                "model": bench.loaded.name, "image_size": bench.side, "calibration_images": len(bench.calibration),
-                "engine": engine, "level": level, "photos": kind, "n": drift.n,
-                "cls_cosine": f"{drift.cls_cosine.mean:.5f}", "cls_cosine_min": f"{drift.cls_cosine.min:.5f}",
-                "patch_cosine": f"{drift.patch_cosine.mean:.5f}", "sqnr_db": f"{drift.sqnr_db.value:.2f}",
-                "sqnr_low_db": f"{drift.sqnr_db.low:.2f}", "sqnr_high_db": f"{drift.sqnr_db.high:.2f}",
-                "same_neighbour": drift.own.nn_agreement.value, "seconds": f"{seconds:.0f}", "cpu": host.cpu,
-                "vnni": int(any("vnni" in flag for flag in host.isa)), "versions": versions, "date": date.today(),
-            }  # fmt: skip
+                "model": bench.loaded.name,
+                "image_size": bench.side,
+                "calibration_images": len(bench.calibration),
+                "engine": engine,
+                "level": level,
+                "photos": kind,
+                "n": drift.n,
+                "cls_cosine": f"{drift.cls_cosine.mean:.5f}",
+                "cls_cosine_min": f"{drift.cls_cosine.min:.5f}",
+                "patch_cosine": f"{drift.patch_cosine.mean:.5f}",
+                "sqnr_db": f"{drift.sqnr_db.value:.2f}",
+                "sqnr_low_db": f"{drift.sqnr_db.low:.2f}",
+                "sqnr_high_db": f"{drift.sqnr_db.high:.2f}",
+                "same_neighbour": drift.own.nn_agreement.value,
+                "seconds": f"{seconds:.0f}",
+                "cpu": host.cpu,
+                "vnni": int(any("vnni" in flag for flag in host.isa)),
+                "versions": versions,
+                "date": date.today(),
+            }
             print(
                 *(row[c] for c in ("engine", "level", "photos", "cls_cosine", "sqnr_db", "seconds")),
                 sep="  ",

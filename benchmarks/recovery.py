@@ -16,16 +16,16 @@ from datetime import date
 from pathlib import Path
 from typing import get_args
 
-import photos
 import torch
-from rows import keep_row
 
-from edgekit.distill.recovery import RecoveryRecipe, recover
+from benchmarks.support import photos
+from benchmarks.support.rows import keep_row
+from edgekit.distill.reconstruction import RecoveryRecipe, recover
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
+from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.engine import quantize
-from edgekit.quantize.plan import QuantPlan
 from edgekit.quantize.sensitivity import verify
 from edgekit.recipe import QuantizeRecipe
 
@@ -60,13 +60,23 @@ def main() -> None:
             exact = torch.cat([model(batch)[0] for batch in pixels.split(8)])
             drift = verify(plan, pixels, exact)
             row = {
-                "model": arguments.model, "image_size": arguments.image_size, "calibration_images": len(calibration),
-                "plan": arguments.plan, "stage": stage, "photos": kind, "n": len(images),
-                "sqnr_db": f"{drift['sqnr_db']:.2f}", "cls_cosine": f"{drift['cls_cosine']:.5f}",
-                "block_steps": recipe.block_steps, "end_steps": recipe.end_steps, "seconds": f"{seconds:.0f}",
-                "peak_mb": f"{peak:.0f}", "cpu": describe_host().cpu, "threads": torch.get_num_threads(),
+                "model": arguments.model,
+                "image_size": arguments.image_size,
+                "calibration_images": len(calibration),
+                "plan": arguments.plan,
+                "stage": stage,
+                "photos": kind,
+                "n": len(images),
+                "sqnr_db": f"{drift['sqnr_db']:.2f}",
+                "cls_cosine": f"{drift['cls_cosine']:.5f}",
+                "block_steps": recipe.block_steps,
+                "end_steps": recipe.end_steps,
+                "seconds": f"{seconds:.0f}",
+                "peak_mb": f"{peak:.0f}",
+                "cpu": describe_host().cpu,
+                "threads": torch.get_num_threads(),
                 "date": date.today(),
-            }  # fmt: skip
+            }
             print(*(row[c] for c in ("stage", "photos", "sqnr_db", "cls_cosine", "seconds")), sep="  ", flush=True)
             keep_row(row, arguments.csv, KEY)
 

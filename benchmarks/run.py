@@ -19,13 +19,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matrix
 import numpy as np
-import older_cpu
-import photos
-from candidates import FUSED_FORMS, Candidate, candidates_of, fused_form
-from peers import PEERS
 
+from benchmarks.support import matrix, older_cpu, photos
+from benchmarks.support.candidates import FUSED_FORMS, Candidate, candidates_of, fused_form
+from benchmarks.support.peers import PEERS
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
 from edgekit.models import zoo
@@ -77,10 +75,15 @@ def timed(candidates: list[Candidate], suite: Suite, threads: int) -> list[matri
     pixels = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
     names = {target.name for target in targets}
     run = measure_latency(
-        targets, pixels, threads=threads, reference=REFERENCE if REFERENCE in names else None, rounds=suite.rounds,
-        gap_s=GAP_S, budget_s=suite.budget_s,
+        targets,
+        pixels,
+        threads=threads,
+        reference=REFERENCE if REFERENCE in names else None,
+        rounds=suite.rounds,
+        gap_s=GAP_S,
+        budget_s=suite.budget_s,
         notify=lambda text: print(f"{size} px, {threads} threads: {text}", file=sys.stderr),
-    )  # fmt: skip
+    )
     return [_with_times(candidate.row, run, threads) for candidate in candidates]
 
 
@@ -91,13 +94,23 @@ def _with_times(row: matrix.Row, run: LatencyRun, threads: int) -> matrix.Row:
         return replace(row, threads=threads, **({"status": "failed", "reason": why} if why else {}))
     speedup = report.speedup
     return replace(
-        row, threads=threads, p50_ms=round(report.p50_ms, 3), p90_ms=round(report.p90_ms, 3),
-        min_ms=round(report.min_ms, 3), calls=sum(map(len, report.times_ms)), rounds=report.rounds,
-        speedup=round(speedup.value, 3) if speedup else None, speedup_low=round(speedup.low, 3) if speedup else None,
-        speedup_high=round(speedup.high, 3) if speedup else None, load_ms=round(report.load_ms, 1),
-        peak_rss_mb=round(report.peak_rss_mb, 1), unstable="; ".join(report.noise.reasons),
-        noise_spread=report.noise.spread, noise_drift=report.noise.drift, load_before=report.noise.load_before,
-    )  # fmt: skip
+        row,
+        threads=threads,
+        p50_ms=round(report.p50_ms, 3),
+        p90_ms=round(report.p90_ms, 3),
+        min_ms=round(report.min_ms, 3),
+        calls=sum(map(len, report.times_ms)),
+        rounds=report.rounds,
+        speedup=round(speedup.value, 3) if speedup else None,
+        speedup_low=round(speedup.low, 3) if speedup else None,
+        speedup_high=round(speedup.high, 3) if speedup else None,
+        load_ms=round(report.load_ms, 1),
+        peak_rss_mb=round(report.peak_rss_mb, 1),
+        unstable="; ".join(report.noise.reasons),
+        noise_spread=report.noise.spread,
+        noise_drift=report.noise.drift,
+        load_before=report.noise.load_before,
+    )
 
 
 def main() -> None:
@@ -121,8 +134,9 @@ def main() -> None:
         older_cpu.begin_again(arguments.work.parent / "older_cpu")
     suite, path = SUITES[arguments.suite], arguments.csv or matrix.path_of(describe_host())
     suite = replace(suite, rounds=arguments.rounds or suite.rounds, budget_s=arguments.budget or suite.budget_s)
-    done = {(row.model, row.image_size, row.threads)
-            for row in matrix.read(path) if row.suite in (arguments.suite, "full")}  # fmt: skip
+    done = {
+        (row.model, row.image_size, row.threads) for row in matrix.read(path) if row.suite in (arguments.suite, "full")
+    }
     work = arguments.work.resolve()
     recipes = {}
     for model in arguments.model.split(","):
@@ -153,12 +167,18 @@ def _recipe(model: str, size: int, formats: str, suite: Suite, work: Path) -> Re
     """Judged on other photographs than it is calibrated on; on the demo's where the package of photos.py is missing."""
     source = "demo" if photos.stamps_missing() else str(work / "photos")
     calibration, judges = suite.photographs(size)
-    return Recipe.make({
-        "model": model, "image_size": [(size, size)], "formats": formats.split(","),
-        "precisions": ["fp32", "fp16", "w8", "w8a8"], "engines": ["edgekit", "nncf"],
-        "calibration": {"source": source, "samples": calibration},
-        "evaluation": source, "evaluation_samples": judges,
-    })  # fmt: skip
+    return Recipe.make(
+        {
+            "model": model,
+            "image_size": [(size, size)],
+            "formats": formats.split(","),
+            "precisions": ["fp32", "fp16", "w8", "w8a8"],
+            "engines": ["edgekit", "nncf"],
+            "calibration": {"source": source, "samples": calibration},
+            "evaluation": source,
+            "evaluation_samples": judges,
+        }
+    )
 
 
 def _name(model: str) -> str:
@@ -176,8 +196,11 @@ def _foretell(recipes: dict[Group, Recipe], suite: Suite) -> None:
         rows = len(jobs_of(recipe)) + len(PEERS)
         seconds = len(group.threads) * rows * (LOAD_S + suite.budget_s + suite.rounds * GAP_S)
         total += seconds
-        print(f"{group.model} at {group.size} px on {' and '.join(map(str, group.threads))} threads: {rows} rows, "
-              f"{seconds / 60:.0f} min of timing", file=sys.stderr)  # fmt: skip
+        print(
+            f"{group.model} at {group.size} px on {' and '.join(map(str, group.threads))} threads: {rows} rows, "
+            f"{seconds / 60:.0f} min of timing",
+            file=sys.stderr,
+        )
     print(f"{total / 60:.0f} min of timing are left, and what building takes", file=sys.stderr)
 
 

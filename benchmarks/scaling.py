@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 import vl_convert
-from rows import write_csv
-from scaling_chart import ARTIFACTS, chart, exponents
 
+from benchmarks.support.rows import write_csv
+from benchmarks.support.scaling_chart import ARTIFACTS, chart, exponents
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
-from edgekit.backends.onnx import OnnxBackend
+from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyReport, measure_latency
 from edgekit.models import zoo
-from edgekit.pipeline.materials import Materials
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import PATCH, Recipe
 
@@ -56,16 +56,22 @@ class Files:
         model = self._loaded.model.bake(size, size)
         tensors = self._plan.float_tensors | {"pos_embed": model.pos_embed.detach().numpy()}
         plan = replace(self._plan, config=model.config, image_size=(size, size), float_tensors=tensors)
-        source = ExportSource(model, Preprocess.for_size(size, size), plan, self._loaded.name, self._loaded.licence,
-                              self._loaded.sha256, "scaling")  # fmt: skip
+        source = ExportSource(
+            model,
+            Preprocess.for_size(size, size),
+            plan,
+            self._loaded.name,
+            self._loaded.licence,
+            self._loaded.sha256,
+            "scaling",
+        )
         backend, artifacts = OnnxBackend(), []
         for name in ARTIFACTS:
             precision, _, variant = name.removeprefix("onnx/").partition("_")
             path = self._work / f"{size}" / f"{precision}{variant}.onnx"
             artifacts.append(
-                backend.read(path) if path.exists()
-                else backend.export(source, precision, variant or "standard", path)  # type: ignore[arg-type]
-            )  # fmt: skip
+                backend.read(path) if path.exists() else backend.export(source, precision, variant or "standard", path)  # type: ignore[arg-type]
+            )
         return artifacts
 
 
@@ -89,14 +95,26 @@ def measured(
 def _row(report: LatencyReport, size: int, batch: int) -> dict[str, Any]:
     host = describe_host()
     return {
-        "artifact": report.name, "image_size": size, "tokens": 1 + (size // PATCH) ** 2, "batch": batch,
-        "threads": report.threads, "p50_ms": round(report.p50_ms, 3), "p90_ms": round(report.p90_ms, 3),
-        "min_ms": round(report.min_ms, 3), "calls": sum(map(len, report.times_ms)), "rounds": report.rounds,
-        "peak_rss_mb": round(report.peak_rss_mb, 1), "base_rss_mb": round(report.base_rss_mb, 1),
-        "unstable": "; ".join(report.noise.reasons), "noise_spread": report.noise.spread, "cpu": host.cpu,
-        "cores": host.cores_usable, "isa": " ".join(host.isa), "date": str(date.today()),
+        "artifact": report.name,
+        "image_size": size,
+        "tokens": 1 + (size // PATCH) ** 2,
+        "batch": batch,
+        "threads": report.threads,
+        "p50_ms": round(report.p50_ms, 3),
+        "p90_ms": round(report.p90_ms, 3),
+        "min_ms": round(report.min_ms, 3),
+        "calls": sum(map(len, report.times_ms)),
+        "rounds": report.rounds,
+        "peak_rss_mb": round(report.peak_rss_mb, 1),
+        "base_rss_mb": round(report.base_rss_mb, 1),
+        "unstable": "; ".join(report.noise.reasons),
+        "noise_spread": report.noise.spread,
+        "cpu": host.cpu,
+        "cores": host.cores_usable,
+        "isa": " ".join(host.isa),
+        "date": str(date.today()),
         "versions": " ".join(f"{name}={version}" for name, version in host.packages.items()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -119,8 +137,11 @@ def main() -> None:
             rows += new
             write_csv(rows, options.csv)
             for row in new:
-                print(f"{size:>5} px  batch {batch:>2}  {row['artifact']:<16} {row['p50_ms']:>9.1f} ms"
-                      f" {row['peak_rss_mb']:>7.0f} MB  {row['unstable']}", flush=True)  # fmt: skip
+                print(
+                    f"{size:>5} px  batch {batch:>2}  {row['artifact']:<16} {row['p50_ms']:>9.1f} ms"
+                    f" {row['peak_rss_mb']:>7.0f} MB  {row['unstable']}",
+                    flush=True,
+                )
     with options.csv.open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     for fit in exponents(read):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from kernels import HEADS, WIDTH, of_each_isa
-from rows import write_csv
 
-from edgekit import ops
+from benchmarks.support.rows import write_csv
+from edgekit import native as ops
 
 HIDDEN, ROWS = 4 * WIDTH, 48  # rows the block's GEMMs run on at a time
 LINEARS = {"qkv": (3 * WIDTH, WIDTH), "proj": (WIDTH, WIDTH), "fc1": (HIDDEN, WIDTH), "fc2": (WIDTH, HIDDEN)}
@@ -30,8 +30,7 @@ Floats = ctypes.POINTER(ctypes.c_float)
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = (("weight", ctypes.POINTER(ctypes.c_int8)), ("scale", Floats), ("bias", Floats),
-                ("exact", Floats))  # fmt: skip
+    _fields_ = (("weight", ctypes.POINTER(ctypes.c_int8)), ("scale", Floats), ("bias", Floats), ("exact", Floats))
 
 
 class _Spec(ctypes.Structure):
@@ -55,19 +54,28 @@ def measure() -> list[dict[str, object]]:
     rows = []
     for name, tier, bits, mode in TIERS:
         ceiling = max(library.edgekit_ceiling_gmacs(tier) for _ in range(3)) * 1e9
-        speeds = {part: library.edgekit_gemm_gmacs(tier, bits, ROWS, shape[1], shape[0]) * 1e9
-                  for part, shape in LINEARS.items()}  # fmt: skip
+        speeds = {
+            part: library.edgekit_gemm_gmacs(tier, bits, ROWS, shape[1], shape[0]) * 1e9
+            for part, shape in LINEARS.items()
+        }
         block = _block(library, tier, 2 ** (bits - 1) - 1)
         for tokens, repeats in REPEATS.items():
             macs = {part: tokens * out * inputs for part, (out, inputs) in LINEARS.items()}
             whole = _least(repeats, _block_call(library, block, tokens))
             attention = _least(repeats, _attention_call(library, tokens, mode))
             gemms = sum(macs[part] / speeds[part] for part in LINEARS)
-            rows.append({
-                "isa": ops.isa(), "tier": name, "tokens": tokens, "block_ms": whole * 1e3,
-                "ideal_ms": sum(macs.values()) / ceiling * 1e3, "gemms_ms": gemms * 1e3,
-                "attention_ms": attention * 1e3, "rest_ms": (whole - gemms - attention) * 1e3,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "isa": ops.isa(),
+                    "tier": name,
+                    "tokens": tokens,
+                    "block_ms": whole * 1e3,
+                    "ideal_ms": sum(macs.values()) / ceiling * 1e3,
+                    "gemms_ms": gemms * 1e3,
+                    "attention_ms": attention * 1e3,
+                    "rest_ms": (whole - gemms - attention) * 1e3,
+                }
+            )
         library.edgekit_block_destroy(block)
     return [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
@@ -97,15 +105,22 @@ def _block(library: ctypes.CDLL, tier: int, limit: int) -> ctypes.c_void_p:
 
 def _block_call(library: ctypes.CDLL, block: ctypes.c_void_p, tokens: int):
     x, y = _tokens(tokens, WIDTH), np.empty((tokens, WIDTH), np.float32)
-    return lambda: library.edgekit_block_run(block, x.ctypes.data_as(Floats), y.ctypes.data_as(Floats),
-                                             ctypes.c_int64(1), ctypes.c_int64(tokens), None)  # fmt: skip
+    return lambda: library.edgekit_block_run(
+        block, x.ctypes.data_as(Floats), y.ctypes.data_as(Floats), ctypes.c_int64(1), ctypes.c_int64(tokens), None
+    )
 
 
 def _attention_call(library: ctypes.CDLL, tokens: int, mode: int):
     qkv, out = _tokens(tokens, 3 * WIDTH), np.empty((tokens, WIDTH), np.float32)
     sizes = [ctypes.c_int64(size) for size in (1, tokens, WIDTH, HEADS)]
-    return lambda: library.edgekit_attention_run(qkv.ctypes.data_as(Floats), out.ctypes.data_as(Floats), *sizes,
-                                                 ctypes.c_float(0.125), ctypes.c_int32(mode), None)  # fmt: skip
+    return lambda: library.edgekit_attention_run(
+        qkv.ctypes.data_as(Floats),
+        out.ctypes.data_as(Floats),
+        *sizes,
+        ctypes.c_float(0.125),
+        ctypes.c_int32(mode),
+        None,
+    )
 
 
 def _tokens(tokens: int, width: int) -> np.ndarray:

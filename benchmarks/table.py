@@ -12,9 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import matrix
-import older_cpu
-from scaling_chart import AXES, COSTS, exponents
+from benchmarks.support import matrix, older_cpu
+from benchmarks.support.scaling_chart import AXES, COSTS, exponents
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -169,8 +168,10 @@ def scaling() -> list[str]:
     cells = {(row["image_size"], row["tokens"], row["batch"], row["artifact"]): row for row in rows}
     fits = {(fit.cost, fit.axis, fit.artifact): fit.value for fit in exponents(rows)}
     work = dict.fromkeys((row["image_size"], row["tokens"], row["batch"]) for row in rows)
-    table = [[f"{size} px", tokens, batch, *(_cost(cells.get((size, tokens, batch, name))) for name in names)]
-             for size, tokens, batch in work]  # fmt: skip
+    table = [
+        [f"{size} px", tokens, batch, *(_cost(cells.get((size, tokens, batch, name))) for name in names)]
+        for size, tokens, batch in work
+    ]
     table += [[f"exponent over {axis}", "", "", *(_exponents(fits, axis, name) for name in names)] for axis in AXES]
     first = rows[0]
     return [

@@ -19,18 +19,18 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from numpy.typing import NDArray
-from rows import write_csv
 
+from benchmarks.support.rows import write_csv
 from edgekit.backends import load
-from edgekit.backends.tflite_composite import CompositeWriter
-from edgekit.backends.tflite_graph import Writer, build_graph
-from edgekit.backends.tflite_quant import FloatGemms
-from edgekit.backends.tflite_runner import without_greeting
+from edgekit.backends.tflite.composite import CompositeWriter
+from edgekit.backends.tflite.emitter import Writer, build_graph
+from edgekit.backends.tflite.gemms import FloatGemms
+from edgekit.backends.tflite.runner import without_greeting
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import features_of
 from edgekit.models.config import DinoV2Config
-from edgekit.quantize.plan import QuantPlan
+from edgekit.plan.quant import QuantPlan
 
 ROUNDS, CALIBRATION, JUDGES = 8, 24, 16
 RECIPES = {"int8": recipe.static_wi8_ai8, "int16": recipe.static_wi8_ai16}
@@ -64,8 +64,9 @@ class File:
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(1, 3, H, W) -> `last_hidden_state` (1, N, D)."""
         self.run(pixel_values.transpose(0, 2, 3, 1))
-        outputs = [(detail, self.interpreter.get_tensor(detail["index"]))
-                   for detail in self.interpreter.get_output_details()]  # fmt: skip
+        outputs = [
+            (detail, self.interpreter.get_tensor(detail["index"])) for detail in self.interpreter.get_output_details()
+        ]
         detail, hidden = next(pair for pair in outputs if pair[1].ndim == 3)
         scale, zero = detail["quantization"]
         return {
@@ -111,18 +112,29 @@ def model_rows(build: Path, folder: Path) -> Iterator[Row]:
     plan = of_the_plan(QuantPlan.load(build / "plan" / "int8.safetensors"), folder / "plan.tflite")
     files = {
         **{form: File(build / "tflite" / name) for form, name in OURS.items()},
-        **{f"full integer, {kind}, ai-edge-quantizer":
-           File(full_integer(artifact.path, kind, calibration, folder / kind)) for kind in RECIPES},
-        "full integer, int8, ai-edge-quantizer with the plan's rewrites and weights":
-            File(full_integer(plan, "int8", calibration, folder / "planned")),
-    }  # fmt: skip
+        **{
+            f"full integer, {kind}, ai-edge-quantizer": File(
+                full_integer(artifact.path, kind, calibration, folder / kind)
+            )
+            for kind in RECIPES
+        },
+        "full integer, int8, ai-edge-quantizer with the plan's rewrites and weights": File(
+            full_integer(plan, "int8", calibration, folder / "planned")
+        ),
+    }
     reference = features_of(files["fp32"], judges)
     times = in_turns({name: (file, judges[:1].transpose(0, 2, 3, 1)) for name, file in files.items()})
     for name, file in files.items():
         drift = measure_drift(reference, features_of(file, judges))
-        yield {"form": name, "cls_cosine": round(drift.cls_cosine.mean, 5),
-               "cls_cosine_min": round(drift.cls_cosine.min, 5), "sqnr_db": round(drift.sqnr_db.value, 1),
-               "partitions": file.partitions, "cpu_ms": times[name], "size_mb": file.size_mb}  # fmt: skip
+        yield {
+            "form": name,
+            "cls_cosine": round(drift.cls_cosine.mean, 5),
+            "cls_cosine_min": round(drift.cls_cosine.min, 5),
+            "sqnr_db": round(drift.sqnr_db.value, 1),
+            "partitions": file.partitions,
+            "cpu_ms": times[name],
+            "size_mb": file.size_mb,
+        }
 
 
 def attention_rows(tokens: int, folder: Path) -> Iterator[Row]:
@@ -134,8 +146,12 @@ def attention_rows(tokens: int, folder: Path) -> Iterator[Row]:
     }
     times = in_turns({form: (file, x) for form, file in files.items()})
     for form, file in files.items():
-        yield {"form": f"attention layer, {tokens} tokens, {form}", "partitions": file.partitions,
-               "cpu_ms": times[form], "size_mb": file.size_mb}  # fmt: skip
+        yield {
+            "form": f"attention layer, {tokens} tokens, {form}",
+            "partitions": file.partitions,
+            "cpu_ms": times[form],
+            "size_mb": file.size_mb,
+        }
 
 
 def attention(kind: type[Writer], tokens: int, target: Path) -> Path:

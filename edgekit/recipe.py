@@ -66,7 +66,7 @@ class QuantizeRecipe(Frozen):
 
 
 class NncfRecipe(Frozen):
-    """What of NNCF's settings a comparison may choose; `edgekit.quantize.nncf_engine.NncfOptions` says what they do."""
+    """NNCF's settings that a comparison may choose; see `edgekit.backends.openvino.nncf.NncfOptions`."""
 
     preset: Literal["mixed", "performance"] = "mixed"
     smooth_quant_alpha: float | None = Field(default=None, ge=-1, le=1)

@@ -1,1 +1,1 @@
-"""Tests of edgekit; the package marker lets test files import `tests.generators`."""
+"""Tests of edgekit; the package marker lets test files import `tests.support.models`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgekit.models import zoo
-from edgekit.models.dinov2 import DinoV2, random_model
-from tests import generators
+from edgekit.models.vit import DinoV2, random_model
+from tests.support import models as generators
 
 
 @pytest.fixture(scope="session")

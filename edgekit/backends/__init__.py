@@ -11,10 +11,10 @@ from edgekit.backends.loading import LoadedModel, artifact_of, load
 __all__ = ["BACKENDS", "Backend", "ExportSource", "LoadedModel", "Runner", "artifact_of", "get_backend", "load"]
 
 BACKENDS: dict[Format, str] = {
-    "onnx": "edgekit.backends.onnx:OnnxBackend",
-    "openvino": "edgekit.backends.openvino:OpenVinoBackend",
-    "coreml": "edgekit.backends.coreml:CoreMlBackend",
-    "tflite": "edgekit.backends.tflite:TfliteBackend",
+    "onnx": "edgekit.backends.onnx.backend:OnnxBackend",
+    "openvino": "edgekit.backends.openvino.backend:OpenVinoBackend",
+    "coreml": "edgekit.backends.coreml.backend:CoreMlBackend",
+    "tflite": "edgekit.backends.tflite.backend:TfliteBackend",
 }
 
 

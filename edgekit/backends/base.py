@@ -12,10 +12,10 @@ import numpy as np
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, TensorSpec, Variant
 
 if TYPE_CHECKING:
-    from edgekit.heads.plan import HeadPlan
-    from edgekit.heads.program import Head
-    from edgekit.models.dinov2 import DinoV2
-    from edgekit.quantize.plan import QuantPlan
+    from edgekit.graph.heads import Head
+    from edgekit.models.vit import DinoV2
+    from edgekit.plan.heads import HeadPlan
+    from edgekit.plan.quant import QuantPlan
 
 
 Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
@@ -54,8 +54,9 @@ class ExportSource:
         """Whether two products of its weights with 255 can exceed 16 bits: some have more than 7."""
         assert self.plan is not None
         layers = self.head_plan.layers.values() if self.head_plan else ()
-        return (any(gemm.weight_bits > 7 for gemm in self.plan.gemms.values())
-                or any(np.abs(layer.weight).max() > 63 for layer in layers))  # fmt: skip
+        return any(gemm.weight_bits > 7 for gemm in self.plan.gemms.values()) or any(
+            np.abs(layer.weight).max() > 63 for layer in layers
+        )
 
     def exceptions(self) -> list[str]:
         """What a file of an integer precision has in other numbers than most of it, a sentence each."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgekit.ops.blocks import Tier, block_of, whole_blocks
-from edgekit.quantize.plan import FloatInput, PerTokenInput, QuantPlan
+from edgekit.native.blocks import Tier, block_of, whole_blocks
+from edgekit.plan.quant import FloatInput, PerTokenInput, QuantPlan
 
 
 def as_fused(plan: QuantPlan) -> QuantPlan:

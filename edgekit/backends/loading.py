@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     Picture = Image | Path | str | np.ndarray
 
 _KINDS: tuple[tuple[Precision, Variant], ...] = (
-    ("w8a8", "fused"), ("w8a8", "standard"), ("w8", "standard"), ("w4a8", "standard"), ("w4", "standard"),
-    ("fp32", "fused"), ("fp32", "standard"), ("fp16", "standard"),
-    ("w8a8", "composite"), ("fp32", "composite"), ("fp16", "composite"),
-)  # fmt: skip
+    ("w8a8", "fused"),
+    ("w8a8", "standard"),
+    ("w8", "standard"),
+    ("w4a8", "standard"),
+    ("w4", "standard"),
+    ("fp32", "fused"),
+    ("fp32", "standard"),
+    ("fp16", "standard"),
+    ("w8a8", "composite"),
+    ("fp32", "composite"),
+    ("fp16", "composite"),
+)
 """Fastest first, on CPUs in general; what this very machine prefers is in the build's report."""
 
 _FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
@@ -106,9 +114,14 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
         raise DataError(f"{row.name} was not built ({row.status})", why=row.reason, fix=f"edgekit build --out {folder}")
     kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
     return Artifact(
-        **kept, path=folder / row.path, preprocess=row.preprocess, sha256=row.sha256 or "", size_mb=row.size_mb or 0.0,
-        recipe_digest=manifest.recipe_digest, parent_sha256=str(manifest.model.get("sha256", "")),
-    )  # fmt: skip
+        **kept,
+        path=folder / row.path,
+        preprocess=row.preprocess,
+        sha256=row.sha256 or "",
+        size_mb=row.size_mb or 0.0,
+        recipe_digest=manifest.recipe_digest,
+        parent_sha256=str(manifest.model.get("sha256", "")),
+    )
 
 
 def _load_best(folder: Path, threads: int | None) -> LoadedModel:
@@ -129,8 +142,11 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
             if row.name == chosen:
                 reason = f"{row.name} was chosen by measurement"
             return LoadedModel(runner, reason, tuple(passed_over))
-    raise BackendMissing(f"no artifact of {folder} runs here", why="; ".join(f"{n}: {why}" for n, why in passed_over),
-                         fix="edgekit doctor")  # fmt: skip
+    raise BackendMissing(
+        f"no artifact of {folder} runs here",
+        why="; ".join(f"{n}: {why}" for n, why in passed_over),
+        fix="edgekit doctor",
+    )
 
 
 def _rank(row: ArtifactRow) -> tuple[bool, int, int]:
@@ -172,7 +188,9 @@ def _rgb(picture: Picture) -> Image:
 
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise DataError(f"an array of {picture.dtype} and shape {picture.shape} is no picture",
-                            why="wanted is RGB uint8 (H, W, 3), or float32 pixel_values (B, 3, H, W)")  # fmt: skip
+            raise DataError(
+                f"an array of {picture.dtype} and shape {picture.shape} is no picture",
+                why="wanted is RGB uint8 (H, W, 3), or float32 pixel_values (B, 3, H, W)",
+            )
         return Image.fromarray(picture)
     return read_image(Path(picture)) if isinstance(picture, str | Path) else picture.convert("RGB")

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-_KINDS = (("gemms_int8", "INT8"), ("gemms_int16", "INT16 by INT8"), ("gemms_int4", "INT4"),
-          ("gemms_weight_only", "float with integer weights"), ("gemms_float", "float"),
-          ("gemms_untraced", "untraced"))  # fmt: skip
+_KINDS = (
+    ("gemms_int8", "INT8"),
+    ("gemms_int16", "INT16 by INT8"),
+    ("gemms_int4", "INT4"),
+    ("gemms_weight_only", "float with integer weights"),
+    ("gemms_float", "float"),
+    ("gemms_untraced", "untraced"),
+)
 
 
 def placement(audit: Mapping[str, object]) -> str:
@@ -35,8 +40,10 @@ def placement(audit: Mapping[str, object]) -> str:
     if partitions := _count(audit, "partitions"):
         outside = sum(cast("Mapping[str, int]", audit.get("outside_xnnpack", {})).values())
         operators = _count(audit, "operators")
-        parts.append(f"XNNPACK runs {operators - outside} of {operators} operators in {partitions} partition"
-                     + "s" * (partitions > 1))  # fmt: skip
+        parts.append(
+            f"XNNPACK runs {operators - outside} of {operators} operators in {partitions} partition"
+            + "s" * (partitions > 1)
+        )
     elif audit.get("outside_xnnpack"):
         parts.append(f"XNNPACK runs none of {_count(audit, 'operators')} operators")
         audit = {**audit, "outside_xnnpack": {}}

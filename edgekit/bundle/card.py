@@ -39,14 +39,21 @@ def model_card(manifest: Manifest, platforms: Sequence[Platform], report: Path |
     told = json.loads(report.read_text(encoding="utf-8")) if report is not None else {}
     rows = [row for row in manifest.artifacts if row.preprocess is not None]
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        _TEMPLATE.read_text(encoding="utf-8"))  # fmt: skip
+        _TEMPLATE.read_text(encoding="utf-8")
+    )
     body = template.render(
-        model=manifest.model, host=manifest.host, rows=[_cells(row) for row in rows], transform=rows[0].preprocess,
+        model=manifest.model,
+        host=manifest.host,
+        rows=[_cells(row) for row in rows],
+        transform=rows[0].preprocess,
         platforms={platform: PLATFORMS[platform].title for platform in platforms},
-        verdict=told.get("verdict", {}).get("sentence", ""), evaluation=told.get("evaluation", ""),
-        calibration=told.get("calibration", ""), tokens=_tokens(rows), drift=any(row.drift for row in rows),
+        verdict=told.get("verdict", {}).get("sentence", ""),
+        evaluation=told.get("evaluation", ""),
+        calibration=told.get("calibration", ""),
+        tokens=_tokens(rows),
+        drift=any(row.drift for row in rows),
         quantized=any(row.path == "onnx/model_quantized.onnx" for row in rows),
-    )  # fmt: skip
+    )
     return str(ModelCard(f"---\n{_front_matter(manifest, rows, platforms).to_yaml()}\n---\n\n{body}"))
 
 
@@ -65,9 +72,11 @@ def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Se
         official = model["name"] in (arch, fields["base_model"])
         fields["base_model_relation"] = "quantized" if official else "finetune"
     return ModelCardData(
-        library_name="transformers.js" if "web" in platforms else None, pipeline_tag="image-feature-extraction",
-        tags=["dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)], **fields,
-    )  # fmt: skip
+        library_name="transformers.js" if "web" in platforms else None,
+        pipeline_tag="image-feature-extraction",
+        tags=["dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)],
+        **fields,
+    )
 
 
 def _tokens(rows: Sequence[ArtifactRow]) -> tuple[int | str, ...]:
@@ -83,7 +92,12 @@ def _cells(row: ArtifactRow) -> dict[str, str]:
         return "" if value is None else f"{value:.{digits}f}"
 
     return {
-        "path": str(row.path), "precision": row.precision, "variant": row.variant, "mb": number(row.size_mb, 1),
-        "sqnr": number(drift.get("sqnr_db"), 1), "cosine": number(drift.get("cls_cosine_mean"), 5),
-        "patches": number(drift.get("patch_cosine_mean"), 5), "ms": number(latency.get("p50_ms"), 1),
-    }  # fmt: skip
+        "path": str(row.path),
+        "precision": row.precision,
+        "variant": row.variant,
+        "mb": number(row.size_mb, 1),
+        "sqnr": number(drift.get("sqnr_db"), 1),
+        "cosine": number(drift.get("cls_cosine_mean"), 5),
+        "patches": number(drift.get("patch_cosine_mean"), 5),
+        "ms": number(latency.get("p50_ms"), 1),
+    }

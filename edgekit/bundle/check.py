@@ -11,7 +11,7 @@ from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import load
 from edgekit.bundle.pictures import check_pictures, worst
 from edgekit.errors import BackendMissing, DriftExceeded
-from edgekit.golden import FOLDER, LEAST_COSINE, check_golden
+from edgekit.measure.golden import FOLDER, LEAST_COSINE, check_golden
 
 MOST_DIFFERENCE = 1.0
 """Largest mean difference of a crop in levels of 0..255: JPEG decoders differ by less, wrong preprocessing by more."""

@@ -12,8 +12,8 @@ from edgekit.artifact import IMAGE_NAME
 from edgekit.backends.base import Runner
 from edgekit.backends.loading import LoadedModel
 from edgekit.errors import DataError
-from edgekit.golden import cosine
 from edgekit.images import preprocess, read_image, to_pixels
+from edgekit.measure.golden import cosine
 
 PICTURES = Path(__file__).with_name("pictures")  # odd sizes, EXIF orientation, transparency, grey, wide, large
 FOLDER, EXPECTED = "pictures", "pictures.safetensors"  # inside a golden folder
@@ -74,15 +74,17 @@ def check_pictures(golden: Path, model: LoadedModel) -> tuple[PictureCheck, ...]
     except (OSError, SafetensorError) as error:
         raise DataError(f"{golden} holds no golden pictures", why=str(error), fix="edgekit bundle") from None
     files = sorted(path for path in (golden / FOLDER).iterdir() if path.suffix in _SUFFIXES)
-    return tuple(_check(file, model, expected[f"{file.stem}.crop"], expected[f"{file.stem}.pooler_output"])
-                 for file in files)  # fmt: skip
+    return tuple(
+        _check(file, model, expected[f"{file.stem}.crop"], expected[f"{file.stem}.pooler_output"]) for file in files
+    )
 
 
 def _check(file: Path, model: LoadedModel, crop: np.ndarray, pooled: np.ndarray) -> PictureCheck:
     transform = model.artifact.preprocess
     if crop.shape[:2] != transform.input_size:
-        raise DataError(f"the golden pictures are cropped to {crop.shape[:2]}, {model.artifact.name} takes "
-                        f"{transform.input_size}")  # fmt: skip
+        raise DataError(
+            f"the golden pictures are cropped to {crop.shape[:2]}, {model.artifact.name} takes {transform.input_size}"
+        )
     difference = None
     if model.artifact.inputs[0].name != IMAGE_NAME:
         difference = mean_difference(to_pixels(preprocess(file, transform), transform), crop)

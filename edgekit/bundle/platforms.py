@@ -24,15 +24,13 @@ class PlatformRow:
     formats: tuple[Format, ...]
 
 
-# fmt: off
 PLATFORMS: dict[Platform, PlatformRow] = {
-    "web":     PlatformRow("Web and Node",   ("onnx/w8a8",),                  ("onnx",)),
-    "python":  PlatformRow("Python",         ("onnx/w8a8", "openvino/w8a8"),  ("onnx", "openvino")),
-    "cpp":     PlatformRow("C++",            ("onnx/w8a8", "openvino/w8a8"),  ("onnx", "openvino")),
-    "android": PlatformRow("Android",        ("tflite/w8a8", "onnx/w8a8"),    ("tflite", "onnx")),
-    "ios":     PlatformRow("iOS and macOS",  ("coreml/w8a8",),                ("coreml",)),
+    "web": PlatformRow("Web and Node", ("onnx/w8a8",), ("onnx",)),
+    "python": PlatformRow("Python", ("onnx/w8a8", "openvino/w8a8"), ("onnx", "openvino")),
+    "cpp": PlatformRow("C++", ("onnx/w8a8", "openvino/w8a8"), ("onnx", "openvino")),
+    "android": PlatformRow("Android", ("tflite/w8a8", "onnx/w8a8"), ("tflite", "onnx")),
+    "ios": PlatformRow("iOS and macOS", ("coreml/w8a8",), ("coreml",)),
 }
-# fmt: on
 
 
 def platforms_of(words: Sequence[str]) -> tuple[Platform, ...]:
@@ -40,6 +38,7 @@ def platforms_of(words: Sequence[str]) -> tuple[Platform, ...]:
     known: tuple[Platform, ...] = get_args(Platform)
     for word in words:
         if word not in known:
-            raise RecipeError(f"unknown platform {word!r}", why="known are " + ", ".join(known),
-                              fix="--platform " + ",".join(known))  # fmt: skip
+            raise RecipeError(
+                f"unknown platform {word!r}", why="known are " + ", ".join(known), fix="--platform " + ",".join(known)
+            )
     return tuple(platform for platform in known if platform in words)

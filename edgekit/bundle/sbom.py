@@ -47,10 +47,14 @@ def _model(model: dict[str, Any], reference: str) -> dict[str, Any]:
         "name": model["name"],
         "description": f"{model['origin']}" + (", quantized for the edge" if reference == "bundle" else ""),
         "licenses": [_licence(model["licence"])],
-        "modelCard": {"modelParameters": {
-            "task": kind, "architectureFamily": "vision transformer", "modelArchitecture": config["arch"],
-        }},
-    }  # fmt: skip
+        "modelCard": {
+            "modelParameters": {
+                "task": kind,
+                "architectureFamily": "vision transformer",
+                "modelArchitecture": config["arch"],
+            }
+        },
+    }
 
 
 def _licence(name: str) -> dict[str, Any]:
@@ -70,5 +74,7 @@ def _tools(rows: Iterable[ArtifactRow]) -> list[dict[str, str]]:
     found = {"edgekit": __version__}
     for row in rows:
         found |= row.tools
-    return [{"type": "library", "name": name, "version": found[name], "purl": f"pkg:pypi/{name}@{found[name]}"}
-            for name in sorted(found)]  # fmt: skip
+    return [
+        {"type": "library", "name": name, "version": found[name], "purl": f"pkg:pypi/{name}@{found[name]}"}
+        for name in sorted(found)
+    ]

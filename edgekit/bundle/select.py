@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from edgekit.artifact import ArtifactRow, Manifest, files_of
 from edgekit.bundle.platforms import PLATFORMS, Platform
 from edgekit.errors import DataError, RecipeError
-from edgekit.gate import Limits, check_build
+from edgekit.measure.gate import Limits, check_build
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -29,8 +29,10 @@ class Chosen:
         target = bundle / self.row.path
         if self.source.is_dir():
             return [(file, target / file.relative_to(self.source)) for file in files_of(self.source)]
-        return [(file, target.with_name(target.stem + file.name.removeprefix(self.source.stem)))
-                for file in files_of(self.source)]  # fmt: skip
+        return [
+            (file, target.with_name(target.stem + file.name.removeprefix(self.source.stem)))
+            for file in files_of(self.source)
+        ]
 
 
 def sizes_of(manifest: Manifest) -> tuple[Size, ...]:
@@ -59,8 +61,11 @@ def select(
     for size in wanted:
         if size not in built:
             have = ", ".join(f"{height}x{width}" for height, width in built)
-            raise RecipeError(f"{build} was not built for {size[0]}x{size[1]} pixels", why=f"it has {have}",
-                              fix=f"edgekit build --image-size {size[0]}x{size[1]} --out {build}")  # fmt: skip
+            raise RecipeError(
+                f"{build} was not built for {size[0]}x{size[1]} pixels",
+                why=f"it has {have}",
+                fix=f"edgekit build --image-size {size[0]}x{size[1]} --out {build}",
+            )
     rows = [row for row in manifest.artifacts if row.status == "ok" and "nncf" not in row.tools]
     rows = [row for row in rows if row.precision != "w8a16"]  # no app's processor is what it is for
     rows = [row for row in rows if row.preprocess is not None and row.preprocess.input_size in wanted]
@@ -73,8 +78,11 @@ def select(
         if platform not in served:
             _refuse(build, manifest, platform)
     formats = list(dict.fromkeys(format_ for platform in chosen for format_ in PLATFORMS[platform].formats))
-    places = {row.name: (wanted.index(row.preprocess.input_size), formats.index(row.format))
-              for row in rows if row.preprocess is not None and row.format in formats}  # fmt: skip
+    places = {
+        row.name: (wanted.index(row.preprocess.input_size), formats.index(row.format))
+        for row in rows
+        if row.preprocess is not None and row.format in formats
+    }
     rows = sorted((row for row in rows if row.name in places), key=lambda row: places[row.name])
     _intact(build, {row.name for row in rows})
     return chosen, tuple(_renamed(build, row, built[0], wanted[0]) for row in rows)
@@ -82,10 +90,16 @@ def select(
 
 def _require(build: Path, manifest: Manifest, platforms: tuple[Platform, ...]) -> None:
     if not platforms:
-        failed = [f"{row.name}: {row.reason or row.status}" for row in manifest.artifacts
-                  if row.status != "ok" and row.precision == "w8a8"]  # fmt: skip
-        raise RecipeError(f"{build} holds no w8a8 artifact that an app could run", why="; ".join(failed),
-                          fix=f"edgekit build --precision fp32,w8a8 --out {build}")  # fmt: skip
+        failed = [
+            f"{row.name}: {row.reason or row.status}"
+            for row in manifest.artifacts
+            if row.status != "ok" and row.precision == "w8a8"
+        ]
+        raise RecipeError(
+            f"{build} holds no w8a8 artifact that an app could run",
+            why="; ".join(failed),
+            fix=f"edgekit build --precision fp32,w8a8 --out {build}",
+        )
 
 
 def _refuse(build: Path, manifest: Manifest, platform: Platform) -> None:
@@ -93,15 +107,21 @@ def _refuse(build: Path, manifest: Manifest, platform: Platform) -> None:
     needs = PLATFORMS[platform].needs
     found = [f"{row.name} is {row.status}: {row.reason}" for row in manifest.artifacts if row.name in needs]
     formats = ",".join(name.partition("/")[0] for name in needs)
-    raise RecipeError(f"{build} holds nothing for {platform}", why="; ".join(found) or "it needs " + " or ".join(needs),
-                      fix=f"edgekit build --format {formats} --precision fp32,w8a8 --out {build}")  # fmt: skip
+    raise RecipeError(
+        f"{build} holds nothing for {platform}",
+        why="; ".join(found) or "it needs " + " or ".join(needs),
+        fix=f"edgekit build --format {formats} --precision fp32,w8a8 --out {build}",
+    )
 
 
 def _intact(build: Path, names: set[str]) -> None:
     checks = [check for check in check_build(build, Limits()) if check.artifact in names]
     if damaged := [f"{check.artifact}: {check.reason}" for check in checks if check.outcome == "failed"]:
-        raise DataError(f"{build} is damaged", why="; ".join(damaged),
-                        fix=f"edgekit build again with --out {build}: it makes anew what is damaged")  # fmt: skip
+        raise DataError(
+            f"{build} is damaged",
+            why="; ".join(damaged),
+            fix=f"edgekit build again with --out {build}: it makes anew what is damaged",
+        )
 
 
 def _renamed(build: Path, row: ArtifactRow, built: Size, main: Size) -> Chosen:
@@ -114,7 +134,9 @@ def _renamed(build: Path, row: ArtifactRow, built: Size, main: Size) -> Chosen:
     stem = _JS_NAMES.get(name, path.stem.removesuffix(before)) + after
     source = build / row.path
     if stem != path.stem and len(files_of(source)) > 1 and path.suffix == ".onnx":
-        raise DataError(f"{source} cannot get another name: its weights are in a second file",
-                        fix="build this size alone, so that it has the plain names")  # fmt: skip
+        raise DataError(
+            f"{source} cannot get another name: its weights are in a second file",
+            fix="build this size alone, so that it has the plain names",
+        )
     target = path.with_name(stem + path.suffix)
     return Chosen(row.model_copy(update={"name": name + after, "path": target.as_posix()}), source)

@@ -19,9 +19,9 @@ from edgekit.bundle.platforms import TEMPLATES, Platform
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
-from edgekit.golden import FOLDER as GOLDEN
-from edgekit.golden import check_golden
-from edgekit.ops.build import NATIVE
+from edgekit.measure.golden import FOLDER as GOLDEN
+from edgekit.measure.golden import check_golden
+from edgekit.native.build import NATIVE
 
 SUMS = "SHA256SUMS"
 _LICENCES = Path(__file__).parent / "licences"
@@ -115,8 +115,11 @@ def _reference(source: Path, built: Manifest, size: Size) -> Runner:
             continue
         check_golden(source, runner)
         return runner
-    raise RecipeError(f"no FP32 artifact of {home} runs here", why="; ".join(why) or "none was built",
-                      fix=f"edgekit build --format onnx --precision fp32,w8a8 --out {home}")  # fmt: skip
+    raise RecipeError(
+        f"no FP32 artifact of {home} runs here",
+        why="; ".join(why) or "none was built",
+        fix=f"edgekit build --format onnx --precision fp32,w8a8 --out {home}",
+    )
 
 
 def _describe(build: Path, folder: Path, manifest: Manifest, platforms: Sequence[Platform]) -> None:
@@ -168,8 +171,11 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 def _toml(values: dict[str, Any], section: str = "") -> str:
     """A recipe as TOML: values first, then its tables; None is left out, as it is the default wherever it may stand."""
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()
-             if key not in tables and value is not None]  # fmt: skip
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+        for key, value in values.items()
+        if key not in tables and value is not None
+    ]
     for key, table in tables.items():
         lines.append(f"\n[{section}{key}]\n" + _toml(table, f"{section}{key}."))
     return "".join(lines)

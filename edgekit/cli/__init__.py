@@ -17,28 +17,27 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C, as shells do
 
 # name -> module:function and its line in `edgekit --help`; a new command is a new row.
-# fmt: off
+
 COMMANDS: dict[str, tuple[str, str]] = {
-    "models":   ("edgekit.cli.models:models",     "The models edgekit knows, with size, source and licence."),
-    "inspect":  ("edgekit.cli.models:inspect",    "What a model, an artifact or a build folder holds."),
-    "build":    ("edgekit.cli.build:build",       "Checkpoint in; measured artifacts and a report out."),
-    "export":   ("edgekit.cli.build:export",      "Only write the artifacts, without measuring them."),
-    "quantize": ("edgekit.cli.build:quantize",    "Only make the quantization plan."),
-    "drift":    ("edgekit.cli.measure:drift",     "How far an artifact's features are from another's."),
-    "bench":    ("edgekit.cli.measure:bench",     "Latency of artifacts, measured in turns."),
-    "check":    ("edgekit.cli.check:check",       "A gate on drift and latency: exit 3 when it does not hold."),
-    "explain":  ("edgekit.cli.explain:explain",   "Where an INT8 model's drift comes from."),
-    "curate":   ("edgekit.cli.curate:curate",     "A small, varied calibration folder out of a large one."),
-    "distill":  ("edgekit.cli.distill:distill",   "Smaller students of a model, on your images."),
+    "models": ("edgekit.cli.models:models", "The models edgekit knows, with size, source and licence."),
+    "inspect": ("edgekit.cli.models:inspect", "What a model, an artifact or a build folder holds."),
+    "build": ("edgekit.cli.build:build", "Checkpoint in; measured artifacts and a report out."),
+    "export": ("edgekit.cli.build:export", "Only write the artifacts, without measuring them."),
+    "quantize": ("edgekit.cli.build:quantize", "Only make the quantization plan."),
+    "drift": ("edgekit.cli.measure:drift", "How far an artifact's features are from another's."),
+    "bench": ("edgekit.cli.measure:bench", "Latency of artifacts, measured in turns."),
+    "check": ("edgekit.cli.check:check", "A gate on drift and latency: exit 3 when it does not hold."),
+    "explain": ("edgekit.cli.explain:explain", "Where an INT8 model's drift comes from."),
+    "curate": ("edgekit.cli.curate:curate", "A small, varied calibration folder out of a large one."),
+    "distill": ("edgekit.cli.distill:distill", "Smaller students of a model, on your images."),
     "fit-head": ("edgekit.cli.fit_head:fit_head", "A classifier for your labelled folder, for build --heads."),
-    "report":   ("edgekit.cli.measure:report",    "Draw report.html of a build folder again."),
-    "embed":    ("edgekit.cli.embed:embed",       "Features of your images, as a file."),
+    "report": ("edgekit.cli.measure:report", "Draw report.html of a build folder again."),
+    "embed": ("edgekit.cli.embed:embed", "Features of your images, as a file."),
     "registers": ("edgekit.cli.registers:registers", "Is the register variant worth its tokens, on your images?"),
-    "bundle":   ("edgekit.cli.bundle:bundle",     "A folder to upload and to use in an app, samples included."),
-    "join":     ("edgekit.cli.join:join",         "Several image sizes in one Core ML package."),
-    "doctor":   ("edgekit.cli.doctor:doctor",     "What is installed, and what each backend can do here."),
+    "bundle": ("edgekit.cli.bundle:bundle", "A folder to upload and to use in an app, samples included."),
+    "join": ("edgekit.cli.join:join", "Several image sizes in one Core ML package."),
+    "doctor": ("edgekit.cli.doctor:doctor", "What is installed, and what each backend can do here."),
 }
-# fmt: on
 
 
 class _LazyGroup(TyperGroup):
@@ -70,9 +69,13 @@ def _loaded(name: str) -> Any:
 
 
 app = typer.Typer(
-    cls=_LazyGroup, pretty_exceptions_enable=False, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    cls=_LazyGroup,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 
 def _version(wanted: bool) -> None:
@@ -122,8 +125,11 @@ def _unexpected(error: Exception) -> EdgekitError:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return EdgekitError(f"{where}{error.strerror or error}")
-    return EdgekitError(f"{type(error).__name__}: {error}", why="edgekit did not expect this: it is a bug",
-                        fix="EDGEKIT_TRACEBACK=1 edgekit ...   shows where, for a bug report")  # fmt: skip
+    return EdgekitError(
+        f"{type(error).__name__}: {error}",
+        why="edgekit did not expect this: it is a bug",
+        fix="EDGEKIT_TRACEBACK=1 edgekit ...   shows where, for a bug report",
+    )
 
 
 def _show_error(error: EdgekitError, as_json: bool) -> None:

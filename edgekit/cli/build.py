@@ -49,17 +49,30 @@ def build(
     Run it again and only what is missing is made. With --optimize-for one artifact is chosen by what was measured: of
     all precisions and quantizers, unless --precision and --engine name some.
     """
-    from edgekit.quantize.nncf_engine import nncf_missing
+    from edgekit.backends.openvino.nncf import nncf_missing
 
     if optimize_for and engine is None and recipe is None and nncf_missing() is None:
         engine = "edgekit,nncf"
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
-        sizes=image_size, calib=calib, evaluation=eval_, samples=samples, eval_samples=eval_samples, seed=seed,
-        recover=recover, fused_attention=fused_attention,
-    )  # fmt: skip
-    raise typer.Exit(_run(made, out, "all", threads=threads, goal=optimize_for, max_drop=max_drop, dry_run=dry_run,
-                          as_json=as_json))  # fmt: skip
+        file=recipe,
+        model=model,
+        formats=format_,
+        precisions=precision,
+        engines=engine,
+        inputs=input_,
+        heads=heads,
+        sizes=image_size,
+        calib=calib,
+        evaluation=eval_,
+        samples=samples,
+        eval_samples=eval_samples,
+        seed=seed,
+        recover=recover,
+        fused_attention=fused_attention,
+    )
+    raise typer.Exit(
+        _run(made, out, "all", threads=threads, goal=optimize_for, max_drop=max_drop, dry_run=dry_run, as_json=as_json)
+    )
 
 
 def export(
@@ -82,9 +95,19 @@ def export(
 ) -> None:
     """Write the artifacts and check them against the golden outputs; measure nothing else."""
     made = options.recipe_from(
-        file=recipe, model=model, formats=format_, precisions=precision, engines=engine, inputs=input_, heads=heads,
-        sizes=image_size, calib=calib, samples=samples, seed=seed, fused_attention=fused_attention,
-    )  # fmt: skip
+        file=recipe,
+        model=model,
+        formats=format_,
+        precisions=precision,
+        engines=engine,
+        inputs=input_,
+        heads=heads,
+        sizes=image_size,
+        calib=calib,
+        samples=samples,
+        seed=seed,
+        fused_attention=fused_attention,
+    )
     raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
 
 
@@ -106,9 +129,15 @@ def quantize(
     from edgekit.pipeline import make_plans
 
     wanted = options.recipe_from(
-        file=recipe, model=model, precisions=precision, sizes=image_size, calib=calib, samples=samples, seed=seed,
+        file=recipe,
+        model=model,
+        precisions=precision,
+        sizes=image_size,
+        calib=calib,
+        samples=samples,
+        seed=seed,
         recover=recover,
-    )  # fmt: skip
+    )
     console = terminal(stderr=as_json)
     with Live(console) as live:
         plans = make_plans(wanted, out, watcher=live)
@@ -183,13 +212,21 @@ def _plan(recipe: Recipe, out: Path, console: Console, as_json: bool) -> int:
 
 def _show(result: BuildResult, console: Console, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({
-            "out": str(result.out), "made": result.made, "kept": result.kept, "seconds": round(result.seconds, 1),
-            "report": str(result.report) if result.report else None,
-            "verdict": result.verdict.sentence if result.verdict else "",
-            "choice": result.manifest.choice.model_dump() if result.manifest.choice else None,
-            "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
-        }, indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "out": str(result.out),
+                    "made": result.made,
+                    "kept": result.kept,
+                    "seconds": round(result.seconds, 1),
+                    "report": str(result.report) if result.report else None,
+                    "verdict": result.verdict.sentence if result.verdict else "",
+                    "choice": result.manifest.choice.model_dump() if result.manifest.choice else None,
+                    "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
+                },
+                indent=2,
+            )
+        )
         return
     from edgekit.cli.show import build_table, heads_table
 

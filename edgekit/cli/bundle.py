@@ -34,8 +34,17 @@ def bundle(
     made = write_bundle(build, to, platforms=None if asked is None else platforms_of(asked), sizes=sizes_of(sizes))
     rows = made.manifest.artifacts
     if as_json:
-        print(json.dumps({"bundle": str(made.path), "platforms": made.platforms, "files": made.files,
-                          "size_mb": made.size_mb, "artifacts": [row.path for row in rows]}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "bundle": str(made.path),
+                    "platforms": made.platforms,
+                    "files": made.files,
+                    "size_mb": made.size_mb,
+                    "artifacts": [row.path for row in rows],
+                }
+            )
+        )
         return
     print(f"{made.path}: {made.files} files, {made.size_mb:.0f} MB")
     for row in rows:

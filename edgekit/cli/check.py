@@ -46,12 +46,15 @@ def check(
 
     from edgekit.cli.show import terminal
     from edgekit.errors import DriftExceeded
-    from edgekit.gate import Limits, check_build, write_junit
+    from edgekit.measure.gate import Limits, check_build, write_junit
 
     limits = Limits(
-        cosine_drop=max_cosine_drop, neighbour_drop=max_neighbour_drop, knn_drop=max_knn_drop, p50_ms=max_p50_ms,
+        cosine_drop=max_cosine_drop,
+        neighbour_drop=max_neighbour_drop,
+        knn_drop=max_knn_drop,
+        p50_ms=max_p50_ms,
         head_drops=_heads(max_head_drop or []),
-    )  # fmt: skip
+    )
     checks = check_build(out, limits, baseline=baseline)
     if junit is not None:
         write_junit(checks, junit)
@@ -66,8 +69,10 @@ def check(
         table.add_row(one.artifact, one.name, Text(one.outcome, _COLOURS[one.outcome]), Text(one.reason))
     terminal().print(table)
     if failed:
-        raise DriftExceeded(f"{len(failed)} of {len(checks)} checks failed",
-                            why="; ".join(f"{c.artifact} {c.name}: {c.reason}" for c in failed))  # fmt: skip
+        raise DriftExceeded(
+            f"{len(failed)} of {len(checks)} checks failed",
+            why="; ".join(f"{c.artifact} {c.name}: {c.reason}" for c in failed),
+        )
 
 
 def _heads(words: list[str]) -> dict[str, float]:
@@ -84,6 +89,9 @@ def _heads(words: list[str]) -> dict[str, float]:
         except ValueError:
             limits[name] = math.nan
         if not name or not limits[name] >= 0:
-            raise RecipeError(f"--max-head-drop {word!r} is not NAME=VALUE", why="a head's name and a number from 0",
-                              fix="--max-head-drop depth=0.05")  # fmt: skip
+            raise RecipeError(
+                f"--max-head-drop {word!r} is not NAME=VALUE",
+                why="a head's name and a number from 0",
+                fix="--max-head-drop depth=0.05",
+            )
     return limits

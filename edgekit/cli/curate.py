@@ -35,24 +35,37 @@ def curate(
     stopped, and another -n or --seed needs no model again.
     """
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.curating import curate_folder
     from edgekit.shards import Crew
+    from edgekit.workflows.curate import curate_folder
 
     crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
     with Live(terminal(stderr=True)) as live:
         done = curate_folder(
-            source, out, n=n, model=model or "demo", side=image_size, seed=seed or 0, watcher=live, crew=crew,
-            features=features, shard_size=shard_size,
-        )  # fmt: skip
+            source,
+            out,
+            n=n,
+            model=model or "demo",
+            side=image_size,
+            seed=seed or 0,
+            watcher=live,
+            crew=crew,
+            features=features,
+            shard_size=shard_size,
+        )
     if as_json:
         print(json.dumps(done))
     else:
-        large = "" if done["searched"] == "all" else (
-            "so many images are clustered in mini-batches, and near-duplicates are looked for among those drawn\n"
-        )  # fmt: skip
+        large = (
+            ""
+            if done["searched"] == "all"
+            else (
+                "so many images are clustered in mini-batches, and near-duplicates are looked for among those drawn\n"
+            )
+        )
         kept = f"features are kept in {done['features']}\n" if "features" in done else ""
         terminal().print(
             f"{done['chosen']} of {done['images']} images, evenly from {done['clusters']} clusters "
             f"({done['duplicates']} near-duplicates, {done['skipped']} unreadable left out)\n{large}{kept}"
-            f"edgekit build --calib {out}", soft_wrap=True,
-        )  # fmt: skip
+            f"edgekit build --calib {out}",
+            soft_wrap=True,
+        )

@@ -13,7 +13,7 @@ from edgekit.distill.recipe import Augment, DistillRecipe, Precision
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekit.pipeline.distilling import Distilled
+    from edgekit.workflows.distill import Distilled
 
 
 def distill(
@@ -59,13 +59,23 @@ def distill(
     The graduate is the average of the students' weights, or their moving average, whichever the held-out images prefer.
     """
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.distilling import distil_folder
+    from edgekit.workflows.distill import distil_folder
 
     given = {
-        "copies": copies, "image_size": image_size, "steps": steps, "batch": batch, "rate": rate, "ema": ema,
-        "augment": augment, "held_out": held_out, "precision": precision, "checkpoint_every": checkpoint_every,
-        "judge_every": judge_every, "log_every": log_every, "seed": seed,
-    }  # fmt: skip
+        "copies": copies,
+        "image_size": image_size,
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "ema": ema,
+        "augment": augment,
+        "held_out": held_out,
+        "precision": precision,
+        "checkpoint_every": checkpoint_every,
+        "judge_every": judge_every,
+        "log_every": log_every,
+        "seed": seed,
+    }
     base = DistillRecipe.from_toml(recipe) if recipe else DistillRecipe()
     settings = DistillRecipe.make(base.model_dump() | {key: value for key, value in given.items() if value is not None})
     with Live(terminal(stderr=True)) as live:
@@ -114,8 +124,12 @@ def _table(done: Distilled) -> Table:
         for name, score in row.scores.items():
             taken = name == row.kind
             table.add_row(
-                row.name, f"{name} (graduate)" if taken else name, f"{row.parameters / 1e6:.1f} M" if taken else "",
-                f"{score.cls_cosine:.4f}", f"{score.patch_cosine:.4f}", f"{score.loss:.4f}",
+                row.name,
+                f"{name} (graduate)" if taken else name,
+                f"{row.parameters / 1e6:.1f} M" if taken else "",
+                f"{score.cls_cosine:.4f}",
+                f"{score.patch_cosine:.4f}",
+                f"{score.loss:.4f}",
                 style="bold" if taken else None,
-            )  # fmt: skip
+            )
     return table

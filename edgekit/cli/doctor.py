@@ -7,7 +7,7 @@ from edgekit.cli import options
 
 def doctor(*, as_json: options.Json = False) -> None:
     """What is installed, which instruction sets there are, and what each backend can do here."""
-    from edgekit.doctor import examine
+    from edgekit.workflows.doctor import examine
 
     health = examine()
     if as_json:
@@ -36,5 +36,8 @@ def doctor(*, as_json: options.Json = False) -> None:
         table.add_row(check.name, *words)
     console.print(table)
     for part in health.parts:
-        console.print(f"{'[green]yes[/]' if part.problem is None else '[yellow]no [/]'} {part.name}"
-                      + (f": {escape(part.problem)}" if part.problem else ""), soft_wrap=True)  # fmt: skip
+        console.print(
+            f"{'[green]yes[/]' if part.problem is None else '[yellow]no [/]'} {part.name}"
+            + (f": {escape(part.problem)}" if part.problem else ""),
+            soft_wrap=True,
+        )

@@ -50,31 +50,55 @@ def embed(
     import json
 
     from edgekit.cli.show import Live, terminal
-    from edgekit.embed import embed_folder
     from edgekit.errors import RecipeError
     from edgekit.shards import Crew
+    from edgekit.workflows.embed import embed_folder
 
     if visualize:
-        from edgekit.pipeline.seeing import visualize as draw
+        from edgekit.workflows.visualize import visualize as draw
 
         with Live(terminal(stderr=True)) as live:
-            page = draw(model, images, out, beside=beside, attention=attention, samples=samples, show=show,
-                        threads=threads, progress=live.stage)  # fmt: skip
+            page = draw(
+                model,
+                images,
+                out,
+                beside=beside,
+                attention=attention,
+                samples=samples,
+                show=show,
+                threads=threads,
+                progress=live.stage,
+            )
         print(json.dumps({"page": str(page)}) if as_json else page)
         return
     if beside is not None or attention is not None:
         raise RecipeError("--beside and --attention draw pictures", fix="--visualize")
     if not out.suffix:
-        _sharded(model, images, out, Crew(engine=engine, workers=workers, threads=threads, address=ray_address),
-                 tokens=tokens, samples=samples, batch=batch, shard_size=shard_size, as_json=as_json)  # fmt: skip
+        _sharded(
+            model,
+            images,
+            out,
+            Crew(engine=engine, workers=workers, threads=threads, address=ray_address),
+            tokens=tokens,
+            samples=samples,
+            batch=batch,
+            shard_size=shard_size,
+            as_json=as_json,
+        )
         return
     if engine != "local" or workers is not None or ray_address is not None or shard_size is not None:
         raise RecipeError(f"{out} is one file", why="engines and shards write a folder", fix="--out features")
     with Live(terminal(stderr=True)) as live:
         done = embed_folder(
-            model, images, out, tokens=tokens, samples=samples, batch=batch, threads=threads,
+            model,
+            images,
+            out,
+            tokens=tokens,
+            samples=samples,
+            batch=batch,
+            threads=threads,
             progress=lambda count, total: live.stage("embed", count, total),
-        )  # fmt: skip
+        )
     if as_json:
         print(json.dumps({"out": str(out), "model": done.model, "shape": done.shape, "skipped": done.skipped}))
         return
@@ -83,22 +107,38 @@ def embed(
         print(f"  skipped {name}: {reason}")
 
 
-def _sharded(model: Path, images: str, out: Path, crew: Crew, *, tokens: Tokens, samples: int | None, batch: int,
-             shard_size: int | None, as_json: bool) -> None:  # fmt: skip
+def _sharded(
+    model: Path,
+    images: str,
+    out: Path,
+    crew: Crew,
+    *,
+    tokens: Tokens,
+    samples: int | None,
+    batch: int,
+    shard_size: int | None,
+    as_json: bool,
+) -> None:
     """A folder of shards, and a few words on it."""
     import json
 
     from edgekit.cli.show import Live, show_shards, terminal
-    from edgekit.embed import embed_shards
     from edgekit.errors import RecipeError
+    from edgekit.workflows.embed import embed_shards
 
     if samples is not None:
         raise RecipeError("--samples is of one file", why="shards are of all images", fix="--out features.npz")
     with Live(terminal(stderr=True)) as live:
         name, ran = embed_shards(
-            model, images, out, crew, tokens=tokens, batch=batch, shard_size=shard_size,
+            model,
+            images,
+            out,
+            crew,
+            tokens=tokens,
+            batch=batch,
+            shard_size=shard_size,
             progress=lambda done, total: live.stage("embed", done, total),
-        )  # fmt: skip
+        )
     if as_json:
         print(json.dumps({"out": str(out), "model": name, **ran.summary()}))
     else:

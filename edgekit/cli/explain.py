@@ -32,7 +32,7 @@ def explain(
 ) -> None:
     """Where the drift comes from: layer, tensor, outlier channels and tokens, and what each rewrite brought."""
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.explaining import explain_target
+    from edgekit.workflows.explain import explain_target
 
     with Live(terminal(stderr=True)) as live:
         found = explain_target(
@@ -61,11 +61,15 @@ def _show(found: Explanation, console: Console, top: int) -> None:
     for row in found.gemms[:top]:
         at = "" if row.peak_channel is None else f"channel {row.peak_channel}, {row.peak_token}"
         table.add_row(
-            row.name, f"{row.sqnr_db:.1f}", f"{100 * row.noise_share:.1f}", row.input_kind,
-            *("" if v is None else f"{v:.1f}" for v in (row.input_peak,)), at,
+            row.name,
+            f"{row.sqnr_db:.1f}",
+            f"{100 * row.noise_share:.1f}",
+            row.input_kind,
+            *("" if v is None else f"{v:.1f}" for v in (row.input_peak,)),
+            at,
             *("" if v is None else f"{v:.1f}" for v in (row.peak_over_median, row.before)),
             "" if row.alpha is None else f"{row.alpha:g}",
-        )  # fmt: skip
+        )
     console.print(table)
     table = Table("behind block", "all dB", "class", "registers", "patches")
     for block in found.blocks:
@@ -83,7 +87,10 @@ def _show(found: Explanation, console: Console, top: int) -> None:
         table = Table("recipe", "SQNR dB", "change", "CLS cosine", "per token dB")
         for name, row_ in found.steps.items():
             table.add_row(
-                name, f"{row_['sqnr_db']:.2f}", f"{row_['sqnr_db'] - base:+.2f}", f"{row_['cls_cosine']:.5f}",
+                name,
+                f"{row_['sqnr_db']:.2f}",
+                f"{row_['sqnr_db'] - base:+.2f}",
+                f"{row_['cls_cosine']:.5f}",
                 f"{row_['per_token_sqnr_db']:.2f}",
-            )  # fmt: skip
+            )
         console.print(table)

@@ -24,15 +24,24 @@ def fit_head(
 ) -> None:
     """Train a classifier on the frozen backbone's features; a fifth of the images is held out to judge it."""
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.fitting import fit_folder
+    from edgekit.workflows.fit_head import fit_folder
 
     size = (options.sizes_of(image_size) or [(224, 224)])[0]
     with Live(terminal(stderr=True)) as live:
         fitted = fit_folder(source, out, model=model or "demo", kind=kind, size=size, seed=seed or 0, watcher=live)
     found = fitted.accuracy
     if as_json:
-        print(json.dumps({"out": str(out), "kind": kind, "images": fitted.images, "classes": fitted.classes,
-                          "held_out": found.model_dump()}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "kind": kind,
+                    "images": fitted.images,
+                    "classes": fitted.classes,
+                    "held_out": found.model_dump(),
+                }
+            )
+        )
         return
     console = terminal()
     console.print(
@@ -44,7 +53,8 @@ def fit_head(
         low, high = 100 * (found.low or 0), 100 * (found.high or 0)
         console.print(
             f"held-out accuracy {100 * found.value:.1f} % ({low:.1f} to {high:.1f}) of {found.n} images, by a head "
-            "that was fitted without them", soft_wrap=True,
-        )  # fmt: skip
+            "that was fitted without them",
+            soft_wrap=True,
+        )
     words = ["edgekit", "build", "--model", model or "demo", "--heads", f"cls={out}", "--out", "OUT"]
     console.print(shlex.join(words), soft_wrap=True)

@@ -27,9 +27,9 @@ def join(
 
     from rich.table import Table
 
-    from edgekit.backends.coreml_package import function_of
+    from edgekit.backends.coreml.package import function_of
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.joining import join_sizes
+    from edgekit.workflows.join import join_sizes
 
     with Live(terminal(stderr=True)) as live:
         joined = join_sizes(
@@ -43,6 +43,11 @@ def join(
     terminal().print(f"{to}: {first.notes[-1]}")
     table = Table("function", "class token cosine", "patch cosine", "SQNR dB", "images")
     for row in rows:
-        table.add_row(str(row["function"]), f"{row['cls_cosine_mean']:.6f}", f"{row['patch_cosine_mean']:.6f}",
-                      f"{row['sqnr_db']:.1f}", str(row["n"]))  # fmt: skip
+        table.add_row(
+            str(row["function"]),
+            f"{row['cls_cosine_mean']:.6f}",
+            f"{row['patch_cosine_mean']:.6f}",
+            f"{row['sqnr_db']:.1f}",
+            str(row["n"]),
+        )
     terminal().print(table)

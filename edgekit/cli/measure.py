@@ -38,9 +38,9 @@ def drift(
     """
     from edgekit.cli.show import Live, accuracy_table, drift_table, show_shards, terminal
     from edgekit.errors import DriftExceeded, RecipeError
-    from edgekit.pipeline.compare import artifacts_in, drift_between, reference_of
-    from edgekit.pipeline.drifting import drift_in_shards
     from edgekit.shards import Crew
+    from edgekit.workflows.compare import artifacts_in, drift_between, reference_of
+    from edgekit.workflows.drift import drift_in_shards
 
     sharded = (workers, threads, ray_address, shard_size) != (None,) * 4 or engine != "local"
     if sharded and out is None:
@@ -54,8 +54,17 @@ def drift(
             reports = drift_between(base, candidates, eval_ or "demo", samples=samples, seed=seed or 0, watcher=live)
         else:
             crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
-            reports, ran = drift_in_shards(base, candidates, eval_ or "demo", out, crew, samples=samples,
-                                           seed=seed or 0, shard_size=shard_size, watcher=live)  # fmt: skip
+            reports, ran = drift_in_shards(
+                base,
+                candidates,
+                eval_ or "demo",
+                out,
+                crew,
+                samples=samples,
+                seed=seed or 0,
+                shard_size=shard_size,
+                watcher=live,
+            )
     if ran is not None and out is not None:
         show_shards(terminal(stderr=as_json), out, f"against {base.name}", ran)
     over = [name for name, report in reports.items() if max_drop is not None and 1 - report.cls_cosine.mean > max_drop]
@@ -87,14 +96,15 @@ def bench(
 ) -> None:
     """Latency, throughput and memory of artifacts on this machine, each in its own process, measured in turns."""
     from edgekit.cli.show import Live, latency_table, terminal
-    from edgekit.pipeline.compare import artifacts_in, latency_of
+    from edgekit.workflows.compare import artifacts_in, latency_of
 
     artifacts = [artifact for target in targets for artifact in artifacts_in(target)]
     main = artifacts[0].preprocess.input_size
     artifacts = [artifact for artifact in artifacts if artifact.preprocess.input_size == main]
     with Live(terminal(stderr=True)) as live:
-        run = latency_of(artifacts, batch=batch, threads=threads, rounds=rounds, seed=seed or 0, hint=hint,
-                         watcher=live)  # fmt: skip
+        run = latency_of(
+            artifacts, batch=batch, threads=threads, rounds=rounds, seed=seed or 0, hint=hint, watcher=live
+        )
     if as_json:
         print(run.model_dump_json(indent=2))
     else:

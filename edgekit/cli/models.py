@@ -19,12 +19,25 @@ def models(*, as_json: options.Json = False) -> None:
     from edgekit.models.zoo import entries
 
     if as_json:
-        print(json.dumps([
-            {"name": e.name, "aliases": e.aliases, "parameters": e.config.parameters, "size_mb": e.size_mb,
-             "sources": [source.describe() for source in e.sources], "licence": e.licence, "origin": e.origin,
-             "sha256": e.sha256, "heads": e.heads}
-            for e in entries()
-        ], indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": e.name,
+                        "aliases": e.aliases,
+                        "parameters": e.config.parameters,
+                        "size_mb": e.size_mb,
+                        "sources": [source.describe() for source in e.sources],
+                        "licence": e.licence,
+                        "origin": e.origin,
+                        "sha256": e.sha256,
+                        "heads": e.heads,
+                    }
+                    for e in entries()
+                ],
+                indent=2,
+            )
+        )
         return
     from rich.table import Table
 
@@ -107,18 +120,28 @@ def _file_or_model(target: str) -> dict[str, Any]:
     if target in known or not path.exists():
         entry = zoo.find(target)
         return {
-            "name": entry.name, "size_mb": entry.size_mb, "parameters": entry.config.parameters,
-            "licence": entry.licence, "origin": entry.origin, "sha256": entry.sha256, "tasks": ", ".join(entry.heads),
-            **{f"source {i + 1}": source.describe() for i, source in enumerate(entry.sources)}, **asdict(entry.config),
-        }  # fmt: skip
+            "name": entry.name,
+            "size_mb": entry.size_mb,
+            "parameters": entry.config.parameters,
+            "licence": entry.licence,
+            "origin": entry.origin,
+            "sha256": entry.sha256,
+            "tasks": ", ".join(entry.heads),
+            **{f"source {i + 1}": source.describe() for i, source in enumerate(entry.sources)},
+            **asdict(entry.config),
+        }
     try:
-        from edgekit.pipeline.compare import artifacts_in
+        from edgekit.workflows.compare import artifacts_in
 
         artifact = artifacts_in(path)[0]
     except DataError:
         loaded = zoo.load(target)
-        return {"name": loaded.name, "sha256": loaded.sha256, "tasks": ", ".join(loaded.heads),
-                **asdict(loaded.model.config)}  # fmt: skip
+        return {
+            "name": loaded.name,
+            "sha256": loaded.sha256,
+            "tasks": ", ".join(loaded.heads),
+            **asdict(loaded.model.config),
+        }
     return artifact.model_dump(mode="json") | _placed(artifact)
 
 

@@ -61,8 +61,7 @@ WorkerThreads = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]
 MaxDrop = Annotated[
-    float | None,
-    typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine (exit 3)."),
+    float | None, typer.Option("--max-drop", min=0, max=1, help="Gate: largest 1 - class-token cosine (exit 3).")
 ]
 Engine = Annotated[
     Literal["local", "ray"], typer.Option("--engine", help="Who computes: this process, or workers of a Ray cluster.")
@@ -112,10 +111,17 @@ def recipe_from(
     base = Recipe.from_toml(file) if file else Recipe()
     values = base.model_dump()
     given = {
-        "model": model, "formats": words_of(formats), "precisions": words_of(precisions), "engines": words_of(engines),
-        "inputs": words_of(inputs), "image_size": sizes_of(sizes), "heads": heads_of(heads),
-        "evaluation": evaluation, "evaluation_samples": eval_samples, "seed": seed,
-    }  # fmt: skip
+        "model": model,
+        "formats": words_of(formats),
+        "precisions": words_of(precisions),
+        "engines": words_of(engines),
+        "inputs": words_of(inputs),
+        "image_size": sizes_of(sizes),
+        "heads": heads_of(heads),
+        "evaluation": evaluation,
+        "evaluation_samples": eval_samples,
+        "seed": seed,
+    }
     values |= {key: value for key, value in given.items() if value is not None}
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
@@ -143,8 +149,11 @@ def heads_of(text: str | None) -> dict[str, str] | None:
     for word in words_of(text) or []:
         name, _, source = word.partition("=")
         if not name or not source or name in heads:
-            raise RecipeError(f"--heads {word!r} is not NAME=FILE", why="each head has a name of its own and a file",
-                              fix="--heads cls=head.pth,saliency=model")  # fmt: skip
+            raise RecipeError(
+                f"--heads {word!r} is not NAME=FILE",
+                why="each head has a name of its own and a file",
+                fix="--heads cls=head.pth,saliency=model",
+            )
         heads[name] = source
     return heads
 
@@ -163,8 +172,10 @@ def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
             raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")
         near = "x".join(str(max(PATCH, round(int(side) / PATCH) * PATCH)) for side in sides)
         if near != "x".join(str(int(side)) for side in sides):
-            raise RecipeError(f"image size {word} is not a positive multiple of {PATCH}",
-                              why=f"the models cut images into patches of {PATCH}x{PATCH} pixels",
-                              fix=f"--image-size {near}")  # fmt: skip
+            raise RecipeError(
+                f"image size {word} is not a positive multiple of {PATCH}",
+                why=f"the models cut images into patches of {PATCH}x{PATCH} pixels",
+                fix=f"--image-size {near}",
+            )
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes

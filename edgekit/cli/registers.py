@@ -12,7 +12,7 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekit.pipeline.registers import RegistersReport
+    from edgekit.workflows.registers import RegistersReport
 
 
 def registers(
@@ -34,15 +34,23 @@ def registers(
 ) -> None:
     """Outlier tokens, attention, parts and discovered objects of two checkpoints, against what the tokens cost."""
     from edgekit.cli.show import Live, terminal
-    from edgekit.pipeline.registers import compare_registers
     from edgekit.report.registers import write_registers
+    from edgekit.workflows.registers import compare_registers
 
     size = (options.sizes_of(str(image_size)) or [(224, 224)])[0][0]
     with Live(terminal(stderr=True)) as live:
         report, looked, shown = compare_registers(
-            a, b, images, side=size, samples=samples, boxes=boxes, cutoff=cutoff, rounds=rounds, threads=threads,
+            a,
+            b,
+            images,
+            side=size,
+            samples=samples,
+            boxes=boxes,
+            cutoff=cutoff,
+            rounds=rounds,
+            threads=threads,
             progress=live.stage,
-        )  # fmt: skip
+        )
     page = write_registers(report, looked, shown, out, show)
     if as_json:
         print(report.model_dump_json(indent=2))
@@ -64,10 +72,14 @@ def _table(report: RegistersReport) -> Table:
         table.add_column(name, justify="right")
     for side in (report.a, report.b):
         table.add_row(
-            side.name, str(side.registers), str(side.tokens), f"{100 * side.norms.outlier_share:.2f} %",
-            f"{side.norms.threshold:.1f}", f"{side.norms.maximum:.1f}",
+            side.name,
+            str(side.registers),
+            str(side.tokens),
+            f"{100 * side.norms.outlier_share:.2f} %",
+            f"{side.norms.threshold:.1f}",
+            f"{side.norms.maximum:.1f}",
             "-" if side.corloc is None else f"{100 * side.corloc:.0f} %",
             "-" if side.salient_iou is None else f"{side.salient_iou:.2f}",
             "-" if side.p50_ms is None else f"{side.p50_ms:.1f}",
-        )  # fmt: skip
+        )
     return table

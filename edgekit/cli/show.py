@@ -42,10 +42,15 @@ class Live:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(),
-            TimeElapsedColumn(), console=console, transient=True,
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
             disable=not console.is_terminal,
-        )  # fmt: skip
+        )
         self._task = self._progress.add_task("", total=None)
         self._kind = ""
 
@@ -68,11 +73,16 @@ class Live:
 
     def finished(self, row: ArtifactRow, fate: Fate) -> None:
         """Leave a line behind."""
-        self._console.print(Text.assemble(
-            (f"{row.status:>8}  ", _COLOURS[row.status]), f"{row.name:<22}",
-            f"{row.size_mb:8.1f} MB" if row.size_mb is not None else "",
-            "  kept" if fate == "kept" else "", f"  {row.reason}" if row.reason else "",
-        ), soft_wrap=True)  # fmt: skip
+        self._console.print(
+            Text.assemble(
+                (f"{row.status:>8}  ", _COLOURS[row.status]),
+                f"{row.name:<22}",
+                f"{row.size_mb:8.1f} MB" if row.size_mb is not None else "",
+                "  kept" if fate == "kept" else "",
+                f"  {row.reason}" if row.reason else "",
+            ),
+            soft_wrap=True,
+        )
 
     def note(self, text: str) -> None:
         """A grey line."""
@@ -106,10 +116,16 @@ def build_table(rows: Sequence[ArtifactRow]) -> Table:
     for row in rows:
         drift, latency = row.drift or {}, row.latency or {}
         table.add_row(
-            row.name, Text(row.status, _COLOURS[row.status]), _number(row.size_mb, 1), _number(drift.get("sqnr_db"), 1),
-            _number(drift.get("cls_cosine_mean"), 5), _number(drift.get("patch_cosine_mean"), 5),
-            _number(latency.get("p50_ms"), 1), _number(latency.get("speedup_vs_fp32"), 2, "x"), drift.get("grade", ""),
-        )  # fmt: skip
+            row.name,
+            Text(row.status, _COLOURS[row.status]),
+            _number(row.size_mb, 1),
+            _number(drift.get("sqnr_db"), 1),
+            _number(drift.get("cls_cosine_mean"), 5),
+            _number(drift.get("patch_cosine_mean"), 5),
+            _number(latency.get("p50_ms"), 1),
+            _number(latency.get("speedup_vs_fp32"), 2, "x"),
+            drift.get("grade", ""),
+        )
     return table
 
 
@@ -144,10 +160,15 @@ def drift_table(reports: Mapping[str, DriftReport]) -> Table:
         agreement = report.own.nn_agreement
         centred = report.centred_patch_cosine.mean
         table.add_row(
-            name, f"{report.sqnr_db.value:.1f}", f"{report.cls_cosine.mean:.5f}", f"{report.cls_cosine.min:.5f}",
-            f"{report.patch_cosine.mean:.5f}", f"{centred:.5f}",
-            f"too few ({agreement.n})" if agreement.value is None else f"{agreement.value:.0%}", report.grade,
-        )  # fmt: skip
+            name,
+            f"{report.sqnr_db.value:.1f}",
+            f"{report.cls_cosine.mean:.5f}",
+            f"{report.cls_cosine.min:.5f}",
+            f"{report.patch_cosine.mean:.5f}",
+            f"{centred:.5f}",
+            f"too few ({agreement.n})" if agreement.value is None else f"{agreement.value:.0%}",
+            report.grade,
+        )
     return table
 
 
@@ -165,9 +186,15 @@ def accuracy_table(reports: Mapping[str, DriftReport]) -> Table:
                 continue
             before, after = (f"{100 * (rate.value or 0):.1f}" for rate in (task.reference, task.candidate))
             table.add_row(
-                name, task.title, str(task.n), before, after, f"{100 * task.drop.value:.1f}",
-                f"{100 * task.drop.low:.1f} to {100 * task.drop.high:.1f}", f"{task.p_value:.2f}",
-            )  # fmt: skip
+                name,
+                task.title,
+                str(task.n),
+                before,
+                after,
+                f"{100 * task.drop.value:.1f}",
+                f"{100 * task.drop.low:.1f} to {100 * task.drop.high:.1f}",
+                f"{task.p_value:.2f}",
+            )
     return table
 
 
@@ -181,10 +208,16 @@ def latency_table(run: LatencyRun) -> Table:
     for name, report in run.reports.items():
         speedup = f"{report.speedup.value:.2f}x" if report.speedup else "-"
         table.add_row(
-            name, f"{report.p50_ms:.1f}", f"{report.p90_ms:.1f}", f"{report.min_ms:.1f}",
-            f"{report.throughput_ips:.1f}", f"{report.load_ms:.0f}", f"{report.peak_rss_mb:.0f}", speedup,
+            name,
+            f"{report.p50_ms:.1f}",
+            f"{report.p90_ms:.1f}",
+            f"{report.min_ms:.1f}",
+            f"{report.throughput_ips:.1f}",
+            f"{report.load_ms:.0f}",
+            f"{report.peak_rss_mb:.0f}",
+            speedup,
             Text("" if report.stable else "noisy: " + report.noise.reasons[0], "yellow"),
-        )  # fmt: skip
+        )
     for name, reason in run.failures.items():
         table.add_row(name, *["-"] * 7, Text(reason, "red"))
     return table

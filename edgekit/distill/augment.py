@@ -88,8 +88,12 @@ def crop_box(
 
 def _jittered(picture: Image.Image, how: Augmentation, generator: np.random.Generator) -> Image.Image:
     """torchvision's ColorJitter: brightness, contrast, saturation and hue in random order."""
-    changes = ((ImageEnhance.Brightness, how.brightness), (ImageEnhance.Contrast, how.contrast),
-               (ImageEnhance.Color, how.saturation), (None, how.hue))  # fmt: skip
+    changes = (
+        (ImageEnhance.Brightness, how.brightness),
+        (ImageEnhance.Contrast, how.contrast),
+        (ImageEnhance.Color, how.saturation),
+        (None, how.hue),
+    )
     for index in generator.permutation(len(changes)):
         enhancer, strength = changes[index]
         if enhancer is None:

@@ -48,8 +48,11 @@ class Split:
         """
         paths = ImageFolder.scan(root).paths
         if len(paths) < LEAST:
-            raise DataError(f"{root} holds {len(paths)} images, too few to distil on",
-                            why=f"{LEAST} are the least, thousands are better", fix="--data DIR")  # fmt: skip
+            raise DataError(
+                f"{root} holds {len(paths)} images, too few to distil on",
+                why=f"{LEAST} are the least, thousands are better",
+                fix="--data DIR",
+            )
         count = min(MOST_HELD_OUT, max(2, round(len(paths) * recipe.held_out)))
         chosen = np.random.default_rng([recipe.seed, _SPLIT]).permutation(len(paths))[:count]
         judges = set(chosen.tolist())
@@ -68,8 +71,9 @@ def held_out_pixels(split: Split, side: int) -> tuple[np.ndarray, tuple[str, ...
     transform = Preprocess.for_size(side, side)
     found, bad = [], []
     with ThreadPoolExecutor(_workers()) as pool:
-        for path, pixels in zip(split.held_out, pool.map(lambda p: _read(split.root / p, transform), split.held_out),
-                                strict=True):  # fmt: skip
+        for path, pixels in zip(
+            split.held_out, pool.map(lambda p: _read(split.root / p, transform), split.held_out), strict=True
+        ):
             if pixels is None:
                 bad.append(path.as_posix())
             else:

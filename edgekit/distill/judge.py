@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from edgekit.artifact import Frozen
+from edgekit.distill.distributed import World
 from edgekit.distill.loss import Parts
 from edgekit.distill.student import Student
-from edgekit.distill.world import World
 
 _NAMES = ("loss", "cls_cosine", "patch_cosine", "cls_centred", "patch_centred")
 
@@ -56,8 +56,10 @@ def judge(
         student.train(training[name])
     found = {name: world.sum(total.float()).tolist() for name, total in sums.items()}
     n = len(pixels)
-    return {name: Score(n=n, **{key: value / n for key, value in zip(_NAMES, values, strict=True)})
-            for name, values in found.items()}  # fmt: skip
+    return {
+        name: Score(n=n, **{key: value / n for key, value in zip(_NAMES, values, strict=True)})
+        for name, values in found.items()
+    }
 
 
 def _sums(student: Student, parts: Parts) -> torch.Tensor:

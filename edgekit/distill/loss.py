@@ -51,8 +51,10 @@ class Standard(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Both kinds of tokens in deviations from their mean."""
-        cls, patch = ((x - self.get_buffer(f"{kind}_mean")) / self.get_buffer(f"{kind}_std")
-                      for kind, x in zip(("cls", "patch"), tokens, strict=True))  # fmt: skip
+        cls, patch = (
+            (x - self.get_buffer(f"{kind}_mean")) / self.get_buffer(f"{kind}_std")
+            for kind, x in zip(("cls", "patch"), tokens, strict=True)
+        )
         return cls, patch
 
 

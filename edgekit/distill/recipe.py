@@ -56,8 +56,9 @@ class DistillRecipe(Frozen):
     @classmethod
     def _whole_patches(cls, side: int) -> int:
         if side <= 0 or side % PATCH:
-            raise ValueError(f"not a positive multiple of {PATCH}; the nearest is "
-                             f"{max(PATCH, round(side / PATCH) * PATCH)}")  # fmt: skip
+            raise ValueError(
+                f"not a positive multiple of {PATCH}; the nearest is {max(PATCH, round(side / PATCH) * PATCH)}"
+            )
         return side
 
     @property

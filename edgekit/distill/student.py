@@ -20,7 +20,7 @@ from edgekit.errors import RecipeError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import arch_of
 from edgekit.models.config import DinoV2Config, Ffn
-from edgekit.models.dinov2 import DinoV2
+from edgekit.models.vit import DinoV2
 from edgekit.recipe import PATCH
 from edgekit.settings import read_settings, validated
 
@@ -124,8 +124,9 @@ def _blocks(spec: StudentSpec, depth: int, of: int) -> tuple[int, ...]:
     if spec.blocks is not None:
         return spec.blocks
     if depth > of:
-        raise RecipeError(f"a student of {depth} blocks cannot begin with those of a teacher of {of}",
-                          fix="init=random in --student")  # fmt: skip
+        raise RecipeError(
+            f"a student of {depth} blocks cannot begin with those of a teacher of {of}", fix="init=random in --student"
+        )
     return tuple(i * of // depth for i in range(depth))
 
 
@@ -210,14 +211,20 @@ def _known(name: str) -> str:
     try:
         return zoo.find(name).name
     except RecipeError as error:
-        raise RecipeError(f"unknown student {name!r}: no architecture, no .toml or .json file, no words like depth=6",
-                          why=error.why, fix="--student depth=6") from None  # fmt: skip
+        raise RecipeError(
+            f"unknown student {name!r}: no architecture, no .toml or .json file, no words like depth=6",
+            why=error.why,
+            fix="--student depth=6",
+        ) from None
 
 
 def _config(spec: StudentSpec, teacher: DinoV2Config) -> DinoV2Config:
     base = zoo.find(_known(spec.arch)).config if spec.arch else teacher
-    given = {name: value for name in ("depth", "width", "heads", "registers", "ffn", "hidden")
-             if (value := getattr(spec, name)) is not None}  # fmt: skip
+    given = {
+        name: value
+        for name in ("depth", "width", "heads", "registers", "ffn", "hidden")
+        if (value := getattr(spec, name)) is not None
+    }
     if spec.blocks is not None:
         given["depth"] = len(spec.blocks)
         if spec.depth not in (None, len(spec.blocks)):

@@ -1,8 +1,8 @@
 """The run itself: a frozen teacher shows every batch to all students, each step kept, logged, judged and resumable.
 
 Students that begin with the teacher's blocks learn them one by one first, each from the teacher's own stream, as in
-`edgekit.distill.recovery`: no block has to make up for those before it, so far fewer steps are needed. The other steps
-train the whole student on its tokens.
+`edgekit.distill.reconstruction`: no block has to make up for those before it, so far fewer steps are needed. The other
+steps train the whole student on its tokens.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgekit.distill.checkpoint import FILE, forgotten, live, load_state, prepared, save_state
+from edgekit.distill.distributed import World, autocast_of
 from edgekit.distill.group import Group, chosen, learned
 from edgekit.distill.images import Batch, Split, Stream, weights_of
 from edgekit.distill.judge import Score, judge
 from edgekit.distill.log import Board, Log
 from edgekit.distill.loss import Parts, kinds
 from edgekit.distill.recipe import DistillRecipe
-from edgekit.distill.state import FILE, forgotten, live, load_state, prepared, save_state
 from edgekit.distill.student import Segment, Student
-from edgekit.distill.world import World, autocast_of
 from edgekit.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -110,8 +110,11 @@ class Run:
         graduates = []
         members = self._members()
         for group in self.groups:
-            mine = {name.removeprefix(f"{group.name}/"): score for name, score in ends.items()
-                    if name.startswith(f"{group.name}/")}  # fmt: skip
+            mine = {
+                name.removeprefix(f"{group.name}/"): score
+                for name, score in ends.items()
+                if name.startswith(f"{group.name}/")
+            }
             kind = chosen(mine)
             mine = {"start": scores[f"{group.name}/start"], **mine}
             graduates.append(Graduate(group.name, kind, members[f"{group.name}/{kind}"], mine))
@@ -158,9 +161,15 @@ class Run:
         return done
 
     def _steps(
-        self, stream: Stream, begun_at: int, held_out: np.ndarray, folder: Path, log: Log | None, told: Progress,
+        self,
+        stream: Stream,
+        begun_at: int,
+        held_out: np.ndarray,
+        folder: Path,
+        log: Log | None,
+        told: Progress,
         note: Note,
-    ) -> None:  # fmt: skip
+    ) -> None:
         recipe, shown = self.recipe, ""
         for batch in stream.batches(begun_at, recipe.steps):
             losses = self.step(batch)
@@ -178,10 +187,14 @@ class Run:
                 scores = self.judged(self._members(), held_out)
                 if log is not None:
                     _validated(log, done, scores)
-                note(f"step {done}, held out: " + "; ".join(
-                    f"{name} CLS cosine {score.cls_cosine:.4f}, patches {score.patch_cosine:.4f}"
-                    for name, score in scores.items() if name.endswith(("/ema", "/average"))
-                ))  # fmt: skip
+                note(
+                    f"step {done}, held out: "
+                    + "; ".join(
+                        f"{name} CLS cosine {score.cls_cosine:.4f}, patches {score.patch_cosine:.4f}"
+                        for name, score in scores.items()
+                        if name.endswith(("/ema", "/average"))
+                    )
+                )
             if kept and self.world.first:
                 self._save(folder / FILE, done)
 
@@ -225,8 +238,10 @@ class Run:
         row: dict[str, str | float] = {"step": done, "images": done * self.recipe.batch}
         for number, (values, student) in enumerate(zip(means, self.students, strict=True), 1):
             row[f"rate_{number}"] = rate_at(done - 1, self.recipe, student.segments)
-            row |= {f"{name}_{number}": "" if math.isnan(value) else value
-                    for name, value in zip(_COLUMNS, values, strict=True)}  # fmt: skip
+            row |= {
+                f"{name}_{number}": "" if math.isnan(value) else value
+                for name, value in zip(_COLUMNS, values, strict=True)
+            }
         return row
 
     def _losses(self, means: list[list[float]], done: int) -> list[float]:
@@ -239,9 +254,11 @@ class Run:
         return losses
 
     def _diverged(self, number: int, what: str, done: int) -> DataError:
-        return DataError(f"student {number} has diverged: its {what} at step {done}",
-                         why="no checkpoint was written of it",
-                         fix="another --out, with a lower rate, block_rate or tune_rate in --recipe")  # fmt: skip
+        return DataError(
+            f"student {number} has diverged: its {what} at step {done}",
+            why="no checkpoint was written of it",
+            fix="another --out, with a lower rate, block_rate or tune_rate in --recipe",
+        )
 
 
 def block_steps(recipe: DistillRecipe) -> int:

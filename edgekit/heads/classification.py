@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.graph.heads import Grid, HeadOps, Task, V
 from edgekit.models.config import DinoV2Config
 
 TEMPERATURE = 0.07  # of the k-NN classifier, as in facebookresearch/dinov2's dinov2/eval/knn.py
@@ -34,9 +34,10 @@ class LinearClassifier:
         weight, bias = state["weight"], state["bias"]
         count = weight.shape[1] / config.width - 1
         if count not in (1, 4) or count > config.depth:
-            raise DataError(f"the classifier takes {weight.shape[1]} features",
-                            why=f"a backbone of width {config.width} gives {2 * config.width} or {5 * config.width}",
-                            )  # fmt: skip
+            raise DataError(
+                f"the classifier takes {weight.shape[1]} features",
+                why=f"a backbone of width {config.width} gives {2 * config.width} or {5 * config.width}",
+            )
         return cls(weight, bias, tuple(range(config.depth - int(count), config.depth)))
 
     def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:

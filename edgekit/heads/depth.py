@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.graph.heads import Grid, HeadOps, Task, V
 from edgekit.models.config import DinoV2Config
 
 UPSAMPLE = 4  # of the patch grid, as the official heads
@@ -45,9 +45,10 @@ class LinearDepth:
         weight = state["conv_depth.weight"]
         count = weight.shape[1] / config.width / 2
         if count not in (1, 4) or count > config.depth:
-            raise DataError(f"the depth head takes {weight.shape[1]} channels",
-                            why=f"a backbone of width {config.width} gives {2 * config.width} or {8 * config.width}",
-                            )  # fmt: skip
+            raise DataError(
+                f"the depth head takes {weight.shape[1]} channels",
+                why=f"a backbone of width {config.width} gives {2 * config.width} or {8 * config.width}",
+            )
         parts = weight.reshape(len(weight), int(count), 2, config.width)
         return cls(parts, state["conv_depth.bias"], depth_layers(config.depth, int(count)), max_depth)
 

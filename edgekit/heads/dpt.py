@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
+from edgekit.graph.heads import Grid, HeadOps, Task, V
 from edgekit.heads.depth import MIN_DEPTH, depth_layers
-from edgekit.heads.program import Grid, HeadOps, Task, V
 from edgekit.heads.shuffle import as_shuffled
 from edgekit.models.config import DinoV2Config
 
@@ -33,8 +33,10 @@ class DptDepth:
         """Raises DataError when it is for another width."""
         width = state["reassemble_blocks.projects.0.conv.weight"].shape[1]
         if width != config.width or config.depth < 4:
-            raise DataError(f"the DPT head takes tokens of width {width} from four blocks",
-                            why=f"the backbone's width is {config.width}, its depth {config.depth}")  # fmt: skip
+            raise DataError(
+                f"the DPT head takes tokens of width {width} from four blocks",
+                why=f"the backbone's width is {config.width}, its depth {config.depth}",
+            )
         return cls(state, depth_layers(config.depth, 4))
 
     def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:

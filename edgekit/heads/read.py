@@ -10,10 +10,10 @@ import numpy as np
 
 from edgekit.artifact import IMAGE_NAME, INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, RecipeError
+from edgekit.graph.heads import Head
 from edgekit.heads.classification import LinearClassifier, NearestNeighbours
 from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
-from edgekit.heads.program import Head
 from edgekit.heads.segmentation import LinearSegmenter
 from edgekit.models.config import DinoV2Config
 
@@ -47,8 +47,9 @@ def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head
             heads[name] = SaliencyProgram.of(own, loaded.model.config)
         else:
             has = ", ".join(loaded.heads) or "none"
-            raise RecipeError(f"{loaded.name} brings no head called {name!r}", why=f"it has {has}",
-                              fix=f"--heads {name}=FILE")  # fmt: skip
+            raise RecipeError(
+                f"{loaded.name} brings no head called {name!r}", why=f"it has {has}", fix=f"--heads {name}=FILE"
+            )
     return heads
 
 
@@ -72,8 +73,9 @@ def read_head(path: Path, config: DinoV2Config) -> Head:
         raise DataError(f"{path}: {error.what}", why=error.why) from None
     except (RuntimeError, ValueError) as error:  # torch's and numpy's of shapes
         raise DataError(f"{path}: the head's tensors do not fit together", why=str(error).splitlines()[0]) from None
-    raise DataError(f"{path} holds no head that edgekit knows",
-                    why=f"looked for {_KNOWN}; found {', '.join(state)[:200]}")  # fmt: skip
+    raise DataError(
+        f"{path} holds no head that edgekit knows", why=f"looked for {_KNOWN}; found {', '.join(state)[:200]}"
+    )
 
 
 def _head(state: Mapping[str, np.ndarray], config: DinoV2Config, max_depth: float) -> Head | None:
@@ -94,7 +96,7 @@ def _try(head: Head, config: DinoV2Config) -> None:
     """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
     import torch
 
-    from edgekit.heads.torch_ops import TorchOps
+    from edgekit.graph.torch_emitter import TorchOps
 
     grid = (2, 2)
     head.emit(TorchOps(grid), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], grid)
@@ -114,8 +116,11 @@ def _state(path: Path) -> dict[str, np.ndarray]:
         else:
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have errors of their own
-        raise DataError(f"{path} cannot be read", why=str(error).splitlines()[0][:200],
-                        fix="only tensors are loaded: convert it to .safetensors") from None  # fmt: skip
+        raise DataError(
+            f"{path} cannot be read",
+            why=str(error).splitlines()[0][:200],
+            fix="only tensors are loaded: convert it to .safetensors",
+        ) from None
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
     return {
         str(key).removeprefix("decode_head."): value.float().numpy()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.errors import DataError
-from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.graph.heads import Grid, HeadOps, Task, V
 from edgekit.heads.shuffle import as_shuffled
 from edgekit.models.config import DinoV2Config
 

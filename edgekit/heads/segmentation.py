@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.heads.program import Grid, HeadOps, Task, V
+from edgekit.graph.heads import Grid, HeadOps, Task, V
 from edgekit.models.config import DinoV2Config
 
 _BATCH_NORM_EPS = 1e-5
@@ -35,9 +35,10 @@ class LinearSegmenter:
         weight = state["conv_seg.weight"][:, :, 0, 0].astype(np.float64)  # (classes, channels)
         count = weight.shape[1] / config.width
         if count not in (1, 4) or count > config.depth:
-            raise DataError(f"the segmentation head takes {weight.shape[1]} channels",
-                            why=f"a backbone of width {config.width} gives {config.width} or {4 * config.width}",
-                            )  # fmt: skip
+            raise DataError(
+                f"the segmentation head takes {weight.shape[1]} channels",
+                why=f"a backbone of width {config.width} gives {config.width} or {4 * config.width}",
+            )
         gain = state["bn.weight"] / np.sqrt(state["bn.running_var"].astype(np.float64) + _BATCH_NORM_EPS)
         bias = state["conv_seg.bias"] + weight @ (state["bn.bias"] - state["bn.running_mean"] * gain)
         layers = tuple(range(config.depth - int(count), config.depth))

@@ -97,8 +97,11 @@ def _clusters(unit: np.ndarray, clusters: int, seed: int, searched: Searched) ->
     try:
         from sklearn.cluster import KMeans, MiniBatchKMeans
     except ImportError:
-        raise BackendMissing("scikit-learn is not installed", why="curation clusters the images with it",
-                             fix='pip install "edgekit[eval]"') from None  # fmt: skip
+        raise BackendMissing(
+            "scikit-learn is not installed",
+            why="curation clusters the images with it",
+            fix='pip install "edgekit[eval]"',
+        ) from None
     if searched == "chosen":
         return np.asarray(MiniBatchKMeans(clusters, random_state=seed, n_init=4, batch_size=_BLOCK).fit_predict(unit))
     return np.asarray(KMeans(clusters, random_state=seed, n_init=4).fit_predict(unit))

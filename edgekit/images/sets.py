@@ -121,8 +121,7 @@ def _draw(folder: ImageFolder, samples: int | None, seed: int, disjoint_from: Im
     indices = [i for i, path in enumerate(folder.paths) if path.as_posix() not in taken]
     if not indices:
         raise DataError(
-            f"every image of {folder.root} is in the other set already",
-            fix="name two folders, or take fewer --samples",
+            f"every image of {folder.root} is in the other set already", fix="name two folders, or take fewer --samples"
         )
     return in_order_of_trial(indices, samples, seed)
 

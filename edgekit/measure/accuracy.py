@@ -23,8 +23,10 @@ _Z = 1.959964  # of a 95 % normal interval
 Protocol = Literal["knn10", "knn20", "probe"]
 Base = Literal["own", "reference"]
 _IN_MANIFEST: dict[tuple[Protocol, Base], str] = {
-    ("knn20", "own"): "knn", ("knn20", "reference"): "knn_mixed", ("probe", "reference"): "probe",
-}  # fmt: skip
+    ("knn20", "own"): "knn",
+    ("knn20", "reference"): "knn_mixed",
+    ("probe", "reference"): "probe",
+}
 _NEIGHBOURS: dict[Protocol, int] = {"knn10": 10, "knn20": 20}
 _KNN: tuple[tuple[Protocol, Base], ...] = (("knn10", "own"), ("knn20", "own"), ("knn20", "reference"))
 
@@ -100,11 +102,18 @@ class AccuracyJudge:
         lost, gained = int((was & ~is_).sum()), int((~was & is_).sum())
         refused = bool(self.reason)
         return AccuracyDrift(
-            protocol=protocol, base=base, n=len(self._labels), classes=self.classes,
-            reference=self._rate(was), candidate=self._rate(is_), lost=lost, gained=gained,
+            protocol=protocol,
+            base=base,
+            n=len(self._labels),
+            classes=self.classes,
+            reference=self._rate(was),
+            candidate=self._rate(is_),
+            lost=lost,
+            gained=gained,
             drop=None if refused else paired_drop(lost, gained, len(self._labels)),
-            p_value=None if refused else mcnemar(lost, gained), reason=self.reason,
-        )  # fmt: skip
+            p_value=None if refused else mcnemar(lost, gained),
+            reason=self.reason,
+        )
 
     def _rate(self, hits: np.ndarray) -> Rate:
         return Rate(value=None, n=len(hits), reason=self.reason) if self.reason else rate(hits)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgekit.measure.features import Features, Progress
-from edgekit.models.dinov2 import DinoV2
+from edgekit.models.vit import DinoV2
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,12 @@ _OUTLIER_SIGMA = 3.0  # patch norms this many deviations above the mean are the 
 
 # Mean class-token and mean patch cosine that a grade needs. The field has no standard; these are edgekit's own bands:
 # FP16 exports reach 0.99999, the published INT8 (bitsandbytes) of a ViT-B 0.996.
-# fmt: off
+
 _GRADES: tuple[tuple[Grade, float, float], ...] = (
-    ("excellent",  0.999, 0.998),
-    ("good",       0.995, 0.995),
-    ("acceptable", 0.99,  0.985),
+    ("excellent", 0.999, 0.998),
+    ("good", 0.995, 0.995),
+    ("acceptable", 0.99, 0.985),
 )
-# fmt: on
 
 
 class ImageDrift(Frozen):
@@ -145,9 +144,16 @@ def measure_drift(
     sums = np.stack([patch_sum(tokens, patches) for tokens in reference.tokens])
     terms = terms_of(reference.tokens, candidate.tokens, patches, Centre.of(reference.cls, sums, patches))
     return report_of(
-        terms, reference.names, (reference.grid[0] * patch, reference.grid[1] * patch), reference_name=reference_name,
-        candidate_name=candidate_name, seed=seed, tasks=tasks, accuracy=accuracy, heads=heads,
-    )  # fmt: skip
+        terms,
+        reference.names,
+        (reference.grid[0] * patch, reference.grid[1] * patch),
+        reference_name=reference_name,
+        candidate_name=candidate_name,
+        seed=seed,
+        tasks=tasks,
+        accuracy=accuracy,
+        heads=heads,
+    )
 
 
 def report_of(

@@ -9,15 +9,17 @@ import numpy as np
 
 from edgekit.artifact import Frozen
 from edgekit.errors import DataError
-from edgekit.heads.program import Task
+from edgekit.graph.heads import Task
 from edgekit.measure.statistics import CONFIDENCE, Estimate
 
 Measure = Literal["top-1 agreement", "mIoU", "RMSE", "MAE"]
 
 _MEASURES: dict[Task, tuple[Measure, str]] = {
-    "classification": ("top-1 agreement", ""), "segmentation": ("mIoU", ""), "depth": ("RMSE", "m"),
+    "classification": ("top-1 agreement", ""),
+    "segmentation": ("mIoU", ""),
+    "depth": ("RMSE", "m"),
     "saliency": ("MAE", ""),
-}  # fmt: skip
+}
 _RESAMPLES = 2000
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # (resamples, n) how often each image is drawn -> (resamples,)
@@ -60,8 +62,14 @@ def measure_head_drift(
     drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, _RESAMPLES)
     low, high = np.quantile(statistic(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = float(statistic(np.ones((1, n)))[0])
-    return HeadDrift(head=name, task=task, measure=measure, unit=unit, n=n,
-                     value=Estimate(value=value, low=float(low), high=float(high)))  # fmt: skip
+    return HeadDrift(
+        head=name,
+        task=task,
+        measure=measure,
+        unit=unit,
+        n=n,
+        value=Estimate(value=value, low=float(low), high=float(high)),
+    )
 
 
 def _statistic(task: Task, a: np.ndarray, b: np.ndarray) -> Statistic:

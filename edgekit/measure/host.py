@@ -12,17 +12,52 @@ from edgekit.artifact import Frozen
 from edgekit.backends.cpu import cpu_flags
 
 # Instruction sets that decide which INT8 or FP16 kernel runs, under the names Linux gives them in /proc/cpuinfo.
-# fmt: off
-_X86 = ("sse4_1", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512vl",
-        "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
+
+_X86 = (
+    "sse4_1",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx_vnni_int8",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "amx_fp16",
+)
 _ARM = ("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2")
-_APPLE = {"hw.optional.AdvSIMD": "asimd", "hw.optional.arm.FEAT_FP16": "asimdhp",
-          "hw.optional.arm.FEAT_DotProd": "asimddp", "hw.optional.arm.FEAT_I8MM": "i8mm",
-          "hw.optional.arm.FEAT_BF16": "bf16", "hw.optional.arm.FEAT_SME": "sme", "hw.optional.avx2_0": "avx2",
-          "hw.optional.fma": "fma", "hw.optional.avx512f": "avx512f", "hw.optional.avx512bw": "avx512bw"}
-_PACKAGES = ("edgekit", "numpy", "torch", "onnx", "onnxruntime", "openvino", "nncf", "coremltools", "litert-torch",
-             "ai-edge-litert", "tflite-runtime")
-# fmt: on
+_APPLE = {
+    "hw.optional.AdvSIMD": "asimd",
+    "hw.optional.arm.FEAT_FP16": "asimdhp",
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_BF16": "bf16",
+    "hw.optional.arm.FEAT_SME": "sme",
+    "hw.optional.avx2_0": "avx2",
+    "hw.optional.fma": "fma",
+    "hw.optional.avx512f": "avx512f",
+    "hw.optional.avx512bw": "avx512bw",
+}
+_PACKAGES = (
+    "edgekit",
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "coremltools",
+    "litert-torch",
+    "ai-edge-litert",
+    "tflite-runtime",
+)
 
 
 class Host(Frozen):

@@ -39,7 +39,11 @@ def measure_norms(norms: np.ndarray, attention: np.ndarray, *, cutoff: float | N
     weights = attention.mean(axis=1)  # (n, P)
     on_outliers = (weights * outlier).sum(axis=1) / weights.sum(axis=1)
     return NormReport(
-        median=float(np.median(norms)), p99=float(np.quantile(norms, 0.99)), maximum=float(norms.max()),
-        threshold=threshold, outlier_share=float(outlier.mean()), outlier_images=float(outlier.any(axis=1).mean()),
+        median=float(np.median(norms)),
+        p99=float(np.quantile(norms, 0.99)),
+        maximum=float(norms.max()),
+        threshold=threshold,
+        outlier_share=float(outlier.mean()),
+        outlier_images=float(outlier.any(axis=1).mean()),
         attention_on_outliers=float(on_outliers.mean()),
-    )  # fmt: skip
+    )

@@ -15,8 +15,8 @@ from torch import Tensor
 from edgekit.artifact import atomic_path
 from edgekit.errors import DataError, ExportError
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
-from edgekit.models.dinov2 import DinoV2
 from edgekit.models.keys import Layout, flatten, to_official
+from edgekit.models.vit import DinoV2
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"

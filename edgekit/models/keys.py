@@ -40,10 +40,7 @@ _HUGGINGFACE = tuple(
     )
 )
 # (separate projections, the packed one they form by rows)
-_PACKED = (
-    (("attn.query", "attn.key", "attn.value"), "attn.qkv"),
-    (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
-)
+_PACKED = ((("attn.query", "attn.key", "attn.value"), "attn.qkv"), (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"))
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
 
 

@@ -18,7 +18,7 @@ from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
 
 _HEADS = {"saliency": "edgekit.heads.saliency:SaliencyHead"}
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"

@@ -15,8 +15,16 @@ from edgekit.errors import DataError
 
 _LOCK = ".lock"
 _LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}$")  # of artifact.atomic_path: .<stem>.<eight random characters>
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-            errno.ENOENT}  # fmt: skip
+_STORAGE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+}
 
 
 @contextmanager
@@ -73,8 +81,10 @@ def _take(lock: Path, out: Path) -> None:
     except (OSError, ValueError):
         holder = 0
     if holder and holder != os.getpid() and psutil.pid_exists(holder) and _is_python(holder):
-        raise DataError(f"another build (process {holder}) is at work in {out}",
-                        fix=f"wait for it, choose another --out, or delete {lock}")  # fmt: skip
+        raise DataError(
+            f"another build (process {holder}) is at work in {out}",
+            fix=f"wait for it, choose another --out, or delete {lock}",
+        )
     lock.write_text(str(os.getpid()))
 
 

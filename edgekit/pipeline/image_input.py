@@ -13,9 +13,9 @@ from edgekit.artifact import Artifact
 from edgekit.backends import Backend, LoadedModel, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import ExportError
-from edgekit.golden import cosine
+from edgekit.measure.golden import cosine
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of
-from edgekit.pipeline.materials import Materials
 
 NOTE = "takes uint8 images; drift and latency of the network are those of the file without the transform"
 _LEAST_COSINE = 0.9999  # with the features of host preprocessing; what differs is rounding in the resize
@@ -37,13 +37,15 @@ def make_image_input(job: Job, materials: Materials) -> Artifact:
         backend = exporter_of(job, materials.recipe)
         artifact = _with_picture_input(job, rgb_source(materials.source(job)), backend, path)
     else:
-        from edgekit.backends.openvino_preprocess import embed_preprocessing
+        from edgekit.backends.openvino.preprocess import embed_preprocessing
 
         artifact = embed_preprocessing(sibling, path)
     least = _agreement(sibling, artifact)
     if not least >= _LEAST_COSINE:
-        raise ExportError(f"the file that takes images reaches a cosine of {least:.6f} only",
-                          why=f"{_LEAST_COSINE} is expected of the same image prepared on the host")  # fmt: skip
+        raise ExportError(
+            f"the file that takes images reaches a cosine of {least:.6f} only",
+            why=f"{_LEAST_COSINE} is expected of the same image prepared on the host",
+        )
     return artifact.model_copy(update={"notes": (*artifact.notes, NOTE)})
 
 
@@ -60,8 +62,10 @@ def rgb_source(source: ExportSource) -> ExportSource:
     if given.normalize == "graph":
         return source
     if plan is not None and "patch_embed.proj" in plan.gemms:
-        raise ExportError("the plan's patch embedding is of integers, normalisation cannot be folded into it",
-                          fix='patch_embed = "float" in the recipe')  # fmt: skip
+        raise ExportError(
+            "the plan's patch embedding is of integers, normalisation cannot be folded into it",
+            fix='patch_embed = "float" in the recipe',
+        )
     model = deepcopy(source.model)
     fold_normalization(model, given.mean, given.std)
     if plan is not None:
@@ -73,7 +77,7 @@ def rgb_source(source: ExportSource) -> ExportSource:
 
 
 def _with_picture_input(job: Job, source: ExportSource, backend: Backend, path: Path) -> Artifact:
-    from edgekit.backends.coreml_image import take_images
+    from edgekit.backends.coreml.image import take_images
 
     with tempfile.TemporaryDirectory() as folder:
         plain = backend.export(source, job.precision, job.variant, Path(folder) / path.name)

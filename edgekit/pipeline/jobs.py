@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
+from edgekit.backends.openvino.nncf import nncf_missing
 from edgekit.errors import BackendMissing, RecipeError
-from edgekit.quantize.nncf_engine import nncf_missing
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -56,8 +56,14 @@ class Job:
 
     def row(self, status: Status, reason: str = "") -> ArtifactRow:
         """A row of the manifest without artifact."""
-        return ArtifactRow(name=self.name, format=self.format, precision=self.precision, variant=self.variant,
-                           status=status, reason=reason)  # fmt: skip
+        return ArtifactRow(
+            name=self.name,
+            format=self.format,
+            precision=self.precision,
+            variant=self.variant,
+            status=status,
+            reason=reason,
+        )
 
 
 def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
@@ -67,8 +73,11 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
         RecipeError: no format, no precision or no image size is asked for.
     """
     if not (recipe.formats and recipe.precisions and recipe.image_size):
-        raise RecipeError("nothing to build", why="the recipe names no format, no precision or no image size",
-                          fix="edgekit build --format onnx --precision fp32,w8a8")  # fmt: skip
+        raise RecipeError(
+            "nothing to build",
+            why="the recipe names no format, no precision or no image size",
+            fix="edgekit build --format onnx --precision fp32,w8a8",
+        )
     order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
     precisions = [precision for precision in order if precision in recipe.precisions]
     jobs = []
@@ -118,7 +127,7 @@ def exporter_of(job: Job, recipe: Recipe) -> Backend:
     """The backend that writes a job, set as the recipe wants it."""
     if job.format != "coreml":
         return get_backend(job.format)
-    from edgekit.backends.coreml import CoreMlBackend
+    from edgekit.backends.coreml.backend import CoreMlBackend
 
     return CoreMlBackend(recipe.coreml.target, recipe.coreml.batch if job.input == "pixel_values" else 1)
 
@@ -136,7 +145,7 @@ def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
 
 def fused_missing(format_: Format = "onnx") -> str | None:
     """None when a format's fused ops can be exported and run here, else why not."""
-    from edgekit import ops
+    from edgekit import native as ops
 
     if format_ not in _FUSED_LIBRARIES:  # what is fused there is the runtime's own
         return None

@@ -13,14 +13,14 @@ import numpy as np
 from edgekit.artifact import Artifact, ArtifactRow
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
-from edgekit.golden import check_golden
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
+from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of
-from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
 from edgekit.pipeline.watch import Watcher
 
@@ -91,8 +91,9 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
             record = record.model_copy(update={"row": row})
     except BackendMissing as error:
         note = f"built, but not run on this machine: {error}"
-        return record.model_copy(update={"row": row.model_copy(update={"notes": (*row.notes, note)}),
-                                         "drift_key": drift_key})  # fmt: skip
+        return record.model_copy(
+            update={"row": row.model_copy(update={"notes": (*row.notes, note)}), "drift_key": drift_key}
+        )
     except Exception as error:
         return record.model_copy(update={"row": failed(row, _logged(error, job, materials.out))})
     return record
@@ -119,14 +120,22 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
     judge = materials.judge(job.size)
     batch = 1 if isinstance(runner.artifact.inputs[0].shape[0], int) else 4
     features = features_of(
-        runner, images.pixel_values, batch, names=images.paths,
+        runner,
+        images.pixel_values,
+        batch,
+        names=images.paths,
         progress=lambda done, total: watcher.stage(f"{job.name}: drift", done, total),
-    )  # fmt: skip
+    )
     return measure_drift(
-        reference, features, reference_name=REFERENCE, candidate_name=job.name, seed=materials.recipe.seed,
-        tasks=_tasks(reference, features, materials), accuracy=judge.measure(features) if judge else (),
+        reference,
+        features,
+        reference_name=REFERENCE,
+        candidate_name=job.name,
+        seed=materials.recipe.seed,
+        tasks=_tasks(reference, features, materials),
+        accuracy=judge.measure(features) if judge else (),
         heads=_heads(reference, features, materials),
-    )  # fmt: skip
+    )
 
 
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
@@ -176,9 +185,14 @@ def artifact_from(row: ArtifactRow, materials: Materials) -> Artifact:
         raise EdgekitError(f"{row.name} has no file to time")
     kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
     return Artifact(
-        **kept, path=materials.out / row.path, preprocess=row.preprocess, sha256=row.sha256 or "",
-        size_mb=row.size_mb or 0.0, recipe_digest=materials.recipe.digest, parent_sha256=materials.loaded.sha256,
-    )  # fmt: skip
+        **kept,
+        path=materials.out / row.path,
+        preprocess=row.preprocess,
+        sha256=row.sha256 or "",
+        size_mb=row.size_mb or 0.0,
+        recipe_digest=materials.recipe.digest,
+        parent_sha256=materials.loaded.sha256,
+    )
 
 
 def failed(row: ArtifactRow, reason: str) -> ArtifactRow:

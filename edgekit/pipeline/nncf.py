@@ -9,9 +9,9 @@ from pathlib import Path
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.cpu import cpu_saturates
+from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.materials import Materials
-from edgekit.quantize.nncf_engine import NncfOptions, nncf_quantize
 from edgekit.recipe import Recipe
 
 _HELD_OUT = 4  # one in this many calibration images judges the drop under accuracy control
@@ -22,9 +22,11 @@ def options_of(recipe: Recipe) -> NncfOptions:
     ours, theirs = recipe.quantize, recipe.nncf
     halved = ours.overflow == "reduce-range" or (ours.overflow == "auto" and cpu_saturates())
     return NncfOptions(
-        preset=theirs.preset, smooth_quant_alpha=theirs.smooth_quant_alpha,
-        overflow="half-range" if halved else "none", max_drop=ours.max_drop,
-    )  # fmt: skip
+        preset=theirs.preset,
+        smooth_quant_alpha=theirs.smooth_quant_alpha,
+        overflow="half-range" if halved else "none",
+        max_drop=ours.max_drop,
+    )
 
 
 def make_nncf(job: Job, materials: Materials) -> Artifact:

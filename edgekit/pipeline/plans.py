@@ -59,10 +59,14 @@ def quantize_recipe(recipe: QuantizeRecipe, kind: PlanKind) -> QuantizeRecipe:
     """
     if kind.startswith("int4"):
         promote = _W4_PROMOTED if recipe.promote is None else recipe.promote
-        return recipe.model_copy(update={
-            "weight_bits": 4, "group_size": recipe.group_size or _W4_GROUP, "promote": promote,
-            "zero_points": recipe.zero_points and kind != "int4_symmetric",
-        })  # fmt: skip
+        return recipe.model_copy(
+            update={
+                "weight_bits": 4,
+                "group_size": recipe.group_size or _W4_GROUP,
+                "promote": promote,
+                "zero_points": recipe.zero_points and kind != "int4_symmetric",
+            }
+        )
     bits = 8 if recipe.weight_bits == 4 else recipe.weight_bits
     recipe = recipe.model_copy(update={"weight_bits": bits, "group_size": None})
     return recipe.model_copy(update={"overflow": "none"}) if inputs_of(kind) == "float" else recipe

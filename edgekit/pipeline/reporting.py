@@ -14,9 +14,9 @@ from edgekit.backends import get_backend
 from edgekit.errors import EdgekitError
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import Host
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
-from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record
 from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Watcher

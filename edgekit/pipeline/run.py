@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from edgekit import __version__
 from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.errors import DataError, RecipeError
-from edgekit.golden import FOLDER as GOLDEN
-from edgekit.golden import INPUTS, OUTPUTS, write_golden
+from edgekit.measure.golden import FOLDER as GOLDEN
+from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
 from edgekit.measure.host import describe_host
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import Job, jobs_of
 from edgekit.pipeline.make import golden_home, make
-from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import FOLDER as RECORDS
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
@@ -201,14 +201,21 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
     """Digests of all that decides the artifact, and its drift ("" when that is not to be measured)."""
     recipe = materials.recipe
     key = digest_of(
-        parent=materials.loaded.sha256, format=job.format, precision=job.precision, variant=job.variant, size=job.size,
-        engine=_engine_key(job, materials), normalize=recipe.normalize, overflow=recipe.quantize.overflow,
-        tools=tools_of(job.format), edgekit=__version__,
+        parent=materials.loaded.sha256,
+        format=job.format,
+        precision=job.precision,
+        variant=job.variant,
+        size=job.size,
+        engine=_engine_key(job, materials),
+        normalize=recipe.normalize,
+        overflow=recipe.quantize.overflow,
+        tools=tools_of(job.format),
+        edgekit=__version__,
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if recipe.heads else {}),
         **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
         **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
-    )  # fmt: skip
+    )
     if measure == "none":
         return key, ""
     images = materials.evaluation(job.size)
@@ -240,7 +247,7 @@ def _golden(job: Job, materials: Materials) -> None:
     home = golden_home(materials.out, job)
     pixels = materials.evaluation(job.size).pixel_values[:_GOLDEN_IMAGES]
     if all((home / GOLDEN / file).exists() for file in (INPUTS, OUTPUTS)):
-        from edgekit.golden import read_golden
+        from edgekit.measure.golden import read_golden
 
         try:
             if np.array_equal(read_golden(home)[0], pixels):
@@ -260,14 +267,19 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
     loaded, config = materials.loaded, materials.loaded.model.config
     manifest = Manifest(
         model={
-            "name": loaded.name, "source": loaded.source, "licence": loaded.licence, "origin": loaded.origin,
-            "sha256": loaded.sha256, "heads": sorted(loaded.heads), "config": asdict(config),
+            "name": loaded.name,
+            "source": loaded.source,
+            "licence": loaded.licence,
+            "origin": loaded.origin,
+            "sha256": loaded.sha256,
+            "heads": sorted(loaded.heads),
+            "config": asdict(config),
         },
         recipe=materials.recipe.model_dump(mode="json"),
         recipe_digest=materials.recipe.digest,
         host=describe_host().model_dump(mode="json"),
         artifacts=tuple(rows),
-    )  # fmt: skip
+    )
     manifest.write(materials.out)
     return manifest
 
@@ -287,5 +299,8 @@ def _refuse_other_model(out: Path, loaded: LoadedModel) -> None:
         return
     other = Manifest.read(out).model
     if other.get("sha256") != loaded.sha256:
-        raise DataError(f"{out} holds a build of {other.get('name')}, not of {loaded.name}",
-                        why="a build folder belongs to one checkpoint", fix="--out ANOTHER_FOLDER")  # fmt: skip
+        raise DataError(
+            f"{out} holds a build of {other.get('name')}, not of {loaded.name}",
+            why="a build folder belongs to one checkpoint",
+            fix="--out ANOTHER_FOLDER",
+        )

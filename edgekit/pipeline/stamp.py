@@ -25,14 +25,13 @@ Measure = Literal["all", "drift", "none"]
 """How much is measured: drift and latency; drift alone; or only the golden check."""
 
 _FILE = "stamp"
-# fmt: off
+
 _TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
-    "onnx":     ("torch", "onnx", "onnx-ir", "onnxruntime"),
+    "onnx": ("torch", "onnx", "onnx-ir", "onnxruntime"),
     "openvino": ("torch", "openvino"),
-    "coreml":   ("torch", "coremltools"),
-    "tflite":   ("torch", "ai-edge-litert"),
+    "coreml": ("torch", "coremltools"),
+    "tflite": ("torch", "ai-edge-litert"),
 }
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,15 @@ def _stamp(request: Request) -> str:
     heads = [Path(source) for source in recipe.heads.values() if source != OWN]
     written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
     return digest_of(
-        recipe=recipe.digest, measure=request.measure, threads=request.threads, edgekit=__version__,
+        recipe=recipe.digest,
+        measure=request.measure,
+        threads=request.threads,
+        edgekit=__version__,
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
         files=_faces([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
-    )  # fmt: skip
+    )
 
 
 def _faces(files: Iterable[Path]) -> list[tuple[str, int, int]]:

@@ -9,9 +9,9 @@ from edgekit.artifact import ArtifactRow, Format, Precision
 from edgekit.backends import get_backend
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.make import artifact_from
-from edgekit.pipeline.materials import Materials
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
 
@@ -34,8 +34,11 @@ def timed(
         group = [job for job in jobs if job.suffix == suffix and records[job.name].row.status == "ok"]
         if not group:
             continue
-        key = digest_of(artifacts={job.name: records[job.name].key for job in group}, threads=threads,
-                        host=describe_host().model_dump(exclude={"ram_gb"}))  # fmt: skip
+        key = digest_of(
+            artifacts={job.name: records[job.name].key for job in group},
+            threads=threads,
+            host=describe_host().model_dump(exclude={"ram_gb"}),
+        )
         if all(records[job.name].latency_key == key for job in group):
             continue
         run = _measure(group, records, materials, threads, watcher)

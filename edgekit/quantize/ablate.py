@@ -14,7 +14,7 @@ from edgekit.quantize.simulate import simulate
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
     from edgekit.recipe import QuantizeRecipe
 
 # what is changed -> fields of QuantizeRecipe; "all of it" is the plain quantizer that other tools start from
@@ -31,11 +31,19 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "the float patch embedding (int8 instead)": {"patch_embed": "int8"},
     "bias correction": {"bias_correction": False},
     "all of it": {
-        "rounding": "rtn", "smooth": "off", "fc2_scale": "off", "centre_keys": False, "centre_values": False,
-        "balance_values": False, "activation_range": "minmax", "bias_correction": False, "probes": "off",
-        "patch_embed": "int8", "token_scale": "off",
+        "rounding": "rtn",
+        "smooth": "off",
+        "fc2_scale": "off",
+        "centre_keys": False,
+        "centre_values": False,
+        "balance_values": False,
+        "activation_range": "minmax",
+        "bias_correction": False,
+        "probes": "off",
+        "patch_embed": "int8",
+        "token_scale": "off",
     },
-}  # fmt: skip
+}
 WITH: dict[str, dict[str, Any]] = {
     "ridge correction (ERQ)": {"ridge": True},
     "rotation of the residual stream": {"rotate": "on"},
@@ -85,7 +93,8 @@ def ablate(
                 for integer in (simulate(plan, kernel="float32", per_token=per_token) for per_token in (False, True))
             )
         table[name] = {
-            "sqnr_db": sqnr_db(static, reference), "cls_cosine": cls_cosine(static, reference),
+            "sqnr_db": sqnr_db(static, reference),
+            "cls_cosine": cls_cosine(static, reference),
             "per_token_sqnr_db": sqnr_db(dynamic, reference),
-        }  # fmt: skip
+        }
     return table

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgekit.quantize.plan import MatmulPlan
+from edgekit.plan.quant import MatmulPlan
 from edgekit.surgery.balance_keys import balance_keys
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block
+    from edgekit.models.vit import Block
 
 _LEAST = 1e-6  # of a channel's peak, as share of the largest and absolutely: a dead channel stays within reach
 

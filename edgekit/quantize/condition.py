@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from edgekit.plan.quant import InputQuantizer, StaticInput, TokenGroupInput, TokenScaledInput
 from edgekit.quantize.observe import InputObserver
-from edgekit.quantize.plan import InputQuantizer, StaticInput, TokenGroupInput, TokenScaledInput
-from edgekit.quantize.ranges import (
-    CLIPPED,
-    EXACT,
-    Smoothing,
-    choose_smoothing,
-    quantile_reach,
-    quotients,
-    static_input,
-)
+from edgekit.quantize.ranges import CLIPPED, EXACT, Smoothing, choose_smoothing, quantile_reach, quotients, static_input
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.stages import Stage, State, stages_of
 from edgekit.surgery.balance_values import balance_values
@@ -29,7 +21,7 @@ from edgekit.surgery.scale_hidden import scale_hidden
 from edgekit.surgery.smooth_norm import smooth_norm
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block, Mlp
+    from edgekit.models.vit import Block, Mlp
     from edgekit.recipe import QuantizeRecipe
 
 
@@ -50,9 +42,14 @@ class InputChoice:
         """The choice as plain values for the plan's provenance."""
         s = self.smoothing
         return {
-            "alpha": s.alpha, "spread": s.spread, "floor": s.floor, "margin": s.margin,
-            "peak": self.peak, "peak_channel": self.peak_channel, "typical": self.typical,
-        }  # fmt: skip
+            "alpha": s.alpha,
+            "spread": s.spread,
+            "floor": s.floor,
+            "margin": s.margin,
+            "peak": self.peak,
+            "peak_channel": self.peak_channel,
+            "typical": self.typical,
+        }
 
 
 def observe(
@@ -81,9 +78,14 @@ def observe(
 
 
 def condition(
-    block: Block, observers: dict[str, InputObserver], mean_key: Tensor, half: Tensor, recipe: QuantizeRecipe, *,
+    block: Block,
+    observers: dict[str, InputObserver],
+    mean_key: Tensor,
+    half: Tensor,
+    recipe: QuantizeRecipe,
+    *,
     registers: int,
-) -> dict[str, InputChoice]:  # fmt: skip
+) -> dict[str, InputChoice]:
     """Choose each input's smoothing and range, and rewrite `block` accordingly, in place (the function stays equal).
 
     Args:
@@ -103,11 +105,16 @@ def condition(
         can_shift, can_scale = _allowed(stage, recipe)
         by_token = recipe.token_scale == "on" and stage.part in _UNEVEN
         smoothing = choose_smoothing(
-            rows, half[owners], stage.linear.weight, shift=can_shift, scale=can_scale,
+            rows,
+            half[owners],
+            stage.linear.weight,
+            shift=can_shift,
+            scale=can_scale,
             by_token=by_token,
             margins=CLIPPED if recipe.activation_range in ("block", "mse") and not by_token else EXACT,
-            weight_levels=weight_limit(recipe.bits), weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
-        )  # fmt: skip
+            weight_levels=weight_limit(recipe.bits),
+            weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
+        )
         _rewrite(block, stage, smoothing)
         extremes = torch.stack((observer.low, observer.high))  # type: ignore[arg-type]
         magnitudes = extremes.abs().amax(0)

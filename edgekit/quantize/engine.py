@@ -18,23 +18,23 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
+from edgekit.plan.quant import FloatInput, InputQuantizer, QuantPlan
 from edgekit.quantize.attention import plan_products
+from edgekit.quantize.checkpoint import Saved, run_digest
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
-from edgekit.quantize.plan import FloatInput, InputQuantizer, QuantPlan
-from edgekit.quantize.probes import probes as make_probes
-from edgekit.quantize.progress import Saved, run_digest
 from edgekit.quantize.ranges import static_input, unlike_halves
 from edgekit.quantize.sensitivity import promote, verify
 from edgekit.quantize.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
 from edgekit.quantize.stages import State, stages_of
+from edgekit.quantize.synthetic import probes as make_probes
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block, DinoV2
+    from edgekit.models.vit import Block, DinoV2
     from edgekit.recipe import QuantizeRecipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
@@ -77,8 +77,11 @@ def quantize(
     rows, columns = model.config.grid
     size = (rows * model.config.patch, columns * model.config.patch)
     if len(pixel_values) < 4 or pixel_values.shape[2:] != size:
-        raise DataError(f"calibration pixels have shape {tuple(pixel_values.shape)}",
-                        why=f"at least 4 images of {size[0]}x{size[1]} are needed", fix="--samples 64")  # fmt: skip
+        raise DataError(
+            f"calibration pixels have shape {tuple(pixel_values.shape)}",
+            why=f"at least 4 images of {size[0]}x{size[1]} are needed",
+            fix="--samples 64",
+        )
     held = max(1, len(pixel_values) // HELD_OUT)
     seen, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
     reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
@@ -96,9 +99,15 @@ class _Engine:
     """State of one run: the rewritten model, the two streams and the GEMMs finished so far."""
 
     def __init__(
-        self, model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: Inputs, turned: bool, progress: Progress,
+        self,
+        model: DinoV2,
+        pixels: Tensor,
+        recipe: QuantizeRecipe,
+        inputs: Inputs,
+        turned: bool,
+        progress: Progress,
         cache: Path | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress
         self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, inputs, turned))
@@ -144,8 +153,14 @@ class _Engine:
                 observers, mean_key = observe(
                     block, [*exact, *probes], 1 + self.model.config.registers, len(self.pixels) + len(self.probes)
                 )
-                choices = condition(block, observers, mean_key, torch.cat([self.half, probed]), self.recipe,
-                                    registers=self.model.config.registers)  # fmt: skip
+                choices = condition(
+                    block,
+                    observers,
+                    mean_key,
+                    torch.cat([self.half, probed]),
+                    self.recipe,
+                    registers=self.model.config.registers,
+                )
                 del observers
             probes = [block(x) for x in probes]
             exact, quantized = self._quantize_block(index, block, choices, plan, exact, quantized)
@@ -175,9 +190,14 @@ class _Engine:
         plan.gemms["patch_embed.proj"] = fit.solve("patch_embed.proj", quantizer, recipe)
 
     def _quantize_block(
-        self, index: int, block: Block, choices: dict[str, InputChoice], plan: QuantPlan, exact: list[Tensor],
+        self,
+        index: int,
+        block: Block,
+        choices: dict[str, InputChoice],
+        plan: QuantPlan,
+        exact: list[Tensor],
         quantized: list[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Quantize the block's GEMMs in order; returns both streams behind the block."""
         exact_states: list[State] = [{"x": x} for x in exact]
         quantized_states: list[State] = [{"x": x} for x in quantized]

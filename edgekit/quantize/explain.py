@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.explanation import BlockDrift, Explanation, GemmDrift
-from edgekit.quantize.plan import FloatInput, QuantPlan
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import fake_quantize, simulate
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
 
 BATCH = 8
 SATURATED_IMAGES = 1  # emulating a saturating kernel is slow
@@ -45,8 +45,11 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     gemms = []
     for done, name in enumerate(parts):
         told(f"each GEMM alone: {name}", done, len(parts))
-        alone = replace(plan, gemms={k: g for k, g in plan.gemms.items() if k == name},
-                        matmuls={k: m for k, m in plan.matmuls.items() if k == name})  # fmt: skip
+        alone = replace(
+            plan,
+            gemms={k: g for k, g in plan.gemms.items() if k == name},
+            matmuls={k: m for k, m in plan.matmuls.items() if k == name},
+        )
         gemms.append((name, measured(simulate(alone, kernel="float32"))))
     told("the whole plan", len(parts), len(parts))
     noise = {name: 10 ** (-db / 10) for name, db in gemms}
@@ -64,8 +67,9 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         inputs_only_db=None if floating else measured(_inputs_only(plan)),
         saturating_db=saturating,
         gemms=tuple(
-            GemmDrift(name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()),
-                      **_input_of(plan, name, peaks))
+            GemmDrift(
+                name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()), **_input_of(plan, name, peaks)
+            )
             for name, db in sorted(gemms, key=lambda row: row[1])
         ),
         blocks=tuple(
@@ -74,7 +78,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         ),
         kept_float=plan.kept_float,
         promoted=plan.promoted,
-    )  # fmt: skip
+    )
 
 
 def _run(model: DinoV2, pixels: Tensor) -> Tensor:
@@ -125,8 +129,9 @@ def _input_peaks(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tu
 
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))
-        for name in plan.gemms if name != "patch_embed.proj"
-    ]  # fmt: skip
+        for name in plan.gemms
+        if name != "patch_embed.proj"
+    ]
     _run(model, pixels)
     for hook in hooks:
         hook.remove()
@@ -140,10 +145,11 @@ def _input_of(plan: QuantPlan, name: str, peaks: dict[str, tuple[Tensor, Tensor]
     if name in peaks:
         channel, token = peaks[name]
         row |= {
-            "input_peak": float(channel.max()), "peak_channel": int(channel.argmax()),
+            "input_peak": float(channel.max()),
+            "peak_channel": int(channel.argmax()),
             "peak_token": _token_name(int(token.argmax()), plan.config.registers),
             "peak_over_median": float(channel.max() / channel.median().clamp(min=1e-12)),
-        }  # fmt: skip
+        }
     if chosen := plan.provenance.get("inputs", {}).get(name):
         row |= {"before": chosen["peak"] / max(chosen["typical"], 1e-12), "alpha": chosen["alpha"]}
     return row
@@ -158,7 +164,9 @@ def _token_name(index: int, registers: int) -> str:
 def _block_drift(index: int, actual: Tensor, exact: Tensor, registers: int) -> BlockDrift:
     first = 1 + registers
     return BlockDrift(
-        block=index, all_db=sqnr_db(actual, exact), class_db=sqnr_db(actual[:, 0], exact[:, 0]),
+        block=index,
+        all_db=sqnr_db(actual, exact),
+        class_db=sqnr_db(actual[:, 0], exact[:, 0]),
         register_db=sqnr_db(actual[:, 1:first], exact[:, 1:first]) if registers else None,
         patch_db=sqnr_db(actual[:, first:], exact[:, first:]),
-    )  # fmt: skip
+    )

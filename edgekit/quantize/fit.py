@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgekit.quantize.plan import FloatInput, GemmPlan, InputQuantizer
+from edgekit.plan.quant import FloatInput, GemmPlan, InputQuantizer
 from edgekit.quantize.rounding import quantize_weight
 
 if TYPE_CHECKING:
@@ -86,8 +86,14 @@ class GemmFit:
         weight = original + self.correction()
         # not centred: the mean moves between kinds of photos, and the bias cannot follow it
         hessian = self.hessian.sum(0) / self.rows
-        rounded = quantize_weight(weight.float(), recipe.bits, recipe.group_size, recipe.rounding, hessian,
-                                  zero_points=recipe.zero_points and recipe.bits <= 4)  # fmt: skip
+        rounded = quantize_weight(
+            weight.float(),
+            recipe.bits,
+            recipe.group_size,
+            recipe.rounding,
+            hessian,
+            zero_points=recipe.zero_points and recipe.bits <= 4,
+        )
         bias = bias_dynamic = self.bias.double()
         if recipe.bias_correction:
             mean, mean_hat = self.sum_exact / self.rows, self.sum_quantized / self.rows
@@ -96,7 +102,12 @@ class GemmFit:
             # with float inputs there is one bias: what the files of such a plan hold
             bias = bias_dynamic if isinstance(quantizer, FloatInput) else bias + original @ mean - real @ mean_hat
         return GemmPlan(
-            name=name, weight=rounded.integers.numpy(), weight_scale=rounded.scale.numpy(), weight_bits=recipe.bits,
-            bias=bias.float().numpy(), bias_dynamic=bias_dynamic.float().numpy(), input=quantizer,
+            name=name,
+            weight=rounded.integers.numpy(),
+            weight_scale=rounded.scale.numpy(),
+            weight_bits=recipe.bits,
+            bias=bias.float().numpy(),
+            bias_dynamic=bias_dynamic.float().numpy(),
+            input=quantizer,
             weight_zero=None if rounded.zero is None else rounded.zero.numpy(),
-        )  # fmt: skip
+        )

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgekit.quantize.plan import StaticInput
+from edgekit.plan.quant import StaticInput
 from edgekit.quantize.simulate import token_peak
 
 LEVELS = 255
@@ -80,10 +80,13 @@ def channel_range(rows: Tensor, spread: float | Literal["mse"]) -> tuple[Tensor,
         distance = (rows - centre).abs_()
         extreme = distance.amax(0)
         clips = torch.tensor(CLIPS)
-        errors = torch.stack([
-            (2 * clip * extreme / LEVELS).square() / 12 + (distance - clip * extreme).clamp_(min=0).square_().mean(0)
-            for clip in CLIPS
-        ])  # fmt: skip
+        errors = torch.stack(
+            [
+                (2 * clip * extreme / LEVELS).square() / 12
+                + (distance - clip * extreme).clamp_(min=0).square_().mean(0)
+                for clip in CLIPS
+            ]
+        )
         reach = extreme * clips[errors.argmin(0)]
         return centre - reach, centre + reach
     if spread == 0:
@@ -113,9 +116,17 @@ def weight_error(weight: Tensor, scale: Tensor, power: Tensor, levels: int) -> f
 
 
 def choose_smoothing(
-    rows: Tensor, half: Tensor, weight: Tensor, *, shift: bool, scale: bool, by_token: bool = False,
-    margins: Iterable[float] = CLIPPED, weight_levels: int = 127, weight_gain: float = 0.25,
-) -> Smoothing:  # fmt: skip
+    rows: Tensor,
+    half: Tensor,
+    weight: Tensor,
+    *,
+    shift: bool,
+    scale: bool,
+    by_token: bool = False,
+    margins: Iterable[float] = CLIPPED,
+    weight_levels: int = 127,
+    weight_gain: float = 0.25,
+) -> Smoothing:
     """The shift, scale and clipping of a GEMM input with the least cross-validated output error.
 
     Args:

@@ -84,8 +84,12 @@ def least_error(
         error = ((grid.rounded(weight) * scale - weight) ** 2 * weigh.to(weight)).unflatten(1, (-1, group)).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best = Grid(*(torch.where(better, new, old) for new, old in
-                      ((grid.scale, best.scale), (grid.low, best.low), (grid.high, best.high))))  # fmt: skip
+        best = Grid(
+            *(
+                torch.where(better, new, old)
+                for new, old in ((grid.scale, best.scale), (grid.low, best.low), (grid.high, best.high))
+            )
+        )
     return best
 
 

@@ -13,7 +13,7 @@ from edgekit.quantize.rounding import quantize_weight
 from edgekit.quantize.simulate import simulate
 
 if TYPE_CHECKING:
-    from edgekit.quantize.plan import QuantPlan
+    from edgekit.plan.quant import QuantPlan
 
 BATCH = 8
 RANKING = 8  # images on which GEMMs are ranked: each of them costs a run of the model per GEMM
@@ -94,8 +94,11 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
         if max_drop is not None and drop <= max_drop:
             break
     if max_drop is not None and drop > max_drop:
-        raise DriftExceeded(f"the CLS cosine drops by {drop:.2e} with {len(ranked)} GEMMs promoted",
-                            why=f"{max_drop:.2e} was asked for", fix="--max-drop with a larger value")  # fmt: skip
+        raise DriftExceeded(
+            f"the CLS cosine drops by {drop:.2e} with {len(ranked)} GEMMs promoted",
+            why=f"{max_drop:.2e} was asked for",
+            fix="--max-drop with a larger value",
+        )
     return plan
 
 
@@ -107,7 +110,14 @@ def _promoted(plan: QuantPlan, worst: Sensitivity) -> QuantPlan:
     weight = torch.from_numpy(plan.float_tensors[f"{worst.name}.weight"]).flatten(1)
     rounded = quantize_weight(weight, 8, None, "mse", torch.eye(weight.shape[1]))
     bias = plan.float_tensors[f"{worst.name}.bias"]  # the corrections of both others are to 4-bit weights
-    wider = replace(gemm, weight=rounded.integers.numpy(), weight_scale=rounded.scale.numpy(), weight_zero=None,
-                    weight_bits=8, bias=bias, bias_dynamic=bias)  # fmt: skip
+    wider = replace(
+        gemm,
+        weight=rounded.integers.numpy(),
+        weight_scale=rounded.scale.numpy(),
+        weight_zero=None,
+        weight_bits=8,
+        bias=bias,
+        bias_dynamic=bias,
+    )
     promoted = plan.provenance.get("promoted", {}) | {worst.name: reason}
     return replace(plan, gemms=plan.gemms | {worst.name: wider}, provenance=plan.provenance | {"promoted": promoted})

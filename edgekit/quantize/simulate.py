@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from edgekit.quantize.plan import (
+from edgekit.plan.quant import (
     LEAST_PEAK,
     FloatInput,
     GemmPlan,
@@ -25,8 +25,8 @@ from edgekit.quantize.plan import (
 )
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import DinoV2
-    from edgekit.quantize.plan import QuantPlan
+    from edgekit.models.vit import DinoV2
+    from edgekit.plan.quant import QuantPlan
 
 Kernel = Literal["int32", "pmaddubsw", "float32"]
 """How u8*s8 is accumulated: exactly; in pairs that saturate to int16 first (AVX2 without VNNI); or in float32, equal to
@@ -53,8 +53,10 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
             return torch.tensor(scale, dtype=x.dtype), torch.tensor(float(zero), dtype=x.dtype)
         case TokenGroupInput(split, head, tail):
             tokens = torch.arange(x.shape[-2])[:, None] < split  # (N, 1)
-            return (torch.where(tokens, head.scale, tail.scale).to(x.dtype),
-                    torch.where(tokens, float(head.zero_point), float(tail.zero_point)).to(x.dtype))  # fmt: skip
+            return (
+                torch.where(tokens, head.scale, tail.scale).to(x.dtype),
+                torch.where(tokens, float(head.zero_point), float(tail.zero_point)).to(x.dtype),
+            )
         case TokenScaledInput(quotient):
             return quotient.scale * token_peak(x), torch.tensor(float(quotient.zero_point), dtype=x.dtype)
         case PerTokenInput():

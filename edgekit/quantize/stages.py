@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block, Mlp
+    from edgekit.models.vit import Block, Mlp
 
 State = dict[str, Tensor]  # "x": residual stream (B, N, D); "mixed", "hidden": input of proj / of fc2
 

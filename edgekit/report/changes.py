@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.gate import compare_builds
+from edgekit.measure.gate import compare_builds
 from edgekit.report import numbers
 from edgekit.report.content import BuildReport
 

@@ -38,13 +38,18 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
     height = 340
     points: list[dict[str, Any]] = [
         {
-            "name": c.name, "precision": c.precision, "format": formats[c.name], "ms": c.p50_ms,
-            "db": min(_TOP_DB, MAX_DB if c.sqnr_db is None else c.sqnr_db), "p50": numbers.milliseconds(c.p50_ms),
-            "SQNR": numbers.decibels(MAX_DB if c.sqnr_db is None else c.sqnr_db), "size": numbers.megabytes(c.size_mb),
+            "name": c.name,
+            "precision": c.precision,
+            "format": formats[c.name],
+            "ms": c.p50_ms,
+            "db": min(_TOP_DB, MAX_DB if c.sqnr_db is None else c.sqnr_db),
+            "p50": numbers.milliseconds(c.p50_ms),
+            "SQNR": numbers.decibels(MAX_DB if c.sqnr_db is None else c.sqnr_db),
+            "size": numbers.megabytes(c.size_mb),
             "cosine": numbers.cosine(1 - c.drop),
         }
         for c in found
-    ]  # fmt: skip
+    ]
     right = 1.08 * max(c.p50_ms for c in found)
     lowest = min(10.0, min(point["db"] for point in points) - 3)
     top = sorted((p for p in points if p["db"] >= _TOP_DB), key=lambda p: p["ms"])  # too close together for a name each
@@ -66,13 +71,14 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
     plot = alt.Chart(data(points))
     layers = [
         band.mark_rule(color="var(--rule)", strokeDash=[2, 3]).encode(y=y),
-        band.mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color="var(--muted)", fontSize=10)
-        .encode(y=y, x=alt.value("width"), text="text:N"),
-        alt.Chart(data(line)).mark_line(color="var(--muted)", strokeWidth=1.2)
-        .encode(x=x, y=y),
-        plot.mark_point(filled=True, size=110, opacity=1, stroke="var(--paper)", strokeWidth=1.5)
-        .encode(x=x, y=y, color=_colour(), shape=_shape(), tooltip=["name:N", "p50:N", "SQNR:N", "cosine:N", "size:N"]),
-    ]  # fmt: skip
+        band.mark_text(align="right", baseline="bottom", dx=-2, dy=-2, color="var(--muted)", fontSize=10).encode(
+            y=y, x=alt.value("width"), text="text:N"
+        ),
+        alt.Chart(data(line)).mark_line(color="var(--muted)", strokeWidth=1.2).encode(x=x, y=y),
+        plot.mark_point(filled=True, size=110, opacity=1, stroke="var(--paper)", strokeWidth=1.5).encode(
+            x=x, y=y, color=_colour(), shape=_shape(), tooltip=["name:N", "p50:N", "SQNR:N", "cosine:N", "size:N"]
+        ),
+    ]
     offsets: dict[Place, dict[str, Any]] = {
         "right": {"align": "left", "dx": 10, "dy": 0},
         "left": {"align": "right", "dx": -10, "dy": 0},
@@ -83,9 +89,10 @@ def trade_off(found: Sequence[Candidate], formats: Mapping[str, str], width: int
         mine = [p for p, where in zip(points, labels, strict=True) if where == place]
         if mine:
             layers.append(
-                alt.Chart(data(mine)).mark_text(baseline="middle", color="var(--ink)", **offset)
+                alt.Chart(data(mine))
+                .mark_text(baseline="middle", color="var(--ink)", **offset)
                 .encode(x=x, y=y, text="label:N")
-            )  # fmt: skip
+            )
     return finish(alt.layer(*layers), height, "Latency against feature SQNR of every measured artifact")
 
 
@@ -96,22 +103,30 @@ def latency_strips(reports: Mapping[str, LatencyReport], rows: Mapping[str, Arti
     order = sorted(reports, key=lambda name: reports[name].p50_ms)
     ticks = [
         {"name": name, "precision": rows[name].precision, "ms": t}
-        for name in order for turn in reports[name].times_ms for t in turn
-    ]  # fmt: skip
-    medians = [
-        {"name": name, "precision": rows[name].precision, "ms": reports[name].p50_ms,
-         "p50": numbers.milliseconds(reports[name].p50_ms), "p90": numbers.milliseconds(reports[name].p90_ms),
-         "p99": numbers.milliseconds(reports[name].p99_ms), "fastest": numbers.milliseconds(reports[name].min_ms)}
         for name in order
-    ]  # fmt: skip
+        for turn in reports[name].times_ms
+        for t in turn
+    ]
+    medians = [
+        {
+            "name": name,
+            "precision": rows[name].precision,
+            "ms": reports[name].p50_ms,
+            "p50": numbers.milliseconds(reports[name].p50_ms),
+            "p90": numbers.milliseconds(reports[name].p90_ms),
+            "p99": numbers.milliseconds(reports[name].p99_ms),
+            "fastest": numbers.milliseconds(reports[name].min_ms),
+        }
+        for name in order
+    ]
     x = alt.X("ms:Q", title="ms per call", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=10))
     y = alt.Y("name:N", sort=order, title=None, axis=row_axis())
     chart = alt.layer(
-        alt.Chart(data(ticks)).mark_tick(thickness=1, opacity=0.45, height=ROW * 0.5)
-        .encode(x=x, y=y, color=_colour()),
-        alt.Chart(data(medians)).mark_tick(thickness=3, opacity=1, height=ROW * 0.8)
+        alt.Chart(data(ticks)).mark_tick(thickness=1, opacity=0.45, height=ROW * 0.5).encode(x=x, y=y, color=_colour()),
+        alt.Chart(data(medians))
+        .mark_tick(thickness=3, opacity=1, height=ROW * 0.8)
         .encode(x=x, y=y, color=_colour(), tooltip=["name:N", "p50:N", "p90:N", "p99:N", "fastest:N"]),
-    )  # fmt: skip
+    )
     return finish(chart, ROW * len(order), "Distribution of latencies of every artifact")
 
 
@@ -130,8 +145,11 @@ def memory_bars(reports: Mapping[str, LatencyReport], rows: Mapping[str, Artifac
         y=alt.Y("name:N", sort=None, title=None, axis=row_axis()),
     )
     chart = base.mark_bar(height=9, cornerRadiusEnd=2).encode(color=_colour())
-    return finish(chart + base.mark_text(align="left", dx=6, color="var(--ink)").encode(text="text:N"),
-                  ROW * len(bars), "Memory of every artifact")  # fmt: skip
+    return finish(
+        chart + base.mark_text(align="left", dx=6, color="var(--ink)").encode(text="text:N"),
+        ROW * len(bars),
+        "Memory of every artifact",
+    )
 
 
 def drift_strips(
@@ -142,11 +160,18 @@ def drift_strips(
 
     order = sorted(reports, key=lambda name: -reports[name].sqnr_db.value)
     dots = [
-        {"name": name, "precision": rows[name].precision, "db": min(image.sqnr_db, _TOP_DB), "photo": image.name,
-         "SQNR": numbers.decibels(image.sqnr_db), "class cosine": numbers.cosine(image.cls_cosine),
-         "image": thumbnails.get(image.name, "")}
-        for name in order for image in reports[name].images
-    ]  # fmt: skip
+        {
+            "name": name,
+            "precision": rows[name].precision,
+            "db": min(image.sqnr_db, _TOP_DB),
+            "photo": image.name,
+            "SQNR": numbers.decibels(image.sqnr_db),
+            "class cosine": numbers.cosine(image.cls_cosine),
+            "image": thumbnails.get(image.name, ""),
+        }
+        for name in order
+        for image in reports[name].images
+    ]
     means = [{"name": n, "precision": rows[n].precision, "db": min(reports[n].sqnr_db.value, _TOP_DB)} for n in order]
     worst = min(image.sqnr_db for report in reports.values() for image in report.images)
     x = alt.X(

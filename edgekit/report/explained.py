@@ -19,12 +19,18 @@ def block_lines(found: Explanation) -> Spec:
 
     points = [
         {"kind": kind, "block": block.block, "db": value, "SQNR": numbers.decibels(value)}
-        for key, kind in _KINDS.items() for block in found.blocks if (value := getattr(block, key)) is not None
-    ]  # fmt: skip
+        for key, kind in _KINDS.items()
+        for block in found.blocks
+        if (value := getattr(block, key)) is not None
+    ]
     last = found.blocks[-1].block
     colour = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())))
-    x = alt.X("block:Q", title="behind block", scale=alt.Scale(domain=[0, last + 1.5], nice=False),
-              axis=alt.Axis(values=list(range(last + 1)), format="d", grid=False))  # fmt: skip
+    x = alt.X(
+        "block:Q",
+        title="behind block",
+        scale=alt.Scale(domain=[0, last + 1.5], nice=False),
+        axis=alt.Axis(values=list(range(last + 1)), format="d", grid=False),
+    )
     y = alt.Y("db:Q", title="SQNR in dB", scale=alt.Scale(zero=False, padding=10))
     lines = alt.Chart(data(points)).encode(x=x, y=y, color=colour)
     ends = alt.Chart(data(_apart([point for point in points if point["block"] == last], points)))
@@ -39,7 +45,7 @@ def gemm_bars(found: Explanation) -> Spec:
     bars = [
         {"name": gemm.name, "share": 100 * gemm.noise_share, "text": f"{100 * gemm.noise_share:.0f} %"}
         for gemm in found.gemms[:_LISTED]
-    ]  # fmt: skip
+    ]
     return _bars("share of the noise, %", bars, "Share of the noise of each GEMM")
 
 
@@ -50,8 +56,9 @@ def step_bars(found: Explanation) -> Spec:
     base = steps["as it is"]["sqnr_db"]
     bars = [
         {"name": name, "share": base - step["sqnr_db"], "text": f"{base - step['sqnr_db']:+.1f} dB".replace("-", "−")}
-        for name, step in steps.items() if name != "as it is"
-    ]  # fmt: skip
+        for name, step in steps.items()
+        if name != "as it is"
+    ]
     return _bars("dB of SQNR lost", bars, "What is lost without each step")
 
 

@@ -105,14 +105,29 @@ def _charts(report: BuildReport) -> list[Chart]:
         text = "Up and to the left is better. The line joins those that no other artifact beats in both."
         drawn.append(Chart("Drift against latency", text, svg(charts.trade_off(found, formats, CHART_WIDTH))))
     if report.latency:
-        drawn.append(Chart("Latency", "Every timed call is a tick; the thick one is the median.",
-                           svg(charts.latency_strips(report.latency, rows))))  # fmt: skip
+        drawn.append(
+            Chart(
+                "Latency",
+                "Every timed call is a tick; the thick one is the median.",
+                svg(charts.latency_strips(report.latency, rows)),
+            )
+        )
     if report.drift:
-        drawn.append(Chart("Drift of every image", "Every evaluation image is a dot.",
-                           svg(charts.drift_strips(report.drift, rows, {}))))  # fmt: skip
+        drawn.append(
+            Chart(
+                "Drift of every image",
+                "Every evaluation image is a dot.",
+                svg(charts.drift_strips(report.drift, rows, {})),
+            )
+        )
     if report.latency:
-        drawn.append(Chart("Memory", "Peak of each artifact's own process, above the interpreter's.",
-                           svg(charts.memory_bars(report.latency, rows))))  # fmt: skip
+        drawn.append(
+            Chart(
+                "Memory",
+                "Peak of each artifact's own process, above the interpreter's.",
+                svg(charts.memory_bars(report.latency, rows)),
+            )
+        )
     return drawn
 
 
@@ -121,12 +136,23 @@ def _explained(found: Explanation) -> list[Chart]:
     from edgekit.report import explained
 
     drawn = [
-        Chart("Block by block", "Error of the residual stream behind each block, all GEMMs integer.",
-              svg(explained.block_lines(found))),
-        Chart("GEMM by GEMM", "Each quantized alone; the shares are of the sum of their noise.",
-              svg(explained.gemm_bars(found))),
-    ]  # fmt: skip
+        Chart(
+            "Block by block",
+            "Error of the residual stream behind each block, all GEMMs integer.",
+            svg(explained.block_lines(found)),
+        ),
+        Chart(
+            "GEMM by GEMM",
+            "Each quantized alone; the shares are of the sum of their noise.",
+            svg(explained.gemm_bars(found)),
+        ),
+    ]
     if found.steps:
-        drawn.append(Chart("Step by step", "What the plan loses when it is made without one step of the recipe.",
-                           svg(explained.step_bars(found))))  # fmt: skip
+        drawn.append(
+            Chart(
+                "Step by step",
+                "What the plan loses when it is made without one step of the recipe.",
+                svg(explained.step_bars(found)),
+            )
+        )
     return drawn

@@ -17,9 +17,19 @@ from edgekit.report.content import DataUri, ImagePanel
 
 # Viridis at nine stops (van der Walt and Smith, CC0): even in lightness and readable without red-green vision.
 _VIRIDIS = np.array(
-    [(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
-     (170, 220, 50), (253, 231, 37)], dtype=np.float32,
-)  # fmt: skip
+    [
+        (68, 1, 84),
+        (71, 44, 122),
+        (59, 81, 139),
+        (44, 113, 142),
+        (33, 144, 141),
+        (39, 173, 129),
+        (92, 200, 99),
+        (170, 220, 50),
+        (253, 231, 37),
+    ],
+    dtype=np.float32,
+)
 _SIDE = 128  # pixels of a tile of a strip
 _GAP = 4  # white pixels between tiles
 

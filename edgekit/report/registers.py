@@ -18,7 +18,7 @@ from edgekit.report.template import render, svg
 
 if TYPE_CHECKING:
     from edgekit.images.sets import ImageSet
-    from edgekit.pipeline.registers import Looked, RegistersReport
+    from edgekit.workflows.registers import Looked, RegistersReport
 
 _COLOURS = ("var(--fp16)", "var(--w8a8)")
 _BOX = (217, 118, 26)
@@ -37,11 +37,16 @@ def write_registers(report: RegistersReport, looked: Sequence[Looked], images: I
     sheets = [_sheets(each, photos) for each in looked]
     names = [each.name for each in looked]
     page = render(
-        "registers.html", report=report, sides=(report.a, report.b), columns=COLUMNS,
+        "registers.html",
+        report=report,
+        sides=(report.a, report.b),
+        columns=COLUMNS,
         histogram=svg(histogram(names, [each.inside.norms for each in looked])),
-        pictures=[(images.paths[i], [(each.name, sheet[i]) for each, sheet in zip(looked, sheets, strict=True)])
-                  for i in range(len(photos))],
-    )  # fmt: skip
+        pictures=[
+            (images.paths[i], [(each.name, sheet[i]) for each, sheet in zip(looked, sheets, strict=True)])
+            for i in range(len(photos))
+        ],
+    )
     for name, text in (("registers.html", page), ("registers.json", report.model_dump_json(indent=2) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -58,14 +63,24 @@ def histogram(names: Sequence[str], norms: Sequence[np.ndarray]) -> Spec:
     bars = [
         {"model": name, "norm": float(np.sqrt(left * right)), "share": 100 * count / len(ratio)}
         for name, ratio in zip(names, ratios, strict=True)
-        for left, right, count in zip(edges[:-1], edges[1:], np.histogram(ratio, edges)[0], strict=True) if count
-    ]  # fmt: skip
-    chart = alt.Chart(data(bars)).mark_circle(size=36, opacity=0.9).encode(
-        x=alt.X("norm:Q", title="norm over the model's median", scale=alt.Scale(type="log", nice=False, padding=10)),
-        y=alt.Y("share:Q", title="patches, %", scale=alt.Scale(type="log", padding=10)),
-        color=alt.Color("model:N", scale=alt.Scale(domain=list(names), range=list(_COLOURS)),
-                        legend=alt.Legend(title=None, orient="top", labelColor="var(--ink)", labelLimit=400)),
-    )  # fmt: skip
+        for left, right, count in zip(edges[:-1], edges[1:], np.histogram(ratio, edges)[0], strict=True)
+        if count
+    ]
+    chart = (
+        alt.Chart(data(bars))
+        .mark_circle(size=36, opacity=0.9)
+        .encode(
+            x=alt.X(
+                "norm:Q", title="norm over the model's median", scale=alt.Scale(type="log", nice=False, padding=10)
+            ),
+            y=alt.Y("share:Q", title="patches, %", scale=alt.Scale(type="log", padding=10)),
+            color=alt.Color(
+                "model:N",
+                scale=alt.Scale(domain=list(names), range=list(_COLOURS)),
+                legend=alt.Legend(title=None, orient="top", labelColor="var(--ink)", labelLimit=400),
+            ),
+        )
+    )
     return finish(chart, 220, "Norms of patch tokens before the final norm")
 
 

@@ -69,21 +69,30 @@ def write_seeing(
             _save(out, f"{i:03d}_neighbours_{_slug(name)}", sheet)
         if maps is not None:
             _save(out, f"{i:03d}_attention", maps)
-        shown.append(Shown(
-            images.paths[i], data_uri(photos[i]), [data_uri(picture, sharp=True) for picture in painted],
-            [data_uri(sheet) for sheet in sheets], [[images.paths[j] for j in order[i]] for order in near],
-            None if maps is None else data_uri(maps),
-        ))  # fmt: skip
+        shown.append(
+            Shown(
+                images.paths[i],
+                data_uri(photos[i]),
+                [data_uri(picture, sharp=True) for picture in painted],
+                [data_uri(sheet) for sheet in sheets],
+                [[images.paths[j] for j in order[i]] for order in near],
+                None if maps is None else data_uri(maps),
+            )
+        )
     page = out / "index.html"
     page.write_text(
         render(
-            "seeing.html", names=names, shown=shown, total=len(images), source=Path(images.source).name,
+            "seeing.html",
+            names=names,
+            shown=shown,
+            total=len(images),
+            source=Path(images.source).name,
             attention=None if attention is None else attention[0],
             agreement=None if drift is None else sum(image.nearest_same for image in drift.images),
             patch_cosine=None if drift is None else drift.patch_cosine.mean,
         ),
         encoding="utf-8",
-    )  # fmt: skip
+    )
     return page
 
 

@@ -36,8 +36,14 @@ def svg(spec: dict[str, Any]) -> str:
     """A Vega-Lite specification as a drawing whose colours are the page's."""
     import vl_convert
 
-    axis = {"domainColor": "var(--rule)", "gridColor": "var(--rule)", "tickColor": "var(--rule)",
-            "labelColor": "var(--muted)", "titleColor": "var(--muted)", "titleFontWeight": "normal"}  # fmt: skip
+    axis = {
+        "domainColor": "var(--rule)",
+        "gridColor": "var(--rule)",
+        "tickColor": "var(--rule)",
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "titleFontWeight": "normal",
+    }
     config = {"background": None, "view": {"stroke": None}, "axis": axis}
     drawing: str = vl_convert.vegalite_to_svg({**spec, "width": CHART_WIDTH, "config": config})
     return drawing

@@ -14,12 +14,15 @@ Goal = Literal["latency", "size", "accuracy"]
 WORTH = 1.1  # an integer model must be this much faster, beyond doubt, to be worth its drift
 _GOOD_ENOUGH: tuple[Grade, ...] = ("excellent", "good")
 _FOR: dict[Goal, str] = {
-    "latency": "On this CPU", "size": "For the smallest file", "accuracy": "For speed at the least drift",
-}  # fmt: skip
+    "latency": "On this CPU",
+    "size": "For the smallest file",
+    "accuracy": "For speed at the least drift",
+}
 _NO_BETTER: dict[Goal, str] = {
-    "latency": "is both faster and as true", "size": "is both smaller and true enough",
+    "latency": "is both faster and as true",
+    "size": "is both smaller and true enough",
     "accuracy": "is faster beyond doubt and true enough",
-}  # fmt: skip
+}
 _INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
 _FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
 _ELSEWHERE: frozenset[Precision] = frozenset({"w8a16"})  # made for other devices than the one that measures

@@ -39,8 +39,15 @@ class Crew(Frozen):
         if self.engine == "ray":
             from edgekit.shards.on_ray import run_on_ray
 
-            yield from run_on_ray(task, shards, out, workers=self.workers, threads=self.threads or 1,
-                                  address=self.address, progress=progress)  # fmt: skip
+            yield from run_on_ray(
+                task,
+                shards,
+                out,
+                workers=self.workers,
+                threads=self.threads or 1,
+                address=self.address,
+                progress=progress,
+            )
             return
         make = task.open(self.threads)
         before = 0
@@ -51,5 +58,8 @@ class Crew(Frozen):
     def require_engine(self) -> None:
         """Raises RecipeError where workers or a cluster were named for the local engine."""
         if self.engine == "local" and (self.workers is not None or self.address is not None):
-            raise RecipeError("--workers and --ray-address are Ray's", why="the local engine is this process alone",
-                              fix="--engine ray")  # fmt: skip
+            raise RecipeError(
+                "--workers and --ray-address are Ray's",
+                why="the local engine is this process alone",
+                fix="--engine ray",
+            )

@@ -78,8 +78,9 @@ class CentreTask(_OneFile):
         def make(shard: Shard, out: Path, progress: Progress) -> Done:
             failures: list[Failure] = []
             cls, sums = [], []
-            for (ready,) in batches(read_ahead(self.root, shard.paths, [transform], batch=4, threads=threads or 1), 1,
-                                    failures):  # fmt: skip
+            for (ready,) in batches(
+                read_ahead(self.root, shard.paths, [transform], batch=4, threads=threads or 1), 1, failures
+            ):
                 tokens = _tokens(run, ready.pixels[0], self.reference, shard.paths[ready.place], self.patches)
                 cls.append(tokens[0])
                 sums.append(patch_sum(tokens, self.patches))
@@ -118,10 +119,14 @@ class DriftTask(_OneFile):
 
     def digest(self) -> str:
         """Of all that decides the numbers."""
-        return _digest({
-            "drift": 1, "model": fingerprint(self.reference), "centre": [self.centre_cls, self.centre_patch],
-            "candidates": [fingerprint(candidate) for candidate in self.candidates],
-        })  # fmt: skip
+        return _digest(
+            {
+                "drift": 1,
+                "model": fingerprint(self.reference),
+                "centre": [self.centre_cls, self.centre_patch],
+                "candidates": [fingerprint(candidate) for candidate in self.candidates],
+            }
+        )
 
     def open(self, threads: int | None) -> Maker:
         """Load all models. Raises BackendMissing or DataError."""
@@ -192,6 +197,9 @@ def _digest(work: dict[str, object]) -> str:
 def same_size(reference: Artifact, candidate: Artifact) -> Preprocess:
     """The candidate's preprocessing. Raises DataError where the two take images of different sizes."""
     if candidate.preprocess.input_size != reference.preprocess.input_size:
-        raise DataError(f"{candidate.name} takes {candidate.preprocess.input_size} pixels, {reference.name} "
-                        f"{reference.preprocess.input_size}", fix="--reference ARTIFACT")  # fmt: skip
+        raise DataError(
+            f"{candidate.name} takes {candidate.preprocess.input_size} pixels, {reference.name} "
+            f"{reference.preprocess.input_size}",
+            fix="--reference ARTIFACT",
+        )
     return candidate.preprocess

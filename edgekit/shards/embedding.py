@@ -112,8 +112,13 @@ class EmbedTask(Frozen):
             progress(len(places) + len(failures))
         if not places:  # no row, but the columns' width
             keep(np.zeros((self.batch, 3, *self.model.preprocess.input_size), np.float32), 0)
-        return Embeddings(tuple(places), tuple(digests), np.concatenate(cls),
-                          np.concatenate(tokens) if tokens else None, tuple(failures))  # fmt: skip
+        return Embeddings(
+            tuple(places),
+            tuple(digests),
+            np.concatenate(cls),
+            np.concatenate(tokens) if tokens else None,
+            tuple(failures),
+        )
 
     def _kept(self, hidden: np.ndarray) -> np.ndarray:
         """(B, rows, columns, D) patches, or all (B, 1 + R + P, D)."""

@@ -32,8 +32,9 @@ class Note(Frozen):
 def require_pyarrow() -> None:
     """Raises BackendMissing where Parquet cannot be written."""
     if find_spec("pyarrow") is None:
-        raise BackendMissing("pyarrow is not installed", why="shards of features are Parquet files",
-                             fix='pip install "edgekit[ray]"')  # fmt: skip
+        raise BackendMissing(
+            "pyarrow is not installed", why="shards of features are Parquet files", fix='pip install "edgekit[ray]"'
+        )
 
 
 def write_table(
@@ -62,8 +63,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], note: Note) -> 
     from safetensors.numpy import save_file
 
     with atomic_path(path) as temporary:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary,
-                  metadata={_NOTE: note.model_dump_json()})  # fmt: skip
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            temporary,
+            metadata={_NOTE: note.model_dump_json()},
+        )
         _to_disk(temporary)
 
 

@@ -50,11 +50,17 @@ def require_same(path: Path, sha256: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read here", why=error.strerror or str(error),
-                        fix="every worker needs the artifact under the same path") from None  # fmt: skip
+        raise DataError(
+            f"{path} cannot be read here",
+            why=error.strerror or str(error),
+            fix="every worker needs the artifact under the same path",
+        ) from None
     if sha256 and found != sha256:
-        raise DataError(f"{path} is another file here", why=f"SHA-256 {found[:12]}…, planned was {sha256[:12]}…",
-                        fix="edgekit build again, or copy the same file to every machine")  # fmt: skip
+        raise DataError(
+            f"{path} is another file here",
+            why=f"SHA-256 {found[:12]}…, planned was {sha256[:12]}…",
+            fix="edgekit build again, or copy the same file to every machine",
+        )
 
 
 def _torch(model: Checkpoint, threads: int | None) -> Run:
@@ -66,8 +72,10 @@ def _torch(model: Checkpoint, threads: int | None) -> Run:
         torch.set_num_threads(threads)
     loaded = zoo.load(model.place)
     if loaded.sha256 != model.sha256:
-        raise DataError(f"{model.place} is another checkpoint here", why=f"SHA-256 {loaded.sha256[:12]}…, planned was "
-                        f"{model.sha256[:12]}…")  # fmt: skip
+        raise DataError(
+            f"{model.place} is another checkpoint here",
+            why=f"SHA-256 {loaded.sha256[:12]}…, planned was {model.sha256[:12]}…",
+        )
     backbone = loaded.model.bake(*model.preprocess.input_size)
 
     @torch.inference_mode()

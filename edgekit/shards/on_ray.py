@@ -29,8 +29,11 @@ class _Worker:
         try:
             shard = Shard(row["index"], row["key"], tuple(row["paths"]), tuple(row["labels"]) or None)
             if self._version != __version__:
-                raise BackendMissing(f"a worker has edgekit {__version__}, this run {self._version}",
-                                     why=platform.node(), fix=f"pip install edgekit=={self._version}")  # fmt: skip
+                raise BackendMissing(
+                    f"a worker has edgekit {__version__}, this run {self._version}",
+                    why=platform.node(),
+                    fix=f"pip install edgekit=={self._version}",
+                )
             self._make = self._make or self._task.open(self._threads)
             done = timed(self._make, shard, self._out, lambda done: None)
         except Exception as error:
@@ -69,12 +72,15 @@ def run_on_ray(
         ]
         # blocks are put in the object store by this process: a reading task would wait for a CPU that workers hold
         made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _Worker, fn_constructor_args=(task, str(out.resolve()), threads, __version__), num_cpus=threads,
+            _Worker,
+            fn_constructor_args=(task, str(out.resolve()), threads, __version__),
+            num_cpus=threads,
             compute=ActorPoolStrategy(
-                min_size=min(size, len(rows)), max_size=min(workers or size, len(rows)),
+                min_size=min(size, len(rows)),
+                max_size=min(workers or size, len(rows)),
                 max_tasks_in_flight_per_actor=1,  # no shard waits for a busy worker while another one is idle
             ),
-        )  # fmt: skip
+        )
         lengths, finished = {shard.index: len(shard.paths) for shard in shards}, 0
         try:
             for row in made.iter_rows():
@@ -86,8 +92,11 @@ def run_on_ray(
                 yield done
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise EdgekitError("Ray could not finish the shards", why=lines[-1].strip(),
-                               fix="the same command again: finished shards are kept") from error  # fmt: skip
+            raise EdgekitError(
+                "Ray could not finish the shards",
+                why=lines[-1].strip(),
+                fix="the same command again: finished shards are kept",
+            ) from error
 
 
 def _quiet() -> None:
@@ -104,8 +113,12 @@ def _words(error: Exception) -> dict[str, str]:
     """An exception as what can travel as JSON."""
     if isinstance(error, EdgekitError):
         return {"kind": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
-    return {"kind": "EdgekitError", "what": f"a worker on {platform.node()} failed",
-            "why": f"{type(error).__name__}: {error}", "fix": ""}  # fmt: skip
+    return {
+        "kind": "EdgekitError",
+        "what": f"a worker on {platform.node()} failed",
+        "why": f"{type(error).__name__}: {error}",
+        "fix": "",
+    }
 
 
 def _error(words: dict[str, str]) -> EdgekitError:

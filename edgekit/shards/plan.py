@@ -42,8 +42,10 @@ def cut(images: Listing, size: int, work: str) -> tuple[Shard, ...]:
     shards = []
     for index, start in enumerate(range(0, len(images), size)):
         paths = images.paths[start : start + size]
-        lines = [f"{path}\0{bytes_}\0{time}" for path, (bytes_, time)
-                 in zip(paths, images.stamps[start : start + size].tolist(), strict=True)]  # fmt: skip
+        lines = [
+            f"{path}\0{bytes_}\0{time}"
+            for path, (bytes_, time) in zip(paths, images.stamps[start : start + size].tolist(), strict=True)
+        ]
         try:
             key = hashlib.sha256("\n".join((work, *lines)).encode()).hexdigest()
         except UnicodeEncodeError as error:

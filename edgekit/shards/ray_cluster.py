@@ -30,8 +30,9 @@ def cluster(address: str | None, workers: int | None, threads: int) -> Iterator[
         try:
             import ray
         except ImportError:
-            raise BackendMissing("Ray is not installed", why="--engine ray runs shards on its workers",
-                                 fix='pip install "edgekit[ray]"') from None  # fmt: skip
+            raise BackendMissing(
+                "Ray is not installed", why="--engine ray runs shards on its workers", fix='pip install "edgekit[ray]"'
+            ) from None
         if ray.is_initialized():
             yield _room(ray.cluster_resources(), workers, threads)
             return
@@ -59,8 +60,11 @@ def _connect(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"no Ray cluster at {address}", why=str(error).strip().splitlines()[0],
-                          fix="ray start --head, then --ray-address HOST:6379") from None  # fmt: skip
+        raise RecipeError(
+            f"no Ray cluster at {address}",
+            why=str(error).strip().splitlines()[0],
+            fix="ray start --head, then --ray-address HOST:6379",
+        ) from None
 
 
 def _start(cpus: int, folder: Path) -> None:
@@ -82,16 +86,21 @@ def _room(resources: dict[str, float], workers: int | None, threads: int) -> int
     """How many workers of `threads` CPUs fit in, at most those that were asked for."""
     fit = int(resources.get("CPU", 0)) // threads
     if fit < 1:
-        raise RecipeError(f"the cluster has {resources.get('CPU', 0):g} CPUs, a worker of {threads} threads fits "
-                          "nowhere", fix="--threads 1")  # fmt: skip
+        raise RecipeError(
+            f"the cluster has {resources.get('CPU', 0):g} CPUs, a worker of {threads} threads fits nowhere",
+            fix="--threads 1",
+        )
     return min(fit, workers or fit)
 
 
 @contextmanager
 def _settings(*, own: bool) -> Iterator[None]:
     """Environment while Ray runs: no usage reports, no token file in the home folder, no noise from its core."""
-    values = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal",
-              "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # fmt: skip
+    values = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
     if own:
         values["RAY_AUTH_TOKEN"] = _token()
     before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}  # the last is set by ray.init

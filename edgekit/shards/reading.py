@@ -74,8 +74,11 @@ def _read(root: Path, path: str, place: int, transforms: Sequence[Preprocess]) -
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Failure(path=path, reason=error.strerror or str(error))
     except OSError as error:
-        raise DataError(f"cannot read {root / path}", why=error.strerror or str(error),
-                        fix="the same command again: finished shards are kept") from None  # fmt: skip
+        raise DataError(
+            f"cannot read {root / path}",
+            why=error.strerror or str(error),
+            fix="the same command again: finished shards are kept",
+        ) from None
     try:
         picture = read_image(root / path, data)
         return Ready(place, tuple(preprocess(picture, one) for one in transforms), hashlib.sha256(data).hexdigest())

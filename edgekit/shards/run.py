@@ -59,10 +59,14 @@ class Ran:
     def summary(self) -> dict[str, object]:
         """For a program: counts, failures, time, and memory of the workers in MB."""
         return {
-            "images": self.images, "shards": len(self.shards), "kept": self.kept, "stale": self.stale,
+            "images": self.images,
+            "shards": len(self.shards),
+            "kept": self.kept,
+            "stale": self.stale,
             "failures": [failure.model_dump() for failure in self.failures],
-            "cpu_s": round(self.cpu_s, 3), "worker_peak_rss_mb": self.workers,
-        }  # fmt: skip
+            "cpu_s": round(self.cpu_s, 3),
+            "worker_peak_rss_mb": self.workers,
+        }
 
 
 def run_shards(
@@ -121,8 +125,9 @@ def _require_own(out: Path, task: Task) -> None:
     known = {INDEX, FAILURES, *task.folders(), *task.results()}
     strangers = [path.name for path in out.iterdir() if path.name not in known and not path.name.startswith(".")]
     if strangers:
-        raise DataError(f"{out} holds other files", why=", ".join(sorted(strangers)[:3]),
-                        fix="name a new folder with --out")  # fmt: skip
+        raise DataError(
+            f"{out} holds other files", why=", ".join(sorted(strangers)[:3]), fix="name a new folder with --out"
+        )
 
 
 def _sweep(out: Path, task: Task) -> None:
@@ -162,8 +167,14 @@ def _write_index(task: Task, shards: Sequence[Shard], ran: Ran, out: Path, about
         for shard, done in zip(shards, ran.shards, strict=True)
     ]
     index = {
-        "schema": SCHEMA, "edgekit": __version__, **about, "work": task.digest(),
-        "images": ran.images, "failed": len(failures), "failures": failures[:_SHOWN], "shards": parts,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "edgekit": __version__,
+        **about,
+        "work": task.digest(),
+        "images": ran.images,
+        "failed": len(failures),
+        "failures": failures[:_SHOWN],
+        "shards": parts,
+    }
     with atomic_path(out / INDEX) as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

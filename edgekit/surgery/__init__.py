@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import DinoV2, DinoV2Config
+    from edgekit.models.vit import DinoV2, DinoV2Config
 
 
 def state_of(model: DinoV2) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def restore(config: DinoV2Config, tensors: dict[str, np.ndarray]) -> DinoV2:
     import torch
     from torch import nn
 
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
 
     model = DinoV2(config)
     for i, block in enumerate(model.blocks):

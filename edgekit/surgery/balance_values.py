@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block
+    from edgekit.models.vit import Block
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgekit.models.dinov2 import Mlp
+from edgekit.models.vit import Mlp
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Block, DinoV2
+    from edgekit.models.vit import Block, DinoV2
 
 
 def last_linear(block: Block) -> nn.Linear:

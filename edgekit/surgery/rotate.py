@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekit.surgery.fold_layerscale import first_linear, last_linear
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import DinoV2
+    from edgekit.models.vit import DinoV2
 
 
 def mean_preserving_rotation(width: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgekit.models.dinov2 import Mlp
+    from edgekit.models.vit import Mlp
 
 
 @torch.no_grad()

@@ -14,10 +14,10 @@ import torch
 from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.backends.base import ExportSource
-from edgekit.models.dinov2 import DinoV2
+from edgekit.models.vit import DinoV2
 from edgekit.pipeline.jobs import fused_missing
-from edgekit.quantize.plan import QuantPlan
-from tests.conformance.rtn_plan import rtn_plan
+from edgekit.plan.quant import QuantPlan
+from tests.support.plans import rtn_plan
 
 SIZE = (70, 56)  # (height, width): 5 x 4 patches, so that exchanged sides are noticed
 
@@ -36,9 +36,15 @@ class Exported:
         """The plan is there for float precisions too: they must not look at it."""
         model = model or self.model
         return ExportSource(
-            model, Preprocess.for_size(*SIZE), self.plan if planned else None, "tiny", "MIT", "0" * 64, "digest",
+            model,
+            Preprocess.for_size(*SIZE),
+            self.plan if planned else None,
+            "tiny",
+            "MIT",
+            "0" * 64,
+            "digest",
             calibration=random_pixels(8, seed=1).numpy(),
-        )  # fmt: skip
+        )
 
     def export(self, precision: Precision, variant: Variant, path: Path | None = None) -> Artifact:
         """Write a file, or give the one that is there when no path is asked for."""

@@ -12,8 +12,8 @@ import torch
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends.fused import as_fused
 from edgekit.errors import ExportError
-from edgekit.models.dinov2 import DinoV2
-from edgekit.quantize.plan import FloatInput, QuantPlan
+from edgekit.models.vit import DinoV2
+from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.simulate import simulate
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 

@@ -15,7 +15,7 @@ import torch
 import edgekit
 from edgekit.artifact import Manifest, files_of, sha256_of, size_mb_of
 from edgekit.errors import DataError, DriftExceeded, EdgekitError, ExportError
-from edgekit.golden import check_golden, write_golden
+from edgekit.measure.golden import check_golden, write_golden
 from edgekit.pipeline.make import row_of
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 

@@ -15,9 +15,20 @@ from edgekit.backends import BACKENDS, Backend, get_backend
 FORMATS = get_args(Format)
 
 RUNTIMES = (
-    "ai_edge_litert", "ai_edge_quantizer", "coremltools", "litert_torch", "nncf", "onnx", "onnx_ir", "onnxruntime",
-    "onnxscript", "openvino", "tensorflow", "tflite_runtime", "torch",
-)  # fmt: skip
+    "ai_edge_litert",
+    "ai_edge_quantizer",
+    "coremltools",
+    "litert_torch",
+    "nncf",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tensorflow",
+    "tflite_runtime",
+    "torch",
+)
 
 NOTHING_INSTALLED = """
 import json, sys

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from edgekit.models.checkpoint import save_checkpoint
-from edgekit.models.dinov2 import random_model
+from edgekit.models.vit import random_model
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe
-from tests.generators import TINY
+from tests.support.models import TINY
 
 SIZE = 70
 
@@ -39,10 +39,17 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def recipe(checkpoint, pictures) -> Recipe:
     """ONNX in FP32 and INT8, with quantization steps that take a second on the tiny model."""
-    return Recipe.make({
-        "model": str(checkpoint), "image_size": [(SIZE, SIZE)], "precisions": ["fp32", "w8a8"], "fused": False,
-        "calibration": {"source": str(pictures), "samples": 8}, "evaluation": str(pictures), "evaluation_samples": 6,
-    })  # fmt: skip
+    return Recipe.make(
+        {
+            "model": str(checkpoint),
+            "image_size": [(SIZE, SIZE)],
+            "precisions": ["fp32", "w8a8"],
+            "fused": False,
+            "calibration": {"source": str(pictures), "samples": 8},
+            "evaluation": str(pictures),
+            "evaluation_samples": 6,
+        }
+    )
 
 
 @pytest.fixture(scope="session")

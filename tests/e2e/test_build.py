@@ -15,9 +15,9 @@ import torch
 
 from edgekit.artifact import Manifest, sha256_of
 from edgekit.backends import BACKENDS, load
-from edgekit.backends.onnx import OnnxBackend
+from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.errors import BackendMissing, DataError, ExportError
-from edgekit.golden import read_golden
+from edgekit.measure.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
@@ -103,8 +103,8 @@ def test_artifacts_of_an_earlier_recipe_stay_listed(out, recipe):
 
 def test_a_folder_belongs_to_one_model(out, recipe, tmp_path):
     from edgekit.models.checkpoint import save_checkpoint
-    from edgekit.models.dinov2 import random_model
-    from tests.generators import TINY
+    from edgekit.models.vit import random_model
+    from tests.support.models import TINY
 
     save_checkpoint(random_model(TINY, seed=1), tmp_path / "other.safetensors")
     with pytest.raises(DataError, match="holds a build of"):
@@ -177,7 +177,7 @@ def test_a_format_this_edgekit_does_not_have_is_not_here(recipe, tmp_path, monke
 
 
 def test_an_artifact_unlike_its_reference_fails_but_shows_its_drift(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.golden.LEAST_COSINE", {"fp32": 0.9, "w8a8": 1.1})
+    monkeypatch.setattr("edgekit.measure.golden.LEAST_COSINE", {"fp32": 0.9, "w8a8": 1.1})
     result = build(recipe, tmp_path / "out", measure="drift")
     row = result.manifest.artifacts[1]
     assert row.status == "failed"
@@ -241,8 +241,8 @@ def test_kill_9_leaves_finished_artifacts_and_nothing_half_written(recipe, tmp_p
     request.write_text(recipe.model_dump_json())
     program = (
         "import sys, time; from pathlib import Path; from edgekit.recipe import Recipe\n"
-        "from edgekit.backends.onnx import OnnxBackend\n"
-        "import edgekit.backends.onnx as module\n"
+        "from edgekit.backends.onnx.backend import OnnxBackend\n"
+        "import edgekit.backends.onnx.backend as module\n"
         "from edgekit.pipeline import build\n"
         "save = module._save\n"
         "def slow(model, path):\n"
@@ -264,12 +264,29 @@ def test_kill_9_leaves_finished_artifacts_and_nothing_half_written(recipe, tmp_p
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
-    command = [sys.executable, "-m", "edgekit", "build", "--model", str(checkpoint), "--image-size", "70", "--calib",
-               str(pictures), "--samples", "8", "--out", str(tmp_path / "out")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "build",
+        "--model",
+        str(checkpoint),
+        "--image-size",
+        "70",
+        "--calib",
+        str(pictures),
+        "--samples",
+        "8",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
-    )  # fmt: skip
+    )
     while not (tmp_path / "out" / "manifest.json").exists():
         assert child.poll() is None
         time.sleep(0.02)

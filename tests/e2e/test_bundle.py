@@ -22,8 +22,8 @@ from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import check_pictures
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
-from edgekit.golden import cosine
 from edgekit.images import read_image
+from edgekit.measure.golden import cosine
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe
 
@@ -54,16 +54,33 @@ def out(built, tmp_path) -> Path:
 
 
 def test_everything_is_there_under_the_names_that_others_look_for(bundle, built):
-    for path in ("README.md", "LICENSE", "LICENSE.weights", "config.json", "preprocessor_config.json", "manifest.json",
-                 "onnx/model.onnx", "onnx/model_quantized.onnx", "golden/inputs.safetensors", "golden/README.md",
-                 "golden/pictures/exif.jpg", "golden/pictures.safetensors", "recipe.toml", "sbom.cdx.json",
-                 "SHA256SUMS", "python/check.py", "web/package.json"):  # fmt: skip
+    for path in (
+        "README.md",
+        "LICENSE",
+        "LICENSE.weights",
+        "config.json",
+        "preprocessor_config.json",
+        "manifest.json",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "golden/inputs.safetensors",
+        "golden/README.md",
+        "golden/pictures/exif.jpg",
+        "golden/pictures.safetensors",
+        "recipe.toml",
+        "sbom.cdx.json",
+        "SHA256SUMS",
+        "python/check.py",
+        "web/package.json",
+    ):
         assert (bundle / path).is_file(), path
     assert not (bundle / "onnx" / "model_w8a8.onnx").exists()
     assert not (bundle / "ios").exists()
     rows = Manifest.read(bundle).artifacts
-    assert [(row.name, row.path) for row in rows] == [("onnx/fp32", "onnx/model.onnx"),
-                                                      ("onnx/w8a8", "onnx/model_quantized.onnx")]  # fmt: skip
+    assert [(row.name, row.path) for row in rows] == [
+        ("onnx/fp32", "onnx/model.onnx"),
+        ("onnx/w8a8", "onnx/model_quantized.onnx"),
+    ]
     for row in rows:
         assert sha256_of(bundle / row.path) == row.sha256
     assert Recipe.from_toml(bundle / "recipe.toml").digest == built.manifest.recipe_digest
@@ -182,8 +199,10 @@ def test_the_python_of_its_page_runs(bundle, tmp_path, monkeypatch):
 def test_alike_is_more_similar_than_unlike(bundle):
     pictures = bundle / "golden" / "pictures"
     command = [sys.executable, str(bundle / "python" / "similarity.py"), str(pictures / "odd.png")]
-    same = [subprocess.run([*command, str(pictures / name)], capture_output=True, text=True, check=True).stdout
-            for name in ("odd.ppm", "large.jpg")]  # fmt: skip
+    same = [
+        subprocess.run([*command, str(pictures / name)], capture_output=True, text=True, check=True).stdout
+        for name in ("odd.ppm", "large.jpg")
+    ]
     alike, unlike = (float(text.split()[-1]) for text in same)
     assert alike > 0.9999 > unlike
 
@@ -236,8 +255,11 @@ def test_a_further_size_can_be_the_main_one(recipe, tmp_path):
     assert alone.manifest.artifacts[0].preprocess.input_size == (56, 84)
     turned = write_bundle(tmp_path / "out", tmp_path / "turned", sizes=[(56, 84), (70, 70)], platforms=["python"])
     assert [row.path for row in turned.manifest.artifacts] == [
-        "onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/model_70x70.onnx", "onnx/model_quantized_70x70.onnx",
-    ]  # fmt: skip
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "onnx/model_70x70.onnx",
+        "onnx/model_quantized_70x70.onnx",
+    ]
     for made in (alone, turned):
         assert {check.outcome for check in check_bundle(made.path)} == {"passed"}
 
@@ -254,8 +276,11 @@ def test_an_ios_bundle_holds_packages_and_the_swift_package(recipe, tmp_path):
 
 def test_the_golden_pictures_of_another_size_are_refused(bundle, recipe, tmp_path):
     shutil.copytree(bundle, tmp_path / "bundle")
-    build(Recipe.make(recipe.model_dump() | {"image_size": [(56, 56)], "precisions": ["fp32"]}), tmp_path / "out",
-          measure="none")  # fmt: skip
+    build(
+        Recipe.make(recipe.model_dump() | {"image_size": [(56, 56)], "precisions": ["fp32"]}),
+        tmp_path / "out",
+        measure="none",
+    )
     with pytest.raises(DataError, match="cropped to"):
         check_pictures(tmp_path / "bundle" / "golden", edgekit.load(tmp_path / "out"))
 

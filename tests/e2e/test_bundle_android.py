@@ -12,7 +12,7 @@ import pytest
 import edgekit
 from edgekit.bundle import write_bundle
 from edgekit.bundle.platforms import TEMPLATES
-from edgekit.golden import LEAST_COSINE, cosine
+from edgekit.measure.golden import LEAST_COSINE, cosine
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
 
@@ -22,8 +22,14 @@ pytestmark = [
 ]
 ANDROID = TEMPLATES / "android"
 STUBS = Path(__file__).parent / "kotlin_stubs"
-_CLASSPATH = ("kotlin-compiler", "kotlin-stdlib", "kotlinx-coroutines-core-jvm", "kotlin-reflect",
-              "kotlin-script-runtime", "annotations-13.0")  # fmt: skip
+_CLASSPATH = (
+    "kotlin-compiler",
+    "kotlin-stdlib",
+    "kotlinx-coroutines-core-jvm",
+    "kotlin-reflect",
+    "kotlin-script-runtime",
+    "annotations-13.0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +42,32 @@ def kotlin(tmp_path_factory) -> Path:
 
 def compile_kotlin(kotlin: Path, target: Path, *sources: Path) -> None:
     path = ":".join(str(kotlin / "lib" / f"{jar}.jar") for jar in _CLASSPATH)
-    command = ["java", "-cp", path, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-kotlin-home", str(kotlin),
-               "-Werror", "-include-runtime", "-d", str(target), *map(str, sources)]  # fmt: skip
+    command = [
+        "java",
+        "-cp",
+        path,
+        "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
+        "-kotlin-home",
+        str(kotlin),
+        "-Werror",
+        "-include-runtime",
+        "-d",
+        str(target),
+        *map(str, sources),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_jvm_prepares_pictures_as_python_does(kotlin, checkpoint, tmp_path):
-    recipe = Recipe.make({"model": str(checkpoint), "image_size": [(70, 70)], "precisions": ["fp32", "w8a8"],
-                          "calibration": {"source": "demo", "samples": 8}})  # fmt: skip
+    recipe = Recipe.make(
+        {
+            "model": str(checkpoint),
+            "image_size": [(70, 70)],
+            "precisions": ["fp32", "w8a8"],
+            "calibration": {"source": "demo", "samples": 8},
+        }
+    )
     build(recipe, tmp_path / "out", measure="none")
     bundle = write_bundle(tmp_path / "out", tmp_path / "bundle", platforms=["android"]).path
     compile_kotlin(kotlin, tmp_path / "core.jar", bundle / "android" / "core" / "src")

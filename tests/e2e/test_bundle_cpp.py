@@ -32,9 +32,13 @@ CPU revision\t: 1
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cpp")
-    recipe = {"model": "demo", "formats": ["onnx", "openvino"], "precisions": ["fp32", "w8a8"],
-              "quantize": {"rounding": "rtn", "smooth": "off", "fc2_scale": "off", "activation_range": "minmax"},
-              "calibration": {"source": "demo", "samples": 8}}  # fmt: skip
+    recipe = {
+        "model": "demo",
+        "formats": ["onnx", "openvino"],
+        "precisions": ["fp32", "w8a8"],
+        "quantize": {"rounding": "rtn", "smooth": "off", "fc2_scale": "off", "activation_range": "minmax"},
+        "calibration": {"source": "demo", "samples": 8},
+    }
     build(Recipe.make(recipe), folder / "out", measure="none")
     return write_bundle(folder / "out", folder / "bundle", platforms=["cpp"]).path
 
@@ -54,8 +58,10 @@ def wheel_of(package: str) -> Path:
 
 
 def compiled(source: Path, target: Path, *definitions: str) -> Path:
-    for command in (["cmake", "-S", str(source), "-B", str(target), *definitions],
-                    ["cmake", "--build", str(target), "-j", str(os.cpu_count())]):  # fmt: skip
+    for command in (
+        ["cmake", "-S", str(source), "-B", str(target), *definitions],
+        ["cmake", "--build", str(target), "-j", str(os.cpu_count())],
+    ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return target
@@ -73,8 +79,9 @@ def programs(bundle, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("native")
     library = next((wheel_of("onnxruntime") / "capi").glob("libonnxruntime.so.*"))
     runtime(folder / "lib", library)
-    return compiled(bundle / "cpp", folder / "build", f"-DONNXRUNTIME={library}",
-                    f"-DOpenVINO_DIR={wheel_of('openvino') / 'cmake'}")  # fmt: skip
+    return compiled(
+        bundle / "cpp", folder / "build", f"-DONNXRUNTIME={library}", f"-DOpenVINO_DIR={wheel_of('openvino') / 'cmake'}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,8 +89,10 @@ def programs(bundle, tmp_path_factory) -> Path:
 )
 def test_the_golden_check_passes_on_this_machine(bundle, programs, model):
     program = "openvino_embed" if model.endswith(".xml") else "onnxruntime_embed"
-    said = checked([str(programs / program), str(bundle), str(bundle / model), "--check"],
-                   {"LD_LIBRARY_PATH": str(programs.parent / "lib")})  # fmt: skip
+    said = checked(
+        [str(programs / program), str(bundle), str(bundle / model), "--check"],
+        {"LD_LIBRARY_PATH": str(programs.parent / "lib")},
+    )
     exact = [line for line in said.splitlines() if ".ppm" in line]
     assert len(exact) == 7
     assert all("crop 0.000 levels off" in line for line in exact)
@@ -107,14 +116,22 @@ def test_the_check_sees_wrong_preprocessing(bundle, programs, tmp_path):
 
 def test_two_pictures_are_compared(bundle, programs):
     pictures = bundle / "golden" / "pictures"
-    said = checked([str(programs / "onnxruntime_embed"), str(bundle), str(bundle / "onnx" / "model_quantized.onnx"),
-                    str(pictures / "odd.ppm"), str(pictures / "odd.ppm")],
-                   {"LD_LIBRARY_PATH": str(programs.parent / "lib")})  # fmt: skip
+    said = checked(
+        [
+            str(programs / "onnxruntime_embed"),
+            str(bundle),
+            str(bundle / "onnx" / "model_quantized.onnx"),
+            str(pictures / "odd.ppm"),
+            str(pictures / "odd.ppm"),
+        ],
+        {"LD_LIBRARY_PATH": str(programs.parent / "lib")},
+    )
     assert said == "cosine similarity 1.0000\n"
 
 
-@pytest.mark.skipif(not (shutil.which(CROSS) and shutil.which(EMULATOR)),
-                    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user")  # fmt: skip
+@pytest.mark.skipif(
+    not (shutil.which(CROSS) and shutil.which(EMULATOR)), reason="needs Debian's g++-aarch64-linux-gnu and qemu-user"
+)
 def test_the_golden_check_passes_on_aarch64(bundle, tmp_path):
     """Emulated with the root that ONNX Runtime's look at the CPU needs: ARM's /proc/cpuinfo and one core."""
     wanted = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(tmp_path)]
@@ -123,10 +140,12 @@ def test_the_golden_check_passes_on_aarch64(bundle, tmp_path):
         wheel.extractall(tmp_path / "wheel")
     library = next((tmp_path / "wheel" / "onnxruntime" / "capi").glob("libonnxruntime.so.*"))
     toolchain = tmp_path / "toolchain.cmake"
-    toolchain.write_text("set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\n"
-                         f"set(CMAKE_CXX_COMPILER {CROSS})\n")  # fmt: skip
-    programs = compiled(bundle / "cpp", tmp_path / "build", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
-                        f"-DONNXRUNTIME={library}")  # fmt: skip
+    toolchain.write_text(
+        f"set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\nset(CMAKE_CXX_COMPILER {CROSS})\n"
+    )
+    programs = compiled(
+        bundle / "cpp", tmp_path / "build", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", f"-DONNXRUNTIME={library}"
+    )
     root, cpu = tmp_path / "root", tmp_path / "root" / "sys" / "devices" / "system" / "cpu"
     (cpu / "cpu0" / "topology").mkdir(parents=True)
     (root / "proc").mkdir()
@@ -135,6 +154,19 @@ def test_the_golden_check_passes_on_aarch64(bundle, tmp_path):
     for file in ("kernel_max", "possible", "present", "cpu0/topology/physical_package_id"):
         (cpu / file).write_text("0\n")
     libraries = runtime(tmp_path / "lib", library)
-    checked([EMULATOR, "-cpu", "neoverse-n1", "-L", str(root), "-E", f"LD_LIBRARY_PATH={libraries}",
-             str(programs / "onnxruntime_embed"), str(bundle), str(bundle / "onnx" / "model_w8a8_fused.onnx"),
-             "--check"], {})  # fmt: skip
+    checked(
+        [
+            EMULATOR,
+            "-cpu",
+            "neoverse-n1",
+            "-L",
+            str(root),
+            "-E",
+            f"LD_LIBRARY_PATH={libraries}",
+            str(programs / "onnxruntime_embed"),
+            str(bundle),
+            str(bundle / "onnx" / "model_w8a8_fused.onnx"),
+            "--check",
+        ],
+        {},
+    )

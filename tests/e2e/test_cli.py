@@ -15,8 +15,22 @@ from edgekit.cli import COMMANDS, main
 
 @pytest.fixture
 def flags(checkpoint, pictures, tmp_path):
-    return ["--model", str(checkpoint), "--image-size", "70", "--calib", str(pictures), "--eval", str(pictures),
-            "--samples", "8", "--precision", "fp32,w8a8", "--out", str(tmp_path / "out")]  # fmt: skip
+    return [
+        "--model",
+        str(checkpoint),
+        "--image-size",
+        "70",
+        "--calib",
+        str(pictures),
+        "--eval",
+        str(pictures),
+        "--samples",
+        "8",
+        "--precision",
+        "fp32,w8a8",
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 def error_of(capsys, *words: str) -> tuple[int, str]:
@@ -163,7 +177,7 @@ def test_a_bug_is_no_traceback(capsys, monkeypatch):
     def broken() -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("edgekit.doctor.examine", broken)
+    monkeypatch.setattr("edgekit.workflows.doctor.examine", broken)
     code, errors = error_of(capsys, "doctor")
     assert code == 1
     assert "ZeroDivisionError: oops" in errors

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 import edgekit
 from edgekit.cli import main
 from edgekit.errors import DataError
-from edgekit.heads.plan import HeadPlan
 from edgekit.pipeline import BuildResult, build
+from edgekit.plan.heads import HeadPlan
 from edgekit.recipe import Recipe
-from tests import official_heads as official
 from tests.e2e.conftest import SIZE
-from tests.generators import TINY
+from tests.support import official_heads as official
+from tests.support.models import TINY
 
 CLASSES = 5
 GRID = SIZE // 14
@@ -30,9 +30,10 @@ def heads(tmp_path_factory) -> dict[str, str]:
     """Three random heads of the official kinds, as files."""
     folder = tmp_path_factory.mktemp("heads")
     modules = {
-        "cls": official.Classifier(TINY.width, 1, CLASSES), "seg": official.Segmenter(TINY.width, 1, CLASSES),
+        "cls": official.Classifier(TINY.width, 1, CLASSES),
+        "seg": official.Segmenter(TINY.width, 1, CLASSES),
         "depth": official.LinearDepther(TINY.width, [TINY.depth - 1], 16, 10),
-    }  # fmt: skip
+    }
     for name, module in modules.items():
         save_file(official.randomised(module).state_dict(), folder / f"{name}.safetensors")
     return {name: str(folder / f"{name}.safetensors") for name in modules}
@@ -54,14 +55,14 @@ def test_every_artifact_has_the_heads_and_their_drift(built: BuildResult):
     )
     for row in built.manifest.artifacts:
         assert [spec.name for spec in row.outputs[2:]] == ["cls", "seg", "depth"]
-        assert [spec.shape[1:] for spec in row.outputs[2:]] == [
-            (CLASSES,), (CLASSES, GRID, GRID), (4 * GRID, 4 * GRID)
-        ]  # fmt: skip
+        assert [spec.shape[1:] for spec in row.outputs[2:]] == [(CLASSES,), (CLASSES, GRID, GRID), (4 * GRID, 4 * GRID)]
         assert row.drift is not None
         drift = row.drift["heads"]
         assert [(name, found["measure"], found["unit"]) for name, found in drift.items()] == [
-            ("cls", "top-1 agreement", ""), ("seg", "mIoU", ""), ("depth", "RMSE", "m")
-        ]  # fmt: skip
+            ("cls", "top-1 agreement", ""),
+            ("seg", "mIoU", ""),
+            ("depth", "RMSE", "m"),
+        ]
         if row.precision == "fp32":
             assert drift["cls"]["value"] == 1
             assert drift["seg"]["value"] > 0.99

@@ -15,8 +15,17 @@ pytest.importorskip("coremltools")
 
 def test_one_package_for_two_sizes(recipe, tmp_path, capsys):
     build(recipe, tmp_path / "out", measure="none")
-    words = ["join", str(tmp_path / "out"), "--to", str(tmp_path / "tiny.mlpackage"), "--precision", "w8a8",
-             "--samples", "2", "--json"]  # fmt: skip
+    words = [
+        "join",
+        str(tmp_path / "out"),
+        "--to",
+        str(tmp_path / "tiny.mlpackage"),
+        "--precision",
+        "w8a8",
+        "--samples",
+        "2",
+        "--json",
+    ]
     assert main([*words, "--image-size", "70"]) == 1
     assert "1 image sizes cannot be joined" in capsys.readouterr().out
     assert main([*words, "--image-size", "70,84x56"]) == 0

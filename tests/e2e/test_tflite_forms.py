@@ -20,9 +20,13 @@ def test_they_are_rows_with_their_drift_and_not_what_is_opened_unasked(recipe: R
     result = build(asked, tmp_path / "out", measure="drift")
     rows = {row.name: row for row in result.manifest.artifacts}
     assert list(rows) == [
-        "tflite/fp32", "tflite/fp32_composite", "tflite/w8a8", "tflite/w8a8_fused", "tflite/w8a8_composite",
+        "tflite/fp32",
+        "tflite/fp32_composite",
+        "tflite/w8a8",
+        "tflite/w8a8_fused",
+        "tflite/w8a8_composite",
         "tflite/w8a16",
-    ]  # fmt: skip
+    ]
     assert {row.status for row in rows.values()} == {"ok"}
     integer, whole = rows["tflite/w8a16"], rows["tflite/fp32_composite"]
     assert integer.drift is not None

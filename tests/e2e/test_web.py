@@ -50,13 +50,15 @@ def salient_bundle(recipe, tmp_path_factory) -> Path:
     made = write_bundle(folder / "out", folder / "bundle", platforms=["web"]).path
     for path in (made / "onnx").glob("*.onnx"):
         model = onnx.load(path)
-        model.graph.initializer.extend([
-            helper.make_tensor("channels", TensorProto.INT64, [1], [1]), helper.make_tensor("white", 1, [], [255.0]),
-        ])  # fmt: skip
-        model.graph.node.extend([
-            helper.make_node("ReduceMean", ["pixel_values", "channels"], ["grey"], keepdims=0),
-            helper.make_node("Div", ["grey", "white"], ["saliency"]),
-        ])  # fmt: skip
+        model.graph.initializer.extend(
+            [helper.make_tensor("channels", TensorProto.INT64, [1], [1]), helper.make_tensor("white", 1, [], [255.0])]
+        )
+        model.graph.node.extend(
+            [
+                helper.make_node("ReduceMean", ["pixel_values", "channels"], ["grey"], keepdims=0),
+                helper.make_node("Div", ["grey", "white"], ["saliency"]),
+            ]
+        )
         model.graph.output.append(helper.make_tensor_value_info("saliency", TensorProto.FLOAT, None))
         onnx.save(model, path)
     npm(made / "web", "ci")

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from edgekit.ops import build
+from edgekit.native import build
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib"}  # made by running, not written by anyone
@@ -21,9 +21,22 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, checkout / name)
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir",
-         str(tmp_path), str(checkout)], capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(tmp_path),
+            str(checkout),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     packed = set(zipfile.ZipFile(next(tmp_path.glob("edgekit-*.whl"))).namelist())
     written = {
@@ -33,6 +46,6 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
         and not LEFT_OUT & set(path.parts)
         and not (path.name == "README.md" and (path.parent / "__init__.py").exists())  # for readers of the checkout
     }
-    assert "edgekit/ops/native/openvino/extension.cpp" in written
+    assert "edgekit/native/openvino/extension.cpp" in written
     assert written - packed == set()
-    assert build.compiler() is None or f"edgekit/ops/_lib/{build.LIBRARY.name}" in packed
+    assert build.compiler() is None or f"edgekit/native/_lib/{build.LIBRARY.name}" in packed

@@ -1,0 +1,1 @@
+"""Experiments: each module is run as `python -m benchmarks.<name>`."""

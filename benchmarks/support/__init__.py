@@ -1,0 +1,1 @@
+"""Pieces that several experiments share: photographs, peers, rows of CSV files, charts."""

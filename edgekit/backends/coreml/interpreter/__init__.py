@@ -1,0 +1,1 @@
+"""A numpy interpreter of Core ML programs, for machines without Core ML."""

@@ -1,0 +1,210 @@
+"""How a QuantPlan's GEMMs are written in standard ONNX ops for each integer precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.backends.onnx.attention import integer_attention
+from edgekit.backends.onnx.builder import GraphWriter
+from edgekit.backends.onnx.emitter import FloatGemms
+from edgekit.backends.onnx.per_token import per_token_gemm, token_scaled_gemm
+from edgekit.backends.onnx.weights import (
+    Storage,
+    accumulator_scale,
+    block_size_of,
+    blocked_weight,
+    channel_scale,
+    int32_bias,
+    integer_weight,
+)
+from edgekit.errors import ExportError
+from edgekit.models.config import DinoV2Config
+from edgekit.plan.quant import (
+    FloatInput,
+    GemmPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a GEMM's input share one static quantizer: all tokens, or one of several groups."""
+
+    tokens: int
+    quantizer: StaticInput
+    part: str = ""  # ".head", ".tail": added to the names of a group's nodes
+
+
+class StaticGemms(FloatGemms):
+    """w8a8: what the plan quantizes runs on integers with the plan's own scales; the rest stays float.
+
+    A static input becomes QuantizeLinear, DequantizeLinear and a Gemm over dequantized initializers with an int32 bias:
+    the form that ONNX Runtime turns into one QGemm (u8 x s8 -> int32 -> float32). Outputs are never quantized.
+    """
+
+    def __init__(self, plan: QuantPlan, storage: Storage = "int8") -> None:
+        super().__init__(plan.float_tensors)
+        self.plan, self.storage = plan, storage
+
+    def gemm(self, name: str) -> GemmPlan | None:
+        """The plan's entry.
+
+        Raises:
+            ExportError: its weights share scales in groups, for which standard ops have no integer kernel.
+        """
+        gemm = self.plan.gemms.get(name)
+        if gemm is not None and gemm.weight_scale.shape[1] > 1:
+            raise ExportError(
+                f"{name} has {gemm.weight_scale.shape[1]} weight scales per row",
+                why="integer GEMMs of standard ONNX ops take one per output channel",
+                fix="--precision w4a8, or a recipe without group_size",
+            )
+        return gemm
+
+    def linear(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+        """Integer GEMM when the plan has one, else the float layer."""
+        gemm = self.gemm(name)
+        if gemm is None:
+            return super().linear(graph, name, x)
+        return self.integer(graph, gemm, x, self.plan.config.tokens(*self.plan.image_size))
+
+    def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
+        """The patch embedding as the GEMM it is, over patches laid out in rows of 3 * patch * patch values."""
+        gemm = self.gemm(name)
+        if gemm is None:
+            return super().patches(graph, name, pixels, config)
+        (rows, columns), patch = config.grid, config.patch
+        x = graph.node("Reshape", [pixels, graph.ints(-1, 3, rows, patch, columns, patch)], f"{name}.unfold/Reshape")
+        x = graph.node("Transpose", [x], f"{name}.unfold/Transpose", {"perm": [0, 2, 4, 1, 3, 5]})
+        x = graph.node("Reshape", [x, graph.ints(-1, rows * columns, 3 * patch**2)], f"{name}.rows/Reshape")
+        return self.integer(graph, gemm, x, rows * columns)
+
+    def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        """Both products in integers when the plan has their scales (level "all"), else float."""
+        matmul = self.plan.matmuls.get(name)
+        if matmul is None:
+            return super().attention(graph, name, q, k, v)
+        tokens = self.plan.config.tokens(*self.plan.image_size)
+        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
+
+    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+        """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
+        match gemm.input:
+            case StaticInput():
+                return self.static(graph, gemm, x, Rows(tokens, gemm.input))
+            case TokenGroupInput(split, head, tail):
+                groups = Rows(split, head, ".head"), Rows(tokens - split, tail, ".tail")
+                return self.token_groups(graph, gemm, x, groups)
+            case TokenScaledInput(quotient):
+                return token_scaled_gemm(graph, gemm, x, lambda x: self.product(graph, gemm, x, Rows(tokens, quotient)))
+            case PerTokenInput():
+                return per_token_gemm(graph, gemm, x, self.storage)
+            case FloatInput():
+                raise ExportError(
+                    f"the plan leaves the input of {gemm.name} float",
+                    why="it is one of weights alone",
+                    fix="--precision w8a8",
+                )
+            case _:
+                assert_never(gemm.input)
+
+    def static(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows) -> ir.Value:
+        """One GEMM with one scale and zero point for all its rows, and its bias."""
+        steps = int32_bias(gemm, rows.quantizer)
+        y = self.product(graph, gemm, x, rows, steps)
+        if steps is not None:
+            return y
+        bias = graph.constant(f"{gemm.name}.float_bias", gemm.bias)
+        return graph.node("Add", [y, bias], f"{gemm.name}{rows.part}/Add")
+
+    def product(
+        self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows, bias: np.ndarray | None = None
+    ) -> ir.Value:
+        """x W^T over static integers, with a `bias` (out,) in steps of the int32 accumulator if there is one."""
+        name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
+        x = graph.node("Reshape", [x, graph.ints(-1, features)], f"{name}.input/Reshape")
+        x = quantize_dequantize(graph, name, x, quantizer)
+        weight, zero = integer_weight(graph, gemm, self.storage, rows.part)
+        if (
+            rows.part == ".tail"
+        ):  # a tensor of its own once constants are folded: ONNX Runtime cannot turn a shared one into uint8
+            weight = graph.node("Reshape", [weight, graph.ints(features, out)], f"{name}.weight/Reshape")
+        weights = [weight, channel_scale(graph, gemm), zero]
+        inputs = [x, graph.node("DequantizeLinear", weights, f"{name}.weight/DequantizeLinear", {"axis": 1})]
+        if bias is not None:
+            scale = graph.constant(f"{name}.bias_scale", accumulator_scale(gemm, quantizer))
+            steps = graph.constant(f"{name}.bias", bias)
+            inputs.append(graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0}))
+        y = graph.node("Gemm", inputs, f"{name}/Gemm")
+        return graph.node("Reshape", [y, graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
+
+    def token_groups(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
+        """The same GEMM over the first tokens (CLS and registers) and over the patches, each with its own scale."""
+        sizes, names = [rows.tokens for rows in groups], [f"{gemm.name}{rows.part}.tokens" for rows in groups]
+        pieces = graph.split(x, sizes, 1, f"{gemm.name}.input/Split", names)
+        outputs = [self.static(graph, gemm, piece, rows) for piece, rows in zip(pieces, groups, strict=True)]
+        return graph.node("Concat", outputs, f"{gemm.name}/Concat", {"axis": 1})
+
+
+class DynamicGemms(StaticGemms):
+    """w8: the plan's integer weights; the range of each input, one per tensor, is taken at run time.
+
+    DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add: the form that ONNX Runtime turns into DynamicQuantizeMatMul.
+    """
+
+    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+        """Whatever input quantizer the plan names, the range is that of the tensor at hand."""
+        name = gemm.name
+        quantized, scale, zero = graph.multiple(
+            "DynamicQuantizeLinear",
+            [x],
+            f"{name}.input/DynamicQuantizeLinear",
+            [f"{name}.input_{part}" for part in ("quantized", "scale", "zero_point")],
+        )
+        weight, weight_zero = integer_weight(graph, gemm, self.storage)
+        total = graph.node("MatMulInteger", [quantized, weight, zero, weight_zero], f"{name}/MatMulInteger")
+        total = graph.node("Cast", [total], f"{name}/Cast", {"to": ir.DataType.FLOAT})
+        scale = graph.node("Mul", [scale, channel_scale(graph, gemm)], f"{name}.scale/Mul")
+        y = graph.node("Mul", [total, scale], f"{name}/Mul")
+        return graph.node("Add", [y, graph.constant(f"{name}.bias", gemm.bias_dynamic)], f"{name}/Add")
+
+    def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        """Float: only weights are quantized ahead of time in this precision."""
+        return FloatGemms.attention(self, graph, name, q, k, v)
+
+
+class BlockedGemms(StaticGemms):
+    """w4a8: int4 weights in blocks of input channels behind a DequantizeLinear (opset 21), float activations.
+
+    ONNX Runtime turns each into MatMulNBits, which at accuracy level 4 quantizes the activations to int8 by itself, one
+    scale per token and block; so the plan's input quantizers are not used, and its uncorrected bias is. GEMMs that the
+    plan keeps at 8 bits, and those no block size divides (the patch embedding), are written as in w8a8.
+    """
+
+    def gemm(self, name: str) -> GemmPlan | None:
+        """The plan's entry; groups are what blocks are for, if their size is one that the runtime knows."""
+        gemm = self.plan.gemms.get(name)
+        return super().gemm(name) if gemm is None or block_size_of(gemm) is None else gemm
+
+    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+        """MatMul over blocked int4 weights where they can be, else static QDQ."""
+        if gemm.weight_bits > 4 or block_size_of(gemm) is None:
+            return super().integer(graph, gemm, x, tokens)
+        y = graph.node("MatMul", [x, blocked_weight(graph, gemm)], f"{gemm.name}/MatMul")
+        return graph.node("Add", [y, graph.constant(f"{gemm.name}.bias", gemm.bias_dynamic)], f"{gemm.name}/Add")
+
+
+def quantize_dequantize(graph: GraphWriter, name: str, x: ir.Value, quantizer: StaticInput) -> ir.Value:
+    """QuantizeLinear and DequantizeLinear with one uint8 scale and zero point."""
+    scale = graph.constant(f"{name}.input_scale", np.array(quantizer.scale, np.float32))
+    zero = graph.constant(f"{name}.input_zero_point", np.array(quantizer.zero_point, np.uint8))
+    x = graph.node("QuantizeLinear", [x, scale, zero], f"{name}.input/QuantizeLinear")
+    return graph.node("DequantizeLinear", [x, scale, zero], f"{name}.input/DequantizeLinear")

@@ -1,0 +1,287 @@
+"""Compares an ONNX file with what it was written from: a plan number by number, a float model by running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgekit.artifact import INPUT_NAME, Precision, Variant
+from edgekit.backends.onnx.runner import register_ops
+from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
+from edgekit.errors import ExportError
+from edgekit.graph.heads import HEADS
+from edgekit.plan.quant import (
+    LEAST_PEAK,
+    GemmPlan,
+    MatmulPlan,
+    PerTokenInput,
+    QuantPlan,
+    StaticInput,
+    TokenGroupInput,
+    TokenScaledInput,
+    dither,
+)
+
+if TYPE_CHECKING:
+    from edgekit.graph.heads import Head
+    from edgekit.models.vit import DinoV2
+
+FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
+HEAD_TOLERANCE = 1e-3  # of a head's output, where that is larger than 1 relative to it
+FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
+
+
+def verify_float(
+    path: Path, model: DinoV2, precision: Precision, variant: Variant, heads: Mapping[str, Head] | None = None
+) -> float:
+    """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
+
+    What heads put out is compared in fp32, relative to its largest value.
+
+    Raises:
+        BackendMissing: it is a fused file and the op library is not here.
+        ExportError: not finite, or further away than the precision explains.
+    """
+    import onnxruntime as ort
+
+    from edgekit.graph.torch_emitter import run_with_heads
+
+    height, width = (side * model.config.patch for side in model.config.grid)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
+    wanted = run_with_heads(model, heads or {}, pixels)
+    expected = wanted["last_hidden_state"]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if variant == "fused":
+        register_ops(options)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    found = dict(zip(wanted, session.run([*wanted], {INPUT_NAME: pixels}), strict=True))
+    actual = found["last_hidden_state"]
+    if not all(np.isfinite(value).all() for value in found.values()):
+        raise ExportError(
+            f"the {precision} file computes values that are not finite",
+            why="an activation is out of the type's range",
+            fix="--precision fp32",
+        )
+    error = np.abs(actual - expected)
+    largest = float(error.max())
+    sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
+    if precision == "fp32" and largest > FP32_TOLERANCE:
+        raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
+    for name in heads or {}:
+        distance = float(np.abs(found[name] - wanted[name]).max() / max(1.0, np.abs(wanted[name]).max()))
+        if precision == "fp32" and distance > HEAD_TOLERANCE:
+            raise ExportError(
+                f"the head {name} of the fp32 file differs from torch by {distance:.2e}",
+                why=f"the limit is {HEAD_TOLERANCE}",
+            )
+    if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
+        raise ExportError(
+            f"the fp16 file reaches {sqnr_db:.1f} dB only",
+            why=f"{FP16_SQNR_DB:.0f} dB are expected",
+            fix="--precision fp32",
+        )
+    return largest
+
+
+def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
+    """Compare every integer, scale, zero point and bias of a standard-op file with `plan`; returns the GEMMs checked.
+
+    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well.
+
+    Raises:
+        ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
+    """
+    file = _File.read(path)
+    problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
+    matmuls, tokens = plan.matmuls if precision != "w8" else {}, plan.config.tokens(*plan.image_size)
+    problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
+    problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
+    problems += _unplanned(file, {*plan.gemms}, {*matmuls})
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    return len(plan.gemms)
+
+
+@dataclass(frozen=True)
+class _File:
+    """Look-ups over one graph."""
+
+    nodes: dict[str, onnx.NodeProto]  # by name
+    makers: dict[str, onnx.NodeProto]  # by output
+    constants: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        graph = onnx.load(path).graph
+        return cls(
+            {node.name: node for node in graph.node},
+            {output: node for node in graph.node for output in node.output},
+            {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
+        )
+
+    def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """The initializer at that input, if it is one."""
+        return self.constants.get(node.input[index]) if index < len(node.input) else None
+
+    def maker(self, node: onnx.NodeProto, index: int, op_type: str) -> onnx.NodeProto | None:
+        """The node behind that input, if it is of that type."""
+        found = self.makers.get(node.input[index]) if index < len(node.input) else None
+        return found if found is not None and found.op_type == op_type else None
+
+
+def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
+    """What differs for one GEMM, one sentence each."""
+    name = gemm.name
+    if f"{name}/MatMulInteger" in file.nodes:
+        node = file.nodes[f"{name}/MatMulInteger"]
+        yield from _weight_problems(name, gemm.weight, file.constant(node, 1), file.constant(node, 3))
+        yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], _second(file, f"{name}.scale/Mul"))
+        bias = (
+            gemm.bias
+            if isinstance(gemm.input, PerTokenInput) and f"{name}.input/Round" in file.nodes
+            else gemm.bias_dynamic
+        )
+        yield from _same(f"{name} bias", bias, _second(file, f"{name}/Add"))
+    elif f"{name}/MatMul" in file.nodes:
+        yield from _blocked_problems(file, gemm, file.nodes[f"{name}/MatMul"])
+    else:
+        match gemm.input:
+            case StaticInput():
+                parts: tuple[tuple[str, StaticInput], ...] = (("", gemm.input),)
+            case TokenGroupInput(head=head, tail=tail):
+                parts = ((".head", head), (".tail", tail))
+            case TokenScaledInput(quotient):
+                parts = (("", quotient),)
+                yield from _peak_problems(file, name)
+            case PerTokenInput():
+                parts = ()
+                yield f"{name} has no MatMulInteger"
+        for part, quantizer in parts:
+            yield from _static_problems(file, gemm, quantizer, part)
+
+
+def _peak_problems(file: _File, name: str) -> Iterator[str]:
+    """Whether what is quantized are quotients by the token's peak, which the product is multiplied with again."""
+    divided, restored = file.nodes.get(f"{name}.quotient/Mul"), file.nodes.get(f"{name}.product/Mul")
+    inverse = file.maker(divided, 1, "Reciprocal") if divided else None
+    peak = file.maker(inverse, 0, "Max") if inverse else None
+    reduced = file.maker(peak, 0, "ReduceMax") if peak else None
+    size = file.maker(reduced, 0, "Abs") if reduced else None
+    if divided is None or peak is None or size is None or size.input[0] != divided.input[0]:
+        yield f"{name} does not divide its tokens by their peaks"
+    elif restored is None or restored.input[1] != peak.output[0]:
+        yield f"{name} does not multiply its product by the tokens' peaks"
+    else:
+        yield from _same(f"{name} least peak", np.float32(LEAST_PEAK), file.constant(peak, 1))
+
+
+def _static_problems(file: _File, gemm: GemmPlan, quantizer: StaticInput, part: str) -> Iterator[str]:
+    name = gemm.name + part
+    node = file.nodes.get(f"{name}/Gemm")
+    input_ = file.maker(node, 0, "DequantizeLinear") if node else None
+    weight = file.maker(node, 1, "DequantizeLinear") if node else None
+    quantize = file.maker(input_, 0, "QuantizeLinear") if input_ else None
+    if node is None or input_ is None or weight is None or quantize is None:
+        yield f"{name} is not a Gemm over quantized inputs"
+        return
+    for step in (quantize, input_):
+        yield from _same(f"{name} input scale", np.float32(quantizer.scale), file.constant(step, 1))
+        yield from _same(f"{name} input zero point", np.uint8(quantizer.zero_point), file.constant(step, 2))
+    stored = file.maker(weight, 0, "Reshape") or weight  # token groups: same shape, another tensor
+    yield from _weight_problems(name, gemm.weight, file.constant(stored, 0), file.constant(weight, 2))
+    yield from _same(f"{name} weight scale", gemm.weight_scale[:, 0], file.constant(weight, 1))
+    steps = None if isinstance(gemm.input, TokenScaledInput) else int32_bias(gemm, quantizer)
+    bias = file.maker(node, 2, "DequantizeLinear")
+    if steps is None:
+        yield from _same(f"{name} bias", gemm.bias, _second(file, f"{name}/Add"))
+    elif bias is None:
+        yield f"{name} has no bias"
+    else:
+        yield from _same(f"{name} bias", steps, file.constant(bias, 0))
+        yield from _same(f"{name} bias scale", accumulator_scale(gemm, quantizer), file.constant(bias, 1))
+
+
+def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iterator[str]:
+    weight = file.maker(node, 1, "DequantizeLinear")
+    if weight is None:
+        yield f"{gemm.name} has float weights"
+        return
+    # of the file (blocks, out), perhaps finer than the plan's groups
+    scale, zero = (_every_input(file.constant(weight, i), gemm.weight.shape[1]) for i in (1, 2))
+    yield from _weight_problems(gemm.name, gemm.steps(), file.constant(weight, 0), zero)
+    yield from _same(f"{gemm.name} weight scale", np.repeat(gemm.weight_scale, gemm.group_size, axis=1).T, scale)
+    yield from _same(f"{gemm.name} bias", gemm.bias_dynamic, _second(file, f"{gemm.name}/Add"))
+
+
+def _every_input(blocks: np.ndarray | None, width: int) -> np.ndarray | None:
+    """(blocks, out) -> (in, out)."""
+    return None if blocks is None else np.repeat(blocks, width // len(blocks), axis=0)
+
+
+def _weight_problems(
+    name: str, expected: np.ndarray, stored: np.ndarray | None, zero: np.ndarray | None
+) -> Iterator[str]:
+    if stored is not None:
+        stored = stored.astype(np.int16) - (0 if zero is None else zero.astype(np.int16))
+    yield from _same(f"{name} weights", expected.T, stored)
+
+
+def _matmul_problems(file: _File, matmul: MatmulPlan, tokens: int) -> Iterator[str]:
+    """Scales of q, k, v and of the softmax numerators of one attention."""
+    roles = (
+        ("q", matmul.query_scale),
+        ("k", matmul.key_scale),
+        ("v", matmul.value_scale),
+        ("numerators", np.float32(matmul.probability_scale)),
+    )
+    for part, scale in roles:
+        yield from _same(f"{matmul.name} {part} scale", scale, _second(file, f"{matmul.name}.{part}/QuantizeLinear"))
+    offsets = dither(tokens, matmul.probability_scale)
+    yield from _same(f"{matmul.name} dither", offsets, _second(file, f"{matmul.name}.numerators/Add"))
+    for product in ("logits", "mix"):
+        if f"{matmul.name}.{product}/MatMulInteger" not in file.nodes:
+            yield f"{matmul.name} {product} is not an integer product"
+
+
+def _float_problems(file: _File, plan: QuantPlan, name: str) -> Iterator[str]:
+    """A GEMM that stays float must have the rewritten model's weights."""
+    node = file.nodes.get(f"{name}/MatMul") or file.nodes.get(f"{name}/Conv")
+    weight = plan.float_tensors[f"{name}.weight"]
+    yield from _same(
+        f"{name} float weights", weight.T if weight.ndim == 2 else weight, file.constant(node, 1) if node else None
+    )
+
+
+def _unplanned(file: _File, gemms: set[str], matmuls: set[str]) -> Iterator[str]:
+    """Quantizers that belong to no GEMM or attention of the plan, nor to a head, which has a plan of its own."""
+    for name, node in file.nodes.items():
+        if name.startswith(HEADS):
+            continue
+        owner = name.rpartition("/")[0]
+        owners = {
+            owner.removesuffix(suffix)
+            for suffix in (".input", ".head.input", ".tail.input", ".q", ".k", ".v", ".numerators")
+        }
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") and not owners & (gemms | matmuls):
+            yield f"{owner.removesuffix('.input')} is quantized but not in the plan"
+
+
+def _second(file: _File, name: str) -> np.ndarray | None:
+    """The constant at the second input of a node."""
+    node = file.nodes.get(name)
+    return file.constant(node, 1) if node is not None else None
+
+
+def _same(what: str, expected: np.ndarray | np.generic, actual: np.ndarray | None) -> Iterator[str]:
+    if actual is None:
+        yield f"{what} missing"
+    elif not np.array_equal(expected, actual):
+        yield f"{what} differ" if what.endswith("s") else f"{what} differs"

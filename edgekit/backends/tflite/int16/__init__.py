@@ -1,0 +1,1 @@
+"""TFLite files of integers throughout: int16 activations, int8 weights."""

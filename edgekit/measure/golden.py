@@ -1,0 +1,111 @@
+"""Golden files: input pixels and the FP32 model's outputs, against which any artifact tests itself wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision, atomic_path
+from edgekit.errors import DataError, DriftExceeded
+
+if TYPE_CHECKING:
+    from edgekit.backends.base import Runner
+
+FOLDER = "golden"  # inside a build folder
+INPUTS, OUTPUTS = "inputs.safetensors", "outputs.safetensors"
+
+LEAST_COSINE: dict[Precision, float] = {
+    "fp32": 0.999999,
+    "fp16": 0.9999,
+    "w8": 0.99,
+    "w8a8": 0.99,
+    "w8a16": 0.99,
+    "w4": 0.8,
+    "w4a8": 0.8,
+}
+"""Least cosine of `pooler_output` with the FP32 reference that tells a working artifact from a broken one."""
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How one artifact did on the golden inputs; each figure is the least over the images (and tokens)."""
+
+    images: int
+    pooler_cosine: float
+    token_cosine: float
+    largest_difference: float  # absolute, of `last_hidden_state`
+
+
+def write_golden(build: Path, pixel_values: np.ndarray, outputs: Mapping[str, np.ndarray]) -> Path:
+    """Write BUILD/golden/inputs.safetensors and outputs.safetensors; returns the folder.
+
+    Args:
+        build: the build folder.
+        pixel_values: (B, 3, H, W) float32.
+        outputs: of the FP32 reference on them: `last_hidden_state` (B, N, D), `pooler_output` (B, D).
+    """
+    from safetensors.numpy import save_file
+
+    folder = build / FOLDER
+    expected = {name: np.ascontiguousarray(outputs[name], np.float32) for name in OUTPUT_NAMES}
+    for file, tensors in ((INPUTS, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)}), (OUTPUTS, expected)):
+        with atomic_path(folder / file) as temporary:
+            save_file(tensors, temporary)
+    return folder
+
+
+def read_golden(build: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pixels and expected outputs of a build folder.
+
+    Raises:
+        DataError: a file is missing, damaged or lacks a tensor.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = build / FOLDER
+    try:
+        expected = load_file(folder / OUTPUTS)
+        return load_file(folder / INPUTS)[INPUT_NAME], {name: expected[name] for name in OUTPUT_NAMES}
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(
+            f"{folder} holds no golden files that can be read", why=str(error), fix=f"edgekit build --out {build}"
+        ) from None
+
+
+def check_golden(build: Path, runner: Runner) -> GoldenCheck:
+    """Run the golden inputs and compare with the reference.
+
+    Raises:
+        DataError: the golden files are missing, damaged or of another image size.
+        DriftExceeded: not finite, or the cosine is below `LEAST_COSINE` of the artifact's precision.
+    """
+    pixels, expected = read_golden(build)
+    name, precision = runner.artifact.name, runner.artifact.precision
+    if tuple(pixels.shape[-2:]) != runner.artifact.preprocess.input_size:
+        raise DataError(
+            f"the golden inputs are {pixels.shape[-2]}x{pixels.shape[-1]} pixels, {name} takes "
+            + "x".join(map(str, runner.artifact.preprocess.input_size))
+        )
+    actual = runner(pixels)
+    tokens, pooled = (cosine(actual[output], expected[output]) for output in OUTPUT_NAMES)
+    difference = np.abs(actual["last_hidden_state"] - expected["last_hidden_state"]).max()
+    check = GoldenCheck(len(pixels), float(pooled.min()), float(tokens.min()), float(difference))
+    if not check.pooler_cosine >= LEAST_COSINE[precision]:  # false for NaN as well
+        raise DriftExceeded(
+            f"{name} reaches a cosine of {check.pooler_cosine:.6f} on the golden images",
+            why=f"{precision} should reach {LEAST_COSINE[precision]}",
+            fix="edgekit explain",
+        )
+    return check
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine along the last axis, in float64."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    result: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return result

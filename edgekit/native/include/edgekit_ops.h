@@ -1,0 +1,75 @@
+/* C interface of edgekit's fused vision-transformer ops: no dependency, no thread of its own, safe from any thread. */
+#ifndef EDGEKIT_OPS_H
+#define EDGEKIT_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EDGEKIT_API __declspec(dllexport)
+#else
+#define EDGEKIT_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0 is success; otherwise edgekit_last_error() holds a sentence until the next call of the same thread. */
+typedef enum { EDGEKIT_OK = 0, EDGEKIT_INVALID = 1, EDGEKIT_NO_MEMORY = 2 } edgekit_status;
+/* Activations per token as uint8; as int16; weights and activations both float32. */
+typedef enum { EDGEKIT_SPEED = 0, EDGEKIT_QUALITY = 1, EDGEKIT_EXACT = 2 } edgekit_tier;
+/* Products of scores and of mixing: float32; 8 bits and 16; 8 bits; 16 bits. edgekit/native/reference.py has the levels. */
+typedef enum { EDGEKIT_F32 = 0, EDGEKIT_HYBRID = 1, EDGEKIT_U8 = 2, EDGEKIT_I16 = 3 } edgekit_attention_mode;
+
+/* The host's thread pool: `run` calls task(argument, i) once for each i < count, in any order, and returns after all. */
+typedef struct {
+    void* pool;
+    void (*run)(void* pool, void (*task)(void* argument, size_t i), size_t count, void* argument);
+} edgekit_threads;
+
+/* y = x W^T + b: int8 weight (out, in) row-major, float scale and bias (out).
+   EDGEKIT_EXACT: y = x E + b with the float matrix (in, out) row-major; weight and scale are not read. */
+typedef struct {
+    const int8_t* weight;
+    const float* scale;
+    const float* bias;
+    const float* exact;
+} edgekit_linear;
+
+typedef struct {
+    int64_t width, hidden, heads;
+    float scale;        /* multiplies q k^T; 1 once folded into the queries */
+    float epsilon;      /* of both norms */
+    int32_t tier;       /* edgekit_tier */
+    int32_t attention;  /* edgekit_attention_mode; -1 = the tier's: EDGEKIT_HYBRID, EDGEKIT_I16, EDGEKIT_F32 */
+    const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
+    edgekit_linear qkv, proj, fc1, fc2;
+    const float* fc2_gain; /* (hidden) or NULL */
+} edgekit_block_spec;
+
+typedef struct edgekit_block edgekit_block;
+
+EDGEKIT_API const char* edgekit_version(void);    /* digest of the sources this library was built from */
+EDGEKIT_API const char* edgekit_isa(void);        /* the instruction set in use, EDGEKIT_ISA may lower it */
+EDGEKIT_API const char* edgekit_isas(void);       /* all that this CPU can run, best first, separated by spaces */
+EDGEKIT_API const char* edgekit_last_error(void);
+
+/* Copies and packs the weights; nothing of `spec` is needed afterwards. */
+EDGEKIT_API int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block);
+EDGEKIT_API void edgekit_block_destroy(edgekit_block* block);
+/* x and y (batch, tokens, width); they may be the same memory. threads == NULL runs in the calling thread. */
+EDGEKIT_API int edgekit_block_run(const edgekit_block* block, const float* x, float* y, int64_t batch, int64_t tokens,
+                                  const edgekit_threads* threads);
+/* qkv (batch, tokens, 3 * width) -> out (batch, tokens, width). */
+EDGEKIT_API int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width,
+                                      int64_t heads, float scale, int32_t mode, const edgekit_threads* threads);
+/* Multiply-accumulates per second (1e9) of this ISA's integer dot instruction alone, in registers: the ceiling. */
+EDGEKIT_API double edgekit_ceiling_gmacs(int32_t tier);
+/* The same of the block's GEMM kernel, repeated for about 0.3 s on (rows, in) x (out, in), normal weights of 7 or 8 bits. */
+EDGEKIT_API double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64_t in, int64_t out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,282 @@
+// OpenVINO extension: the fused ops as ov::Op over the C interface, found by domain and name in ONNX files and
+// IRs. Built against one OpenVINO release; edgekit/native/openvino_library.py compiles it on demand. evaluate() runs in
+// the CPU plugin's own threads through ov::parallel_for.
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <openvino/core/extension.hpp>
+#include <openvino/core/op_extension.hpp>
+#include <openvino/core/parallel.hpp>
+#include <openvino/frontend/onnx/extension/op.hpp>
+#include <openvino/op/op.hpp>
+
+#include "../include/edgekit_ops.h"
+
+namespace edgekit {
+namespace {
+
+void run_in_plugin(void*, void (*task)(void*, size_t), size_t count, void* argument) {
+    ov::parallel_for(count, [&](size_t i) { task(argument, i); });
+}
+
+const edgekit_threads kThreads = {nullptr, run_in_plugin};
+
+void check(int status) {
+    if (status != EDGEKIT_OK) OPENVINO_THROW("edgekit: ", edgekit_last_error());
+}
+
+const float* floats(const ov::Tensor& tensor) { return static_cast<const float*>(tensor.data()); }
+
+}  // namespace
+
+// qkv (B, N, 3 * D) -> (B, N, D); see edgekit/native/reference.py
+class FusedQKVAttention : public ov::op::Op {
+public:
+    OPENVINO_OP("FusedQKVAttention", "edgekit");
+
+    FusedQKVAttention() = default;
+    FusedQKVAttention(const ov::OutputVector& inputs, int64_t heads, float scale, std::string mode)
+        : Op(inputs), heads_(heads), scale_(scale), mode_(std::move(mode)) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, get_input_size() == 1, "takes the packed projection alone");
+        NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32), "takes float32");
+        NODE_VALIDATION_CHECK(this, mode() >= 0, "knows the modes f32, hybrid, u8 and i16, not ", mode_);
+        NODE_VALIDATION_CHECK(this, heads_ > 0, "needs num_heads > 0");
+        auto shape = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, 3 * width)");
+        if (shape.rank().is_static() && shape[2].is_static()) {
+            const auto packed = shape[2].get_length();
+            NODE_VALIDATION_CHECK(this, packed % (3 * heads_) == 0, packed, " channels are no q, k, v of ", heads_,
+                                  " heads");
+            shape[2] = packed / 3;
+        }
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<FusedQKVAttention>(inputs, heads_, scale_, mode_);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("num_heads", heads_);
+        visitor.on_attribute("scale", scale_);
+        visitor.on_attribute("mode", mode_);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        auto shape = inputs[0].get_shape();
+        const auto width = static_cast<int64_t>(shape[2] / 3);
+        shape[2] = static_cast<size_t>(width);
+        outputs[0].set_shape(shape);
+        const auto batch = static_cast<int64_t>(shape[0]), tokens = static_cast<int64_t>(shape[1]);
+        auto* mixed = static_cast<float*>(outputs[0].data());
+        check(edgekit_attention_run(floats(inputs[0]), mixed, batch, tokens, width, heads_, scale_, mode(), &kThreads));
+        return true;
+    }
+
+private:
+    int32_t mode() const {
+        return mode_ == "f32" ? EDGEKIT_F32 : mode_ == "hybrid" ? EDGEKIT_HYBRID : mode_ == "u8" ? EDGEKIT_U8 : mode_ == "i16" ? EDGEKIT_I16 : -1;
+    }
+
+    int64_t heads_ = 0;
+    float scale_ = 1.0f;
+    std::string mode_ = "f32";
+};
+
+// A block whose constants are packed when it first runs.
+class BlockOp : public ov::op::Op {
+public:
+    BlockOp() = default;
+    explicit BlockOp(const ov::OutputVector& inputs) : Op(inputs) {}
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const auto& shape = inputs[0].get_shape();
+        outputs[0].set_shape(shape);
+        check(edgekit_block_run(packed(inputs), floats(inputs[0]), static_cast<float*>(outputs[0].data()),
+                                static_cast<int64_t>(shape[0]), static_cast<int64_t>(shape[1]), &kThreads));
+        return true;
+    }
+
+protected:
+    virtual edgekit_block_spec spec_of(const ov::TensorVector& inputs) const = 0;
+
+    // Types and shapes of the constants: wanted(D, F) are their shapes in order; D and F are read off the first norm and
+    // off axis `outputs` of fc1's weight. 18 of them are those of integers.
+    template <class Wanted>
+    void validate_block(int64_t heads, size_t fc1, size_t outputs, Wanted&& wanted) {
+        NODE_VALIDATION_CHECK(this, heads > 0, "needs num_heads > 0");
+        const auto shape = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, shape.rank().compatible(3), "takes (batch, tokens, width)");
+        const auto norm = get_input_partial_shape(1), hidden = get_input_partial_shape(fc1);
+        NODE_VALIDATION_CHECK(this, norm.is_static() && norm.size() == 1 && hidden.is_static() && hidden.size() == 2,
+                              "needs weights of known shape");
+        const auto d = norm[0].get_length(), f = hidden[outputs].get_length();
+        NODE_VALIDATION_CHECK(this, shape[2].compatible(d), "has a norm of ", d, " channels over ", shape[2]);
+        const std::vector<ov::PartialShape> shapes = wanted(d, f);
+        for (size_t i = 1; i < get_input_size(); ++i) {
+            const bool integer = shapes.size() == 18 && (i == 3 || i == 6 || i == 11 || i == 14);
+            const ov::element::Type type = integer ? ov::element::i8 : ov::element::f32;
+            NODE_VALIDATION_CHECK(this, get_input_element_type(i).compatible(type),
+                                  "has input ", i, " of type ", get_input_element_type(i));
+            NODE_VALIDATION_CHECK(this, get_input_partial_shape(i).compatible(shapes[i]), "has input ", i, " of shape ",
+                                  get_input_partial_shape(i), ", not ", shapes[i]);
+        }
+        set_output_type(0, ov::element::f32, shape);
+    }
+
+private:
+    using Block = std::unique_ptr<edgekit_block, void (*)(edgekit_block*)>;
+
+    // The constants do not change, so neither does what is packed from them.
+    const edgekit_block* packed(const ov::TensorVector& inputs) const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!block_) {
+            const edgekit_block_spec spec = spec_of(inputs);
+            edgekit_block* made = nullptr;
+            check(edgekit_block_create(&spec, &made));
+            block_ = Block(made, edgekit_block_destroy);
+        }
+        return block_.get();
+    }
+
+    mutable std::mutex mutex_;
+    mutable Block block_{nullptr, edgekit_block_destroy};
+};
+
+// x (B, N, D) and the block's integers -> (B, N, D).
+class QViTBlock : public BlockOp {
+public:
+    OPENVINO_OP("QViTBlock", "edgekit");
+
+    struct Attributes {
+        int64_t heads = 0;
+        float scale = 1.0f, epsilon = 1e-6f;
+        std::string tier = "speed";
+    };
+
+    QViTBlock() = default;
+    QViTBlock(const ov::OutputVector& inputs, Attributes attributes) : BlockOp(inputs), attributes_(std::move(attributes)) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        const auto& a = attributes_;
+        NODE_VALIDATION_CHECK(this, get_input_size() == 17 || get_input_size() == 18, "has 17 or 18 inputs, not ",
+                              get_input_size());
+        NODE_VALIDATION_CHECK(this, a.tier == "speed" || a.tier == "quality", "knows the tiers speed and quality, not ",
+                              a.tier);
+        validate_block(a.heads, 11, 0, [](int64_t d, int64_t f) {
+            return std::vector<ov::PartialShape>{{}, {d}, {d}, {3 * d, d}, {3 * d}, {3 * d}, {d, d}, {d}, {d},
+                                                 {d}, {d}, {f, d}, {f}, {f}, {d, f}, {d}, {d}, {f}};
+        });
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<QViTBlock>(inputs, attributes_);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("num_heads", attributes_.heads);
+        visitor.on_attribute("scale", attributes_.scale);
+        visitor.on_attribute("epsilon", attributes_.epsilon);
+        visitor.on_attribute("tier", attributes_.tier);
+        return true;
+    }
+
+protected:
+    edgekit_block_spec spec_of(const ov::TensorVector& inputs) const override {
+        const auto linear = [&](size_t i) {
+            const auto* weight = static_cast<const int8_t*>(inputs[i].data());
+            return edgekit_linear{weight, floats(inputs[i + 1]), floats(inputs[i + 2]), nullptr};
+        };
+        edgekit_block_spec spec{};
+        spec.width = static_cast<int64_t>(inputs[1].get_shape()[0]);
+        spec.hidden = static_cast<int64_t>(inputs[11].get_shape()[0]);
+        spec.heads = attributes_.heads;
+        spec.scale = attributes_.scale;
+        spec.epsilon = attributes_.epsilon;
+        spec.tier = attributes_.tier == "quality" ? EDGEKIT_QUALITY : EDGEKIT_SPEED;
+        spec.attention = -1;
+        spec.norm1_weight = floats(inputs[1]), spec.norm1_bias = floats(inputs[2]);
+        spec.qkv = linear(3), spec.proj = linear(6);
+        spec.norm2_weight = floats(inputs[9]), spec.norm2_bias = floats(inputs[10]);
+        spec.fc1 = linear(11), spec.fc2 = linear(14);
+        spec.fc2_gain = inputs.size() > 17 ? floats(inputs[17]) : nullptr;
+        return spec;
+    }
+
+private:
+    Attributes attributes_;
+};
+
+// The same in float32; weights are matrices (in, out).
+class ViTBlock : public BlockOp {
+public:
+    OPENVINO_OP("ViTBlock", "edgekit");
+
+    ViTBlock() = default;
+    ViTBlock(const ov::OutputVector& inputs, int64_t heads, float scale, float epsilon)
+        : BlockOp(inputs), heads_(heads), scale_(scale), epsilon_(epsilon) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, get_input_size() == 13, "has 13 inputs, not ", get_input_size());
+        validate_block(heads_, 9, 1, [](int64_t d, int64_t f) {
+            return std::vector<ov::PartialShape>{{}, {d}, {d}, {d, 3 * d}, {3 * d}, {d, d}, {d}, {d}, {d}, {d, f}, {f}, {f, d}, {d}};
+        });
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<ViTBlock>(inputs, heads_, scale_, epsilon_);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("num_heads", heads_);
+        visitor.on_attribute("scale", scale_);
+        visitor.on_attribute("epsilon", epsilon_);
+        return true;
+    }
+
+protected:
+    edgekit_block_spec spec_of(const ov::TensorVector& inputs) const override {
+        const auto linear = [&](size_t i) { return edgekit_linear{nullptr, nullptr, floats(inputs[i + 1]), floats(inputs[i])}; };
+        edgekit_block_spec spec{};
+        spec.width = static_cast<int64_t>(inputs[1].get_shape()[0]);
+        spec.hidden = static_cast<int64_t>(inputs[9].get_shape()[1]);
+        spec.heads = heads_, spec.scale = scale_, spec.epsilon = epsilon_;
+        spec.tier = EDGEKIT_EXACT, spec.attention = -1;
+        spec.norm1_weight = floats(inputs[1]), spec.norm1_bias = floats(inputs[2]);
+        spec.qkv = linear(3), spec.proj = linear(5);
+        spec.norm2_weight = floats(inputs[7]), spec.norm2_bias = floats(inputs[8]);
+        spec.fc1 = linear(9), spec.fc2 = linear(11);
+        return spec;
+    }
+
+private:
+    int64_t heads_ = 0;
+    float scale_ = 1.0f, epsilon_ = 1e-6f;
+};
+
+}  // namespace edgekit
+
+OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
+    std::make_shared<ov::OpExtension<edgekit::FusedQKVAttention>>(),
+    std::make_shared<ov::frontend::onnx::OpExtension<edgekit::FusedQKVAttention>>("FusedQKVAttention", "edgekit"),
+    std::make_shared<ov::OpExtension<edgekit::QViTBlock>>(),
+    std::make_shared<ov::frontend::onnx::OpExtension<edgekit::QViTBlock>>("QViTBlock", "edgekit"),
+    std::make_shared<ov::OpExtension<edgekit::ViTBlock>>(),
+    std::make_shared<ov::frontend::onnx::OpExtension<edgekit::ViTBlock>>("ViTBlock", "edgekit"),
+}));

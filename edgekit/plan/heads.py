@@ -1,0 +1,124 @@
+"""The integers of heads: what `edgekit.plan.quant` is for the backbone, for the layers of one build's heads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.artifact import atomic_path
+from edgekit.errors import DataError
+from edgekit.graph.heads import HEADS
+from edgekit.plan.quant import StaticInput
+
+HEAD_PLAN_SCHEMA = "edgekit.heads/1"
+ENGINE = 1  # raised when `quantize_heads` makes other integers of the same heads and images
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A convolution, or a linear layer, with integer weights.
+
+    A convolution rounds its input to uint8, sums integers, and rounds what comes out (behind its ReLU, which the range
+    from 0 on is) to uint8 again: the form that every runtime has a fast kernel for. Without the two quantizers a layer
+    has integer weights alone, for the size of the file: linear layers, which work on a single vector, and convolutions
+    whose input does not bear rounding.
+    """
+
+    weight: np.ndarray  # int8 (out, in, k, k) or (out, in), symmetric
+    weight_scale: np.ndarray  # float32 (out,)
+    bias: np.ndarray  # float32 (out,)
+    input: StaticInput | None = None
+    output: StaticInput | None = None
+
+    def dequantized(self) -> np.ndarray:
+        """The weights that the integers stand for: float32, in their shape."""
+        scale = self.weight_scale.reshape(-1, *[1] * (self.weight.ndim - 1))
+        return (self.weight * scale).astype(np.float32)
+
+    def int32_bias(self) -> np.ndarray:
+        """The bias (out,) in steps of the accumulator."""
+        return np.rint(self.bias.astype(np.float64) / self.accumulator_scale()).astype(np.int32)
+
+    def accumulator_scale(self) -> np.ndarray:
+        """What one step of a convolution's sum is worth: float32 (out,)."""
+        assert self.input is not None
+        scale: np.ndarray = np.float32(self.input.scale) * self.weight_scale
+        return scale
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """The layers of all heads that are integers, by name ("heads.depth.3": the third of the head `depth`)."""
+
+    layers: dict[str, LayerPlan]
+    kept_float: dict[str, str] = field(default_factory=dict)  # layer -> what of it the gate has left float, and why
+    sqnr_db: dict[str, float] = field(default_factory=dict)  # head -> of its output, on the float model's features
+    key: str = ""  # digest of what decided the plan
+
+    def notes(self) -> list[str]:
+        """A sentence for each head with integers, and for each layer that the gate has left float."""
+        notes = []
+        for head, figure in self.sqnr_db.items():
+            own = [layer for name, layer in self.layers.items() if name.startswith(f"{HEADS}{head}.")]
+            whole = sum(layer.input is not None for layer in own)
+            notes += [
+                f"head {head}: int8 products in {whole} layers, int8 weights in {len(own)}; "
+                f"its output is {figure:.1f} dB above that noise"
+            ] * bool(own)
+        return notes + [f"{name}: {reason}" for name, reason in self.kept_float.items()]
+
+    def weights_alone(self) -> HeadPlan:
+        """The same integers for files whose arithmetic is float."""
+        layers = {name: replace(layer, input=None, output=None) for name, layer in self.layers.items()}
+        return replace(self, layers=layers)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (safetensors) atomically."""
+        from safetensors.numpy import save_file
+
+        parts = ("weight", "weight_scale", "bias")
+        tensors = {f"{name}/{part}": getattr(layer, part) for name, layer in self.layers.items() for part in parts}
+        grids = {
+            name: [grid and (grid.scale, grid.zero_point) for grid in (layer.input, layer.output)]
+            for name, layer in self.layers.items()
+        }
+        meta = {
+            "schema": HEAD_PLAN_SCHEMA,
+            "grids": grids,
+            "kept_float": self.kept_float,
+            "sqnr_db": self.sqnr_db,
+            "key": self.key,
+        }
+        with atomic_path(path) as temporary:
+            save_file(
+                {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+                temporary,
+                metadata={"edgekit.heads": json.dumps(meta, sort_keys=True)},
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> HeadPlan:
+        """Read what `save` wrote; raises DataError when it is missing, truncated or something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})["edgekit.heads"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            if meta["schema"] != HEAD_PLAN_SCHEMA:
+                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {HEAD_PLAN_SCHEMA!r}")
+            layers = {
+                name: LayerPlan(
+                    *(tensors[f"{name}/{part}"] for part in ("weight", "weight_scale", "bias")),
+                    *(StaticInput(*grid) if grid else None for grid in grids),
+                )
+                for name, grids in meta["grids"].items()
+            }
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            raise DataError(
+                f"{path} is no readable plan of heads", why=str(error), fix="delete it, edgekit build makes it again"
+            ) from None
+        return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])

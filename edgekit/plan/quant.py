@@ -1,0 +1,292 @@
+"""The QuantPlan: the single numeric truth that the simulator and every backend read, and none of them changes.
+
+A plan holds the rewritten float model (surgery applied, same function as the checkpoint) and, for each quantized GEMM,
+integer weights, weight scales and the quantizer of its input. y = x @ W^T + b is computed in integers as
+
+    acc[n, o] = sum_k (x_q[n, k] - z_n) * w_q[o, k]              exact in int32 (zero point z as uint8)
+    y[n, o]   = acc[n, o] * (x_scale_n * w_scale[o]) + bias[o]   in float32
+
+with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). Weights are symmetric: w_q in [-2^(bits-1)+1, 2^(bits-1)-1].
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgekit.artifact import atomic_path
+from edgekit.errors import DataError
+
+if TYPE_CHECKING:
+    from edgekit.models.vit import DinoV2, DinoV2Config
+
+PLAN_SCHEMA = "edgekit.plan/1"
+LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
+
+
+@dataclass(frozen=True)
+class StaticInput:
+    """One uint8 scale and zero point for the whole tensor, fixed at calibration: real = (q - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+    kind: Literal["static"] = "static"
+
+    @property
+    def ends(self) -> tuple[np.float32, np.float32]:
+        """The real values that q = 0 and q = 255 stand for."""
+        scale = np.float64(np.float32(self.scale))
+        return np.float32(-self.zero_point * scale), np.float32((255 - self.zero_point) * scale)
+
+
+@dataclass(frozen=True)
+class TokenGroupInput:
+    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches)."""
+
+    split: int
+    head: StaticInput
+    tail: StaticInput
+    kind: Literal["token_groups"] = "token_groups"
+
+
+@dataclass(frozen=True)
+class TokenScaledInput:
+    """Each token is divided by its peak, and the quotients in [-1, 1] have one static quantizer.
+
+    peak_n = max(max_k |x[n, k]|, LEAST_PEAK), and x_scale_n = quotient.scale * peak_n. Tokens of very different size
+    (behind attention, behind GELU) get a grid each, and yet a runtime needs static integer GEMMs only: x is multiplied
+    by 1 / peak in float before it is quantized, the product by peak behind it.
+    """
+
+    quotient: StaticInput
+    kind: Literal["token_scaled"] = "token_scaled"
+
+
+@dataclass(frozen=True)
+class PerTokenInput:
+    """Each token's own range, taken at run time: uint8, scale = (max - min) / 255 with 0 inside the range."""
+
+    kind: Literal["per_token"] = "per_token"
+
+
+@dataclass(frozen=True)
+class FloatInput:
+    """Not quantized: the integers are weights alone, for runtimes that widen them and multiply in float."""
+
+    kind: Literal["float"] = "float"
+
+
+InputQuantizer = StaticInput | TokenGroupInput | TokenScaledInput | PerTokenInput | FloatInput
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """One quantized GEMM.
+
+    `weight` int8 (out, in); `weight_scale` float32 (out, groups), groups = 1 for a scale per output channel, else
+    in / group_size; `weight_zero` int8 (out, groups) is what stands for 0, None where 0 does.
+    `bias` float32 (out,) belongs to the static input quantizer (bias correction included); `bias_dynamic` is the
+    uncorrected one, for runtimes that quantize activations per token.
+    The patch embedding is stored as a GEMM too: (out, 3 * patch * patch) in the convolution's own element order.
+    """
+
+    name: str  # module path: "blocks.0.attn.qkv", "patch_embed.proj"
+    weight: np.ndarray
+    weight_scale: np.ndarray
+    weight_bits: float
+    bias: np.ndarray
+    bias_dynamic: np.ndarray
+    input: InputQuantizer
+    weight_zero: np.ndarray | None = None
+
+    @property
+    def group_size(self) -> int:
+        """Input channels that share a weight scale."""
+        return int(self.weight.shape[1]) // int(self.weight_scale.shape[1])
+
+    def zeros(self) -> np.ndarray:
+        """What stands for 0 at every weight: int8, (out, in) or (1, 1)."""
+        if self.weight_zero is None:
+            return np.zeros((1, 1), np.int8)
+        return np.repeat(self.weight_zero, self.group_size, axis=1)
+
+    def steps(self) -> np.ndarray:
+        """The weights (out, in) int8 in steps of their scales: the integers less what stands for 0."""
+        return self.weight - self.zeros()
+
+    def dequantized(self) -> np.ndarray:
+        """Float32 weights (out, in) that the integers stand for."""
+        scale = np.repeat(self.weight_scale, self.group_size, axis=1)
+        return (self.steps().astype(np.float32) * scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """Level "all": the attention products of one block. Scales per tensor and head, symmetric int8 for q, k, v.
+
+    `probability_scale`: softmax numerators exp(s - max) lie in [0, 1] and are rounded to uint8 with scale 1/255, each
+    column after its `dither`; the row sum of the *rounded* numerators divides afterwards.
+    """
+
+    name: str  # "blocks.0.attn"
+    query_scale: np.ndarray  # (H,)
+    key_scale: np.ndarray  # (H,)
+    value_scale: np.ndarray  # (H,)
+    probability_scale: float = 1 / 255
+
+
+def dither(tokens: int, scale: float) -> np.ndarray:
+    """What is added to the softmax numerators of each column before they are rounded: (tokens,) float32.
+
+    Evenly spread over one step: frac(j * golden ratio) - 1/2, in units of `scale`. Rounding to nearest would lose the
+    many small numerators of a row that has a large one, and with them up to a fifth of its mass; with an offset per
+    column so many of them are rounded up that the mass stays. Measured: 30.6 dB become 43.
+    """
+    steps = (np.arange(tokens) * ((5**0.5 - 1) / 2)) % 1 - 0.5
+    return (steps * scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
+
+    config: DinoV2Config
+    image_size: tuple[int, int]
+    float_tensors: dict[str, np.ndarray]
+    gemms: dict[str, GemmPlan]
+    matmuls: dict[str, MatmulPlan] = field(default_factory=dict)
+    kept_float: dict[str, str] = field(default_factory=dict)  # GEMM name -> reason it is not quantized
+    provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
+
+    def exceptions(self) -> list[str]:
+        """A sentence for each GEMM that is more precise than the others."""
+        kept = [f"{name} stays float: {reason}" for name, reason in self.kept_float.items()]
+        return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
+
+    @property
+    def key(self) -> str:
+        """Digest of what decided the plan, where a build has made it."""
+        return str(self.provenance.get("key", ""))
+
+    @property
+    def promoted(self) -> dict[str, str]:
+        """GEMM name -> reason it has 8 bits where others have 4."""
+        return dict(self.provenance.get("promoted", {}))
+
+    def module(self) -> DinoV2:
+        """The rewritten float model as torch module, un-quantized: same function as the checkpoint at this size."""
+        from edgekit.surgery import restore
+
+        return restore(self.config, self.float_tensors)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (safetensors; the JSON part is in its header metadata) atomically."""
+        from safetensors.numpy import save_file
+
+        tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
+        meta: dict[str, Any] = {
+            "schema": PLAN_SCHEMA,
+            "config": asdict(self.config),
+            "image_size": self.image_size,
+            "gemms": {},
+            "matmuls": {},
+            "kept_float": self.kept_float,
+            "provenance": self.provenance,
+        }
+        for name, gemm in self.gemms.items():
+            for part in ("weight", "weight_scale", "weight_zero", "bias", "bias_dynamic"):
+                if getattr(gemm, part) is not None:
+                    tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
+        for name, matmul in self.matmuls.items():
+            for part in ("query_scale", "key_scale", "value_scale"):
+                tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
+            meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: Path) -> QuantPlan:
+        """Read a plan written by `save`; raises DataError when it is missing, truncated or no plan."""
+        from safetensors import SafetensorError, safe_open
+
+        from edgekit.models.vit import DinoV2Config
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})["edgekit.plan"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise DataError(
+                f"{path} is not a readable quantization plan",
+                why=str(error),
+                fix="edgekit quantize --model demo --out " + str(path),
+            ) from None
+        if meta["schema"] != PLAN_SCHEMA:
+            raise DataError(
+                f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
+                fix="edgekit quantize again",
+            )
+        config = meta["config"]
+        config["grid"] = tuple(config["grid"])
+        return cls(
+            config=DinoV2Config(**config),
+            image_size=tuple(meta["image_size"]),
+            float_tensors={k.removeprefix("float/"): v for k, v in tensors.items() if k.startswith("float/")},
+            gemms={
+                name: GemmPlan(
+                    name,
+                    tensors[f"gemm/{name}/weight"],
+                    tensors[f"gemm/{name}/weight_scale"],
+                    entry["weight_bits"],
+                    tensors[f"gemm/{name}/bias"],
+                    tensors[f"gemm/{name}/bias_dynamic"],
+                    _input_from(entry["input"]),
+                    tensors.get(f"gemm/{name}/weight_zero"),
+                )
+                for name, entry in meta["gemms"].items()
+            },
+            matmuls={
+                name: MatmulPlan(
+                    name,
+                    tensors[f"matmul/{name}/query_scale"],
+                    tensors[f"matmul/{name}/key_scale"],
+                    tensors[f"matmul/{name}/value_scale"],
+                    entry["probability_scale"],
+                )
+                for name, entry in meta["matmuls"].items()
+            },
+            kept_float=meta["kept_float"],
+            provenance=meta["provenance"],
+        )
+
+
+def _input_from(entry: dict[str, Any]) -> InputQuantizer:
+    match entry["kind"]:
+        case "static":
+            return StaticInput(entry["scale"], entry["zero_point"])
+        case "token_groups":
+            return TokenGroupInput(entry["split"], _static(entry["head"]), _static(entry["tail"]))
+        case "token_scaled":
+            return TokenScaledInput(_static(entry["quotient"]))
+        case "per_token":
+            return PerTokenInput()
+        case "float":
+            return FloatInput()
+        case other:
+            raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
+
+
+def _static(entry: dict[str, Any]) -> StaticInput:
+    return StaticInput(entry["scale"], entry["zero_point"])
+
+
+def gemm_names(config: DinoV2Config, *, patch_embed: bool = True) -> list[str]:
+    """Names of all weight GEMMs in the order they run."""
+    parts = ["attn.qkv", "attn.proj", *(["mlp.fc1", "mlp.fc2"] if config.ffn == "mlp" else ["mlp.w12", "mlp.w3"])]
+    names = [f"blocks.{i}.{part}" for i in range(config.depth) for part in parts]
+    return ["patch_embed.proj", *names] if patch_embed else names

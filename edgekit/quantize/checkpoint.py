@@ -1,0 +1,57 @@
+"""Keeps the finished blocks of a quantization run on disk, so that a killed run continues where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import DataError
+from edgekit.plan.quant import QuantPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekit.models.vit import DinoV2
+    from edgekit.recipe import QuantizeRecipe
+
+ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
+
+
+def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
+    """Names a run by everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
+    decided = [ENGINE, inputs, turned, recipe.model_dump(mode="json")]
+    total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
+    for key, value in model.state_dict().items():
+        total.update(key.encode())
+        total.update(value.contiguous().numpy().tobytes())
+    total.update(pixels.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+class Saved:
+    """The unfinished plan of one run: rewritten tensors so far and the GEMMs done."""
+
+    def __init__(self, folder: Path | None, digest: str) -> None:
+        """Keep nothing when `folder` is None."""
+        self.path = None if folder is None else folder / f"unfinished-{digest}.safetensors"
+
+    def read(self) -> QuantPlan | None:
+        """What an earlier run left, or None. A file that cannot be read counts as nothing left."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            return QuantPlan.load(self.path)
+        except DataError:
+            return None
+
+    def write(self, plan: QuantPlan) -> None:
+        """Replace the file (atomically)."""
+        if self.path is not None:
+            plan.save(self.path)
+
+    def remove(self) -> None:
+        """Forget the run: it is finished."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

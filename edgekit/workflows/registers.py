@@ -1,0 +1,194 @@
+"""Two checkpoints, usually without and with registers: outlier tokens, object discovery and what the tokens cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.artifact import Frozen, Preprocess
+from edgekit.errors import DataError
+from edgekit.images.boxes import Box, read_boxes
+from edgekit.images.sets import ImageSet, load_set
+from edgekit.measure.attention import Inside, look_inside
+from edgekit.measure.discovery import CORRECT_IOU, Found, correct, iou, localise
+from edgekit.measure.latency import LatencyRun, Speedup, measure_latency
+from edgekit.measure.norms import NormReport, measure_norms
+from edgekit.measure.torch_runner import target
+from edgekit.models import zoo
+from edgekit.models.zoo import LoadedModel
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+_SALIENT = 0.5  # of a saliency head's map
+
+
+class Side(Frozen):
+    """One checkpoint. `corloc` is the share of annotated images whose box is right, `salient_iou` the mean IoU of boxes
+    with the saliency head's, `object_share` the mean share of the image that boxes take; None where there is no truth.
+    """
+
+    name: str
+    registers: int
+    tokens: int
+    norms: NormReport
+    corloc: float | None
+    salient_iou: float | None
+    object_share: float
+    p50_ms: float | None  # None when nothing was timed
+    unstable: str  # why its time is in doubt, or why there is none; empty when all is well
+
+
+class RegistersReport(Frozen):
+    """A against B on n images. `same_object` is the share of images whose two boxes have an IoU above 0.5; `speedup` is
+    how many times faster B is than A, in torch, measured in turns.
+    """
+
+    a: Side
+    b: Side
+    images: int
+    annotated: int
+    image_size: tuple[int, int]
+    source: str
+    same_object: float
+    speedup: Speedup | None
+
+    @property
+    def sentence(self) -> str:
+        """What the two differ in, in one sentence."""
+        found = (
+            f"outlier patches {100 * self.a.norms.outlier_share:.2f} % in {self.a.name}, "
+            f"{100 * self.b.norms.outlier_share:.2f} % in {self.b.name}"
+        )
+        if self.a.corloc is not None and self.b.corloc is not None:
+            found += f"; CorLoc {100 * self.a.corloc:.0f} % and {100 * self.b.corloc:.0f} %"
+        if self.speedup is not None:
+            ratio, low, high = (1 / value for value in (self.speedup.value, self.speedup.high, self.speedup.low))
+            found += (
+                f"; {self.b.name} takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}) "
+                f"for {self.b.tokens} tokens, not {self.a.tokens}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One checkpoint with all that pictures need."""
+
+    name: str
+    inside: Inside
+    found: list[Found]
+    boxes: list[Box]
+
+
+def compare_registers(
+    a: str,
+    b: str,
+    images: str | Path = "demo",
+    *,
+    side: int = 224,
+    samples: int | None = 32,
+    boxes: Path | None = None,
+    cutoff: float | None = None,
+    rounds: int = 6,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[RegistersReport, tuple[Looked, Looked], ImageSet]:
+    """Compare two checkpoints on the same pixels.
+
+    Args:
+        a: name of the zoo or checkpoint, usually without registers.
+        b: the other.
+        images: a folder, or "demo".
+        side: of the square images, a multiple of 14.
+        samples: at most this many images; None takes all.
+        boxes: file of true boxes, see `edgekit.images.boxes`; only with it there is a CorLoc.
+        cutoff: norm above which a patch is an outlier; None chooses one for each model.
+        rounds: of timing, at least 3; 0 times nothing.
+        threads: while timing.
+        progress: told (stage, done, total).
+
+    Raises:
+        RecipeError: an unknown model or an impossible image size.
+        DataError: no images, or boxes that do not fit them.
+    """
+    models = [zoo.load(name) for name in (a, b)]
+    names = [model.name for model in models]
+    names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)] if names[0] == names[1] else names
+    shown = load_set(images, Preprocess.for_size(side, side), samples=samples, split="evaluation")
+    truth = {} if boxes is None else _truth(boxes, images, shown)
+    looked = [_look(name, model, shown, progress) for name, model in zip(names, models, strict=True)]
+    targets = [target(name, given, (side, side)) for name, given in zip(names, (a, b), strict=True)]
+    run = None
+    if rounds:
+        run = measure_latency(targets, shown.pixel_values[:1], threads=threads, reference=names[0], rounds=rounds)
+    sides = []
+    for model, each in zip(models, looked, strict=True):
+        timed = run.reports.get(each.name) if run else None
+        sides.append(
+            Side(
+                name=each.name,
+                registers=model.model.config.registers,
+                tokens=model.model.config.tokens(side, side),
+                norms=measure_norms(each.inside.norms, each.inside.attention, cutoff=cutoff),
+                corloc=_corloc(each, shown, truth),
+                salient_iou=_salient_iou(model, each),
+                object_share=float(np.mean([found.mask.mean() for found in each.found])),
+                p50_ms=timed.p50_ms if timed else None,
+                unstable=_doubt(each.name, run),
+            )
+        )
+    same = [iou(*pair) > CORRECT_IOU for pair in zip(looked[0].boxes, looked[1].boxes, strict=True)]
+    second = run.reports.get(names[1]) if run else None
+    report = RegistersReport(
+        a=sides[0],
+        b=sides[1],
+        images=len(shown),
+        annotated=len(truth),
+        image_size=(side, side),
+        source=str(images),
+        same_object=float(np.mean(same)),
+        speedup=second.speedup if second else None,
+    )
+    return report, (looked[0], looked[1]), shown
+
+
+def _look(name: str, model: LoadedModel, images: ImageSet, progress: Progress | None) -> Looked:
+    told = None if progress is None else lambda done, total: progress(name, done, total)
+    baked = model.model.bake(*images.preprocess.input_size)
+    inside = look_inside(baked, images.pixel_values, images.paths, progress=told)
+    found = [localise(keys, inside.features.grid) for keys in inside.keys]
+    return Looked(name, inside, found, [each.box(model.model.config.patch) for each in found])
+
+
+def _doubt(name: str, run: LatencyRun | None) -> str:
+    if run is None:
+        return ""
+    return run.failures[name] if name in run.failures else "; ".join(run.reports[name].noise.reasons)
+
+
+def _truth(file: Path, images: str | Path, shown: ImageSet) -> dict[str, tuple[Box, ...]]:
+    if not Path(images).is_dir():
+        raise DataError(f"{file} needs a folder of images", fix="--images DIR")
+    return read_boxes(file, Path(images), shown.paths, shown.preprocess)
+
+
+def _corloc(looked: Looked, images: ImageSet, truth: dict[str, tuple[Box, ...]]) -> float | None:
+    hits = [correct(box, truth[path]) for box, path in zip(looked.boxes, images.paths, strict=True) if path in truth]
+    return float(np.mean(hits)) if hits else None
+
+
+def _salient_iou(model: LoadedModel, looked: Looked) -> float | None:
+    """Mean IoU with the box of the checkpoint's own saliency head, over the images where that sees anything."""
+    head = model.heads.get("saliency")
+    if head is None:
+        return None
+    maps = head.predict(looked.inside.features.tokens, looked.inside.features.grid)  # type: ignore[operator]
+    values = []
+    for box, salient in zip(looked.boxes, maps > _SALIENT, strict=True):
+        if salient.any():
+            rows, columns = np.nonzero(salient)
+            seen = float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+            values.append(iou(box, seen))
+    return float(np.mean(values)) if values else None

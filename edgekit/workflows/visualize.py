@@ -1,0 +1,92 @@
+"""What one artifact, or two side by side, see in a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.artifact import Preprocess
+from edgekit.backends import load
+from edgekit.errors import DataError
+from edgekit.images.sets import ImageSet, load_set
+from edgekit.measure.features import Features, features_of
+from edgekit.report.seeing import write_seeing
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def visualize(
+    model: Path | str,
+    images: str | Path,
+    out: Path,
+    *,
+    beside: Path | str | None = None,
+    attention: str | None = None,
+    samples: int | None = None,
+    show: int = 12,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write pictures and a page into the folder `out`; returns the page.
+
+    Args:
+        model: an artifact, or a build folder (its best artifact that runs here).
+        images: a folder, or "demo".
+        out: made if need be.
+        beside: a second artifact of the same model and image size, e.g. the INT8 one.
+        attention: name or checkpoint of the float model: maps of its last class token. Needs torch.
+        samples: at most this many images; None takes all.
+        show: at most this many images get pictures; all of them can be neighbours.
+        threads: of the runtime; None leaves it to it.
+        progress: told (stage, done, total).
+
+    Raises:
+        DataError: no artifact, no image, or the models do not fit together.
+        BackendMissing: no runtime for it is here, or no torch for attention.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file, --visualize writes a folder", fix="--out DIR")
+    first = load(model, threads)
+    found = load_set(images, first.artifact.preprocess, samples=samples, split="evaluation")
+    features: dict[str, Features] = {}
+    for loaded in (first, load(beside, threads)) if beside is not None else (first,):
+        name = loaded.artifact.name
+        if name in features:
+            raise DataError(f"both artifacts are {name}", fix="--beside another artifact")
+        if loaded.artifact.preprocess != first.artifact.preprocess:
+            raise DataError(
+                f"{name} prepares images otherwise than {first.artifact.name}",
+                why="only artifacts that are fed the same pixels can be shown side by side",
+            )
+        told = None if progress is None else _stage(progress, name)
+        features[name] = features_of(loaded.runner, found.pixel_values, names=found.paths, progress=told)
+    maps = None if attention is None else (attention, _attention(attention, found, next(iter(features.values())), show))
+    out.mkdir(parents=True, exist_ok=True)
+    return write_seeing(found, features, out, attention=maps, show=show)
+
+
+def _attention(name: str, images: ImageSet, features: Features, show: int) -> np.ndarray:
+    """(show, heads, P) of the float model."""
+    from edgekit.measure.attention import look_inside
+    from edgekit.models import zoo
+
+    model = zoo.load(name).model
+    if (width := features.tokens.shape[-1]) != model.config.width:
+        raise DataError(f"{name} has {model.config.width} channels, the artifact {width}", fix="--attention MODEL")
+    return look_inside(model, normalised(images)[:show], images.paths[:show]).attention
+
+
+def normalised(images: ImageSet) -> np.ndarray:
+    """(n, 3, H, W) as the float model takes them, also where the artifact's graph normalises by itself."""
+    transform: Preprocess = images.preprocess
+    if transform.normalize == "host":
+        return images.pixel_values
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (transform.mean, transform.std))
+    scaled: np.ndarray = (images.pixel_values / 255 - mean) / std
+    return scaled
+
+
+def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)

@@ -1,0 +1,96 @@
+"""One-node ONNX models of the fused ops with seeded constants, for the tests of the ops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit import native as ops
+from edgekit.native.reference import BlockWeights, FloatBlockWeights, FloatLinear, IntegerLinear
+
+
+def block_weights(width: int, hidden: int, *, bits: int = 8, gain: bool = False, seed: int = 0) -> BlockWeights:
+    rng = np.random.default_rng(seed)
+    top = 2 ** (bits - 1) - 1
+
+    def norm() -> tuple[np.ndarray, np.ndarray]:
+        return (1 + 0.1 * rng.standard_normal(width)).astype(np.float32), _noise(rng, width, 0.1)
+
+    def linear(out: int, inner: int) -> IntegerLinear:
+        weight = np.clip(np.rint(rng.standard_normal((out, inner)) * top / 3.5), -top, top).astype(np.int8)
+        weight.flat[0] = top
+        scale = (3.5 / top / np.sqrt(inner) * (0.5 + rng.random(out))).astype(np.float32)
+        return IntegerLinear(weight, scale, _noise(rng, out, 0.1))
+
+    weights = BlockWeights(
+        norm(), linear(3 * width, width), linear(width, width), norm(), linear(hidden, width), linear(width, hidden)
+    )
+    return replace(weights, fc2_gain=(0.5 + rng.random(hidden)).astype(np.float32)) if gain else weights
+
+
+def block_model(weights: BlockWeights, **attributes: object) -> bytes:
+    given = {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed", **attributes}
+    arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
+    width = len(weights.norm1[0])
+    return node_model("QViTBlock", width, width, arrays, given)
+
+
+def float_weights(width: int, hidden: int, seed: int = 0) -> FloatBlockWeights:
+    integers = block_weights(width, hidden, seed=seed)
+
+    def linear(part: IntegerLinear) -> FloatLinear:
+        return FloatLinear(np.ascontiguousarray((part.weight * part.scale[:, None]).T), part.bias)
+
+    return FloatBlockWeights(
+        integers.norm1,
+        linear(integers.qkv),
+        linear(integers.proj),
+        integers.norm2,
+        linear(integers.fc1),
+        linear(integers.fc2),
+    )
+
+
+def float_block_model(weights: FloatBlockWeights, **attributes: object) -> bytes:
+    arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
+    width = len(weights.norm1[0])
+    return node_model("ViTBlock", width, width, arrays, {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, **attributes})
+
+
+def attention_model(width: int, **attributes: object) -> bytes:
+    return node_model("FusedQKVAttention", 3 * width, width, [], {"scale": 0.2, "mode": "f32", **attributes})
+
+
+def node_model(
+    op: str, width_in: object, width_out: object, constants: list[onnx.TensorProto], attributes: dict[str, object]
+) -> bytes:
+    node = helper.make_node(op, ["x", *(c.name for c in constants)], ["y"], domain="edgekit", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", "N", width_in])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", "N", width_out])],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("edgekit", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(ops.ort_library()))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: bytes, x: np.ndarray, threads: int = 1) -> np.ndarray:
+    return session(model, threads).run(None, {"x": x})[0]
+
+
+def _noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
+    return (scale * rng.standard_normal(size)).astype(np.float32)

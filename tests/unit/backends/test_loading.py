@@ -1,0 +1,168 @@
+"""`edgekit.load`: which artifact of a build folder it takes and says so, what pictures it takes, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edgekit
+from edgekit.artifact import Artifact, ArtifactRow, Manifest, Preprocess
+from edgekit.backends.base import ExportSource
+from edgekit.backends.loading import artifact_of
+from edgekit.backends.onnx.backend import OnnxBackend
+from edgekit.backends.onnx.metadata import metadata_of
+from edgekit.errors import BackendMissing, DataError
+from edgekit.images import preprocess
+from edgekit.models.vit import DinoV2
+from edgekit.pipeline.make import row_of
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    source = ExportSource(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None, "tiny", "MIT", "0" * 64, "digest")
+    path = tmp_path_factory.mktemp("build") / "onnx" / "model.onnx"
+    return OnnxBackend().export(source, "fp32", "standard", path)
+
+
+@pytest.fixture
+def folder(artifact: Artifact, tmp_path: Path) -> Path:
+    """A build folder with that one artifact, whose manifest the tests rewrite."""
+    shutil.copytree(artifact.path.parent, tmp_path / "onnx")
+    write_rows(tmp_path, row_of(artifact, artifact.path.parents[1]))
+    return tmp_path
+
+
+def write_rows(folder: Path, *rows: ArtifactRow) -> None:
+    Manifest(model={"sha256": "0" * 64}, recipe={}, recipe_digest="digest", host={}, artifacts=rows).write(folder)
+
+
+def rows_of(folder: Path) -> tuple[ArtifactRow, ...]:
+    return Manifest.read(folder).artifacts
+
+
+def test_pictures_of_every_kind_give_the_same_features(artifact: Artifact, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    image = Image.fromarray(array)
+    image.save(tmp_path / "picture.png")
+    model = edgekit.load(artifact.path)
+    pixel_values = preprocess(image, artifact.preprocess)[None]
+    expected = model(pixel_values)["pooler_output"]
+    kinds = (array, image, tmp_path / "picture.png", str(tmp_path / "picture.png"), [array], array[None], (image,))
+    for pictures in kinds:
+        np.testing.assert_allclose(model(pictures)["pooler_output"], expected, atol=1e-5)
+    both = model([array, np.rot90(array).copy()])["last_hidden_state"]
+    assert both.shape == (2, 26, 128)
+    assert not np.allclose(both[0], both[1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((3, 70, 70), np.float32),
+        np.zeros((1, 3, 56, 56), np.float32),
+        np.zeros((70, 70), np.uint8),
+        np.zeros((70, 70, 4), np.uint8),
+        np.zeros((70, 70, 3), np.float64),
+        "no such picture.png",
+    ],
+    ids=lambda wrong: f"{wrong.dtype}{wrong.shape}" if isinstance(wrong, np.ndarray) else "absent",
+)
+def test_what_is_no_picture_is_refused(artifact: Artifact, wrong: np.ndarray | str) -> None:
+    with pytest.raises(DataError):
+        edgekit.load(artifact.path)(wrong)
+
+
+def test_the_fastest_kind_that_runs_here_is_taken(folder: Path) -> None:
+    (fp32,) = rows_of(folder)
+    half = fp32.model_copy(update={"name": "onnx/fp16", "precision": "fp16"})
+    failed = fp32.model_copy(update={"name": "onnx/w8a8", "precision": "w8a8", "status": "failed", "reason": "bad"})
+    write_rows(folder, half, failed, fp32)
+    model = edgekit.load(folder)
+    assert model.artifact.name == "onnx/fp32"
+    assert "onnx/fp32" in model.reason
+    assert model.passed_over == ()
+
+
+def test_what_cannot_run_here_is_passed_over_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fp32,) = rows_of(folder)
+    fused = fp32.model_copy(update={"name": "onnx/fp32_fused", "variant": "fused"})
+    write_rows(folder, fp32, fused)
+    real = OnnxBackend.runner
+
+    def runner(self: OnnxBackend, artifact: Artifact, threads: int | None = None) -> object:
+        if artifact.variant == "fused":
+            raise BackendMissing("no op library here", fix="edgekit doctor")
+        return real(self, artifact, threads)
+
+    monkeypatch.setattr(OnnxBackend, "runner", runner)
+    model = edgekit.load(folder)
+    assert model.artifact.name == "onnx/fp32"
+    ((name, why),) = model.passed_over
+    assert name == "onnx/fp32_fused"
+    assert "no op library here" in why
+    write_rows(folder, fused)
+    with pytest.raises(BackendMissing, match=r"fp32_fused: no op library here.*edgekit doctor"):
+        edgekit.load(folder)
+
+
+def test_a_file_in_its_folder_takes_the_manifest_a_file_alone_its_own_metadata(folder: Path, tmp_path: Path) -> None:
+    (row,) = rows_of(folder)
+    write_rows(folder, row.model_copy(update={"name": "onnx/renamed"}))
+    assert edgekit.load(folder / "onnx" / "model.onnx").artifact.name == "onnx/renamed"
+    alone = tmp_path / "elsewhere.onnx"
+    shutil.copy(folder / "onnx" / "model.onnx", alone)
+    (folder / "manifest.json").unlink()
+    assert edgekit.load(alone).artifact.name == "onnx/fp32"
+
+
+def test_what_is_no_artifact_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("this is no model", encoding="utf-8")
+    for path, words in (
+        (tmp_path / "absent.onnx", "does not exist"),
+        (tmp_path / "picture.png", "is no artifact"),
+        (tmp_path / "text.onnx", "ONNX file"),
+        (tmp_path / "onnx", "no build folder|not a build folder"),
+    ):
+        with pytest.raises(DataError, match=words):
+            edgekit.load(path)
+    (row,) = rows_of(folder)
+    absent = row.model_copy(update={"status": "not here", "reason": "no compiler"})
+    with pytest.raises(DataError, match="no compiler"):
+        artifact_of(absent, Manifest.read(folder), folder)
+
+
+def test_onnx_metadata_is_what_onnx_reads(artifact: Artifact) -> None:
+    onnx = pytest.importorskip("onnx")
+    properties = {entry.key: entry.value for entry in onnx.load(artifact.path).metadata_props}
+    assert metadata_of(artifact.path) == properties
+    assert properties["licence"] == "MIT"
+
+
+def test_a_foreign_onnx_file_is_told_from_a_broken_one(artifact: Artifact, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(artifact.path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(DataError, match="not written by edgekit"):
+        OnnxBackend().read(tmp_path / "foreign.onnx")
+    whole = artifact.path.read_bytes()
+    for length in range(0, len(whole), len(whole) // 7):
+        (tmp_path / "cut.onnx").write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            OnnxBackend().read(tmp_path / "cut.onnx")
+
+
+def test_a_runtime_leaves_no_reports_behind(artifact: Artifact, tmp_path: Path) -> None:
+    code = f"import edgekit; edgekit.load({str(artifact.path)!r})"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))

@@ -1,0 +1,50 @@
+"""One plan, four formats: every runtime gives the features that ONNX Runtime gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.artifact import Format, Preprocess
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
+from edgekit.models.vit import DinoV2
+from edgekit.plan.quant import QuantPlan
+from tests.support.plans import rtn_plan
+
+SIZE = (70, 56)
+
+
+def pixels(batch: int) -> torch.Tensor:
+    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_reg_model: DinoV2) -> DinoV2:
+    return tiny_reg_model.bake(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def plan(model: DinoV2) -> QuantPlan:
+    return rtn_plan(model, pixels(8))
+
+
+def features(format_: Format, model: DinoV2, plan: QuantPlan, folder: Path) -> np.ndarray:
+    """(2, N * D) of the w8a8 file."""
+    backend = get_backend(format_)
+    if reason := backend.missing() or backend.runner_missing():
+        pytest.skip(reason)
+    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    artifact = backend.export(source, "w8a8", "standard", folder / backend.filename("w8a8", "standard"))
+    return backend.runner(artifact, 1)(pixels(2).numpy())["last_hidden_state"].reshape(2, -1)
+
+
+@pytest.mark.parametrize("format_", [name for name in get_args(Format) if name != "onnx"])
+def test_the_same_plan_gives_the_same_features(format_: Format, model: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+    a, b = (features(name, model, plan, tmp_path) for name in ("onnx", format_))
+    cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > (0.9997 if format_ == "coreml" else 0.9999)  # Core ML's scales are float16

@@ -1,0 +1,181 @@
+"""Heads inside exported files: every kind in one file, its outputs those of torch, the backbone there once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import edgekit
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, Variant
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
+from edgekit.graph.heads import Head
+from edgekit.graph.torch_emitter import run_with_heads
+from edgekit.models.vit import DinoV2, random_model
+from edgekit.pipeline.jobs import fused_missing
+from edgekit.plan.heads import HeadPlan
+from edgekit.plan.quant import QuantPlan
+from edgekit.quantize.heads import quantize_heads
+from tests.support import official_heads as official
+from tests.support.models import TINY_REG
+from tests.support.plans import rtn_plan
+
+SIZE = (70, 56)  # 5 x 4 patches
+CONFIG = replace(TINY_REG, depth=4)
+WIDTH, LAST = CONFIG.width, CONFIG.depth - 1
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
+MOST = ["onnx", "openvino", "tflite", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((2, 3, *SIZE), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> DinoV2:
+    return random_model(CONFIG).bake(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, Head]:
+    return official.every_kind(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def plan(model: DinoV2) -> QuantPlan:
+    return rtn_plan(model, torch.from_numpy(np.concatenate([pixels()] * 2)))
+
+
+def exported(format_: Format, precision: Precision, variant: Variant, folder: Path, **given: Any) -> Artifact:
+    backend = get_backend(format_)
+    if (precision, variant) not in backend.variants():
+        pytest.skip(f"{format_} writes no {precision} {variant}")
+    if reason := backend.missing() or (fused_missing(format_) if variant == "fused" else None):
+        pytest.skip(reason)
+    fields = {"preprocess": Preprocess.for_size(*SIZE), "plan": None, "model_name": "tiny", "licence": "MIT"}
+    source = ExportSource(**fields | given, parent_sha256="0" * 64, recipe_digest="digest")
+    return backend.export(source, precision, variant, folder / backend.filename(precision, variant))
+
+
+def distances(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    assert list(actual) == list(expected)
+    return {
+        name: float(np.abs(actual[name] - value).max() / max(1, np.abs(value).max()))
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("variant", ["standard", "fused"])
+def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Variant, model, heads, tmp_path: Path):
+    artifact = exported(format_, "fp32", variant, tmp_path, model=model, heads=heads)
+    actual = edgekit.load(artifact.path, threads=1)(pixels())
+    expected = run_with_heads(model, heads, pixels())
+    assert [spec.name for spec in artifact.outputs] == [*OUTPUT_NAMES, *heads]
+    for spec in artifact.outputs:
+        assert actual[spec.name].shape == (2, *spec.shape[1:])
+        assert actual[spec.name].dtype == np.float32
+    assert max(distances(actual, expected).values()) < 1e-3
+
+
+@pytest.mark.parametrize("format_", MOST)
+@pytest.mark.parametrize(
+    ("precision", "variant"), [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused")]
+)
+def test_heads_see_the_features_of_the_precision(
+    format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path
+):
+    artifact = exported(format_, precision, variant, tmp_path, model=model, heads=heads, plan=plan)
+    actual = get_backend(format_).runner(artifact, 1)(pixels())
+    expected = run_with_heads(model, heads, pixels())
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        a, b = (x.reshape(2, -1) - value.mean() for x in (actual[name], value))
+        cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > (0.999 if precision == "fp16" else 0.8), name
+
+
+@pytest.fixture(scope="module")
+def head_plan(model, heads) -> HeadPlan:
+    """Of everything, however much it costs these random heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.quantize.heads.LEAST_SQNR_DB", -100.0)
+        return quantize_heads(model, heads, np.concatenate([pixels()] * 5))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("precision", ["w8a8", "w8"])
+def test_heads_compute_with_the_integers_of_their_plan(
+    format_: Format, precision: Precision, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path: Path
+):
+    """Over a backbone that its plan leaves float: what differs from torch is the heads' alone."""
+    alone = precision == "w8"
+    wanted = head_plan.weights_alone() if alone else head_plan
+    given = {"model": model, "heads": heads, "plan": replace(plan, gemms={}), "head_plan": wanted}
+    artifact = exported(format_, precision, "standard", tmp_path, **given)
+    actual = get_backend(format_).runner(artifact, 1)(pixels())
+    planned = run_with_heads(model, heads, pixels(), wanted)
+    floating = run_with_heads(model, heads, pixels())
+    for name in heads:
+        near, far = (np.linalg.norm(actual[name] - other[name]) for other in (planned, floating))
+        exact = np.linalg.norm(planned[name]) * (5e-3 if format_ == "coreml" else 1e-4)  # whose floats are float16
+        # ONNX Runtime rounds the input of linear layers of its own accord; and each of a DPT's forty roundings makes a
+        # whole step of the last bit that floats differ in. Noise that is not the plan's would be at 1.4.
+        share = 0.8 if name == "dpt" or format_ == "onnx" else 1 / 3
+        assert near < max(share * far, exact), name
+    note = next(note for note in artifact.notes if note.startswith("head dpt"))
+    assert ("int8 products in 0 layers" in note) == alone
+    if not alone and format_ != "coreml":
+        whole = sum(layer.input is not None for layer in head_plan.layers.values())
+        assert whole > 40
+        assert get_backend(format_).audit(artifact)["gemms_int8"] >= whole
+
+
+def test_weights_of_heads_count_where_products_saturate(model, plan: QuantPlan, head_plan: HeadPlan):
+    """A backbone of 4 bits saturates nowhere, its 8-bit heads do."""
+    given = {"preprocess": Preprocess.for_size(*SIZE), "model_name": "tiny", "licence": "MIT", "model": model}
+    four = replace(plan, gemms={name: replace(gemm, weight_bits=4) for name, gemm in plan.gemms.items()})
+    source = ExportSource(**given, plan=four, parent_sha256="0" * 64, recipe_digest="digest")
+    assert not source.eight_bits
+    assert replace(source, head_plan=head_plan).eight_bits
+    assert replace(source, plan=plan).eight_bits
+
+
+@pytest.mark.parametrize("format_", MOST)
+def test_integers_make_heads_smaller(format_: Format, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path):
+    given = {"model": model, "heads": {"dpt": heads["dpt"]}, "plan": plan}
+    floating = exported(format_, "w8a8", "standard", tmp_path / "a", **given)
+    integers = exported(format_, "w8a8", "standard", tmp_path / "b", **given, head_plan=head_plan)
+    weights = sum(layer.weight.size for name, layer in head_plan.layers.items() if ".dpt." in name) / 1e6
+    saved = (1 if format_ == "coreml" else 3) * weights  # of two bytes each, or of four, one is left
+    assert floating.size_mb - integers.size_mb > saved - 0.15  # scales, quantizers and names take some
+
+
+@pytest.mark.parametrize("format_", MOST)
+def test_the_backbone_is_there_once_and_unchanged(format_: Format, model, heads, tmp_path: Path):
+    plain, several = (
+        exported(format_, "fp32", "standard", tmp_path / name, model=model, heads=given)
+        for name, given in (("plain", {}), ("several", heads))
+    )
+    sizes = sum(value.nbytes for head in heads.values() for value in arrays_of(head))
+    assert several.size_mb - plain.size_mb < 1.1 * sizes / 1e6 + 0.5
+    a, b = (get_backend(format_).runner(artifact, 1)(pixels())["last_hidden_state"] for artifact in (plain, several))
+    assert np.abs(a - b).max() < 1e-4
+    again = exported(format_, "fp32", "standard", tmp_path / "again", model=model, heads=heads)
+    assert again.sha256 == several.sha256
+
+
+def arrays_of(value: object) -> list[np.ndarray]:
+    """Every array inside a head."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, dict):
+        return [array for part in value.values() for array in arrays_of(part)]
+    if isinstance(value, tuple):
+        return [array for part in value for array in arrays_of(part)]
+    return [array for part in vars(value).values() for array in arrays_of(part)] if hasattr(value, "__dict__") else []

@@ -1,0 +1,66 @@
+"""Every instruction set that this CPU runs, in a process of its own, against the definition in numpy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit import native as ops
+
+HERE = Path(__file__).parent
+ISAS = ("base", "avx2", "avxvnni", "avx512vnni", "neon_dotprod", "neon_i8mm")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_parity_on_each_instruction_set(isa: str) -> None:
+    ops.ort_library()
+    if isa not in ops.native_status().isas:
+        pytest.skip(f"this CPU has no {isa}: {ops.native_status().isas}")
+    if isa == ops.isa():
+        pytest.skip("test_ops_parity.py has it")
+    environment = {**os.environ, "EDGEKIT_ISA": isa}
+    said = subprocess.run(
+        [sys.executable, "-c", "from edgekit import ops; print(ops.isa())"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == isa
+    command = [sys.executable, "-m", "pytest", str(HERE / "test_ops_parity.py"), "-p", "no:cacheprovider"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_status_names_the_library_and_the_compiler() -> None:
+    path = ops.ort_library()
+    status = ops.native_status()
+    assert status.library == path
+    assert not status.stale
+    assert status.isa == status.isas[0] or "EDGEKIT_ISA" in os.environ
+    assert status.isas[-1] == "base"
+
+
+def test_an_instruction_set_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.errors import BackendMissing
+
+    monkeypatch.setenv("EDGEKIT_ISA", "avx1024")
+    with pytest.raises(BackendMissing, match=r"avx1024.*one of .*base"):
+        ops.ort_library()
+
+
+def test_an_edited_source_makes_the_library_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgekit.errors import BackendMissing
+    from edgekit.native import build
+
+    ops.ort_library()
+    monkeypatch.setattr(build, "digest", lambda: "0123456789abcdef")
+    assert ops.native_status().stale
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "no" / build.LIBRARY.name)
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    with pytest.raises(BackendMissing, match=r"no C\+\+ compiler.*edgekit\.ops\.build"):
+        ops.ort_library()
