@@ -1,11 +1,96 @@
-"""What a fused integer file computes, in whatever format it is written."""
+"""Whole transformer blocks as one op of edgekit's, in every format that can hold custom ops."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 
-from edgekit.native.blocks import Tier, block_of, whole_blocks
-from edgekit.plan.quant import FloatInput, PerTokenInput, QuantPlan
+import numpy as np
+
+from edgekit.errors import ExportError
+from edgekit.graph.emitter import Emitter, V
+from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
+from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
+
+_FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+
+class FusedBlocks(Emitter[V]):
+    """An emitter that writes whole blocks as one QViTBlock or ViTBlock, and other attention as one FusedQKVAttention.
+
+    Mixed in before a format's own emitter, which has to say how a custom op and a constant are written there.
+    """
+
+    plan: QuantPlan | None
+    reasons: Mapping[str, str | None]
+
+    def fuse(self, plan: QuantPlan | None) -> None:
+        """Take the integers of whole blocks from `plan`; None writes float blocks.
+
+        Raises:
+            ExportError: there is a plan, but no block of it is whole.
+        """
+        self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
+        if plan is not None and None not in self.reasons.values():
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
+            raise ExportError("no block could be fused", why=why, fix="edgekit build without --fused")
+
+    @abstractmethod
+    def custom_op(self, kind: str, inputs: list[V], attributes: dict[str, str | int | float], name: str) -> V:
+        """A node of edgekit's domain with one output of the shape (B, N, D)."""
+
+    @abstractmethod
+    def constant(self, name: str, value: np.ndarray) -> V:
+        """An array, stored as it is."""
+
+    def fused_block(self, name: str, x: V) -> V | None:
+        """One op where the plan quantizes all four GEMMs, or where all is float and LayerScale is folded away."""
+        if self.plan is None:
+            return self._float_block(name, x)
+        return self._integer_block(self.plan, name, x) if self.reasons[name] is None else None
+
+    def fused_attention(self, name: str, packed: V) -> V:
+        """FusedQKVAttention, exact up to float rounding."""
+        attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
+        return self.custom_op(ATTENTION, [packed], attributes, name)
+
+    def _integer_block(self, plan: QuantPlan, name: str, x: V) -> V:
+        gemms = {
+            part: [
+                self.constant(f"{name}.{part}.{key}", value)
+                for key, value in numbers_of(plan.gemms[f"{name}.{part}"]).items()
+            ]
+            for part in FIRST_INPUT
+        }
+        norm1, norm2 = self._parameters(f"{name}.norm1"), self._parameters(f"{name}.norm2")
+        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms["mlp.fc1"], *gemms["mlp.fc2"]]
+        if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
+            inputs.append(self.constant(gain, self.tensors[gain]))
+        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": tier_of(plan)}, name)
+
+    def _float_block(self, name: str, x: V) -> V | None:
+        if self.config.ffn != "mlp" or f"{name}.ls1.gamma" in self.tensors:
+            return None
+        parameters = [value for part in _FLOAT_PARTS for value in self._parameters(f"{name}.{part}")]
+        return self.custom_op(FLOAT_BLOCK, [x, *parameters], self._attributes(name), name)
+
+    def _parameters(self, name: str) -> list[V]:
+        """Weight, a linear layer's as matrix (in, out), and bias of a module."""
+        weight = np.ascontiguousarray(self.tensors[f"{name}.weight"].T)
+        return [self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", self.tensors[f"{name}.bias"])]
+
+    def _attributes(self, name: str) -> dict[str, str | int | float]:
+        scale = self._scale(f"{name}.attn")
+        return {"num_heads": self.config.heads, "scale": scale, "epsilon": self.config.norm_eps}
+
+    def _scale(self, attention: str) -> float:
+        return float(self.tensors[f"{attention}.scale"].item())
+
+
+def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
+    """What the op takes of a GEMM, in the order of its inputs: int8 (out, in), scale (out,), bias (out,)."""
+    return {"weight": gemm.weight, "weight_scale": gemm.weight_scale[:, 0], "bias": gemm.bias_dynamic}
 
 
 def as_fused(plan: QuantPlan) -> QuantPlan:

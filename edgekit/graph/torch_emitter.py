@@ -1,77 +1,88 @@
-"""Heads computed by torch: the reference that every format is compared with."""
+"""The network's operations computed by torch: the reference of heads, and the proof of the programs themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekit.graph.heads import Conv, Grid, Head, HeadOps, emit_heads
-from edgekit.models.vit import LAYER_NORM_EPS, DinoV2
-from edgekit.quantize.simulate import fake_quantize
+from edgekit.graph.emitter import Activation, Conv, Corners, Emitter, Grid, Tensors
+from edgekit.graph.heads import Head, emit_heads
+from edgekit.models.vit import DinoV2
 from edgekit.surgery import state_of
 
 if TYPE_CHECKING:
+    from edgekit.models.config import DinoV2Config
     from edgekit.plan.heads import HeadPlan, LayerPlan
+    from edgekit.plan.quant import StaticInput
 
 
-class TorchOps(HeadOps[Tensor]):
-    """`HeadOps` on tensors; integers are held as float32."""
+class TorchGemms:
+    """Every product in float32."""
 
-    def __init__(self, grid: Grid, plan: HeadPlan | None = None) -> None:
-        super().__init__(plan)
-        self.rows, self.columns = grid
+    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+        self.config, self.tensors = config, tensors
 
-    def norm(self, tokens: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
-        """LayerNorm."""
-        return F.layer_norm(tokens, weight.shape, _tensor(weight), _tensor(bias), LAYER_NORM_EPS)
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """W x + b."""
+        return F.linear(x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias"))
 
-    def turn(self, tokens: Tensor, matrix: np.ndarray) -> Tensor:
-        """Matrix product."""
-        return tokens @ _tensor(matrix)
+    def patch_embed(self, name: str, pixels: Tensor) -> Tensor:
+        """Convolution of one patch's kernel and stride."""
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return F.conv2d(pixels, weight, bias, self.config.patch).flatten(2).transpose(1, 2)
 
-    def cls(self, tokens: Tensor) -> Tensor:
-        """(B, D)."""
-        return tokens[:, 0]
+    def attention(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T * scale) v."""
+        return (q @ k.mT * self.tensors[f"{name}.scale"].item()).softmax(-1) @ v
 
-    def mean(self, tokens: Tensor) -> Tensor:
-        """(B, D)."""
-        return tokens[:, -self.rows * self.columns :].mean(1)
+    def parameter(self, key: str) -> Tensor:
+        """A tensor of the model."""
+        return _tensor(self.tensors[key])
 
-    def grid(self, tokens: Tensor) -> Tensor:
-        """(B, D, rows, columns)."""
-        return tokens[:, -self.rows * self.columns :].transpose(1, 2).unflatten(2, (self.rows, self.columns))
 
-    def join(self, values: Sequence[Tensor]) -> Tensor:
-        """Concatenation along the channels."""
-        return torch.cat(list(values), dim=1)
+class TorchEmitter(Emitter[Tensor]):
+    """`Emitter` that computes at once instead of writing; integers of heads are held as float32."""
 
-    def resize(self, image: Tensor, size: Grid, corners: Literal["aligned", "free"]) -> Tensor:
-        """Bilinear."""
-        return F.interpolate(image, size, mode="bilinear", align_corners=corners == "aligned")
+    def __init__(self, config: DinoV2Config, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
+        super().__init__(config, tensors, TorchGemms(config, tensors), head_plan)
 
-    def plus(self, a: Tensor, b: Tensor) -> Tensor:
-        """Sum."""
+    def prepend_tokens(self, patches: Tensor) -> Tensor:
+        position = _tensor(self.tensors["pos_embed"])  # (1, 1 + patches, D)
+        prefix = [_tensor(self.tensors["cls_token"]) + position[:, :1]]
+        if self.config.registers:  # which carry no position
+            prefix.append(_tensor(self.tensors["register_tokens"]))
+        each = torch.cat(prefix, dim=1).expand(len(patches), -1, -1)
+        return torch.cat((each, patches + position[:, 1:]), dim=1)
+
+    def split_heads(self, name: str, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = packed.unflatten(2, (3, self.config.heads, self.config.head_dim)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def join_heads(self, name: str, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
+
+    def scale_channels(self, x: Tensor, key: str, name: str) -> Tensor:
+        return x * _tensor(self.tensors[key])
+
+    def swiglu(self, x: Tensor, name: str) -> Tensor:
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+    def add(self, a: Tensor, b: Tensor, name: str = "") -> Tensor:
         return a + b
 
-    def spread(self, image: Tensor, vector: Tensor) -> Tensor:
-        """Broadcast sum."""
-        return image + vector[:, :, None, None]
+    def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, name: str = "") -> Tensor:
+        return F.layer_norm(x, weight.shape, _tensor(weight), _tensor(bias), self.config.norm_eps)
 
-    def offset(self, x: Tensor, value: float) -> Tensor:
-        """Sum with a constant."""
-        return x + value
+    def matmul(self, x: Tensor, matrix: np.ndarray, name: str = "") -> Tensor:
+        return x @ _tensor(matrix)
 
-    def divide(self, a: Tensor, b: Tensor) -> Tensor:
-        """Quotient."""
-        return a / b
-
-    def apply(self, x: Tensor, function: Literal["relu", "gelu", "sigmoid"]) -> Tensor:
-        """relu, gelu or sigmoid."""
+    def activate(self, x: Tensor, function: Activation, name: str = "") -> Tensor:
         match function:
             case "relu":
                 return F.relu(x)
@@ -80,34 +91,51 @@ class TorchOps(HeadOps[Tensor]):
             case "sigmoid":
                 return torch.sigmoid(x)
 
+    def class_token(self, tokens: Tensor, name: str = "") -> Tensor:
+        return tokens[:, 0]
+
+    def mean_patch(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.prefix :].mean(1)
+
+    def patch_map(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.prefix :].transpose(1, 2).unflatten(2, (self.rows, self.columns))
+
+    def concat(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(values), dim=1)
+
+    def resize(self, image: Tensor, size: Grid, corners: Corners) -> Tensor:
+        return F.interpolate(image, size, mode="bilinear", align_corners=corners == "aligned")
+
+    def add_channelwise(self, image: Tensor, vector: Tensor) -> Tensor:
+        return image + vector[:, :, None, None]
+
+    def add_scalar(self, x: Tensor, value: float) -> Tensor:
+        return x + value
+
+    def divide(self, a: Tensor, b: Tensor) -> Tensor:
+        return a / b
+
     def softmax(self, vector: Tensor) -> Tensor:
-        """Over the channels."""
         return vector.softmax(1)
 
-    def unit(self, vector: Tensor) -> Tensor:
-        """Divided by its length."""
+    def l2_normalize(self, vector: Tensor) -> Tensor:
         return F.normalize(vector, dim=1)
 
     def float_linear(self, vector: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
-        """Linear layer."""
         return F.linear(vector, _tensor(weight), _tensor(bias))
 
     def integer_linear(self, vector: Tensor, layer: LayerPlan) -> Tensor:
-        """Linear layer over the weights that the integers stand for."""
         return self.float_linear(vector, layer.dequantized(), layer.bias)
 
     def float_conv(self, image: Tensor, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> Tensor:
-        """Convolution, ReLU and pixel shuffle."""
         x = F.conv2d(image, _tensor(weight), _tensor(bias), shape.stride, shape.padding)
         return F.pixel_shuffle(F.relu(x) if shape.relu else x, shape.shuffle)
 
     def integer_conv(self, image: Tensor, layer: LayerPlan, shape: Conv) -> Tensor:
-        """Convolution between two quantizers, or over float maps."""
         weight = layer.dequantized()
         if layer.input is None or layer.output is None:
             return self.float_conv(image, weight, layer.bias, shape)
-        image = fake_quantize(layer.input, image)
-        return fake_quantize(layer.output, self.float_conv(image, weight, layer.bias, shape))
+        return _rounded(self.float_conv(_rounded(image, layer.input), weight, layer.bias, shape), layer.output)
 
 
 def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -125,12 +153,18 @@ def run_with_heads(
 ) -> dict[str, np.ndarray]:
     """All outputs of a baked model and its heads on (B, 3, H, W) float32, by name; heads as `plan` has them."""
     hidden, blocks = tokens_of(model, torch.from_numpy(pixel_values))
-    grid = model.config.grid
     outputs = {"last_hidden_state": hidden, "pooler_output": hidden[:, 0]}
     if heads:
-        found = emit_heads(TorchOps(grid, plan), heads, blocks, hidden, state_of(model), grid)
+        found = emit_heads(TorchEmitter(model.config, state_of(model), plan), heads, blocks, hidden)
+        grid = model.config.grid
         outputs |= {name: value.reshape(len(hidden), *heads[name].shape(grid)) for name, value in found.items()}
     return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _rounded(x: Tensor, quantizer: StaticInput) -> Tensor:
+    """The real values that x stands for once it is rounded to uint8."""
+    q = (torch.round(x / quantizer.scale) + quantizer.zero_point).clamp(0, 255)
+    return (q - quantizer.zero_point) * quantizer.scale
 
 
 def _tensor(value: np.ndarray) -> Tensor:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, HeadOps, Task, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Task
 from edgekit.models.config import DinoV2Config
 
 TEMPERATURE = 0.07  # of the k-NN classifier, as in facebookresearch/dinov2's dinov2/eval/knn.py
@@ -40,9 +41,9 @@ class LinearClassifier:
             )
         return cls(weight, bias, tuple(range(config.depth - int(count), config.depth)))
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """[cls of each layer, mean patch of the last] W^T + b."""
-        return ops.linear(ops.join([*map(ops.cls, layers), ops.mean(layers[-1])]), self.weight, self.bias)
+        return e.linear(e.concat([*map(e.class_token, layers), e.mean_patch(layers[-1])]), self.weight, self.bias)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """(classes,)."""
@@ -72,12 +73,12 @@ class NearestNeighbours:
             raise DataError(f"the gallery holds {gallery.shape}", why=f"{len(labels)} x {config.width} is needed")
         return cls(gallery, labels, (config.depth - 1,))
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """softmax(cosines / T) times the gallery's classes."""
         rows = self.gallery / np.linalg.norm(self.gallery, axis=1, keepdims=True) / TEMPERATURE
         votes = np.eye(self.labels.max() + 1, dtype=np.float32)[:, self.labels]  # (classes, images)
-        weights = ops.softmax(ops.linear(ops.unit(ops.cls(layers[0])), rows, np.zeros(len(rows), np.float32)))
-        return ops.linear(weights, votes, np.zeros(len(votes), np.float32))
+        weights = e.softmax(e.linear(e.l2_normalize(e.class_token(layers[0])), rows, np.zeros(len(rows), np.float32)))
+        return e.linear(weights, votes, np.zeros(len(votes), np.float32))
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """(classes,)."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, HeadOps, Task, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Task
 from edgekit.models.config import DinoV2Config
 
 UPSAMPLE = 4  # of the patch grid, as the official heads
@@ -52,17 +53,17 @@ class LinearDepth:
         parts = weight.reshape(len(weight), int(count), 2, config.width)
         return cls(parts, state["conv_depth.bias"], depth_layers(config.depth, int(count)), max_depth)
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """Votes on the patch grid, resized (which commutes with a 1x1 convolution), then the mean over the bins."""
         patches, tokens = (np.ascontiguousarray(self.weight[:, :, part]) for part in (0, 1))  # (bins, layers, D) each
         bins = len(self.weight)
-        votes = ops.conv(ops.join([ops.grid(x) for x in layers]), patches.reshape(bins, -1, 1, 1), self.bias)
-        cls = ops.linear(ops.join([ops.cls(x) for x in layers]), tokens.reshape(bins, -1), np.zeros_like(self.bias))
-        votes = ops.resize(ops.spread(votes, cls), (UPSAMPLE * grid[0], UPSAMPLE * grid[1]), "free")
-        votes = ops.offset(ops.apply(votes, "relu"), _EPSILON)
+        votes = e.conv(e.concat([e.patch_map(x) for x in layers]), patches.reshape(bins, -1, 1, 1), self.bias)
+        cls = e.linear(e.concat([e.class_token(x) for x in layers]), tokens.reshape(bins, -1), np.zeros_like(self.bias))
+        votes = e.resize(e.add_channelwise(votes, cls), (UPSAMPLE * grid[0], UPSAMPLE * grid[1]), "free")
+        votes = e.add_scalar(e.activate(votes, "relu"), _EPSILON)
         none = np.zeros(1, np.float32)  # both sums are divided by the bins, so that float16 can hold them
         depths = np.linspace(MIN_DEPTH, self.max_depth, bins, dtype=np.float32).reshape(1, -1, 1, 1) / bins
-        return ops.divide(ops.conv(votes, depths, none), ops.conv(votes, np.full_like(depths, 1 / bins), none))
+        return e.divide(e.conv(votes, depths, none), e.conv(votes, np.full_like(depths, 1 / bins), none))
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """(4 * rows, 4 * columns)."""

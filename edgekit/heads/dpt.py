@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, HeadOps, Task, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Task
 from edgekit.heads.depth import MIN_DEPTH, depth_layers
 from edgekit.heads.shuffle import as_shuffled
 from edgekit.models.config import DinoV2Config
@@ -39,10 +40,10 @@ class DptDepth:
             )
         return cls(state, depth_layers(config.depth, 4))
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """Reassemble, fuse, project, predict."""
         rows, columns = grid
-        maps = [self._conv(ops, self._reassembled(ops, i, x), f"convs.{i}.conv", 1) for i, x in enumerate(layers)]
+        maps = [self._conv(e, self._reassembled(e, i, x), f"convs.{i}.conv", 1) for i, x in enumerate(layers)]
         size, out = _coarsest(grid), maps[3]
         sizes = ((4 * rows, 4 * columns), (2 * rows, 2 * columns), grid)
         for i in range(4):
@@ -50,43 +51,43 @@ class DptDepth:
             if i:
                 finer = maps[3 - i]
                 if sizes[3 - i] != size:
-                    finer = ops.resize(finer, size, "free")
-                out = ops.plus(out, self._residual(ops, finer, f"{name}.res_conv_unit1"))
-            out = self._residual(ops, out, f"{name}.res_conv_unit2")
+                    finer = e.resize(finer, size, "free")
+                out = e.add(out, self._residual(e, finer, f"{name}.res_conv_unit1"))
+            out = self._residual(e, out, f"{name}.res_conv_unit2")
             size = (2 * size[0], 2 * size[1])  # officially resized first: a 1x1 convolution does not mind, at 1/4 of it
-            out = ops.resize(self._conv(ops, out, f"{name}.project.conv"), size, "aligned")
-        out = self._conv(ops, out, "project.conv", 1, relu=True)
-        out = ops.resize(self._conv(ops, out, "conv_depth.head.0", 1), self.shape(grid), "aligned")
-        out = self._conv(ops, out, "conv_depth.head.2", 1, relu=True)
-        return ops.offset(self._conv(ops, out, "conv_depth.head.4", relu=True), MIN_DEPTH)
+            out = e.resize(self._conv(e, out, f"{name}.project.conv"), size, "aligned")
+        out = self._conv(e, out, "project.conv", 1, relu=True)
+        out = e.resize(self._conv(e, out, "conv_depth.head.0", 1), self.shape(grid), "aligned")
+        out = self._conv(e, out, "conv_depth.head.2", 1, relu=True)
+        return e.add_scalar(self._conv(e, out, "conv_depth.head.4", relu=True), MIN_DEPTH)
 
     def shape(self, grid: Grid) -> Grid:
         """32 times the coarsest map, which has half as many rows and columns as the patch grid."""
         rows, columns = _coarsest(grid)
         return 32 * rows, 32 * columns
 
-    def _reassembled(self, ops: HeadOps[V], i: int, tokens: V) -> V:
+    def _reassembled(self, e: Emitter[V], i: int, tokens: V) -> V:
         """The class token read into every patch, then a map four, two, one or half times as fine as the grid."""
         weight, bias = self._parameters(f"reassemble_blocks.readout_projects.{i}.0")  # (D, 2 * D)
         width = len(weight)
-        cls = ops.linear(ops.cls(tokens), np.ascontiguousarray(weight[:, width:]), np.zeros_like(bias))
-        x = ops.spread(ops.conv(ops.grid(tokens), weight[:, :width, None, None].copy(), bias), cls)
-        x = self._conv(ops, ops.apply(x, "gelu"), f"reassemble_blocks.projects.{i}.conv")
+        cls = e.linear(e.class_token(tokens), np.ascontiguousarray(weight[:, width:]), np.zeros_like(bias))
+        x = e.add_channelwise(e.conv(e.patch_map(tokens), weight[:, :width, None, None].copy(), bias), cls)
+        x = self._conv(e, e.activate(x, "gelu"), f"reassemble_blocks.projects.{i}.conv")
         if i == 2:
             return x
         weight, bias = self._parameters(f"reassemble_blocks.resize_layers.{i}")
         if i == 3:
-            return ops.conv(x, weight, bias, stride=2, padding=1)
+            return e.conv(x, weight, bias, stride=2, padding=1)
         scale = 4 >> i
-        return ops.conv(x, *as_shuffled(weight, bias, scale, 0), shuffle=scale)
+        return e.conv(x, *as_shuffled(weight, bias, scale, 0), shuffle=scale)
 
-    def _residual(self, ops: HeadOps[V], x: V, name: str) -> V:
+    def _residual(self, e: Emitter[V], x: V, name: str) -> V:
         """x + conv2(relu(conv1(relu(x))))."""
-        y = self._conv(ops, ops.apply(x, "relu"), f"{name}.conv1.conv", 1, relu=True)
-        return ops.plus(self._conv(ops, y, f"{name}.conv2.conv", 1), x)
+        y = self._conv(e, e.activate(x, "relu"), f"{name}.conv1.conv", 1, relu=True)
+        return e.add(self._conv(e, y, f"{name}.conv2.conv", 1), x)
 
-    def _conv(self, ops: HeadOps[V], x: V, name: str, padding: int = 0, *, relu: bool = False) -> V:
-        return ops.conv(x, *self._parameters(name), padding=padding, relu=relu)
+    def _conv(self, e: Emitter[V], x: V, name: str, padding: int = 0, *, relu: bool = False) -> V:
+        return e.conv(x, *self._parameters(name), padding=padding, relu=relu)
 
     def _parameters(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Weight and bias; zeros where there is none."""

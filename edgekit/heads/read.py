@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,10 +97,10 @@ def _try(head: Head, config: DinoV2Config) -> None:
     """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
     import torch
 
-    from edgekit.graph.torch_emitter import TorchOps
+    from edgekit.graph.torch_emitter import TorchEmitter
 
-    grid = (2, 2)
-    head.emit(TorchOps(grid), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], grid)
+    small = replace(config, grid=(2, 2), registers=0)
+    head.emit(TorchEmitter(small, {}), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], small.grid)
 
 
 def _state(path: Path) -> dict[str, np.ndarray]:

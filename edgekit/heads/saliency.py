@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, HeadOps, Task, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Task
 from edgekit.heads.shuffle import as_shuffled
 from edgekit.models.config import DinoV2Config
 
@@ -98,13 +99,13 @@ class SaliencyProgram:
         final = last.weight.detach().numpy(), last.bias.detach().numpy()
         return cls(tuple(convs), final, (config.depth - 1,), config.patch)
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """Three doublings, a 1x1 convolution, resize, sigmoid."""
-        x = ops.grid(layers[0])
+        x = e.patch_map(layers[0])
         for weight, bias in self.convs:
-            x = ops.conv(x, weight, bias, padding=1, shuffle=2, relu=True)
-        x = ops.resize(ops.conv(x, *self.final), self.shape(grid), "free")
-        return ops.apply(x, "sigmoid")
+            x = e.conv(x, weight, bias, padding=1, shuffle=2, relu=True)
+        x = e.resize(e.conv(x, *self.final), self.shape(grid), "free")
+        return e.activate(x, "sigmoid")
 
     def shape(self, grid: Grid) -> tuple[int, int]:
         """(H, W)."""

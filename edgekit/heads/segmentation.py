@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, HeadOps, Task, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Task
 from edgekit.models.config import DinoV2Config
 
 _BATCH_NORM_EPS = 1e-5
@@ -44,9 +45,9 @@ class LinearSegmenter:
         layers = tuple(range(config.depth - int(count), config.depth))
         return cls((weight * gain).astype(np.float32), bias.astype(np.float32), layers)
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         """1x1 convolution over the joined layers."""
-        return ops.conv(ops.join([ops.grid(layer) for layer in layers]), self.weight[:, :, None, None], self.bias)
+        return e.conv(e.concat([e.patch_map(layer) for layer in layers]), self.weight[:, :, None, None], self.bias)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """(classes, rows, columns)."""

@@ -29,6 +29,7 @@ class DinoV2Config:
     patch: int = 14
     grid: tuple[int, int] = (37, 37)
     interpolation: Interpolation = "offset"
+    norm_eps: float = 1e-6  # of every LayerNorm
 
     @property
     def ffn_hidden(self) -> int:

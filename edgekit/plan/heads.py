@@ -10,9 +10,9 @@ import numpy as np
 
 from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
-from edgekit.graph.heads import HEADS
 from edgekit.plan.quant import StaticInput
 
+HEADS = "heads."  # what the names of all layers and nodes of heads begin with
 HEAD_PLAN_SCHEMA = "edgekit.heads/1"
 ENGINE = 1  # raised when `quantize_heads` makes other integers of the same heads and images
 

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.graph.heads import HEADS, Conv, Grid, Head, emit_heads
-from edgekit.graph.torch_emitter import TorchOps, tokens_of
+from edgekit.graph.emitter import Conv, Tensors
+from edgekit.graph.heads import Head, emit_heads
+from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
+from edgekit.models.config import DinoV2Config
 from edgekit.models.vit import DinoV2
-from edgekit.plan.heads import HeadPlan, LayerPlan
+from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.quantize.ranges import static_input
 from edgekit.quantize.rounding import quantize_weight
 from edgekit.surgery import state_of
@@ -51,11 +53,11 @@ def quantize_heads(
     """
     images = torch.from_numpy(pixel_values[:IMAGES])
     seen = max(1, len(images) - JUDGES)
-    watch, tensors = _Watch(model.config.grid), state_of(model)
+    watch = _Watch(model.config, state_of(model))
     with torch.no_grad():
         for start in range(0, seen, _BATCH):
             hidden, blocks = tokens_of(model, images[start : min(seen, start + _BATCH)])
-            emit_heads(watch, heads, blocks, hidden, tensors, model.config.grid)
+            emit_heads(watch, heads, blocks, hidden)
             progress(min(seen, start + _BATCH), len(images))
     layers = {name: _planned(layer, watch.layers.get(layer.source), bits) for name, layer in watch.layers.items()}
     gate = _Gate(model, heads, images[-JUDGES:], {name: layer.work for name, layer in watch.layers.items()})
@@ -83,7 +85,7 @@ class _Gate:
 
     def __init__(self, model: DinoV2, heads: Mapping[str, Head], images: Tensor, work: Mapping[str, int]) -> None:
         """`work`: multiplications of each layer for one image."""
-        self.heads, self.work, self.grid, self.tensors = heads, work, model.config.grid, state_of(model)
+        self.heads, self.work, self.config, self.tensors = heads, work, model.config, state_of(model)
         with torch.no_grad():
             self.hidden, self.blocks = tokens_of(model, images)
 
@@ -119,9 +121,9 @@ class _Gate:
     @torch.no_grad()
     def output(self, head: str, layers: Mapping[str, LayerPlan], images: int | None = None) -> Tensor:
         """What a head puts out with these layers in integers, for all or the first few images."""
-        ops = TorchOps(self.grid, HeadPlan(dict(layers)))
+        e = TorchEmitter(self.config, self.tensors, HeadPlan(dict(layers)))
         blocks = [block[:images] for block in self.blocks]
-        return emit_heads(ops, {head: self.heads[head]}, blocks, self.hidden[:images], self.tensors, self.grid)[head]
+        return emit_heads(e, {head: self.heads[head]}, blocks, self.hidden[:images])[head]
 
 
 def sqnr_db(wanted: Tensor, found: Tensor) -> float:
@@ -142,11 +144,11 @@ class _Layer:
     leaving: tuple[float, float] = (0.0, 0.0)
 
 
-class _Watch(TorchOps):
+class _Watch(TorchEmitter):
     """Notes the layers that are worth integers, and the ranges of what goes in and out of the convolutions."""
 
-    def __init__(self, grid: Grid) -> None:
-        super().__init__(grid)
+    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+        super().__init__(config, tensors)
         self.layers: dict[str, _Layer] = {}
         self._last: tuple[Tensor | None, str] = None, ""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.backends.onnx.builder import GraphWriter
+from edgekit.backends.onnx.builder import GraphBuilder
 from edgekit.plan.quant import MatmulPlan, dither
 
 
 def integer_attention(
-    graph: GraphWriter, matmul: MatmulPlan, scale: float, qkv: tuple[ir.Value, ir.Value, ir.Value], tokens: int
+    graph: GraphBuilder, matmul: MatmulPlan, scale: float, qkv: tuple[ir.Value, ir.Value, ir.Value], tokens: int
 ) -> ir.Value:
     """softmax(q k^T * scale) v for q, k, v of (B, H, tokens, d), as `edgekit.quantize.simulate.IntegerMix` computes it.
 
@@ -46,7 +46,7 @@ def integer_attention(
     return graph.node("Div", [mixed, whole], f"{name}.mix/Div")
 
 
-def _quantize(graph: GraphWriter, name: str, x: ir.Value, scale: np.ndarray) -> ir.Value:
+def _quantize(graph: GraphBuilder, name: str, x: ir.Value, scale: np.ndarray) -> ir.Value:
     """uint8 around 128, one scale per head; -128 cannot occur since the simulator's int8 is symmetric."""
     scales = graph.constant(f"{name}_scale", scale)
     zeros = graph.constant(f"{name}_zero_point", np.full(len(scale), 128, np.uint8))

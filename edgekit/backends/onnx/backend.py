@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,7 +86,7 @@ class OnnxBackend:
             "source": f"sha256:{source.parent_sha256}",
         }
         with atomic_path(path) as temporary:
-            _save(_graph(source, precision, variant, metadata), temporary)
+            _save(_model(source, precision, variant, metadata), temporary)
             _check(source, precision, variant, temporary)
         return Artifact.model_validate(
             described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
@@ -135,52 +134,28 @@ def storage_for(source: ExportSource) -> Storage:
     return "uint8" if source.overflow == "u8u8" else "int8"
 
 
-def _graph(source: ExportSource, precision: Precision, variant: Variant, metadata: dict[str, str]) -> ir.Model:
+def _model(source: ExportSource, precision: Precision, variant: Variant, metadata: dict[str, str]) -> ir.Model:
     import onnx_ir as ir
 
-    from edgekit.backends.fused import tier_of
-    from edgekit.backends.onnx.emitter import FloatGemms, dinov2_graph
-    from edgekit.backends.onnx.fused import FusableGemms
-    from edgekit.native.fuse import fuse
+    from edgekit.backends.onnx.builder import GraphBuilder
+    from edgekit.backends.onnx.emitter import OPSET, OnnxEmitter, model_of
+    from edgekit.backends.onnx.fused import FusedGemms, FusedOnnxEmitter
+    from edgekit.backends.onnx.gemms import BlockedGemms, DynamicGemms, FloatGemms, StaticGemms
 
+    graph = GraphBuilder(ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.FLOAT)
     if precision in _FLOAT:
-        tensors = folded_tensors(source)
-        float_type = ir.DataType.FLOAT if precision == "fp32" else ir.DataType.FLOAT16
-        model = dinov2_graph(
-            source.model.config,
-            tensors,
-            FloatGemms(tensors),
-            float_type=float_type,
-            metadata=metadata,
-            heads=source.heads,
-        )
-        if variant == "fused":
-            fuse(model, None)
-        return model
-    from edgekit.backends.onnx.gemms import BlockedGemms, DynamicGemms, StaticGemms
-
-    assert source.plan is not None
-    storage = storage_for(source)
-    write = partial(
-        dinov2_graph,
-        source.plan.config,
-        source.plan.float_tensors,
-        metadata=metadata,
-        heads=source.heads,
-        head_plan=source.head_plan,
-        storage=storage,
-    )
-    if variant == "fused":
-        model = write(FusableGemms(source.plan, storage))
-        fuse(model, source.plan, tier_of(source.plan))
-        return model
-    match precision:
-        case "w8":
-            return write(DynamicGemms(source.plan, storage))
-        case "w4a8":
-            return write(BlockedGemms(source.plan, storage), opset=21)
-        case _:
-            return write(StaticGemms(source.plan, storage))
+        plan, config, tensors = None, source.model.config, folded_tensors(source)
+        gemms, storage = FloatGemms(graph, config, tensors), "int8"
+    else:
+        assert source.plan is not None
+        plan, config, tensors, storage = source.plan, source.plan.config, source.plan.float_tensors, storage_for(source)
+        strategy = {"w8": DynamicGemms, "w4a8": BlockedGemms}.get(precision, StaticGemms)
+        gemms = (FusedGemms if variant == "fused" else strategy)(graph, plan, storage)
+    emitter = FusedOnnxEmitter if variant == "fused" else OnnxEmitter
+    e = emitter(config, tensors, gemms, graph, source.head_plan if plan else None, storage)
+    if isinstance(e, FusedOnnxEmitter):
+        e.fuse(plan)
+    return model_of(e, opset=21 if precision == "w4a8" else OPSET, metadata=metadata, heads=source.heads)
 
 
 def _save(model: ir.Model, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A small writer of ONNX nodes: each output is named as its node, each constant is stored once."""
+"""A small builder of ONNX graphs: each output is named as its node, each constant is stored once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import onnx_ir as ir
 Attributes = Mapping[str, int | float | str | Sequence[int]]
 
 
-class GraphWriter:
+class GraphBuilder:
     """Nodes and initializers of a graph in the making; float constants are stored in `float_type`."""
 
     def __init__(self, float_type: ir.DataType = ir.DataType.FLOAT) -> None:
         self.float_type = float_type
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
+        self.custom_domains: dict[str, int] = {}  # domain -> version, of ops that are not ONNX's own
 
     def node(
         self,

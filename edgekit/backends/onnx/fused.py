@@ -1,4 +1,4 @@
-"""What a fused integer file is written from, and the comparison of it with the plan."""
+"""ONNX graphs with edgekit's own ops: written directly, and read back against the plan."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from edgekit.backends.onnx.builder import GraphWriter
-from edgekit.backends.onnx.emitter import FloatGemms
-from edgekit.backends.onnx.gemms import StaticGemms
-from edgekit.backends.onnx.weights import Storage
+from edgekit.backends.fused import FusedBlocks, numbers_of
+from edgekit.backends.onnx.emitter import OnnxEmitter
+from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
 from edgekit.errors import ExportError
-from edgekit.models.config import DinoV2Config
-from edgekit.native.blocks import BLOCK, FIRST_INPUT, block_of, whole_blocks
+from edgekit.native.blocks import BLOCK, DOMAIN, FIRST_INPUT, VERSION, whole_blocks
 from edgekit.plan.quant import QuantPlan
 
 
-class FusableGemms(StaticGemms):
-    """Float in the blocks that become one op each, static integers in blocks of which the plan keeps a part float."""
+class FusedGemms(StaticGemms):
+    """The plan's integers in blocks that are not whole; the patch embedding is float."""
 
-    def __init__(self, plan: QuantPlan, storage: Storage) -> None:
-        super().__init__(plan, storage)
-        self.whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
-
-    def linear(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
-        """Float where the block will be fused."""
-        whole = block_of(name) in self.whole
-        return FloatGemms.linear(self, graph, name, x) if whole else super().linear(graph, name, x)
-
-    def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
+    def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
         """The float convolution."""
-        return FloatGemms.patches(self, graph, name, pixels, config)
+        return FloatGemms.patch_embed(self, name, pixels)
 
-    def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """Float, for the fusion to find."""
-        return FloatGemms.attention(self, graph, name, q, k, v)
+
+class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
+    """Writes edgekit's ops; `fuse` says with which plan."""
+
+    def custom_op(
+        self, kind: str, inputs: list[ir.Value], attributes: dict[str, str | int | float], name: str
+    ) -> ir.Value:
+        self.graph.custom_domains[DOMAIN] = VERSION
+        y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
+        y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)
+        return y
+
+    def constant(self, name: str, value: np.ndarray) -> ir.Value:
+        return self.graph.constant(name, value)
 
 
 def verify_blocks(path: Path, plan: QuantPlan) -> int:
@@ -54,7 +54,7 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
     for block, node in nodes.items():
         for part, first in FIRST_INPUT.items():
             gemm = plan.gemms[f"{block}.{part}"]
-            expected = (gemm.weight, gemm.weight_scale[:, 0], gemm.bias_dynamic)
+            expected = numbers_of(gemm).values()
             for array, name in zip(expected, node.input[first : first + 3], strict=True):
                 if not np.array_equal(numpy_helper.to_array(constants[name]), array):
                     problems.append(f"{name} differs")

@@ -9,8 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.backends.onnx.attention import integer_attention
-from edgekit.backends.onnx.builder import GraphWriter
-from edgekit.backends.onnx.emitter import FloatGemms
+from edgekit.backends.onnx.builder import GraphBuilder
 from edgekit.backends.onnx.per_token import per_token_gemm, token_scaled_gemm
 from edgekit.backends.onnx.weights import (
     Storage,
@@ -22,6 +21,7 @@ from edgekit.backends.onnx.weights import (
     integer_weight,
 )
 from edgekit.errors import ExportError
+from edgekit.graph.emitter import Tensors
 from edgekit.models.config import DinoV2Config
 from edgekit.plan.quant import (
     FloatInput,
@@ -43,6 +43,40 @@ class Rows:
     part: str = ""  # ".head", ".tail": added to the names of a group's nodes
 
 
+class FloatGemms:
+    """Every product in the graph's float type: MatMul then Add, weights stored transposed as (in, out)."""
+
+    def __init__(self, graph: GraphBuilder, config: DinoV2Config, tensors: Tensors) -> None:
+        self.graph, self.config, self.tensors = graph, config, tensors
+
+    def linear(self, name: str, x: ir.Value) -> ir.Value:
+        """MatMul and Add."""
+        product = self.graph.node("MatMul", [x, self.parameter(f"{name}.weight", transpose=True)], f"{name}/MatMul")
+        return self.graph.node("Add", [product, self.parameter(f"{name}.bias")], f"{name}/Add")
+
+    def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
+        """Conv with bias, kernel and stride of one patch."""
+        sides = [self.config.patch] * 2
+        inputs = [pixels, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")]
+        x = self.graph.node("Conv", inputs, f"{name}/Conv", {"kernel_shape": sides, "strides": sides})
+        x = self.graph.node("Reshape", [x, self.graph.ints(0, 0, -1)], f"{name}/Reshape")  # (B, D, P)
+        return self.graph.node("Transpose", [x], f"{name}/Transpose", {"perm": [0, 2, 1]})
+
+    def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        """MatMul, Softmax, MatMul; the scale multiplies q unless it is folded away."""
+        graph = self.graph
+        if self.tensors[f"{name}.scale"].item() != 1.0:
+            q = graph.node("Mul", [q, self.parameter(f"{name}.scale")], f"{name}.q/Mul")
+        keys = graph.node("Transpose", [k], f"{name}.k/Transpose", {"perm": [0, 1, 3, 2]})  # (B, H, d, N)
+        logits = graph.node("MatMul", [q, keys], f"{name}.logits/MatMul")  # (B, H, N, N)
+        weights = graph.node("Softmax", [logits], f"{name}/Softmax", {"axis": -1})
+        return graph.node("MatMul", [weights, v], f"{name}.mix/MatMul")  # (B, H, N, d)
+
+    def parameter(self, key: str, *, transpose: bool = False) -> ir.Value:
+        """The initializer of a state-dict key."""
+        return self.graph.constant(key, self.tensors[key].T if transpose else self.tensors[key])
+
+
 class StaticGemms(FloatGemms):
     """w8a8: what the plan quantizes runs on integers with the plan's own scales; the rest stays float.
 
@@ -50,9 +84,10 @@ class StaticGemms(FloatGemms):
     the form that ONNX Runtime turns into one QGemm (u8 x s8 -> int32 -> float32). Outputs are never quantized.
     """
 
-    def __init__(self, plan: QuantPlan, storage: Storage = "int8") -> None:
-        super().__init__(plan.float_tensors)
+    def __init__(self, graph: GraphBuilder, plan: QuantPlan, storage: Storage = "int8") -> None:
+        super().__init__(graph, plan.config, plan.float_tensors)
         self.plan, self.storage = plan, storage
+        self.tokens = plan.config.tokens(*plan.image_size)
 
     def gemm(self, name: str) -> GemmPlan | None:
         """The plan's entry.
@@ -69,44 +104,46 @@ class StaticGemms(FloatGemms):
             )
         return gemm
 
-    def linear(self, graph: GraphWriter, name: str, x: ir.Value) -> ir.Value:
+    def linear(self, name: str, x: ir.Value) -> ir.Value:
         """Integer GEMM when the plan has one, else the float layer."""
         gemm = self.gemm(name)
         if gemm is None:
-            return super().linear(graph, name, x)
-        return self.integer(graph, gemm, x, self.plan.config.tokens(*self.plan.image_size))
+            return super().linear(name, x)
+        return self.integer(gemm, x, self.tokens)
 
-    def patches(self, graph: GraphWriter, name: str, pixels: ir.Value, config: DinoV2Config) -> ir.Value:
+    def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
         """The patch embedding as the GEMM it is, over patches laid out in rows of 3 * patch * patch values."""
         gemm = self.gemm(name)
         if gemm is None:
-            return super().patches(graph, name, pixels, config)
-        (rows, columns), patch = config.grid, config.patch
-        x = graph.node("Reshape", [pixels, graph.ints(-1, 3, rows, patch, columns, patch)], f"{name}.unfold/Reshape")
-        x = graph.node("Transpose", [x], f"{name}.unfold/Transpose", {"perm": [0, 2, 4, 1, 3, 5]})
-        x = graph.node("Reshape", [x, graph.ints(-1, rows * columns, 3 * patch**2)], f"{name}.rows/Reshape")
-        return self.integer(graph, gemm, x, rows * columns)
+            return super().patch_embed(name, pixels)
+        (rows, columns), patch = self.config.grid, self.config.patch
+        x = self.graph.node(
+            "Reshape", [pixels, self.graph.ints(-1, 3, rows, patch, columns, patch)], f"{name}.unfold/Reshape"
+        )
+        x = self.graph.node("Transpose", [x], f"{name}.unfold/Transpose", {"perm": [0, 2, 4, 1, 3, 5]})
+        x = self.graph.node("Reshape", [x, self.graph.ints(-1, rows * columns, 3 * patch**2)], f"{name}.rows/Reshape")
+        return self.integer(gemm, x, rows * columns)
 
-    def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Both products in integers when the plan has their scales (level "all"), else float."""
         matmul = self.plan.matmuls.get(name)
         if matmul is None:
-            return super().attention(graph, name, q, k, v)
-        tokens = self.plan.config.tokens(*self.plan.image_size)
-        return integer_attention(graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
+            return super().attention(name, q, k, v)
+        tokens = self.tokens
+        return integer_attention(self.graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
 
-    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
         match gemm.input:
             case StaticInput():
-                return self.static(graph, gemm, x, Rows(tokens, gemm.input))
+                return self.static(gemm, x, Rows(tokens, gemm.input))
             case TokenGroupInput(split, head, tail):
                 groups = Rows(split, head, ".head"), Rows(tokens - split, tail, ".tail")
-                return self.token_groups(graph, gemm, x, groups)
+                return self.token_groups(gemm, x, groups)
             case TokenScaledInput(quotient):
-                return token_scaled_gemm(graph, gemm, x, lambda x: self.product(graph, gemm, x, Rows(tokens, quotient)))
+                return token_scaled_gemm(self.graph, gemm, x, lambda x: self.product(gemm, x, Rows(tokens, quotient)))
             case PerTokenInput():
-                return per_token_gemm(graph, gemm, x, self.storage)
+                return per_token_gemm(self.graph, gemm, x, self.storage)
             case FloatInput():
                 raise ExportError(
                     f"the plan leaves the input of {gemm.name} float",
@@ -116,42 +153,41 @@ class StaticGemms(FloatGemms):
             case _:
                 assert_never(gemm.input)
 
-    def static(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows) -> ir.Value:
+    def static(self, gemm: GemmPlan, x: ir.Value, rows: Rows) -> ir.Value:
         """One GEMM with one scale and zero point for all its rows, and its bias."""
         steps = int32_bias(gemm, rows.quantizer)
-        y = self.product(graph, gemm, x, rows, steps)
+        y = self.product(gemm, x, rows, steps)
         if steps is not None:
             return y
-        bias = graph.constant(f"{gemm.name}.float_bias", gemm.bias)
-        return graph.node("Add", [y, bias], f"{gemm.name}{rows.part}/Add")
+        bias = self.graph.constant(f"{gemm.name}.float_bias", gemm.bias)
+        return self.graph.node("Add", [y, bias], f"{gemm.name}{rows.part}/Add")
 
-    def product(
-        self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, rows: Rows, bias: np.ndarray | None = None
-    ) -> ir.Value:
+    def product(self, gemm: GemmPlan, x: ir.Value, rows: Rows, bias: np.ndarray | None = None) -> ir.Value:
         """x W^T over static integers, with a `bias` (out,) in steps of the int32 accumulator if there is one."""
         name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
-        x = graph.node("Reshape", [x, graph.ints(-1, features)], f"{name}.input/Reshape")
-        x = quantize_dequantize(graph, name, x, quantizer)
-        weight, zero = integer_weight(graph, gemm, self.storage, rows.part)
-        if (
-            rows.part == ".tail"
-        ):  # a tensor of its own once constants are folded: ONNX Runtime cannot turn a shared one into uint8
-            weight = graph.node("Reshape", [weight, graph.ints(features, out)], f"{name}.weight/Reshape")
-        weights = [weight, channel_scale(graph, gemm), zero]
-        inputs = [x, graph.node("DequantizeLinear", weights, f"{name}.weight/DequantizeLinear", {"axis": 1})]
+        x = self.graph.node("Reshape", [x, self.graph.ints(-1, features)], f"{name}.input/Reshape")
+        x = quantize_dequantize(self.graph, name, x, quantizer)
+        weight, zero = integer_weight(self.graph, gemm, self.storage, rows.part)
+        if rows.part == ".tail":
+            # a tensor of its own once constants are folded: ONNX Runtime cannot turn a shared one into uint8
+            weight = self.graph.node("Reshape", [weight, self.graph.ints(features, out)], f"{name}.weight/Reshape")
+        weights = [weight, channel_scale(self.graph, gemm), zero]
+        inputs = [x, self.graph.node("DequantizeLinear", weights, f"{name}.weight/DequantizeLinear", {"axis": 1})]
         if bias is not None:
-            scale = graph.constant(f"{name}.bias_scale", accumulator_scale(gemm, quantizer))
-            steps = graph.constant(f"{name}.bias", bias)
-            inputs.append(graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0}))
-        y = graph.node("Gemm", inputs, f"{name}/Gemm")
-        return graph.node("Reshape", [y, graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
+            scale = self.graph.constant(f"{name}.bias_scale", accumulator_scale(gemm, quantizer))
+            steps = self.graph.constant(f"{name}.bias", bias)
+            inputs.append(
+                self.graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0})
+            )
+        y = self.graph.node("Gemm", inputs, f"{name}/Gemm")
+        return self.graph.node("Reshape", [y, self.graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
 
-    def token_groups(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
+    def token_groups(self, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
         """The same GEMM over the first tokens (CLS and registers) and over the patches, each with its own scale."""
         sizes, names = [rows.tokens for rows in groups], [f"{gemm.name}{rows.part}.tokens" for rows in groups]
-        pieces = graph.split(x, sizes, 1, f"{gemm.name}.input/Split", names)
-        outputs = [self.static(graph, gemm, piece, rows) for piece, rows in zip(pieces, groups, strict=True)]
-        return graph.node("Concat", outputs, f"{gemm.name}/Concat", {"axis": 1})
+        pieces = self.graph.split(x, sizes, 1, f"{gemm.name}.input/Split", names)
+        outputs = [self.static(gemm, piece, rows) for piece, rows in zip(pieces, groups, strict=True)]
+        return self.graph.node("Concat", outputs, f"{gemm.name}/Concat", {"axis": 1})
 
 
 class DynamicGemms(StaticGemms):
@@ -160,25 +196,25 @@ class DynamicGemms(StaticGemms):
     DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add: the form that ONNX Runtime turns into DynamicQuantizeMatMul.
     """
 
-    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """Whatever input quantizer the plan names, the range is that of the tensor at hand."""
         name = gemm.name
-        quantized, scale, zero = graph.multiple(
+        quantized, scale, zero = self.graph.multiple(
             "DynamicQuantizeLinear",
             [x],
             f"{name}.input/DynamicQuantizeLinear",
             [f"{name}.input_{part}" for part in ("quantized", "scale", "zero_point")],
         )
-        weight, weight_zero = integer_weight(graph, gemm, self.storage)
-        total = graph.node("MatMulInteger", [quantized, weight, zero, weight_zero], f"{name}/MatMulInteger")
-        total = graph.node("Cast", [total], f"{name}/Cast", {"to": ir.DataType.FLOAT})
-        scale = graph.node("Mul", [scale, channel_scale(graph, gemm)], f"{name}.scale/Mul")
-        y = graph.node("Mul", [total, scale], f"{name}/Mul")
-        return graph.node("Add", [y, graph.constant(f"{name}.bias", gemm.bias_dynamic)], f"{name}/Add")
+        weight, weight_zero = integer_weight(self.graph, gemm, self.storage)
+        total = self.graph.node("MatMulInteger", [quantized, weight, zero, weight_zero], f"{name}/MatMulInteger")
+        total = self.graph.node("Cast", [total], f"{name}/Cast", {"to": ir.DataType.FLOAT})
+        scale = self.graph.node("Mul", [scale, channel_scale(self.graph, gemm)], f"{name}.scale/Mul")
+        y = self.graph.node("Mul", [total, scale], f"{name}/Mul")
+        return self.graph.node("Add", [y, self.graph.constant(f"{name}.bias", gemm.bias_dynamic)], f"{name}/Add")
 
-    def attention(self, graph: GraphWriter, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Float: only weights are quantized ahead of time in this precision."""
-        return FloatGemms.attention(self, graph, name, q, k, v)
+        return FloatGemms.attention(self, name, q, k, v)
 
 
 class BlockedGemms(StaticGemms):
@@ -194,15 +230,17 @@ class BlockedGemms(StaticGemms):
         gemm = self.plan.gemms.get(name)
         return super().gemm(name) if gemm is None or block_size_of(gemm) is None else gemm
 
-    def integer(self, graph: GraphWriter, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """MatMul over blocked int4 weights where they can be, else static QDQ."""
         if gemm.weight_bits > 4 or block_size_of(gemm) is None:
-            return super().integer(graph, gemm, x, tokens)
-        y = graph.node("MatMul", [x, blocked_weight(graph, gemm)], f"{gemm.name}/MatMul")
-        return graph.node("Add", [y, graph.constant(f"{gemm.name}.bias", gemm.bias_dynamic)], f"{gemm.name}/Add")
+            return super().integer(gemm, x, tokens)
+        y = self.graph.node("MatMul", [x, blocked_weight(self.graph, gemm)], f"{gemm.name}/MatMul")
+        return self.graph.node(
+            "Add", [y, self.graph.constant(f"{gemm.name}.bias", gemm.bias_dynamic)], f"{gemm.name}/Add"
+        )
 
 
-def quantize_dequantize(graph: GraphWriter, name: str, x: ir.Value, quantizer: StaticInput) -> ir.Value:
+def quantize_dequantize(graph: GraphBuilder, name: str, x: ir.Value, quantizer: StaticInput) -> ir.Value:
     """QuantizeLinear and DequantizeLinear with one uint8 scale and zero point."""
     scale = graph.constant(f"{name}.input_scale", np.array(quantizer.scale, np.float32))
     zero = graph.constant(f"{name}.input_zero_point", np.array(quantizer.zero_point, np.uint8))

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.backends.onnx.builder import GraphWriter
+from edgekit.backends.onnx.builder import GraphBuilder
 from edgekit.backends.onnx.weights import Storage, channel_scale, integer_weight
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan
 
 
 def token_scaled_gemm(
-    graph: GraphWriter, gemm: GemmPlan, x: ir.Value, product: Callable[[ir.Value], ir.Value]
+    graph: GraphBuilder, gemm: GemmPlan, x: ir.Value, product: Callable[[ir.Value], ir.Value]
 ) -> ir.Value:
     """(B, N, in) -> (B, N, out): static `product` without bias between a division by each token's peak and its return.
 
@@ -30,7 +30,7 @@ def token_scaled_gemm(
     return graph.node("Add", [y, graph.constant(f"{name}.float_bias", gemm.bias)], f"{name}/Add")
 
 
-def per_token_gemm(graph: GraphWriter, gemm: GemmPlan, x: ir.Value, storage: Storage) -> ir.Value:
+def per_token_gemm(graph: GraphBuilder, gemm: GemmPlan, x: ir.Value, storage: Storage) -> ir.Value:
     """(B, N, in) -> (B, N, out) with the arithmetic of `edgekit.quantize.simulate.per_token_scale`.
 
     MatMulInteger of ONNX Runtime knows one zero point per tensor, so the tokens' own are taken out afterwards: the
@@ -49,7 +49,7 @@ def per_token_gemm(graph: GraphWriter, gemm: GemmPlan, x: ir.Value, storage: Sto
     return graph.node("Add", [y, graph.constant(f"{name}.bias", gemm.bias)], f"{name}/Add")
 
 
-def _quantize_tokens(graph: GraphWriter, name: str, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _quantize_tokens(graph: GraphBuilder, name: str, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     """uint8 integers (B, N, in), scale (B, N, 1) float32 and zero point (B, N, 1) int32 of each token."""
     nought, one, top = (graph.constant(f"float32({value})", np.array(value, np.float32)) for value in (0, 1, 255))
     low = graph.node("ReduceMin", [x, graph.ints(-1)], f"{name}.low/ReduceMin")

@@ -15,7 +15,7 @@ from edgekit.artifact import INPUT_NAME, Precision, Variant
 from edgekit.backends.onnx.runner import register_ops
 from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
 from edgekit.errors import ExportError
-from edgekit.graph.heads import HEADS
+from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import (
     LEAST_PEAK,
     GemmPlan,

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.backends.onnx.builder import GraphWriter
+from edgekit.backends.onnx.builder import GraphBuilder
 from edgekit.plan.quant import GemmPlan, StaticInput
 
 Storage = Literal["int8", "uint8"]
@@ -17,7 +17,7 @@ LARGEST_INT32_BIAS = 2**30  # leaves as much again for the accumulated products
 BLOCK_SIZES = (128, 64, 32, 16)  # that MatMulNBits of ONNX Runtime takes, largest first
 
 
-def integer_weight(graph: GraphWriter, gemm: GemmPlan, storage: Storage, part: str = "") -> tuple[ir.Value, ir.Value]:
+def integer_weight(graph: GraphBuilder, gemm: GemmPlan, storage: Storage, part: str = "") -> tuple[ir.Value, ir.Value]:
     """The weights as 8-bit initializer (in, out), and their zero points (out,) for that part of the tokens."""
     offset = 128 if storage == "uint8" else 0
     stored = (gemm.weight.T.astype(np.int16) + offset).astype(storage)
@@ -25,7 +25,7 @@ def integer_weight(graph: GraphWriter, gemm: GemmPlan, storage: Storage, part: s
     return graph.constant(f"{gemm.name}.weight", stored), graph.constant(f"{gemm.name}{part}.weight_zero_point", zero)
 
 
-def channel_scale(graph: GraphWriter, gemm: GemmPlan) -> ir.Value:
+def channel_scale(graph: GraphBuilder, gemm: GemmPlan) -> ir.Value:
     """The weight scales (out,) of a GEMM without groups."""
     return graph.constant(f"{gemm.name}.weight_scale", gemm.weight_scale[:, 0])
 
@@ -40,7 +40,7 @@ def block_size_of(gemm: GemmPlan) -> int | None:
     return None
 
 
-def blocked_weight(graph: GraphWriter, gemm: GemmPlan) -> ir.Value:
+def blocked_weight(graph: GraphBuilder, gemm: GemmPlan) -> ir.Value:
     """The weights (in, out) as int4 behind a DequantizeLinear with a scale (and zero point) per group of inputs."""
     size = block_size_of(gemm) or gemm.group_size
 

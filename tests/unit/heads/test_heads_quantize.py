@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from edgekit.errors import DataError
-from edgekit.graph.heads import Grid, Head, HeadOps, V
+from edgekit.graph.emitter import Emitter, Grid, V
+from edgekit.graph.heads import Head
 from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.models.vit import DinoV2, random_model
@@ -32,7 +33,7 @@ class Decoder:
     layers = (0,)
     normed = True
 
-    def emit(self, ops: HeadOps[V], layers: Sequence[V], grid: Grid) -> V:
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
         rng, width = np.random.default_rng(3), TINY.width
         first, second, last = (
             rng.standard_normal(shape).astype(np.float32) / np.sqrt(np.prod(shape[1:]))
@@ -40,9 +41,9 @@ class Decoder:
         )
         first[:, 0] = 0  # of no use
         bias = rng.standard_normal(16).astype(np.float32)
-        x = ops.conv(ops.grid(layers[0]), first, bias, relu=True)
-        x = ops.conv(x, second, bias[:12], padding=1)
-        return ops.conv(ops.apply(x, "relu"), last, bias[:1])
+        x = e.conv(e.patch_map(layers[0]), first, bias, relu=True)
+        x = e.conv(x, second, bias[:12], padding=1)
+        return e.conv(e.activate(x, "relu"), last, bias[:1])
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         return grid
