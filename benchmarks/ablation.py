@@ -1,6 +1,6 @@
 """What each step of the quantization recipe brings on photographs unlike those of calibration: plans with one step off.
 
-python benchmarks/ablation.py [--samples 48] [--judges 24] [--extras]
+python -m benchmarks.ablation [--samples 48] [--judges 24] [--extras]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does `edgekit curate` draw better calibration images than chance? Plans from both draws, judged on other photographs.
 
-    python benchmarks/curation.py [-n 48] [--seeds 3] [--judges 24]
+    python -m benchmarks.curation [-n 48] [--seeds 3] [--judges 24]
 
 The pool holds five kinds of photographs, unevenly; other kinds and natural scenes judge.
 """

@@ -1,7 +1,7 @@
 """A student of half the depth before and after distillation, judged on other kinds of photographs than it learned from.
 
-    python benchmarks/distillation.py WORK [--seeds 2] [--steps 80] [--image-size 84] [--precision bfloat16]
-    python benchmarks/distillation.py WORK --only 1     # trains that seed and stops: seeds in parallel, then as above
+    python -m benchmarks.distillation WORK [--seeds 2] [--steps 80] [--image-size 84] [--precision bfloat16]
+    python -m benchmarks.distillation WORK --only 1     # trains that seed and stops: seeds in parallel, then as above
 
 Students learn from eight kinds of photographs. Seven other kinds, whose names are classes for k-NN, and natural scenes
 judge at 112 pixels: the students, their mean, and the graduate, which was chosen on held-out photographs of the eight.

@@ -2,7 +2,7 @@
 
     edgekit build --model demo --format onnx,openvino,coreml,tflite --precision fp32,fp16,w8,w8a8 --out OUT
     python benchmarks/support/photos.py photos                 # photographs unlike those that OUT was calibrated on
-    python benchmarks/formats.py OUT --eval photos [--csv benchmarks/results/formats.csv]
+    python -m benchmarks.formats OUT --eval photos [--csv benchmarks/results/formats.csv]
 
 Each artifact is exported again: that shows what the export takes, and that it gives the bytes of the build's file.
 """

@@ -1,6 +1,6 @@
 """Speed of the fused ops' kernels against the ceiling of their dot instruction, for each instruction set of this CPU.
 
-    python benchmarks/kernels.py [--csv benchmarks/results/kernels.csv]
+    python -m benchmarks.kernels [--csv benchmarks/results/kernels.csv]
 
 One thread. `share` is the GEMM kernel on packed operands over the same instruction in registers alone; attention is one
 ViT-S layer (6 heads of 64), in CPU time, so that other processes disturb it less.
@@ -90,13 +90,13 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
     return best
 
 
-def of_each_isa(script: str) -> list[dict[str, object]]:
-    """What `script --one` prints for each instruction set, in a process of its own: the library chooses once."""
+def of_each_isa(module: str) -> list[dict[str, object]]:
+    """What `python -m module --one` prints for each instruction set, in a process of its own: the library chooses once."""
     ops.ort_library()
     rows: list[dict[str, object]] = []
     for isa in ops.native_status().isas:
         done = subprocess.run(
-            [sys.executable, script, "--one"],
+            [sys.executable, "-m", module, "--one"],
             env={**os.environ, "EDGEKIT_ISA": isa},
             capture_output=True,
             text=True,
@@ -115,7 +115,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure()))
         return
-    rows = of_each_isa(__file__)
+    rows = of_each_isa("benchmarks.kernels")
     for row in rows:
         share = f"{row['share']:>6.0%} of {row['ceiling_gmacs']}" if row["share"] else f"{row['cpu_ms']:>8} ms"
         print(f"{row['isa']:<12} {row['kernel']:<32} {row['shape']:<12} {row['gmacs']:>7} GMAC/s {share}")

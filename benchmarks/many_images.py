@@ -1,6 +1,6 @@
 """Images per second and memory of `edgekit embed` in shards: this process, one worker of Ray, and two.
 
-    python benchmarks/many_images.py OUT/onnx/model_w8a8_fused.onnx [--images DIR] [--count 192] [--rounds 3]
+    python -m benchmarks.many_images OUT/onnx/model_w8a8_fused.onnx [--images DIR] [--count 192] [--rounds 3]
 
 One thread each, in turns; on a shared machine the CPU time of an image is what can be compared. The rate leaves out
 the start: it counts from the first finished shard to the last. All runs must write the same bytes. Bytes per image are

@@ -1,7 +1,7 @@
 """ONNX files in turns inside one process: what fused files gain, with less noise than a process for each has.
 
-    python benchmarks/one_process.py build/benchmarks/demo-full-224-older --older-cpu
-    python benchmarks/one_process.py FOLDER [FOLDER ...] [--threads 1,2] [--rounds 25] [--csv FILE]
+    python -m benchmarks.one_process build/benchmarks/demo-full-224-older --older-cpu
+    python -m benchmarks.one_process FOLDER [FOLDER ...] [--threads 1,2] [--rounds 25] [--csv FILE]
 
 The folders are those that `run.py --prepare` leaves; the files of `run.py --older-cpu`'s other forms are found beside
 them. A round runs every file three times and times the last two; a speedup is the median, over the rounds, of the

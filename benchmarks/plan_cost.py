@@ -1,7 +1,7 @@
 """Seconds and peak memory of making a quantization plan, each in a process of its own.
 
-    python benchmarks/plan_cost.py                                  # ViT-S/14 at 224, 256 images
-    python benchmarks/plan_cost.py --wide --samples 64              # its width doubled: a ViT-B/14
+    python -m benchmarks.plan_cost                                  # ViT-S/14 at 224, 256 images
+    python -m benchmarks.plan_cost --wide --samples 64              # its width doubled: a ViT-B/14
 
 Targets on 2 cores: ViT-S with 256 images in 5 minutes and 3 GB, ViT-B in 20 minutes and 6 GB.
 """
@@ -77,7 +77,7 @@ def main() -> None:
         return
     rest = ["--one", "--samples", str(arguments.samples), "--image-size", str(arguments.image_size)]
     for kind in arguments.plan:
-        command = [sys.executable, __file__, "--plan", kind, *rest, *["--wide"] * arguments.wide]
+        command = [sys.executable, "-m", "benchmarks.plan_cost", "--plan", kind, *rest, *["--wide"] * arguments.wide]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         keep_row(row, arguments.csv, KEY)

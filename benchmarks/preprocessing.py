@@ -1,7 +1,7 @@
 """How far embeddings move when a picture is prepared otherwise: the ways of other platforms, and common mistakes.
 
     edgekit build --model demo --format onnx --precision fp32,w8a8 --out OUT
-    python benchmarks/preprocessing.py OUT [--csv benchmarks/results/preprocessing.csv]
+    python -m benchmarks.preprocessing OUT [--csv benchmarks/results/preprocessing.csv]
 
 The same FP32 model sees the same photographs (those that scikit-image and scikit-learn ship, 300 to 1411 pixels on the
 shorter side), prepared by edgekit and otherwise; the last row is what INT8 costs, to compare with (it was calibrated on

@@ -1,7 +1,7 @@
 """Drift of every way to quantize one DINOv2, ours and the common tools', on the same weights and photographs.
 
-    python benchmarks/quantization.py                  # the table of README, a few minutes per size
-    python benchmarks/quantization.py --image-size 518 --samples 16
+    python -m benchmarks.quantization                  # the table of README, a few minutes per size
+    python -m benchmarks.quantization --image-size 518 --samples 16
 
 Calibration: photographs of one kind. Judged on other photographs of that kind ("like") and on another kind ("unlike").
 Everything is run in its runtime; "simulator" rows are the plan's own integer arithmetic with a range per token.

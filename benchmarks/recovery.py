@@ -1,8 +1,8 @@
 """What `--recover` brings: a plan before and after distillation, on photographs that neither calibrated nor trained.
 
-    python benchmarks/recovery.py                                   # w4a8, 64 images, a ViT-S/14 at 224
-    python benchmarks/recovery.py --image-size 112 --samples 32     # a first look
-    python benchmarks/recovery.py --plan int8                       # the static 8-bit plan
+    python -m benchmarks.recovery                                   # w4a8, 64 images, a ViT-S/14 at 224
+    python -m benchmarks.recovery --image-size 112 --samples 32     # a first look
+    python -m benchmarks.recovery --plan int8                       # the static 8-bit plan
 
 Every row says how long it took and how much memory the process had at most by then.
 """

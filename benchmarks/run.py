@@ -1,10 +1,10 @@
 """The benchmark matrix: model x image size x format x precision x engine, ours and the other tools', x threads.
 
-    python benchmarks/run.py --suite quick             # ViT-S at 224 px on two threads
-    python benchmarks/run.py --suite full              # 224, 448 and 518 px, on one thread and on two
-    python benchmarks/run.py --suite full --dry-run    # what is left to do, and about how long it takes
-    python benchmarks/run.py --suite full --prepare    # only the models and their drift: timing waits for a quiet hour
-    python benchmarks/run.py --suite full --older-cpu  # every runtime without AVX-512 and VNNI (see older_cpu.py)
+    python -m benchmarks.run --suite quick             # ViT-S at 224 px on two threads
+    python -m benchmarks.run --suite full              # 224, 448 and 518 px, on one thread and on two
+    python -m benchmarks.run --suite full --dry-run    # what is left to do, and about how long it takes
+    python -m benchmarks.run --suite full --prepare    # only the models and their drift: timing waits for a quiet hour
+    python -m benchmarks.run --suite full --older-cpu  # every runtime without AVX-512 and VNNI (see older_cpu.py)
 
 Every model runs in a process of its own; all of one size and number of threads are timed in turns, with idle gaps, as
 one group. Stop it at any time: finished groups are kept in the host's CSV, and the same command goes on from there.
@@ -148,7 +148,8 @@ def main() -> None:
     _foretell(recipes, suite)
     if arguments.dry_run:
         return
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    root = str(Path(__file__).parents[1])  # where worker processes find the loaders of peers
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     if recipes and not photos.stamps_missing() and not (work / "photos").exists():
         photos.prepare(work / "photos")
     for group, recipe in recipes.items():

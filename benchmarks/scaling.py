@@ -1,8 +1,8 @@
 """What more work costs: latency and peak memory of FP32, INT8 and fused ONNX files as tokens and batch grow.
 
-    python benchmarks/scaling.py                                # writes results/scaling.csv and results/scaling.svg
-    python benchmarks/scaling.py --image-size 224,308 --batch 1,2 --rounds 3 --csv /path/to/scaling.csv
-    python benchmarks/scaling.py --draw                         # only the chart, of the CSV that is there
+    python -m benchmarks.scaling                                # writes results/scaling.csv and results/scaling.svg
+    python -m benchmarks.scaling --image-size 224,308 --batch 1,2 --rounds 3 --csv /path/to/scaling.csv
+    python -m benchmarks.scaling --draw                         # only the chart, of the CSV that is there
 
 All files of one size and batch are timed in turns, each in a process of its own; the CSV is written after each group.
 The integers are those of one plan made at 224 pixels; only the position embedding is each size's own. So the times are

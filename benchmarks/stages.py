@@ -1,6 +1,6 @@
 """Where the time of a fused ViT-S block goes, against the roofline of its integer dot instruction.
 
-    python benchmarks/stages.py [--csv benchmarks/results/stages.csv]
+    python -m benchmarks.stages [--csv benchmarks/results/stages.csv]
 
 One thread, CPU time. `ideal` is all integer GEMMs at the instruction's ceiling, `gemms` what the kernel takes for them;
 `rest` is the block less its GEMMs and attention: LayerNorm, quantization per token, GELU, residuals, scratch traffic.
@@ -148,7 +148,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure()))
         return
-    rows = of_each_isa(__file__)
+    rows = of_each_isa("benchmarks.stages")
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     write_csv(rows, options.csv)

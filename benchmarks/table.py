@@ -1,7 +1,7 @@
 """Writes the tables of both READMEs from the CSV files in benchmarks/results: nothing there is typed by hand.
 
-python benchmarks/table.py            # rewrites the blocks in README.md (the essence) and benchmarks/README.md (all)
-python benchmarks/table.py --check    # exit 1 when a block is not what the CSV files say
+python -m benchmarks.table            # rewrites the blocks in README.md (the essence) and benchmarks/README.md (all)
+python -m benchmarks.table --check    # exit 1 when a block is not what the CSV files say
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ KINDS = ("like", "unlike", "demo")
 WHOLE = {  # small CSV files that are shown as they are: file -> (what it shows, command)
     "ablation": (
         "What each step of the recipe brings, on photographs unlike those of calibration",
-        "benchmarks/ablation.py",
+        "-m benchmarks.ablation",
     ),
-    "curation": ("`edgekit curate` against random draws of as many calibration photographs", "benchmarks/curation.py"),
-    "formats": ("Every format beside the simulator of its plan", "benchmarks/formats.py OUT --eval DIR"),
-    "plan_cost": ("What making a plan costs; the wide one is a ViT-B/14", "benchmarks/plan_cost.py"),
+    "curation": ("`edgekit curate` against random draws of as many calibration photographs", "-m benchmarks.curation"),
+    "formats": ("Every format beside the simulator of its plan", "-m benchmarks.formats OUT --eval DIR"),
+    "plan_cost": ("What making a plan costs; the wide one is a ViT-B/14", "-m benchmarks.plan_cost"),
     "heads": (
         "Heads of official sizes behind an INT8 ViT-S/14 at 224 px: without, with float layers, with integers",
         "-m benchmarks.heads OUT",
     ),
-    "recovery": ("What `--recover` brings", "benchmarks/recovery.py"),
+    "recovery": ("What `--recover` brings", "-m benchmarks.recovery"),
     "one_process": (
         "Fused ONNX files beside other ONNX files, in turns inside one process",
-        "benchmarks/one_process.py FOLDER",
+        "-m benchmarks.one_process FOLDER",
     ),
-    "kernels": ("The fused kernels against the measured ceiling of their instruction", "benchmarks/kernels.py"),
-    "stages": ("Where a fused block's time goes, against the roofline", "benchmarks/stages.py"),
-    "preprocessing": ("What preparing a picture otherwise costs", "benchmarks/preprocessing.py OUT"),
+    "kernels": ("The fused kernels against the measured ceiling of their instruction", "-m benchmarks.kernels"),
+    "stages": ("Where a fused block's time goes, against the roofline", "-m benchmarks.stages"),
+    "preprocessing": ("What preparing a picture otherwise costs", "-m benchmarks.preprocessing OUT"),
     "tflite_forms": (
         "Forms of TFLite: integers throughout, and attention as one operator",
-        "benchmarks/tflite_forms.py OUT",
+        "-m benchmarks.tflite_forms OUT",
     ),
     "distillation": (
         "A student of half the depth before (start) and after distillation, judged at 112 px on kinds of photographs "
         "that trained nothing",
-        "benchmarks/distillation.py WORK",
+        "-m benchmarks.distillation WORK",
     ),
 }
 
@@ -98,7 +98,7 @@ def quantization(*, image_size: str = "") -> list[str]:
                 ],
             ),
             "",
-            f"{first['cpu']}, {_dates(part)}: `python benchmarks/quantization.py --image-size {size}`",
+            f"{first['cpu']}, {_dates(part)}: `python -m benchmarks.quantization --image-size {size}`",
             "",
         ]
     return lines
@@ -152,7 +152,7 @@ def latency(*, threads: int | None = None, least_speedup: float = 0.0) -> list[s
                     ],
                 ),
                 "",
-                f"`python benchmarks/run.py --suite {part[0].suite}{older}`, {max(row.date for row in part)}."
+                f"`python -m benchmarks.run --suite {part[0].suite}{older}`, {max(row.date for row in part)}."
                 f"{_noise(part)}{rest}",
                 "",
             ]
@@ -180,7 +180,7 @@ def scaling() -> list[str]:
         "",
         *_table(["image", "tokens", "batch", *names], table),
         "",
-        f"`python benchmarks/scaling.py`, {first['date']}: every row's group was timed in turns. The host was busy "
+        f"`python -m benchmarks.scaling`, {first['date']}: every row's group was timed in turns. The host was busy "
         f"during {sum(bool(row['unstable']) for row in rows)} of {len(rows)} measurements.",
         "",
     ]

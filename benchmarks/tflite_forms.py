@@ -2,7 +2,7 @@
 
     edgekit build --model demo --format tflite --precision fp32,w8a8,w8a16 --fused-attention --out OUT
     pip install ai-edge-quantizer==0.10.0
-    python benchmarks/tflite_forms.py OUT [--csv benchmarks/results/tflite_forms.csv]
+    python -m benchmarks.tflite_forms OUT [--csv benchmarks/results/tflite_forms.csv]
 
 Drift on the demo's evaluation photographs against tflite/fp32; least CPU time of a call on one thread, in turns.
 """

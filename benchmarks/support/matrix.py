@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.artifact import atomic_path
 from edgekit.measure.host import Host
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 Key = tuple[str, int, int, str]  # model, image size, threads, artifact
 
 

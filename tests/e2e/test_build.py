@@ -194,7 +194,7 @@ def test_native_code_that_crashes_is_a_failed_row(recipe, tmp_path, monkeypatch)
         return artifact.model_copy(update={"variant": variant})
 
     monkeypatch.setattr(OnnxBackend, "export", plain)
-    monkeypatch.setattr("edgekit.measure.worker.ARTIFACT_LOADER", "tests.e2e.crash:load")
+    monkeypatch.setattr("edgekit.measure.worker.ARTIFACT_LOADER", "tests.support.crash:load")
     result = build(changed(recipe, precisions=["fp32"], fused=True), tmp_path / "out", measure="none")
     rows = {row.name: row for row in result.manifest.artifacts}
     assert rows["onnx/fp32"].status == "ok"

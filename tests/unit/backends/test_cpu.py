@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from pathlib import Path
 
 import pytest
 
+from benchmarks.support import older_cpu
 from edgekit.backends import cpu
 from edgekit.measure.host import describe_host
 
 CPUINFO = "processor: 0\nflags\t\t: fpu avx avx2 fma avx512f avx512_vnni amx_int8\nbogomips: 1\n"
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture
@@ -56,11 +55,6 @@ def test_flags_that_cannot_be_read_mean_caution(flags: None, monkeypatch: pytest
 
 
 def test_code_of_an_older_cpu_answers_only_the_question_after_avx_512() -> None:
-    spec = importlib.util.spec_from_file_location("older_cpu", BENCHMARKS / "older_cpu.py")
-    assert spec
-    assert spec.loader
-    older_cpu = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(older_cpu)
     asked = b"\x31\xc9\x0f\x01\xd0\x48\xc1\xe8\x13"  # xor ecx, ecx; xgetbv; shr rax, 19
     joined = b"\x48\x89\xd5\x0f\x01\xd0\x89\xc0\x48\xc1\xe2\x20"  # xgetbv; mov eax, eax; shl rdx, 32
     other = b"\x83\xe0\x0f\x01\xd0\x41"  # and eax, 15; add eax, edx

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 POINTS = [(257, 224, 1), (485, 308, 1), (1025, 448, 1), (257, 224, 2), (257, 224, 4), (257, 224, 8)]
 
 
-def test_exponents_are_those_of_the_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_exponents_are_those_of_the_costs() -> None:
     pytest.importorskip("altair")
-    from scaling_chart import exponents
+    from benchmarks.support.scaling_chart import exponents
 
     rows = [
         {

@@ -90,7 +90,7 @@ def kill(files: Path, out: Path, step: int) -> None:
     victim = [
         sys.executable,
         "-m",
-        "tests.unit.distil_victim",
+        "tests.support.distil_victim",
         str(step),
         str(files / "teacher.safetensors"),
         "depth=2",

@@ -17,7 +17,7 @@ from edgekit.native.reference import fused_qkv_attention, qvit_block, vit_block
 from tests.support.ops_models import block_weights, float_weights
 
 pytestmark = pytest.mark.full
-HOST = Path(__file__).parent / "ops_host.cpp"
+HOST = Path(__file__).parents[2] / "support" / "ops_host.cpp"
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64")
 SIMDE = Path("/usr/include/simde")

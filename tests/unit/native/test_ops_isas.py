@@ -62,5 +62,5 @@ def test_an_edited_source_makes_the_library_stale(monkeypatch: pytest.MonkeyPatc
     assert ops.native_status().stale
     monkeypatch.setattr(build, "LIBRARY", tmp_path / "no" / build.LIBRARY.name)
     monkeypatch.setattr(build, "compiler", lambda: None)
-    with pytest.raises(BackendMissing, match=r"no C\+\+ compiler.*edgekit\.ops\.build"):
+    with pytest.raises(BackendMissing, match=r"no C\+\+ compiler.*edgekit\.native\.build"):
         ops.ort_library()
