@@ -31,6 +31,7 @@ from edgekit.plan.quant import (
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.sensitivity import verify
 from edgekit.quantize.simulate import per_token_scale, token_peak
+from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from edgekit.models.config import DinoV2Config
@@ -87,7 +88,7 @@ def recover(
     told = progress or (lambda *_: None)
     held = len(pixel_values) // HELD_OUT
     pixels, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
-    exact = plan.module()
+    exact = restore(plan.config, plan.float_tensors)
     with torch.no_grad():
         reference = torch.cat([exact(batch)[0] for batch in torch.split(unseen, BATCH)])
         means = _input_means(exact, plan, pixels)
@@ -220,7 +221,7 @@ def _fake(x: Tensor, scale: Tensor, zero: int | Tensor) -> Tensor:
 
 def _student(plan: QuantPlan) -> DinoV2:
     """The rewritten float model with learned GEMMs in its blocks; the patch embedding keeps its integers."""
-    student = plan.module()
+    student = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
         parent, _, leaf = name.rpartition(".")
         if name == "patch_embed.proj":

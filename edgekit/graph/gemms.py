@@ -1,4 +1,4 @@
-"""The strategy that decides how each matrix product of the network is written: in float, in integers, or weight-only."""
+"""The strategy that writes each matrix product of the network: in float, in integers, or with integer weights alone."""
 
 from __future__ import annotations
 

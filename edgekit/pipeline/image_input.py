@@ -16,6 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.measure.golden import cosine
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of
+from edgekit.surgery import restore
 
 NOTE = "takes uint8 images; drift and latency of the network are those of the file without the transform"
 _LEAST_COSINE = 0.9999  # with the features of host preprocessing; what differs is rounding in the resize
@@ -69,7 +70,7 @@ def rgb_source(source: ExportSource) -> ExportSource:
     model = deepcopy(source.model)
     fold_normalization(model, given.mean, given.std)
     if plan is not None:
-        rewritten = plan.module()
+        rewritten = restore(plan.config, plan.float_tensors)
         fold_normalization(rewritten, given.mean, given.std)
         plan = replace(plan, float_tensors=state_of(rewritten))
     preprocess = given.model_copy(update={"normalize": "graph"})

@@ -6,7 +6,8 @@ integer weights, weight scales and the quantizer of its input. y = x @ W^T + b i
     acc[n, o] = sum_k (x_q[n, k] - z_n) * w_q[o, k]              exact in int32 (zero point z as uint8)
     y[n, o]   = acc[n, o] * (x_scale_n * w_scale[o]) + bias[o]   in float32
 
-with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). Weights are symmetric: w_q in [-2^(bits-1)+1, 2^(bits-1)-1].
+with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). 8-bit weights are
+symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may have a zero point each (`weight_zero`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2, DinoV2Config
+    from edgekit.models.config import DinoV2Config
 
 PLAN_SCHEMA = "edgekit.plan/1"
 LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
@@ -177,12 +178,6 @@ class QuantPlan:
         """GEMM name -> reason it has 8 bits where others have 4."""
         return dict(self.provenance.get("promoted", {}))
 
-    def module(self) -> DinoV2:
-        """The rewritten float model as torch module, un-quantized: same function as the checkpoint at this size."""
-        from edgekit.surgery import restore
-
-        return restore(self.config, self.float_tensors)
-
     def save(self, path: Path) -> None:
         """Write `path` (safetensors; the JSON part is in its header metadata) atomically."""
         from safetensors.numpy import save_file
@@ -214,7 +209,7 @@ class QuantPlan:
         """Read a plan written by `save`; raises DataError when it is missing, truncated or no plan."""
         from safetensors import SafetensorError, safe_open
 
-        from edgekit.models.vit import DinoV2Config
+        from edgekit.models.config import DinoV2Config
 
         try:
             with safe_open(path, framework="numpy") as file:

@@ -28,7 +28,7 @@ from edgekit.quantize.sensitivity import promote, verify
 from edgekit.quantize.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
 from edgekit.quantize.stages import State, stages_of
 from edgekit.quantize.synthetic import probes as make_probes
-from edgekit.surgery import state_of
+from edgekit.surgery import restore, state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
@@ -134,7 +134,7 @@ class _Engine:
             else:
                 plan.kept_float["patch_embed.proj"] = "pixels are 8-bit already: a second grid costs more than it gains"
         else:
-            self.model = plan.module()
+            self.model = restore(plan.config, plan.float_tensors)
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
         self._report(plan, "patch_embed.proj")
         exact = [self.model.embed(batch) for batch in self.pixels.split(BATCH)]

@@ -13,6 +13,7 @@ from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.explanation import BlockDrift, Explanation, GemmDrift
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import fake_quantize, simulate
+from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2
@@ -33,7 +34,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         progress: called with (what, done, total).
     """
     told = progress or (lambda *_: None)
-    exact_model = plan.module()
+    exact_model = restore(plan.config, plan.float_tensors)
     exact, exact_blocks = _with_blocks(exact_model, pixels)
     whole, whole_blocks = _with_blocks(simulate(plan, kernel="float32"), pixels)
 
@@ -100,7 +101,7 @@ def _with_blocks(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 def _weights_only(plan: QuantPlan) -> DinoV2:
     """Integer weights, float inputs."""
-    model = plan.module().requires_grad_(False)
+    model = restore(plan.config, plan.float_tensors).requires_grad_(False)
     for name, gemm in plan.gemms.items():
         module: Any = model.get_submodule(name)
         module.weight.copy_(torch.from_numpy(gemm.dequantized()).view_as(module.weight))
@@ -110,7 +111,7 @@ def _weights_only(plan: QuantPlan) -> DinoV2:
 
 def _inputs_only(plan: QuantPlan) -> DinoV2:
     """Float weights, quantized inputs."""
-    model = plan.module()
+    model = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
         quantizer = gemm.input  # the patch convolution's input is an image: one static range, whatever its shape
         model.get_submodule(name).register_forward_pre_hook(lambda _, args, q=quantizer: (fake_quantize(q, args[0]),))

@@ -23,6 +23,7 @@ from edgekit.plan.quant import (
     TokenScaledInput,
     dither,
 )
+from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2
@@ -178,7 +179,7 @@ def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = Fal
         kernel: "pmaddubsw" shows what a saturating CPU would do to the portable file.
         per_token: run the activations as the fused ops do (own range per token) instead of the plan's static ranges.
     """
-    return make_integer(plan.module(), plan, kernel=kernel, per_token=per_token)
+    return make_integer(restore(plan.config, plan.float_tensors), plan, kernel=kernel, per_token=per_token)
 
 
 def make_integer(model: DinoV2, plan: QuantPlan, *, kernel: Kernel, per_token: bool = False) -> DinoV2:

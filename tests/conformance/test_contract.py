@@ -15,6 +15,7 @@ from edgekit.errors import ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.simulate import simulate
+from edgekit.surgery import restore
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 
 HALF = ("coreml",)  # computes in float16 between the GEMMs, whose rounding moves some inputs to the next integer
@@ -34,7 +35,7 @@ def torch_tokens(model: DinoV2, pixels: torch.Tensor) -> np.ndarray:
 
 def float_activations(plan: QuantPlan) -> DinoV2:
     """The plan's integer weights and uncorrected biases under float activations."""
-    model = plan.module()
+    model = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
         module = model.get_submodule(name)
         module.weight.data = torch.from_numpy(gemm.dequantized()).reshape(module.weight.shape)

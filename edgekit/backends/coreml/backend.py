@@ -25,6 +25,7 @@ from edgekit.artifact import (
 from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +103,7 @@ class CoreMlBackend:
         config = source.model.config if plan is None else plan.config
         tensors = folded_tensors(source) if plan is None else plan.float_tensors
         gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
-        large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
+        large = frozenset() if precision == "fp32" else large_norms(rewritten)
         gemms = self._gemms(source, precision, tensors, gains)
         images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
         program = build_program(config, tensors, gemms, self.target, large, source.heads, images, source.head_plan)

@@ -87,7 +87,7 @@ def plugin_settings(model: ov.Model, hint: Hint, threads: int | None) -> dict[st
 
 
 def _may_saturate(model: ov.Model) -> bool:
-    """Whether two adjacent u8*s8 products can exceed int16: weights of more than 7 bits, or integer attention products."""
+    """Whether two adjacent u8*s8 products can exceed int16: by 8-bit weights, or by integer attention products."""
     return any(_has_wide_weights(node) or _multiplies_activations(node) for node in model.get_ordered_ops())
 
 

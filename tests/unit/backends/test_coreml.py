@@ -18,6 +18,7 @@ from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.quantize.simulate import simulate
+from edgekit.surgery import restore
 from tests.support.plans import rtn_plan
 
 pytest.importorskip("coremltools")
@@ -160,7 +161,7 @@ def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path, zero_points: b
     weights_only = export(tiny, tmp_path, "w4", plan)
     audit = CoreMlBackend().audit(weights_only)
     assert (audit["gemms_integer_weights"], audit["gemms_int8"]) == (len(plan.gemms), 0)
-    module = plan.module()
+    module = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
         linear = module.get_submodule(name)
         linear.weight.data = torch.from_numpy(gemm.dequantized()).reshape(linear.weight.shape)

@@ -20,6 +20,7 @@ from edgekit.errors import ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.quantize.simulate import simulate
+from edgekit.surgery import restore
 from tests.support.plans import rtn_plan
 
 pytest.importorskip("onnxruntime")
@@ -104,7 +105,7 @@ def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | 
         keep_float=("patch_embed.proj",),
         zero_points=zero_points,
     )
-    model = whole.module()
+    model = restore(whole.config, whole.float_tensors)
     for name, gemm in whole.gemms.items():
         model.get_submodule(name).weight.data = torch.from_numpy(gemm.dequantized())
     artifact = export(tiny, tmp_path / "model.onnx", "w4a8", whole)

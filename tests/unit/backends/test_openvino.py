@@ -18,6 +18,7 @@ from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
 from edgekit.quantize.simulate import simulate
+from edgekit.surgery import restore
 from edgekit.workflows.compare import latency_of
 from tests.support.cpu import int8_gemms
 from tests.support.plans import rtn_plan
@@ -117,7 +118,7 @@ def test_w8a8_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> N
 @pytest.mark.parametrize("group_size", [None, 32])
 def test_w8_keeps_activations_float(tiny: DinoV2, tmp_path: Path, group_size: int | None) -> None:
     quantized = rtn_plan(tiny, pixels(8), group_size=group_size)
-    reference = quantized.module()
+    reference = restore(quantized.config, quantized.float_tensors)
     for name, gemm in quantized.gemms.items():
         module = reference.get_submodule(name)
         module.weight.data = torch.from_numpy(gemm.dequantized()).reshape(module.weight.shape)
@@ -148,7 +149,7 @@ def test_integer_attention_equals_its_formula(tiny: DinoV2, tmp_path: Path) -> N
     name, matmul = next(iter(whole.matmuls.items()))
     alone = replace(whole, gemms={}, matmuls={name: matmul})
     hidden = run(export(tiny, tmp_path / "model.xml", "w8a8", alone), pixels())["last_hidden_state"]
-    model = alone.module()
+    model = restore(alone.config, alone.float_tensors)
     attention = model.get_submodule(name)
 
     def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
