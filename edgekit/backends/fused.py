@@ -13,6 +13,7 @@ from edgekit.graph.emitter import Emitter, V
 from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
 
+Attributes = dict[str, str | int | float]
 _FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
@@ -37,7 +38,7 @@ class FusedBlocks(Emitter[V]):
             raise ExportError("no block could be fused", why=why, fix="edgekit build without --fused")
 
     @abstractmethod
-    def custom_op(self, kind: str, inputs: list[V], attributes: dict[str, str | int | float], name: str) -> V:
+    def custom_op(self, kind: str, inputs: list[V], attributes: Attributes, name: str) -> V:
         """A node of edgekit's domain with one output of the shape (B, N, D)."""
 
     @abstractmethod
@@ -52,7 +53,7 @@ class FusedBlocks(Emitter[V]):
 
     def fused_attention(self, name: str, packed: V) -> V:
         """FusedQKVAttention, exact up to float rounding."""
-        attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
+        attributes: Attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
         return self.custom_op(ATTENTION, [packed], attributes, name)
 
     def _integer_block(self, plan: QuantPlan, name: str, x: V) -> V:
@@ -80,7 +81,7 @@ class FusedBlocks(Emitter[V]):
         weight = np.ascontiguousarray(self.tensors[f"{name}.weight"].T)
         return [self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", self.tensors[f"{name}.bias"])]
 
-    def _attributes(self, name: str) -> dict[str, str | int | float]:
+    def _attributes(self, name: str) -> Attributes:
         scale = self._scale(f"{name}.attn")
         return {"num_heads": self.config.heads, "scale": scale, "epsilon": self.config.norm_eps}
 

@@ -103,6 +103,7 @@ class CoreMlBackend:
         config = source.model.config if plan is None else plan.config
         tensors = folded_tensors(source) if plan is None else plan.float_tensors
         gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
+        rewritten = restore(plan.config, plan.float_tensors) if plan else source.model
         large = frozenset() if precision == "fp32" else large_norms(rewritten)
         gemms = self._gemms(source, precision, tensors, gains)
         images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)

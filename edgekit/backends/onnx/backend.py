@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from edgekit.artifact import (
     INPUT_NAME,
@@ -144,11 +144,13 @@ def _model(source: ExportSource, precision: Precision, variant: Variant, metadat
 
     graph = GraphBuilder(ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.FLOAT)
     if precision in _FLOAT:
-        plan, config, tensors = None, source.model.config, folded_tensors(source)
-        gemms, storage = FloatGemms(graph, config, tensors), "int8"
+        plan, storage = None, cast("Storage", "int8")
+        config, tensors = source.model.config, folded_tensors(source)
+        gemms = FloatGemms(graph, config, tensors)
     else:
         assert source.plan is not None
-        plan, config, tensors, storage = source.plan, source.plan.config, source.plan.float_tensors, storage_for(source)
+        plan, storage = source.plan, storage_for(source)
+        config, tensors = plan.config, plan.float_tensors
         strategy = {"w8": DynamicGemms, "w4a8": BlockedGemms}.get(precision, StaticGemms)
         gemms = (FusedGemms if variant == "fused" else strategy)(graph, plan, storage)
     emitter = FusedOnnxEmitter if variant == "fused" else OnnxEmitter

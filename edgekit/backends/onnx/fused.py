@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from edgekit.backends.fused import FusedBlocks, numbers_of
+from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.onnx.emitter import OnnxEmitter
 from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
 from edgekit.errors import ExportError
@@ -28,9 +28,7 @@ class FusedGemms(StaticGemms):
 class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
-    def custom_op(
-        self, kind: str, inputs: list[ir.Value], attributes: dict[str, str | int | float], name: str
-    ) -> ir.Value:
+    def custom_op(self, kind: str, inputs: list[ir.Value], attributes: Attributes, name: str) -> ir.Value:
         self.graph.custom_domains[DOMAIN] = VERSION
         y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
         y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)
