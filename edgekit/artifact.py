@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekit.errors import DataError
+from edgekit.precision import Precision as Precision  # noqa: PLC0414
+from edgekit.precision import Variant as Variant  # noqa: PLC0414
 
 Format = Literal["onnx", "openvino", "coreml", "tflite"]
-Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
-Variant = Literal["standard", "fused", "composite"]
 Status = Literal["ok", "failed", "not here"]
 
 BUILD_SCHEMA: Final = "edgekit.build/1"

@@ -1,15 +1,32 @@
-"""The two Protocols of a backend: `Backend` turns a float model or a plan into an artifact, `Runner` runs one."""
+"""What a file format has to be: `Backend` turns a float model or a plan into an artifact, `Runner` runs one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, TensorSpec, Variant
+from edgekit.artifact import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    Artifact,
+    Format,
+    Preprocess,
+    TensorSpec,
+    atomic_path,
+    sha256_of,
+    size_mb_of,
+)
+from edgekit.backends.metadata import artifact_from
+from edgekit.errors import BackendMissing, ExportError
+from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
@@ -23,6 +40,9 @@ Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
 (7-bit weights), "auto" decides by this CPU."""
 
 
+Described = dict[str, object]
+"""The fields of an `Artifact` in JSON's types that are known before its file is written."""
+
 WEIGHT_ONLY: frozenset[Precision] = frozenset({"w8", "w4"})
 """Integer weights, float inputs of the GEMMs."""
 
@@ -34,7 +54,7 @@ class ExportSource:
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
     `head_plan` has their integers; without one they stay float.
-    `calibration` (n, 3, H, W), images as the model takes them, is for w8a16, whose every tensor has a range.
+    `calibration` (n, 3, H, W) are images as the model takes them; only TFLite's w8a16 needs them at export time.
     """
 
     model: DinoV2
@@ -50,18 +70,18 @@ class ExportSource:
     calibration: np.ndarray | None = None
 
     @property
-    def eight_bits(self) -> bool:
-        """Whether two products of its weights with 255 can exceed 16 bits: some have more than 7."""
+    def may_saturate_int16(self) -> bool:
+        """Whether sums of two u8*s8 products can overflow int16: some weights use more than 7 bits."""
         assert self.plan is not None
         layers = self.head_plan.layers.values() if self.head_plan else ()
         return any(gemm.weight_bits > 7 for gemm in self.plan.gemms.values()) or any(
             np.abs(layer.weight).max() > 63 for layer in layers
         )
 
-    def exceptions(self) -> list[str]:
-        """What a file of an integer precision has in other numbers than most of it, a sentence each."""
+    def mixed_precision_notes(self) -> list[str]:
+        """Layers that do not have the file's nominal precision, a sentence each."""
         assert self.plan is not None
-        return self.plan.exceptions() + (self.head_plan.notes() if self.head_plan else [])
+        return self.plan.mixed_precision_notes() + (self.head_plan.notes() if self.head_plan else [])
 
 
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
@@ -98,40 +118,192 @@ class Runner(Protocol):
         ...
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """One file format. A backend is one file and one row of `edgekit.backends.BACKENDS`, imported on first use."""
+class Backend(ABC):
+    """One file format: a package of this folder and one row of `edgekit.backends.registry`, imported on first use.
+
+    A format says what it needs and which kinds of files it writes in class attributes, and how in the hooks `write`,
+    `verify`, `notes`, `manifest_of`, `load` and `inspect`. What all formats do alike is done here, once.
+    """
 
     format: ClassVar[Format]
+    title: ClassVar[str]  # for sentences: "OpenVINO"
+    suffix: ClassVar[str]  # of its files: ".onnx"
+    packages: ClassVar[tuple[str, ...]]  # that export imports
+    runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
+    distributions: ClassVar[tuple[str, ...]]  # whose versions stand in an artifact's `tools`
+    kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
+    image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
+    untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
+
+    # What there is
 
     def missing(self) -> str | None:
         """None when export works here; else a sentence that says what is missing and the command that mends it."""
-        ...
+        return self.not_installed(self.packages)
 
     def runner_missing(self) -> str | None:
         """None when artifacts run here; else why not and the mending command."""
-        ...
+        return self.not_installed(self.runtime_packages)
+
+    def fused_missing(self) -> str | None:
+        """None when fused files can be written and run here, else why not. May compile the op library."""
+        return None
+
+    def untimed(self) -> str | None:
+        """Why latency means nothing on this machine; None where it does."""
+        return None
+
+    @property
+    def install(self) -> str:
+        """The command that installs what the format needs."""
+        return f"pip install 'edgekit[{self.format}]'"
+
+    def not_installed(self, packages: Iterable[str]) -> str | None:
+        """None when all packages can be imported, else a sentence with those that are absent."""
+        absent = [package.replace("_", "-") for package in packages if find_spec(package) is None]
+        if not absent:
+            return None
+        return f"{', '.join(absent)} not installed for Python {platform.python_version()}: {self.install}"
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
         """Every (precision, variant) this backend can write."""
-        ...
+        return self.kinds
 
     def filename(self, precision: Precision, variant: Variant) -> str:
-        """File name inside OUT/<format>/, e.g. "model_w8a8_fused.onnx"."""
-        ...
+        """File name inside OUT/<format>/: "model.onnx", "model_w8a8.onnx", "model_fp32_fused.onnx"."""
+        return "model" + stem_of(precision, variant) + self.suffix
 
+    # What it does
+
+    @final
     def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
-        """Write `path` atomically and describe it. Raises ExportError or BackendMissing."""
-        ...
+        """Write `path` atomically, read it back, compare it with its source, and describe it.
 
+        Raises:
+            BackendMissing: a package is not installed.
+            ExportError: no such kind of file, no plan, a plan that cannot be expressed, or a file unlike its source.
+        """
+        if problem := self.missing():
+            raise BackendMissing(problem, fix=self.install)
+        if (precision, variant) not in self.variants():
+            raise ExportError(
+                f"the {self.title} backend does not write {precision} {variant}",
+                fix="--precision " + ",".join(dict.fromkeys(p for p, _ in self.variants())),
+            )
+        if is_float(precision):
+            source = replace(source, plan=None, head_plan=None)
+        elif source.plan is None:
+            raise ExportError(
+                f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name}"
+            )
+        source = self.prepared(source, precision, variant)
+        described = self._described(source, precision, variant)
+        with atomic_path(path) as temporary:
+            self.write(source, precision, variant, temporary, described)
+            self.verify(source, precision, variant, temporary)
+        return self.artifact_at(path, described)
+
+    @final
     def read(self, path: Path) -> Artifact:
-        """The artifact that a file says it is, by the manifest in its metadata. Raises BackendMissing or DataError."""
-        ...
+        """The artifact that a file says it is, by the manifest in its metadata.
 
+        Raises:
+            BackendMissing: a package that reads the format is not installed.
+            DataError: missing, damaged, or not written by edgekit.
+        """
+        return artifact_from(path, self.manifest_of(path))
+
+    @final
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
-        """Load an artifact; None lets the runtime choose its thread count. Raises BackendMissing or DataError."""
-        ...
+        """Load an artifact on the CPU; `threads` None lets the runtime choose.
 
+        Raises:
+            BackendMissing: the runtime, or the op library of a fused file, is not here.
+            DataError: the file is missing, damaged or holds another model.
+        """
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=self.install)
+        return self.load(artifact, threads)
+
+    @final
     def audit(self, artifact: Artifact) -> dict[str, object]:
         """Placement and fusion: GEMMs in INT8 and in float, attention blocks fused, ops that fell back."""
-        ...
+        if problem := self.runner_missing():
+            raise BackendMissing(problem, fix=self.install)
+        return self.inspect(artifact)
+
+    # Hooks of the format
+
+    def prepared(self, source: ExportSource, precision: Precision, variant: Variant) -> ExportSource:
+        """The source as this kind of file holds it; raises ExportError where it cannot."""
+        return source
+
+    @abstractmethod
+    def write(
+        self, source: ExportSource, precision: Precision, variant: Variant, path: Path, described: Described
+    ) -> None:
+        """Write the file; its metadata hold `described`."""
+
+    @abstractmethod
+    def verify(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> None:
+        """Read the file back; raises ExportError where it does not hold the plan's numbers or compute the model."""
+
+    @abstractmethod
+    def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
+        """What a reader of the report should know about the file, a sentence each."""
+
+    @abstractmethod
+    def manifest_of(self, path: Path) -> str | None:
+        """The manifest in a file's metadata, as JSON; None when there is none."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact, threads: int | None) -> Runner:
+        """The runner of an artifact, its packages being there."""
+
+    @abstractmethod
+    def inspect(self, artifact: Artifact) -> dict[str, object]:
+        """The audit of an artifact, its packages being there."""
+
+    def inputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        """The contract's input: images (B, 3, H, W), float32."""
+        height, width = source.preprocess.input_size
+        return (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
+
+    def outputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        """The contract's outputs and the heads'."""
+        return outputs_of(source)
+
+    def artifact_at(self, path: Path, described: Described) -> Artifact:
+        """The artifact whose file is written."""
+        return Artifact.model_validate(
+            {**described, "path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
+        )
+
+    def _described(self, source: ExportSource, precision: Precision, variant: Variant) -> Described:
+        return {
+            "name": f"{self.format}/{stem_of(precision, variant).removeprefix('_') or precision}",
+            "format": self.format,
+            "precision": precision,
+            "variant": variant,
+            "inputs": [spec.model_dump(mode="json") for spec in self.inputs_of(source)],
+            "outputs": [spec.model_dump(mode="json") for spec in self.outputs_of(source)],
+            "preprocess": source.preprocess.model_dump(mode="json"),
+            "recipe_digest": source.recipe_digest,
+            "parent_sha256": source.parent_sha256,
+            "tools": {package: version(package) for package in self.distributions},
+            "notes": self.notes(source, precision, variant),
+        }
+
+
+def stem_of(precision: Precision, variant: Variant) -> str:
+    """What a kind of file adds to the name "model": "", "_fp16", "_w8a8_fused", "_fp32_fused"."""
+    if variant == "standard":
+        return "" if precision == "fp32" else f"_{precision}"
+    return f"_{precision}_{variant}"
+
+
+def refuse_differences(path: Path, problems: Sequence[str]) -> None:
+    """Raises ExportError with the first three differences of a file from its plan; returns where there is none."""
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")

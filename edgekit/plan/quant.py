@@ -163,8 +163,8 @@ class QuantPlan:
     kept_float: dict[str, str] = field(default_factory=dict)  # GEMM name -> reason it is not quantized
     provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
 
-    def exceptions(self) -> list[str]:
-        """A sentence for each GEMM that is more precise than the others."""
+    def mixed_precision_notes(self) -> list[str]:
+        """Sentences on the GEMMs that are more precise than the others."""
         kept = [f"{name} stays float: {reason}" for name, reason in self.kept_float.items()]
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 

@@ -211,7 +211,7 @@ class CoreMlBackend:
         if self.batch > 1:
             notes.append(f"1 to {self.batch} images per call; the Neural Engine prefers fixed shapes")
         if source.plan is not None and precision not in _FLOAT:
-            notes += source.exceptions()
+            notes += source.mixed_precision_notes()
             notes.append("scales and biases are the plan's rounded to float16")
             if source.plan.matmuls and precision not in WEIGHT_ONLY:
                 notes.append("attention products stay float16")

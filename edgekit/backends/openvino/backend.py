@@ -220,9 +220,9 @@ def _model_api(source: ExportSource) -> list[tuple[str, str]]:
 def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
     if source.plan is None or precision in _FLOAT:
         return ()
-    notes = source.exceptions()
+    notes = source.mixed_precision_notes()
     standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
-    if precision == "w8a8" and standard and source.eight_bits:
+    if precision == "w8a8" and standard and source.may_saturate_int16:
         from edgekit.backends.openvino.runner import int8_saturates
 
         notes.append(_SATURATES.format(this=", of which this is one," if int8_saturates() else ""))

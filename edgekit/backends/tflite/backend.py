@@ -268,7 +268,7 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
         return tuple(notes)
     from edgekit.backends.tflite.runner import runs_in_tflite_runtime
 
-    notes += source.exceptions()
+    notes += source.mixed_precision_notes()
     if precision == "w8":
         notes.append("int8 weights, widened when loaded: arithmetic is float32")
     else:

@@ -141,9 +141,9 @@ def test_weights_of_heads_count_where_products_saturate(model, plan: QuantPlan, 
     given = {"preprocess": Preprocess.for_size(*SIZE), "model_name": "tiny", "licence": "MIT", "model": model}
     four = replace(plan, gemms={name: replace(gemm, weight_bits=4) for name, gemm in plan.gemms.items()})
     source = ExportSource(**given, plan=four, parent_sha256="0" * 64, recipe_digest="digest")
-    assert not source.eight_bits
-    assert replace(source, head_plan=head_plan).eight_bits
-    assert replace(source, plan=plan).eight_bits
+    assert not source.may_saturate_int16
+    assert replace(source, head_plan=head_plan).may_saturate_int16
+    assert replace(source, plan=plan).may_saturate_int16
 
 
 @pytest.mark.parametrize("format_", MOST)
