@@ -116,7 +116,7 @@ class OnnxBackend:
         return artifact_from(path, metadata_of(path).get(MANIFEST_KEY))
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What ONNX Runtime makes of the file on this CPU; see `onnx_audit.audit_file`."""
+        """What ONNX Runtime makes of the file on this CPU; see `edgekit.backends.onnx.audit.audit_file`."""
         if problem := self.missing():
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.onnx.audit import audit_file
@@ -143,9 +143,10 @@ def _model(source: ExportSource, precision: Precision, variant: Variant, metadat
     from edgekit.backends.onnx.gemms import BlockedGemms, DynamicGemms, FloatGemms, StaticGemms
 
     graph = GraphBuilder(ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.FLOAT)
+    storage: Storage = "int8"
     if precision in _FLOAT:
         plan, config, tensors = None, source.model.config, folded_tensors(source)
-        gemms, storage = FloatGemms(graph, config, tensors), "int8"
+        gemms = FloatGemms(graph, config, tensors)
     else:
         assert source.plan is not None
         plan, config, tensors, storage = source.plan, source.plan.config, source.plan.float_tensors, storage_for(source)

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
+from typing_extensions import override
 
-from edgekit.backends.fused import FusedBlocks, numbers_of
+from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.onnx.emitter import OnnxEmitter
 from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
 from edgekit.errors import ExportError
@@ -20,22 +21,22 @@ from edgekit.plan.quant import QuantPlan
 class FusedGemms(StaticGemms):
     """The plan's integers in blocks that are not whole; the patch embedding is float."""
 
+    @override
     def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
-        """The float convolution."""
         return FloatGemms.patch_embed(self, name, pixels)
 
 
 class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
-    def custom_op(
-        self, kind: str, inputs: list[ir.Value], attributes: dict[str, str | int | float], name: str
-    ) -> ir.Value:
+    @override
+    def custom_op(self, kind: str, inputs: list[ir.Value], attributes: Attributes, name: str) -> ir.Value:
         self.graph.custom_domains[DOMAIN] = VERSION
         y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
         y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)
         return y
 
+    @override
     def constant(self, name: str, value: np.ndarray) -> ir.Value:
         return self.graph.constant(name, value)
 
