@@ -130,7 +130,7 @@ class OpenVinoBackend:
         return OpenVinoRunner(artifact, threads, self.hint, self.cache_dir)
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What the CPU plugin really runs; see `openvino_audit.audit_model`."""
+        """What the CPU plugin really runs; see `edgekit.backends.openvino.audit.audit_model`."""
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.openvino.audit import audit_model
@@ -142,27 +142,24 @@ class OpenVinoBackend:
 
 
 def _graph(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:
-    from edgekit.backends.openvino.emitter import FloatGemms, Writer, build_model
-    from edgekit.backends.openvino.gemms import IntegerGemms, WeightGemms
+    from edgekit.backends.openvino.emitter import OpenVinoEmitter, model_of
+    from edgekit.backends.openvino.fused import FusedGemms, FusedOpenVinoEmitter
+    from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 
     if precision in _FLOAT:
-        config, tensors = source.model.config, folded_tensors(source)
-        if variant == "fused":
-            from edgekit.backends.openvino.fused import FusedWriter
-
-            return build_model(FusedWriter(config, tensors, FloatGemms(tensors)), source.heads)
-        return build_model(Writer(config, tensors, FloatGemms(tensors)), source.heads)
-    plan = source.plan
-    if plan is None:
+        plan, config, tensors = None, source.model.config, folded_tensors(source)
+        gemms = FloatGemms(config, tensors)
+    elif source.plan is None:
         raise ExportError(f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name)
-    if variant == "fused":
-        from edgekit.backends.openvino.fused import FusedGemms, FusedWriter
-
-        writer: Writer = FusedWriter(plan.config, plan.float_tensors, FusedGemms(plan), plan)
     else:
-        gemms = WeightGemms(plan) if precision == "w8" else IntegerGemms(plan)
-        writer = Writer(plan.config, plan.float_tensors, gemms)
-    return build_model(writer, source.heads, source.head_plan)
+        plan, config, tensors = source.plan, source.plan.config, source.plan.float_tensors
+        strategy = FusedGemms if variant == "fused" else WeightGemms if precision == "w8" else StaticGemms
+        gemms = strategy(plan)
+    emitter = FusedOpenVinoEmitter if variant == "fused" else OpenVinoEmitter
+    e = emitter(config, tensors, gemms, source.head_plan if plan else None)
+    if isinstance(e, FusedOpenVinoEmitter):
+        e.fuse(plan)
+    return model_of(e, source.heads)
 
 
 def _verify(path: Path, plan: QuantPlan, precision: Precision, variant: Variant) -> None:

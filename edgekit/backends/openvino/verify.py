@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 
 from edgekit.artifact import Precision
-from edgekit.backends.openvino.gemms import LEVELS, QUANTIZER
+from edgekit.backends.openvino.builder import LEVELS, QUANTIZER
 from edgekit.errors import ExportError
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 
