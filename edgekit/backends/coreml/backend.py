@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -27,9 +27,8 @@ from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgekit.backends.coreml.emitter import Gemms
+    from edgekit.backends.coreml.emitter import CoreMlEmitter
+    from edgekit.plan.quant import QuantPlan
 
 _INSTALL = "pip install 'edgekit[coreml]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
@@ -93,20 +92,15 @@ class CoreMlBackend:
         from edgekit.backends.coreml.tools import coremltools
 
         ct = coremltools()  # first, and quietly
-        from edgekit.backends.coreml.emitter import build_program, row_gains
-        from edgekit.backends.coreml.norms import large_norms
+        from edgekit.backends.coreml.emitter import program_of
         from edgekit.backends.coreml.package import save
         from edgekit.backends.coreml.verify import verify_float, verify_plan
 
         plan = None if precision in _FLOAT else source.plan
-        config = source.model.config if plan is None else plan.config
-        tensors = folded_tensors(source) if plan is None else plan.float_tensors
-        gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
-        large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
-        gemms = self._gemms(source, precision, tensors, gains)
-        images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
-        program = build_program(config, tensors, gemms, self.target, large, source.heads, images, source.head_plan)
-        shape = (images, 3, *source.preprocess.input_size)
+        e, gains = self._emitter(source, plan, precision)
+        batch = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
+        program = program_of(e, source.heads, batch)
+        shape = (batch, 3, *source.preprocess.input_size)
         flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
         described = self._describe(source, precision, variant)
         metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
@@ -154,7 +148,7 @@ class CoreMlBackend:
         return CoreMlRunner(artifact)
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What stands in the saved program; see `coreml_audit.audit_package`."""
+        """What stands in the saved program; see `edgekit.backends.coreml.audit.audit_package`."""
         if problem := _not_installed("coremltools"):
             raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.coreml.tools import coremltools
@@ -164,20 +158,26 @@ class CoreMlBackend:
 
         return audit_package(artifact)
 
-    def _gemms(
-        self,
-        source: ExportSource,
-        precision: Precision,
-        tensors: Mapping[str, np.ndarray],
-        gains: Mapping[str, np.ndarray],
-    ) -> Gemms:
-        from edgekit.backends.coreml.gemms import FloatGemms, StaticGemms, WeightGemms
+    def _emitter(
+        self, source: ExportSource, plan: QuantPlan | None, precision: Precision
+    ) -> tuple[CoreMlEmitter, dict[str, np.ndarray]]:
+        """What writes the program, and the gains of its rows."""
+        from edgekit.backends.coreml.builder import ProgramOptions
+        from edgekit.backends.coreml.emitter import CoreMlEmitter
+        from edgekit.backends.coreml.gemms import FloatGemms, StaticGemms, WeightGemms, row_gains
+        from edgekit.backends.coreml.norms import large_norms
 
-        if precision in _FLOAT or source.plan is None:
-            dtype: type[np.floating[Any]] = np.float32 if precision == "fp32" else np.float16
-            return FloatGemms(tensors, gains, dtype)
-        kind = WeightGemms if precision in WEIGHT_ONLY else StaticGemms
-        return kind(source.plan, gains, self.target)
+        config = source.model.config if plan is None else plan.config
+        tensors = folded_tensors(source) if plan is None else plan.float_tensors
+        dtype = np.float32 if precision == "fp32" else np.float16
+        options = ProgramOptions(self.target, dtype, 1 if self.batch == 1 else -1)
+        gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
+        if plan is None:
+            gemms = FloatGemms(config, tensors, gains, options)
+        else:
+            gemms = (WeightGemms if precision in WEIGHT_ONLY else StaticGemms)(plan, gains, options)
+        large = frozenset() if precision == "fp32" else large_norms(plan.module() if plan else source.model)
+        return CoreMlEmitter(config, tensors, gemms, options, large, source.head_plan), gains
 
     def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
         """The fields of the artifact that are known before the package is written."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision
 from edgekit.backends.base import WEIGHT_ONLY
-from edgekit.backends.coreml.emitter import mil_name
-from edgekit.backends.coreml.gemms import SHIFT, weight_scale
+from edgekit.backends.coreml.builder import SHIFT, mil_name
+from edgekit.backends.coreml.gemms import weight_scale
 from edgekit.backends.coreml.package import read_function
 from edgekit.errors import ExportError
-from edgekit.graph.heads import HEADS
+from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
