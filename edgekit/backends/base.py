@@ -165,6 +165,11 @@ class Backend(ABC):
             return None
         return f"{', '.join(absent)} not installed for Python {platform.python_version()}: {self.install}"
 
+    def require(self, packages: Iterable[str]) -> None:
+        """Raises BackendMissing when a package cannot be imported."""
+        if problem := self.not_installed(packages):
+            raise BackendMissing(problem, fix=self.install)
+
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
         """Every (precision, variant) this backend can write."""
         return self.kinds

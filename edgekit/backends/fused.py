@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
 from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
 
-Attributes = dict[str, str | int | float]
+Attributes = dict[str, str | int | float]  # of a custom op
 _FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
@@ -45,12 +46,14 @@ class FusedBlocks(Emitter[V]):
     def constant(self, name: str, value: np.ndarray) -> V:
         """An array, stored as it is."""
 
+    @override
     def fused_block(self, name: str, x: V) -> V | None:
         """One op where the plan quantizes all four GEMMs, or where all is float and LayerScale is folded away."""
         if self.plan is None:
             return self._float_block(name, x)
         return self._integer_block(self.plan, name, x) if self.reasons[name] is None else None
 
+    @override
     def fused_attention(self, name: str, packed: V) -> V:
         """FusedQKVAttention, exact up to float rounding."""
         attributes: Attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
@@ -90,16 +93,16 @@ class FusedBlocks(Emitter[V]):
 
 
 def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
-    """What the op takes of a GEMM, in the order of its inputs: int8 (out, in), scale (out,), bias (out,)."""
+    """The inputs of the op that belong to one GEMM, in their order: int8 (out, in), scale (out,), bias (out,)."""
     return {"weight": gemm.weight, "weight_scale": gemm.weight_scale[:, 0], "bias": gemm.bias_dynamic}
 
 
 def as_fused(plan: QuantPlan) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize per token and have the uncorrected bias; a plan of weights alone, for tier "quality",
-    has float inputs, as which its 16 bits pass. The patch embedding stays float: it is 1 % of the arithmetic, and as
-    integers it would cost a pass over the patches.
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. Tier "quality" has 16-bit
+    activations, which the simulator treats as float: its plan has integer weights only. The patch embedding stays
+    float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
     whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
     gemms = {}

@@ -11,7 +11,8 @@ from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import load
 from edgekit.bundle.pictures import check_pictures, worst
 from edgekit.errors import BackendMissing, DriftExceeded
-from edgekit.measure.golden import FOLDER, LEAST_COSINE, check_golden
+from edgekit.measure.golden import FOLDER, check_golden
+from edgekit.precision import FACTS
 
 MOST_DIFFERENCE = 1.0
 """Largest mean difference of a crop in levels of 0..255: JPEG decoders differ by less, wrong preprocessing by more."""
@@ -53,5 +54,5 @@ def _check(bundle: Path, row: ArtifactRow) -> ArtifactCheck:
     difference = max(picture.difference or 0.0 for picture in pictures)
     lowest = worst(pictures)
     words += [f"pictures {lowest.cosine:.6f} ({lowest.name})", f"crops {difference:.3f} levels off"]
-    good = lowest.cosine >= LEAST_COSINE[row.precision] and difference <= MOST_DIFFERENCE
+    good = lowest.cosine >= FACTS[row.precision].least_cosine and difference <= MOST_DIFFERENCE
     return ArtifactCheck(str(row.path), "passed" if good else "failed", ", ".join(words))

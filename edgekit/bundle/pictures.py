@@ -13,7 +13,7 @@ from edgekit.backends.base import Runner
 from edgekit.backends.loading import LoadedModel
 from edgekit.errors import DataError
 from edgekit.images import preprocess, read_image, to_pixels
-from edgekit.measure.golden import cosine
+from edgekit.metrics import cosine
 
 PICTURES = Path(__file__).with_name("pictures")  # odd sizes, EXIF orientation, transparency, grey, wide, large
 FOLDER, EXPECTED = "pictures", "pictures.safetensors"  # inside a golden folder

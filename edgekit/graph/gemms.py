@@ -1,4 +1,4 @@
-"""The strategy that writes each matrix product of the network: in float, in integers, or with integer weights alone."""
+"""The strategy that decides how each matrix product is written: in float, in integers, or with integer weights only."""
 
 from __future__ import annotations
 

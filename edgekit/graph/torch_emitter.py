@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from edgekit.graph.emitter import Activation, Conv, Corners, Emitter, Grid, Tensors
 from edgekit.graph.heads import Head, emit_heads
@@ -51,37 +52,46 @@ class TorchEmitter(Emitter[Tensor]):
     def __init__(self, config: DinoV2Config, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
         super().__init__(config, tensors, TorchGemms(config, tensors), head_plan)
 
+    @override
     def prepend_tokens(self, patches: Tensor) -> Tensor:
-        position = _tensor(self.tensors["pos_embed"])  # (1, 1 + patches, D)
+        position = _tensor(self.tensors["pos_embed"])  # (1, 1 + P, D)
         prefix = [_tensor(self.tensors["cls_token"]) + position[:, :1]]
         if self.config.registers:  # which carry no position
             prefix.append(_tensor(self.tensors["register_tokens"]))
-        each = torch.cat(prefix, dim=1).expand(len(patches), -1, -1)
-        return torch.cat((each, patches + position[:, 1:]), dim=1)
+        tokens = torch.cat(prefix, dim=1).expand(len(patches), -1, -1)  # (B, 1 + R, D)
+        return torch.cat((tokens, patches + position[:, 1:]), dim=1)
 
+    @override
     def split_heads(self, name: str, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = packed.unflatten(2, (3, self.config.heads, self.config.head_dim)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
+    @override
     def join_heads(self, name: str, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
 
+    @override
     def scale_channels(self, x: Tensor, key: str, name: str) -> Tensor:
         return x * _tensor(self.tensors[key])
 
+    @override
     def swiglu(self, x: Tensor, name: str) -> Tensor:
         gate, value = x.chunk(2, dim=-1)
         return F.silu(gate) * value
 
+    @override
     def add(self, a: Tensor, b: Tensor, name: str = "") -> Tensor:
         return a + b
 
+    @override
     def layer_norm(self, x: Tensor, weight: np.ndarray, bias: np.ndarray, name: str = "") -> Tensor:
         return F.layer_norm(x, weight.shape, _tensor(weight), _tensor(bias), self.config.norm_eps)
 
+    @override
     def matmul(self, x: Tensor, matrix: np.ndarray, name: str = "") -> Tensor:
         return x @ _tensor(matrix)
 
+    @override
     def activate(self, x: Tensor, function: Activation, name: str = "") -> Tensor:
         match function:
             case "relu":
@@ -91,51 +101,66 @@ class TorchEmitter(Emitter[Tensor]):
             case "sigmoid":
                 return torch.sigmoid(x)
 
+    @override
     def class_token(self, tokens: Tensor, name: str = "") -> Tensor:
         return tokens[:, 0]
 
+    @override
     def mean_patch(self, tokens: Tensor) -> Tensor:
         return tokens[:, self.prefix :].mean(1)
 
+    @override
     def patch_map(self, tokens: Tensor) -> Tensor:
         return tokens[:, self.prefix :].transpose(1, 2).unflatten(2, (self.rows, self.columns))
 
+    @override
     def concat(self, values: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(values), dim=1)
 
+    @override
     def resize(self, image: Tensor, size: Grid, corners: Corners) -> Tensor:
         return F.interpolate(image, size, mode="bilinear", align_corners=corners == "aligned")
 
+    @override
     def add_channelwise(self, image: Tensor, vector: Tensor) -> Tensor:
         return image + vector[:, :, None, None]
 
+    @override
     def add_scalar(self, x: Tensor, value: float) -> Tensor:
         return x + value
 
+    @override
     def divide(self, a: Tensor, b: Tensor) -> Tensor:
         return a / b
 
+    @override
     def softmax(self, vector: Tensor) -> Tensor:
         return vector.softmax(1)
 
+    @override
     def l2_normalize(self, vector: Tensor) -> Tensor:
         return F.normalize(vector, dim=1)
 
+    @override
     def float_linear(self, vector: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
         return F.linear(vector, _tensor(weight), _tensor(bias))
 
+    @override
     def integer_linear(self, vector: Tensor, layer: LayerPlan) -> Tensor:
         return self.float_linear(vector, layer.dequantized(), layer.bias)
 
+    @override
     def float_conv(self, image: Tensor, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> Tensor:
         x = F.conv2d(image, _tensor(weight), _tensor(bias), shape.stride, shape.padding)
         return F.pixel_shuffle(F.relu(x) if shape.relu else x, shape.shuffle)
 
+    @override
     def integer_conv(self, image: Tensor, layer: LayerPlan, shape: Conv) -> Tensor:
         weight = layer.dequantized()
         if layer.input is None or layer.output is None:
             return self.float_conv(image, weight, layer.bias, shape)
-        return _rounded(self.float_conv(_rounded(image, layer.input), weight, layer.bias, shape), layer.output)
+        image = _fake_quantize(image, layer.input)
+        return _fake_quantize(self.float_conv(image, weight, layer.bias, shape), layer.output)
 
 
 def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -161,8 +186,8 @@ def run_with_heads(
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _rounded(x: Tensor, quantizer: StaticInput) -> Tensor:
-    """The real values that x stands for once it is rounded to uint8."""
+def _fake_quantize(x: Tensor, quantizer: StaticInput) -> Tensor:
+    """x quantized to uint8 and dequantized again."""
     q = (torch.round(x / quantizer.scale) + quantizer.zero_point).clamp(0, 255)
     return (q - quantizer.zero_point) * quantizer.scale
 

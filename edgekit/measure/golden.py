@@ -9,25 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision, atomic_path
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, atomic_path
 from edgekit.errors import DataError, DriftExceeded
+from edgekit.metrics import cosine
+from edgekit.precision import FACTS
 
 if TYPE_CHECKING:
     from edgekit.backends.base import Runner
 
 FOLDER = "golden"  # inside a build folder
 INPUTS, OUTPUTS = "inputs.safetensors", "outputs.safetensors"
-
-LEAST_COSINE: dict[Precision, float] = {
-    "fp32": 0.999999,
-    "fp16": 0.9999,
-    "w8": 0.99,
-    "w8a8": 0.99,
-    "w8a16": 0.99,
-    "w4": 0.8,
-    "w4a8": 0.8,
-}
-"""Least cosine of `pooler_output` with the FP32 reference that tells a working artifact from a broken one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def check_golden(build: Path, runner: Runner) -> GoldenCheck:
 
     Raises:
         DataError: the golden files are missing, damaged or of another image size.
-        DriftExceeded: not finite, or the cosine is below `LEAST_COSINE` of the artifact's precision.
+        DriftExceeded: not finite, or the cosine is below that of the artifact's precision in `edgekit.precision.FACTS`.
     """
     pixels, expected = read_golden(build)
     name, precision = runner.artifact.name, runner.artifact.precision
@@ -95,17 +86,10 @@ def check_golden(build: Path, runner: Runner) -> GoldenCheck:
     tokens, pooled = (cosine(actual[output], expected[output]) for output in OUTPUT_NAMES)
     difference = np.abs(actual["last_hidden_state"] - expected["last_hidden_state"]).max()
     check = GoldenCheck(len(pixels), float(pooled.min()), float(tokens.min()), float(difference))
-    if not check.pooler_cosine >= LEAST_COSINE[precision]:  # false for NaN as well
+    if not check.pooler_cosine >= FACTS[precision].least_cosine:  # false for NaN as well
         raise DriftExceeded(
             f"{name} reaches a cosine of {check.pooler_cosine:.6f} on the golden images",
-            why=f"{precision} should reach {LEAST_COSINE[precision]}",
+            why=f"{precision} should reach {FACTS[precision].least_cosine}",
             fix="edgekit explain",
         )
     return check
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine along the last axis, in float64."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    result: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return result

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from edgekit.metrics import cosine
+
 
 @dataclass(frozen=True)
 class Centre:
@@ -69,12 +71,3 @@ def terms_of(reference: np.ndarray, candidate: np.ndarray, patches: int, centre:
         centred[i] = cosine(a[first:] - centre.patch, b[first:] - centre.patch)
         norms[i] = np.sqrt(energy[first:])
     return Terms(reference[:, 0], candidate[:, 0], signal, noise, cls, centred_cls, cosines, centred, norms)
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) cosines of the rows of two (N, D) arrays; two zero vectors are equal, one alone is orthogonal."""
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same_zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
-    cosines = (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
-    result: np.ndarray = np.where(same_zero, 1.0, cosines).clip(-1.0, 1.0)
-    return result

@@ -13,7 +13,7 @@ from edgekit.artifact import Artifact
 from edgekit.backends import Backend, LoadedModel, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import ExportError
-from edgekit.measure.golden import cosine
+from edgekit.metrics import cosine
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of
 from edgekit.surgery import restore

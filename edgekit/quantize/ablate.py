@@ -93,8 +93,8 @@ def ablate(
                 for integer in (simulate(plan, kernel="float32", per_token=per_token) for per_token in (False, True))
             )
         table[name] = {
-            "sqnr_db": sqnr_db(static, reference),
+            "sqnr_db": sqnr_db(reference, static),
             "cls_cosine": cls_cosine(static, reference),
-            "per_token_sqnr_db": sqnr_db(dynamic, reference),
+            "per_token_sqnr_db": sqnr_db(reference, dynamic),
         }
     return table

@@ -39,7 +39,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     whole, whole_blocks = _with_blocks(simulate(plan, kernel="float32"), pixels)
 
     def measured(model: DinoV2) -> float:
-        return sqnr_db(_run(model, pixels), exact)
+        return sqnr_db(exact, _run(model, pixels))
 
     peaks = _input_peaks(exact_model, plan, pixels)
     parts = [*plan.gemms, *plan.matmuls]
@@ -59,10 +59,10 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     if saturation and not floating:
         told("a CPU that saturates", 0, 0)
         first = pixels[:SATURATED_IMAGES]
-        saturating = sqnr_db(_run(simulate(plan, kernel="pmaddubsw"), first), exact[: len(first)])
+        saturating = sqnr_db(exact[: len(first)], _run(simulate(plan, kernel="pmaddubsw"), first))
     return Explanation(
         images=len(pixels),
-        whole_db=sqnr_db(whole, exact),
+        whole_db=sqnr_db(exact, whole),
         per_token_db=measured(simulate(plan, kernel="float32", per_token=True)),
         weights_only_db=measured(_weights_only(plan)),
         inputs_only_db=None if floating else measured(_inputs_only(plan)),
@@ -166,8 +166,8 @@ def _block_drift(index: int, actual: Tensor, exact: Tensor, registers: int) -> B
     first = 1 + registers
     return BlockDrift(
         block=index,
-        all_db=sqnr_db(actual, exact),
-        class_db=sqnr_db(actual[:, 0], exact[:, 0]),
-        register_db=sqnr_db(actual[:, 1:first], exact[:, 1:first]) if registers else None,
-        patch_db=sqnr_db(actual[:, first:], exact[:, first:]),
+        all_db=sqnr_db(exact, actual),
+        class_db=sqnr_db(exact[:, 0], actual[:, 0]),
+        register_db=sqnr_db(exact[:, 1:first], actual[:, 1:first]) if registers else None,
+        patch_db=sqnr_db(exact[:, first:], actual[:, first:]),
     )

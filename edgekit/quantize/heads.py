@@ -12,6 +12,7 @@ from torch import Tensor
 from edgekit.graph.emitter import Conv, Tensors
 from edgekit.graph.heads import Head, emit_heads
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
+from edgekit.metrics import decibel
 from edgekit.models.config import DinoV2Config
 from edgekit.models.vit import DinoV2
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
@@ -93,12 +94,13 @@ class _Gate:
         """The plan of one head: of what makes noise, that which saves least work stays float first."""
         wanted = self.output(head, {})
         kept, reasons = dict(layers), {}
-        figure = sqnr_db(wanted, self.output(head, kept))
+        figure = output_sqnr_db(wanted, self.output(head, kept))
         for part in ("input and output", "weights"):
             if figure >= LEAST_SQNR_DB:
                 break
             alone = {
-                name: sqnr_db(wanted[:_FEW], self.output(head, {name: layer}, _FEW)) for name, layer in kept.items()
+                name: output_sqnr_db(wanted[:_FEW], self.output(head, {name: layer}, _FEW))
+                for name, layer in kept.items()
             }
             noise = {name: 10 ** (-db / 10) for name, db in alone.items()}
             for name in sorted(kept, key=lambda name: noise[name] / self.work[name], reverse=True):
@@ -111,11 +113,11 @@ class _Gate:
                 reasons[name] = f"the {part} stay float: rounded alone they leave the head {alone[name]:.1f} dB"
                 del noise[name]
                 if sum(noise.values()) <= 10 ** (-LEAST_SQNR_DB / 10):  # rounding errors of layers add up
-                    figure = sqnr_db(wanted, self.output(head, kept))
+                    figure = output_sqnr_db(wanted, self.output(head, kept))
                     if figure >= LEAST_SQNR_DB:
                         break
             else:  # all of them were left out, some without a look at what it brought
-                figure = sqnr_db(wanted, self.output(head, kept))
+                figure = output_sqnr_db(wanted, self.output(head, kept))
         return HeadPlan(kept, reasons, {head: figure})
 
     @torch.no_grad()
@@ -126,12 +128,14 @@ class _Gate:
         return emit_heads(e, {head: self.heads[head]}, blocks, self.hidden[:images])[head]
 
 
-def sqnr_db(wanted: Tensor, found: Tensor) -> float:
-    """Signal to quantization noise of outputs (n, C) or (n, C, rows, columns): their variance per channel over it."""
+def output_sqnr_db(wanted: Tensor, found: Tensor) -> float:
+    """SQNR of outputs (n, C) or (n, C, rows, columns) whose signal is the variance of each channel.
+
+    A head's output may have a large mean (depth in metres) that no rounding touches: it must not count as signal.
+    """
     axes = [0, *range(2, wanted.ndim)]
-    signal = (wanted - wanted.mean(axes, keepdim=True)).double().square().mean()
-    noise = (found - wanted).double().square().mean()
-    return float(10 * torch.log10(signal.clamp(min=1e-30) / noise.clamp(min=1e-30)))
+    signal = (wanted - wanted.mean(axes, keepdim=True)).double().square().sum()
+    return decibel(float(signal), float((found - wanted).double().square().sum()))
 
 
 @dataclass

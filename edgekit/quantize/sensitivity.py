@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DriftExceeded
+from edgekit.metrics import decibel
 from edgekit.quantize.rounding import quantize_weight
 from edgekit.quantize.simulate import simulate
 
@@ -29,10 +30,10 @@ class Sensitivity:
     cls_drop: float
 
 
-def sqnr_db(actual: Tensor, reference: Tensor) -> float:
-    """10 log10 of signal over error power, over all elements."""
-    noise = float((actual - reference).double().square().sum())
-    return float(10 * torch.log10(reference.double().square().sum() / max(noise, 1e-30)))
+def sqnr_db(reference: Tensor, other: Tensor) -> float:
+    """`edgekit.metrics.sqnr_db` of two tensors, without a copy to numpy."""
+    noise = float((other - reference).double().square().sum())
+    return decibel(float(reference.double().square().sum()), noise)
 
 
 def _outputs(plan: QuantPlan, pixels: Tensor, per_token: bool = False) -> Tensor:
@@ -51,9 +52,9 @@ def verify(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> dict[str, floa
     static, dynamic = (_outputs(plan, pixels, per_token) for per_token in (False, True))
     return {
         "images": len(pixels),
-        "sqnr_db": round(sqnr_db(static, reference), 3),
+        "sqnr_db": round(sqnr_db(reference, static), 3),
         "cls_cosine": round(cls_cosine(static, reference), 6),
-        "per_token_sqnr_db": round(sqnr_db(dynamic, reference), 3),
+        "per_token_sqnr_db": round(sqnr_db(reference, dynamic), 3),
         "per_token_cls_cosine": round(cls_cosine(dynamic, reference), 6),
     }
 
@@ -64,7 +65,7 @@ def sensitivity(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> list[Sens
     found = []
     for name, gemm in plan.gemms.items():
         alone = _outputs(replace(plan, gemms={name: gemm}, matmuls={}), pixels)
-        found.append(Sensitivity(name, sqnr_db(alone, reference), 1 - cls_cosine(alone, reference)))
+        found.append(Sensitivity(name, sqnr_db(reference, alone), 1 - cls_cosine(alone, reference)))
     return sorted(found, key=lambda s: s.sqnr_db)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.measure.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build
+from edgekit.precision import FACTS
 from edgekit.recipe import Recipe
 
 
@@ -177,7 +179,7 @@ def test_a_format_this_edgekit_does_not_have_is_not_here(recipe, tmp_path, monke
 
 
 def test_an_artifact_unlike_its_reference_fails_but_shows_its_drift(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.measure.golden.LEAST_COSINE", {"fp32": 0.9, "w8a8": 1.1})
+    monkeypatch.setitem(FACTS, "w8a8", replace(FACTS["w8a8"], least_cosine=1.1))
     result = build(recipe, tmp_path / "out", measure="drift")
     row = result.manifest.artifacts[1]
     assert row.status == "failed"

@@ -23,7 +23,7 @@ from edgekit.bundle.pictures import check_pictures
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.images import read_image
-from edgekit.measure.golden import cosine
+from edgekit.metrics import cosine
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe
 

@@ -12,8 +12,9 @@ import pytest
 import edgekit
 from edgekit.bundle import write_bundle
 from edgekit.bundle.platforms import TEMPLATES
-from edgekit.measure.golden import LEAST_COSINE, cosine
+from edgekit.metrics import cosine
 from edgekit.pipeline import build
+from edgekit.precision import FACTS
 from edgekit.recipe import Recipe
 
 pytestmark = [
@@ -80,7 +81,7 @@ def test_the_jvm_prepares_pictures_as_python_does(kotlin, checkpoint, tmp_path):
     for file in sorted(tmp_path.glob("*.f32")):
         pixel_values = np.fromfile(file, "<f4").reshape(1, 3, 70, 70)
         expected = model(bundle / "golden" / "pictures" / f"{file.stem}.ppm")["pooler_output"]
-        assert cosine(model(pixel_values)["pooler_output"], expected)[0] > LEAST_COSINE["fp32"]
+        assert cosine(model(pixel_values)["pooler_output"], expected)[0] > FACTS["fp32"].least_cosine
     config = bundle / "preprocessor_config.json"
     config.write_text(config.read_text().replace('"shortest_edge": 80', '"shortest_edge": 81'))
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1

@@ -131,7 +131,7 @@ def compared(before: dict[str, list[str]], after: dict[str, list[str]]) -> tuple
         if old is None or new is None:
             verdict = "only before" if new is None else "only after"
         elif old[0] == new[0]:
-            verdict = "same bytes"
+            verdict = "same bytes" if new[1] else "refused alike"
         elif old[1] == new[1] and new[1]:
             verdict = "same outputs"
         else:

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
-from edgekit.artifact import (
-    INPUT_NAME,
-    Artifact,
-    Format,
-    Precision,
-    TensorSpec,
-    Variant,
-    atomic_path,
-    sha256_of,
-    size_mb_of,
-)
-from edgekit.backends.base import WEIGHT_ONLY, ExportSource, Runner, folded_tensors, outputs_of
+from edgekit.artifact import INPUT_NAME, Artifact, Format, TensorSpec
+from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY
-from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.errors import ExportError
+from edgekit.precision import FACTS, Precision, Variant
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgekit.backends.coreml.emitter import Gemms
-
-_INSTALL = "pip install 'edgekit[coreml]'"
-_FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
+    from edgekit.backends.coreml.emitter import CoreMlEmitter
 
 
 @dataclass(frozen=True)
-class CoreMlBackend:
+class CoreMlBackend(Backend):
     """Writes `.mlpackage` folders with a batch of one and fixed image size, as the Neural Engine wants them.
 
     `target`: the oldest system that shall run it; iOS18 (macOS 15) has attention as one operation.
@@ -45,120 +32,108 @@ class CoreMlBackend:
     """
 
     format: ClassVar[Format] = "coreml"
+    title: ClassVar[str] = "Core ML"
+    suffix: ClassVar[str] = ".mlpackage"
+    packages: ClassVar[tuple[str, ...]] = ("coremltools",)
+    runtime_packages: ClassVar[tuple[str, ...]] = ("coremltools",)  # which reads packages for the interpreter, too
+    distributions: ClassVar[tuple[str, ...]] = ("coremltools",)
+    kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
+        ("fp32", "standard"),
+        ("fp16", "standard"),
+        ("w8", "standard"),
+        ("w8a8", "standard"),
+        ("w4", "standard"),
+        ("w4a8", "standard"),
+    )
+    image_input: ClassVar[bool] = True
     target: Literal["iOS17", "iOS18"] = "iOS18"
     batch: int = 1
 
+    @override
     def missing(self) -> str | None:
-        """Which of the packages that export needs is not installed, or is of another version than was tested."""
-        return _not_installed("coremltools")
+        return super().missing() or self._other_version()
 
+    @override
     def runner_missing(self) -> str | None:
-        """Whether coremltools is installed: it runs packages on macOS, and reads them for the interpreter elsewhere."""
-        return _not_installed("coremltools")
+        return super().runner_missing() or self._other_version()
 
-    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """Every precision; attention is one operation in all of them."""
-        return tuple((precision, "standard") for precision in ("fp32", "fp16", "w8", "w8a8", "w4", "w4a8"))  # type: ignore[misc]
+    @override
+    def untimed(self) -> str | None:
+        if platform.system() == "Darwin":
+            return None
+        return "Core ML runs on macOS and iOS only; here its program is interpreted, which proves drift, not speed"
 
-    def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.mlpackage`, `model_w8a8.mlpackage`, ..."""
-        fused = "_fused" * (variant == "fused")
-        return "model" + ("" if precision == "fp32" else f"_{precision}") + fused + ".mlpackage"
+    @override
+    def write(
+        self, source: ExportSource, precision: Precision, variant: Variant, path: Path, described: Described
+    ) -> None:
+        from edgekit.backends.coreml.tools import coremltools
 
-    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
-        """Write `path`, read it back and compare it with its source.
-
-        Float packages are interpreted and compared with torch, integer ones with the plan number by number.
-
-        Raises:
-            BackendMissing: a package is not installed.
-            ExportError: no such variant, no plan, the plan cannot be expressed, or the package is not its source.
-        """
-        if problem := self.missing():
-            raise BackendMissing(problem, fix=_INSTALL)
-        if (precision, variant) not in self.variants():
-            raise ExportError(
-                f"the Core ML backend does not write {precision} {variant}",
-                fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})),
-            )
-        if precision not in _FLOAT and source.plan is None:
-            raise ExportError(
-                f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
-            )
         if self.batch > 1 and source.heads:
             raise ExportError(
                 f"a package for {self.batch} images has no heads",
                 why="they are written for one",
                 fix="batch = 1 under [coreml] in the recipe",
             )
-        from edgekit.backends.coreml.tools import coremltools
-
         ct = coremltools()  # first, and quietly
-        from edgekit.backends.coreml.emitter import build_program, row_gains
-        from edgekit.backends.coreml.norms import large_norms
+        from edgekit.backends.coreml.emitter import program_of
         from edgekit.backends.coreml.package import save
+
+        batch = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
+        program = program_of(self._emitter(source, precision), source.heads, batch)
+        shape = (batch, 3, *source.preprocess.input_size)
+        flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
+        metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
+        title = f"{source.model_name} {precision} by edgekit"
+        save(program, path, self.target, title, source.licence, metadata, flexible)
+
+    @override
+    def verify(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> None:
+        """Interpret a float package and compare it with torch, an integer one with the plan number by number."""
+        from edgekit.backends.coreml.gemms import row_gains
         from edgekit.backends.coreml.verify import verify_float, verify_plan
 
-        plan = None if precision in _FLOAT else source.plan
-        config = source.model.config if plan is None else plan.config
-        tensors = folded_tensors(source) if plan is None else plan.float_tensors
-        gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
-        rewritten = restore(plan.config, plan.float_tensors) if plan else source.model
-        large = frozenset() if precision == "fp32" else large_norms(rewritten)
-        gemms = self._gemms(source, precision, tensors, gains)
-        images = 1 if self.batch == 1 else ct.RangeDim(1, self.batch, default=1)
-        program = build_program(config, tensors, gemms, self.target, large, source.heads, images, source.head_plan)
-        shape = (images, 3, *source.preprocess.input_size)
-        flexible = None if self.batch == 1 else [ct.TensorType(name=INPUT_NAME, shape=shape, dtype=np.float32)]
-        described = self._describe(source, precision, variant)
-        metadata = {MANIFEST_KEY: json.dumps(described, sort_keys=True), "model": source.model_name}
-        with atomic_path(path) as temporary:
-            title = f"{source.model_name} {precision} by edgekit"
-            save(program, temporary, self.target, title, source.licence, metadata, flexible)
-            if plan is None:
-                verify_float(temporary, source.model, precision)
-            else:
-                verify_plan(temporary, plan, gains, precision)
-        return _artifact(described, path)
+        if source.plan is None:
+            verify_float(path, source.model, precision)
+        else:
+            plan = source.plan
+            gains = row_gains(plan.config, plan.float_tensors, self.target, source.preprocess.normalize)
+            verify_plan(path, plan, gains, precision)
 
-    def read(self, path: Path) -> Artifact:
-        """The artifact that an `.mlpackage` of edgekit says it is, from its own metadata.
+    @override
+    def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
+        from edgekit.backends.coreml.runner import INTERPRETED
 
-        Raises:
-            BackendMissing: coremltools is not installed.
-            DataError: missing, damaged, or not written by edgekit.
-        """
-        if problem := _not_installed("coremltools"):
-            raise BackendMissing(problem, fix=_INSTALL)
+        notes = [f"for {self.target} and later", f"off macOS: {INTERPRETED}"]
+        if self.batch > 1:
+            notes.append(f"1 to {self.batch} images per call; the Neural Engine prefers fixed shapes")
+        if source.plan is not None:
+            notes += source.mixed_precision_notes()
+            notes.append("scales and biases are the plan's rounded to float16")
+            if source.plan.matmuls and not FACTS[precision].weight_only:
+                notes.append("attention products stay float16")
+        return notes
+
+    @override
+    def manifest_of(self, path: Path) -> str | None:
         from edgekit.backends.coreml.package import read_metadata
 
-        metadata = read_metadata(path)
-        try:
-            return _artifact(json.loads(metadata[MANIFEST_KEY]), path)
-        except (KeyError, ValueError) as error:
-            raise DataError(
-                f"{path} is no Core ML package of edgekit", why=str(error), fix="edgekit export --format coreml"
-            ) from None
+        self.require(self.packages)
+        return read_metadata(path).get(MANIFEST_KEY)
 
-    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
-        """Load an artifact: in Core ML on macOS, else in `edgekit.backends.coreml.interpreter`.
+    @override
+    def load(self, artifact: Artifact, threads: int | None) -> Runner:
+        """In Core ML on macOS, else in `edgekit.backends.coreml.interpreter`.
 
         `threads` is of no effect: Core ML has no such setting, and numpy takes it from OMP_NUM_THREADS.
-
-        Raises:
-            BackendMissing: coremltools is not installed.
-            DataError: the package is missing or damaged.
         """
-        if problem := self.runner_missing():
-            raise BackendMissing(problem, fix=_INSTALL)
         from edgekit.backends.coreml.runner import CoreMlRunner
 
         return CoreMlRunner(artifact)
 
-    def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What stands in the saved program; see `coreml_audit.audit_package`."""
-        if problem := _not_installed("coremltools"):
-            raise BackendMissing(problem, fix=_INSTALL)
+    @override
+    def inspect(self, artifact: Artifact) -> dict[str, object]:
+        """What stands in the saved program; see `edgekit.backends.coreml.audit.audit_package`."""
         from edgekit.backends.coreml.tools import coremltools
 
         coremltools()  # first, and quietly
@@ -166,70 +141,45 @@ class CoreMlBackend:
 
         return audit_package(artifact)
 
-    def _gemms(
-        self,
-        source: ExportSource,
-        precision: Precision,
-        tensors: Mapping[str, np.ndarray],
-        gains: Mapping[str, np.ndarray],
-    ) -> Gemms:
-        from edgekit.backends.coreml.gemms import FloatGemms, StaticGemms, WeightGemms
+    @override
+    def inputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        (spec,) = super().inputs_of(source)
+        return (spec.model_copy(update={"shape": (self._images, *spec.shape[1:])}),)
 
-        if precision in _FLOAT or source.plan is None:
-            dtype: type[np.floating[Any]] = np.float32 if precision == "fp32" else np.float16
-            return FloatGemms(tensors, gains, dtype)
-        kind = WeightGemms if precision in WEIGHT_ONLY else StaticGemms
-        return kind(source.plan, gains, self.target)
+    @override
+    def outputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        return tuple(spec.model_copy(update={"shape": (self._images, *spec.shape[1:])}) for spec in outputs_of(source))
 
-    def _describe(self, source: ExportSource, precision: Precision, variant: Variant) -> dict[str, object]:
-        """The fields of the artifact that are known before the package is written."""
-        height, width = source.preprocess.input_size
-        images = 1 if self.batch == 1 else "batch"
-        inputs = (TensorSpec(name=INPUT_NAME, dtype="float32", shape=(images, 3, height, width), layout="NCHW"),)
-        return {
-            "name": f"coreml/{precision}",
-            "format": "coreml",
-            "precision": precision,
-            "variant": variant,
-            "inputs": [spec.model_dump(mode="json") for spec in inputs],
-            "outputs": [
-                spec.model_copy(update={"shape": (images, *spec.shape[1:])}).model_dump(mode="json")
-                for spec in outputs_of(source)
-            ],
-            "preprocess": source.preprocess.model_dump(mode="json"),
-            "recipe_digest": source.recipe_digest,
-            "parent_sha256": source.parent_sha256,
-            "tools": {"coremltools": version("coremltools")},
-            "notes": list(self._notes(source, precision)),
-        }
+    @property
+    def _images(self) -> int | str:
+        """The batch as a shape has it."""
+        return 1 if self.batch == 1 else "batch"
 
-    def _notes(self, source: ExportSource, precision: Precision) -> tuple[str, ...]:
-        """What a reader of the report should know about the package."""
-        from edgekit.backends.coreml.runner import INTERPRETED
+    def _other_version(self) -> str | None:
+        from edgekit.backends.coreml.tools import PINNED
 
-        notes = [f"for {self.target} and later", f"off macOS: {INTERPRETED}"]
-        if self.batch > 1:
-            notes.append(f"1 to {self.batch} images per call; the Neural Engine prefers fixed shapes")
-        if source.plan is not None and precision not in _FLOAT:
-            notes += source.mixed_precision_notes()
-            notes.append("scales and biases are the plan's rounded to float16")
-            if source.plan.matmuls and precision not in WEIGHT_ONLY:
-                notes.append("attention products stay float16")
-        return tuple(notes)
-
-
-def _artifact(described: dict[str, object], path: Path) -> Artifact:
-    return Artifact.model_validate(described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
-
-
-def _not_installed(*packages: str) -> str | None:
-    from edgekit.backends.coreml.tools import PINNED
-
-    absent = [package for package in packages if find_spec(package) is None]
-    if absent:
-        return f"{', '.join(absent)} not installed: {_INSTALL}"
-    if (found := version("coremltools")) != PINNED:
+        if (found := version("coremltools")) == PINNED:
+            return None
         return (
             f"coremltools {found} is not {PINNED}, on whose internals edgekit relies: pip install coremltools=={PINNED}"
         )
-    return None
+
+    def _emitter(self, source: ExportSource, precision: Precision) -> CoreMlEmitter:
+        from edgekit.backends.coreml.builder import ProgramOptions
+        from edgekit.backends.coreml.emitter import CoreMlEmitter
+        from edgekit.backends.coreml.gemms import FloatGemms, StaticGemms, WeightGemms, row_gains
+        from edgekit.backends.coreml.norms import large_norms
+
+        plan = source.plan
+        config = source.model.config if plan is None else plan.config
+        tensors = folded_tensors(source) if plan is None else plan.float_tensors
+        dtype = np.float32 if precision == "fp32" else np.float16
+        options = ProgramOptions(self.target, dtype, 1 if self.batch == 1 else -1)
+        gains = row_gains(config, tensors, self.target, source.preprocess.normalize)
+        if plan is None:
+            gemms = FloatGemms(config, tensors, gains, options)
+        else:
+            gemms = (WeightGemms if FACTS[precision].weight_only else StaticGemms)(plan, gains, options)
+        rewritten = source.model if plan is None else restore(plan.config, plan.float_tensors)
+        large = frozenset() if precision == "fp32" else large_norms(rewritten)
+        return CoreMlEmitter(config, tensors, gemms, options, large, source.head_plan)

@@ -1,47 +1,83 @@
-"""How weights stand in a MIL program: floats, or the plan's integers with their scales and input quantizers."""
+"""How the matrix products are written in MIL: float, integer weights, or quantizers in front of integer weights."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
+from typing_extensions import override
 
-from edgekit.backends.coreml.emitter import Target, Var, mil_name
+from edgekit.backends.coreml.builder import ProgramOptions, Target, Var, fake_quantize, mil_name
 from edgekit.errors import ExportError
+from edgekit.graph.backbone import PATCH_EMBED
+from edgekit.graph.emitter import Tensors
+from edgekit.graph.gemms import GemmStrategy
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
+    from edgekit.models.config import DinoV2Config
     from edgekit.plan.quant import QuantPlan
 
-SHIFT = 128  # the plan's uint8 is Core ML's int8 plus this
+Gains = Mapping[str, np.ndarray]  # module path of a GEMM -> factors (out,) of its rows; see `row_gains`
 
 
-class FloatGemms:
+def row_gains(
+    config: DinoV2Config, tensors: Tensors, target: Target, normalize: Literal["host", "graph"] = "host"
+) -> dict[str, np.ndarray]:
+    """Factors (out,) of the rows of some GEMMs, powers of two in official models, which no number type rounds.
+
+    Queries: so that attention needs no scale of its own; MIL's fused attention divides by sqrt(d) always, d = 64.
+    Patch embedding of a model that takes RGB 0..255: its weights are 57 times smaller than usual and their scales would
+    leave float16's normal numbers; `FloatGemms.patch_embed` divides by the same factor afterwards.
+    """
+    divides = math.sqrt(config.head_dim) if target == "iOS18" else 1.0
+    gains = {PATCH_EMBED: np.full(config.width, 64, np.float32)} if normalize == "graph" else {}
+    for i in range(config.depth):
+        gain = np.ones(3 * config.width, np.float32)
+        gain[: config.width] = np.float32(tensors[f"blocks.{i}.attn.scale"].item() * divides)
+        gains[f"blocks.{i}.attn.qkv"] = gain
+    return gains
+
+
+class FloatGemms(GemmStrategy[Var]):
     """Every product in float, weights and biases straight from the model's tensors."""
 
-    def __init__(
-        self, tensors: Mapping[str, np.ndarray], gains: Mapping[str, np.ndarray], dtype: type[np.floating[Any]]
-    ) -> None:
-        """`gains`: factors (out,) of the rows of some GEMMs; see `coreml_graph.row_gains`."""
-        self.tensors, self.gains, self.dtype = tensors, gains, dtype
+    def __init__(self, config: DinoV2Config, tensors: Tensors, gains: Gains, options: ProgramOptions) -> None:
+        """`gains` are those of `row_gains`: attention is written as if q were scaled already."""
+        self.config, self.tensors, self.gains, self.options = config, tensors, gains, options
 
+    @override
     def linear(self, name: str, x: Var) -> Var:
-        """One `linear`."""
         return mb.linear(x=x, weight=self.weight(name), bias=self.bias(name), name=mil_name(name))
 
-    def convolution(self, name: str, pixels: Var, patch: int) -> Var:
-        """One `conv`, kernel and stride of one patch."""
-        return mb.conv(
+    @override
+    def patch_embed(self, name: str, pixels: Var) -> Var:
+        x = mb.conv(
             x=pixels,
             weight=self.weight(name),
             bias=self.bias(name),
-            strides=[patch, patch],
+            strides=[self.config.patch] * 2,
             pad_type="valid",
             name=mil_name(name),
-        )
+        )  # (B, D, rows, columns)
+        if name in self.gains:
+            x = mb.mul(x=x, y=self.options.dtype(1 / self.gains[name][0]), name="patch_embed_restored")
+        rows, columns = self.config.grid
+        x = mb.reshape(x=x, shape=[self.options.batch, self.config.width, rows * columns], name="patch_embed_flat")
+        return mb.transpose(x=x, perm=[0, 2, 1], name="patch_embed_tokens")
+
+    @override
+    def attention(self, name: str, q: Var, k: Var, v: Var) -> Var:
+        name = mil_name(name)
+        if self.options.target == "iOS18":
+            return mb.scaled_dot_product_attention(query=q, key=k, value=v, name=f"{name}_sdpa")
+        logits = mb.matmul(x=q, y=k, transpose_y=True, name=f"{name}_logits")  # (B, H, N, N)
+        probabilities = mb.softmax(x=logits, axis=-1, name=f"{name}_probabilities")
+        return mb.matmul(x=probabilities, y=v, name=f"{name}_weighted")  # (B, H, N, d)
 
     def weight(self, name: str) -> Any:
         """(out, in), or (D, 3, patch, patch) of the patch embedding."""
@@ -62,42 +98,29 @@ class FloatGemms:
         Raises:
             ExportError: it is beyond what float16 holds.
         """
-        if np.abs(value).max() > np.finfo(self.dtype).max:
+        if np.abs(value).max() > np.finfo(self.options.dtype).max:
             raise ExportError(f"{what} holds {np.abs(value).max():.3g}, which float16 cannot", fix="--precision fp32")
-        return np.ascontiguousarray(value, self.dtype)
+        return self.options.number(value)
 
 
 class WeightGemms(FloatGemms):
-    """w8, w4: the plan's integers in the file, widened by the runtime; inputs stay float16.
+    """w8, w4: the plan's integers in the file, dequantized by the runtime; inputs stay float16.
 
     The bias is the uncorrected one, since the corrected one repairs an activation error that does not occur here.
     """
 
-    def __init__(self, plan: QuantPlan, gains: Mapping[str, np.ndarray], target: Target) -> None:
-        super().__init__(plan.float_tensors, gains, np.float16)
-        self.plan, self.target = plan, target
+    def __init__(self, plan: QuantPlan, gains: Gains, options: ProgramOptions) -> None:
+        super().__init__(plan.config, plan.float_tensors, gains, options)
+        self.plan = plan
 
+    @override
     def weight(self, name: str) -> Any:
-        """The plan's integers with their scales; float where the plan keeps the GEMM float."""
-        gemm = self.plan.gemms.get(name)
+        gemm = self.plan.gemms.get(name)  # None where the plan keeps it float
         if gemm is None:
             return super().weight(name)
-        scale = weight_scale(gemm, self.gain(name))
-        shape = self.tensors[f"{name}.weight"].shape
-        own = f"{mil_name(name)}_weight"
-        if self.target == "iOS18":
-            integers = gemm.weight.astype(types.np_int4_dtype) if gemm.weight_bits == 4 else gemm.weight
-            if len(shape) > 2 and scale.shape[1] > 1:
-                raise ExportError(
-                    f"{name} has several scales per output channel", why="its weights are a convolution's"
-                )
-            groups = (*scale.shape, *[1] * (len(shape) - 2))
-            zero = (
-                {} if gemm.weight_zero is None else {"offset": gemm.weight_zero.astype(integers.dtype).reshape(groups)}
-            )
-            return mb.constexpr_blockwise_shift_scale(
-                data=integers.reshape(shape), scale=scale.reshape(groups), **zero, name=own
-            )
+        scale, shape = weight_scale(gemm, self.gain(name)), self.tensors[f"{name}.weight"].shape
+        if self.options.target == "iOS18":
+            return _blockwise(gemm, scale, shape)
         if scale.shape[1] > 1 or gemm.weight_bits == 4:
             raise ExportError(
                 f"{name} has {gemm.weight_bits}-bit weights in groups",
@@ -109,18 +132,18 @@ class WeightGemms(FloatGemms):
             zero_point=np.int8(0),
             scale=scale[:, 0],
             axis=np.int32(0),
-            name=own,
+            name=f"{mil_name(name)}_weight",
         )
 
+    @override
     def bias(self, name: str) -> np.ndarray:
-        """The plan's uncorrected bias."""
         gemm = self.plan.gemms.get(name)
         if gemm is None:
             return super().bias(name)
         return self.number(self.planned_bias(gemm) * self.gain(name), f"{name}.bias")
 
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
-        """The bias that belongs to float inputs."""
+        """The plan's bias (out,) for the inputs that this strategy gives the GEMM."""
         return gemm.bias_dynamic
 
 
@@ -130,44 +153,43 @@ class StaticGemms(WeightGemms):
     What Core ML's compiler takes for an int8 product (iPhone 15 Pro and later), and what others compute in float16.
     """
 
+    @override
     def linear(self, name: str, x: Var) -> Var:
-        """Quantizer and product; with token groups two quantizers, joined again before the product."""
         gemm = self.plan.gemms.get(name)
         if gemm is not None and isinstance(gemm.input, TokenScaledInput):
-            return self.token_scaled(gemm, gemm.input, x)
-        return super().linear(name, x if gemm is None else self.quantized(gemm, x))
+            return self._token_scaled(gemm, gemm.input, x)
+        return super().linear(name, x if gemm is None else self.quantize(gemm, x))
 
-    def token_scaled(self, gemm: GemmPlan, quantizer: TokenScaledInput, x: Var) -> Var:
-        """Quantizer and product over the tokens divided by their peaks; behind it the peaks again, then the bias."""
-        own = mil_name(gemm.name)
-        sizes = mb.abs(x=x, name=f"{own}_sizes")
-        largest = mb.reduce_max(x=sizes, axes=[-1], keep_dims=True, name=f"{own}_largest")
-        peak = mb.maximum(x=largest, y=self.dtype(LEAST_PEAK), name=f"{own}_peak")
-        quotient = mb.real_div(x=x, y=peak, name=f"{own}_quotient")
-        product = mb.linear(x=rounded(own, quotient, quantizer.quotient), weight=self.weight(gemm.name), name=own)
-        product = mb.mul(x=product, y=peak, name=f"{own}_scaled")
-        return mb.add(x=product, y=self.bias(gemm.name), name=f"{own}_bias")
+    def _token_scaled(self, gemm: GemmPlan, quantizer: TokenScaledInput, x: Var) -> Var:
+        """Quantizer and product over the tokens divided by their abs-max; times the abs-max again, then the bias."""
+        name = mil_name(gemm.name)
+        magnitudes = mb.abs(x=x, name=f"{name}_sizes")
+        largest = mb.reduce_max(x=magnitudes, axes=[-1], keep_dims=True, name=f"{name}_largest")
+        peak = mb.maximum(x=largest, y=self.options.dtype(LEAST_PEAK), name=f"{name}_peak")  # (B, N, 1)
+        quotient = fake_quantize(name, mb.real_div(x=x, y=peak, name=f"{name}_quotient"), quantizer.quotient)
+        product = mb.linear(x=quotient, weight=self.weight(gemm.name), name=name)
+        product = mb.mul(x=product, y=peak, name=f"{name}_scaled")
+        return mb.add(x=product, y=self.bias(gemm.name), name=f"{name}_bias")
 
-    def convolution(self, name: str, pixels: Var, patch: int) -> Var:
-        """Quantizer and convolution."""
+    @override
+    def patch_embed(self, name: str, pixels: Var) -> Var:
         gemm = self.plan.gemms.get(name)
-        return super().convolution(name, pixels if gemm is None else self.quantized(gemm, pixels), patch)
+        return super().patch_embed(name, pixels if gemm is None else self.quantize(gemm, pixels))
 
-    def quantized(self, gemm: GemmPlan, x: Var) -> Var:
-        """`x` rounded to what the plan's quantizer can hold.
+    def quantize(self, gemm: GemmPlan, x: Var) -> Var:
+        """`x` through the plan's quantizer; with token groups through two, joined again.
 
         Raises:
             ExportError: the quantizer is not a static one.
         """
-        own = mil_name(gemm.name)
+        name = mil_name(gemm.name)
         match gemm.input:
             case StaticInput():
-                return rounded(own, x, gemm.input)
+                return fake_quantize(name, x, gemm.input)
             case TokenGroupInput(split, head, tail):
-                groups = mb.split(x=x, split_sizes=[split, x.shape[1] - split], axis=1, name=f"{own}_groups")
-                ranges = {"head": head, "tail": tail}
-                parts = [rounded(f"{own}_{p}", g, q) for g, (p, q) in zip(groups, ranges.items(), strict=True)]
-                return mb.concat(values=parts, axis=1, name=f"{own}_joined")
+                first, rest = mb.split(x=x, split_sizes=[split, x.shape[1] - split], axis=1, name=f"{name}_groups")
+                parts = [fake_quantize(f"{name}_head", first, head), fake_quantize(f"{name}_tail", rest, tail)]
+                return mb.concat(values=parts, axis=1, name=f"{name}_joined")
             case _:
                 raise ExportError(
                     f"{gemm.name} has a {gemm.input.kind} input quantizer",
@@ -175,18 +197,28 @@ class StaticGemms(WeightGemms):
                     fix="quantize with static ranges, or --precision w8",
                 )
 
+    @override
     def planned_bias(self, gemm: GemmPlan) -> np.ndarray:
-        """The bias that belongs to the static input quantizer."""
         return gemm.bias
-
-
-def rounded(name: str, x: Var, quantizer: StaticInput) -> Var:
-    """`quantize` to int8 and `dequantize`: the values of the plan's uint8 quantizer, whose integers are 128 higher."""
-    scale, zero_point = np.float16(quantizer.scale), np.int8(quantizer.zero_point - SHIFT)
-    q = mb.quantize(input=x, scale=scale, zero_point=zero_point, output_dtype="int8", name=f"{name}_input_q")
-    return mb.dequantize(input=q, scale=scale, zero_point=zero_point, name=f"{name}_input")
 
 
 def weight_scale(gemm: GemmPlan, gain: np.ndarray) -> np.ndarray:
     """Float16 scales (out, groups) as they stand in the file: the plan's, times the row's gain."""
     return np.ascontiguousarray(gemm.weight_scale * gain[:, None], np.float16)
+
+
+def _blockwise(gemm: GemmPlan, scale: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """The integer weights of a GEMM in iOS 18's form: with a scale, and perhaps a zero point, per group of inputs.
+
+    Raises:
+        ExportError: there are groups in the weights of a convolution.
+    """
+    integers = gemm.weight.astype(types.np_int4_dtype) if gemm.weight_bits == 4 else gemm.weight
+    if len(shape) > 2 and scale.shape[1] > 1:
+        raise ExportError(f"{gemm.name} has several scales per output channel", why="its weights are a convolution's")
+    groups = (*scale.shape, *[1] * (len(shape) - 2))
+    zero_point = gemm.weight_zero
+    offset = {} if zero_point is None else {"offset": zero_point.astype(integers.dtype).reshape(groups)}
+    return mb.constexpr_blockwise_shift_scale(
+        data=integers.reshape(shape), scale=scale.reshape(groups), **offset, name=f"{mil_name(gemm.name)}_weight"
+    )

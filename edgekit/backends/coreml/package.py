@@ -12,7 +12,7 @@ from edgekit.backends.coreml.tools import coremltools, quiet
 from edgekit.errors import DataError
 
 if TYPE_CHECKING:
-    from edgekit.backends.coreml.emitter import Target
+    from edgekit.backends.coreml.builder import Target
 
 SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
 _UNSTABLE = ("com.github.apple.coremltools.conversion_date",)
@@ -30,7 +30,7 @@ def save(
     """Write `program`, built in its final types, to `path`; no pass of coremltools changes it on the way.
 
     Args:
-        program: of `coreml_graph.build_program`.
+        program: of `edgekit.backends.coreml.emitter.program_of`.
         path: of the package, a folder.
         target: the oldest system that shall run it.
         description: shown by Xcode.

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision
-from edgekit.backends.base import WEIGHT_ONLY
-from edgekit.backends.coreml.emitter import mil_name
-from edgekit.backends.coreml.gemms import SHIFT, weight_scale
+from edgekit.backends.base import WEIGHT_ONLY, refuse_differences
+from edgekit.backends.coreml.builder import SHIFT, mil_name
+from edgekit.backends.coreml.gemms import weight_scale
 from edgekit.backends.coreml.package import read_function
 from edgekit.errors import ExportError
-from edgekit.graph.heads import HEADS
+from edgekit.metrics import sqnr_db
+from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
         )
     error = np.abs(actual - expected)
     largest, limit = float(error.max()), FP32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
+    reached = sqnr_db(expected, actual)
     if precision == "fp32" and largest > limit:
         raise ExportError(f"the fp32 package differs from torch by {largest:.2e}", why=f"the limit is {limit:.1e}")
-    if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
+    if precision == "fp16" and reached < FP16_SQNR_DB:
         raise ExportError(
-            f"the fp16 package reaches {sqnr_db:.1f} dB only",
+            f"the fp16 package reaches {reached:.1f} dB only",
             why=f"{FP16_SQNR_DB:.0f} dB are expected",
             fix="--precision fp32",
         )
@@ -82,9 +83,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
         for name, op in gemms.items()
         if _is_quantized(op) and not name.startswith(mil_name(HEADS))
     ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    refuse_differences(path, problems)
     return len(plan.gemms)
 
 

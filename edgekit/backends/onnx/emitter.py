@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+from typing_extensions import override
 
 from edgekit import __version__
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
@@ -28,20 +29,24 @@ _FUNCTIONS = {"relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid"}
 class OnnxEmitter(OnnxHeadEmitter):
     """`edgekit.graph.emitter.Emitter` on values of a graph in the making; heads are float32 behind any backbone."""
 
+    @override
     def prepend_tokens(self, patches: ir.Value) -> ir.Value:
         graph = self.graph
         batch = graph.node("Shape", [patches], "batch/Shape", {"start": 0, "end": 1})
         each = graph.node("Concat", [batch, graph.ints(1, 1)], "batch/Concat", {"axis": 0})  # [B, 1, 1]
-        cls = graph.node("Expand", [self.weight("cls_token"), each], "cls_token/Expand")
+        cls = graph.node("Expand", [self.weight("cls_token"), each], "cls_token/Expand")  # (B, 1, D)
         tokens = graph.node("Concat", [cls, patches], "cls_token/Concat", {"axis": 1})
         tokens = graph.node("Add", [tokens, self.weight("pos_embed")], "pos_embed/Add")
         if self.config.registers:  # which carry no position
-            registers = graph.node("Expand", [self.weight("register_tokens"), each], "register_tokens/Expand")
+            registers = graph.node(
+                "Expand", [self.weight("register_tokens"), each], "register_tokens/Expand"
+            )  # (B, R, D)
             outputs = ("register_tokens/Split.cls", "register_tokens/Split.patches")
             cls, patches = graph.split(tokens, (1, self.tokens - self.prefix), 1, "register_tokens/Split", outputs)
             tokens = graph.node("Concat", [cls, registers, patches], "register_tokens/Concat", {"axis": 1})
         return tokens
 
+    @override
     def split_heads(self, name: str, packed: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         graph, config = self.graph, self.config
         shape = graph.ints(0, 0, 3, config.heads, config.head_dim)
@@ -53,24 +58,29 @@ class OnnxEmitter(OnnxHeadEmitter):
         )
         return q, k, v
 
+    @override
     def join_heads(self, name: str, x: ir.Value) -> ir.Value:
         x = self.graph.node("Transpose", [x], f"{name}.mix/Transpose", {"perm": [0, 2, 1, 3]})  # (B, N, H, d)
         return self.graph.node("Reshape", [x, self.graph.ints(0, 0, self.config.width)], f"{name}.mix/Reshape")
 
+    @override
     def scale_channels(self, x: ir.Value, key: str, name: str) -> ir.Value:
         return self._node("Mul", [x, self.weight(key)], name)
 
+    @override
     def swiglu(self, x: ir.Value, name: str) -> ir.Value:
-        half = self.config.ffn_hidden
+        width = self.config.ffn_hidden
         outputs = (f"{name}.gate", f"{name}.value")
-        gate, value = self.graph.split(x, (half, half), -1, f"{name}.w12/Split", outputs)
+        gate, value = self.graph.split(x, (width, width), -1, f"{name}.w12/Split", outputs)
         sigmoid = self._node("Sigmoid", [gate], f"{name}.gate")
         silu = self._node("Mul", [gate, sigmoid], f"{name}.gate")
         return self._node("Mul", [silu, value], f"{name}.value")
 
+    @override
     def add(self, a: ir.Value, b: ir.Value, name: str = "") -> ir.Value:
         return self._node("Add", [a, b], name)
 
+    @override
     def layer_norm(self, x: ir.Value, weight: np.ndarray, bias: np.ndarray, name: str = "") -> ir.Value:
         inputs = [
             self._head_type(x),
@@ -84,12 +94,15 @@ class OnnxEmitter(OnnxHeadEmitter):
             else y
         )
 
+    @override
     def matmul(self, x: ir.Value, matrix: np.ndarray, name: str = "") -> ir.Value:
         return self._node("MatMul", [self._head_type(x), self.number(matrix, name)], name)
 
+    @override
     def activate(self, x: ir.Value, function: Activation, name: str = "") -> ir.Value:
         return self._node(_FUNCTIONS[function], [x], name)
 
+    @override
     def class_token(self, tokens: ir.Value, name: str = "") -> ir.Value:
         return self._node("Gather", [self._head_type(tokens), self.graph.index(0)], name, {"axis": 1})
 

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
+from typing_extensions import override
 
+from edgekit.backends.base import refuse_differences
 from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.onnx.emitter import OnnxEmitter
 from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
-from edgekit.errors import ExportError
 from edgekit.native.blocks import BLOCK, DOMAIN, FIRST_INPUT, VERSION, whole_blocks
 from edgekit.plan.quant import QuantPlan
 
@@ -20,20 +21,22 @@ from edgekit.plan.quant import QuantPlan
 class FusedGemms(StaticGemms):
     """The plan's integers in blocks that are not whole; the patch embedding is float."""
 
+    @override
     def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
-        """The float convolution."""
         return FloatGemms.patch_embed(self, name, pixels)
 
 
 class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
+    @override
     def custom_op(self, kind: str, inputs: list[ir.Value], attributes: Attributes, name: str) -> ir.Value:
         self.graph.custom_domains[DOMAIN] = VERSION
         y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
         y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)
         return y
 
+    @override
     def constant(self, name: str, value: np.ndarray) -> ir.Value:
         return self.graph.constant(name, value)
 
@@ -56,7 +59,5 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
             for array, name in zip(expected, node.input[first : first + 3], strict=True):
                 if not np.array_equal(numpy_helper.to_array(constants[name]), array):
                     problems.append(f"{name} differs")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    refuse_differences(path, problems)
     return len(nodes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from typing_extensions import override
 
 from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.onnx.builder import Attributes, GraphBuilder
@@ -35,75 +36,78 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         super().__init__(config, tensors, gemms, head_plan)
         self.graph, self.storage = graph, storage
         self.narrow = graph.float_type != _FLOAT
-        self._quantized: dict[str | None, StaticInput] = {}  # values that come out of a quantizer, by name
+        self._quantizers: dict[str | None, StaticInput] = {}  # of each value that is fake-quantized, by its name
 
+    @override
     def mean_patch(self, tokens: ir.Value) -> ir.Value:
-        """(B, D)."""
         return self._node("ReduceMean", [self._patches(tokens), self.graph.ints(1)], "", {"keepdims": 0})
 
+    @override
     def patch_map(self, tokens: ir.Value) -> ir.Value:
-        """(B, D, rows, columns)."""
-        x = self._node("Transpose", [self._patches(tokens)], "", {"perm": [0, 2, 1]})
+        x = self._node("Transpose", [self._patches(tokens)], "", {"perm": [0, 2, 1]})  # (B, D, P)
         return self._node("Reshape", [x, self.graph.ints(0, 0, self.rows, self.columns)])
 
+    @override
     def concat(self, values: Sequence[ir.Value]) -> ir.Value:
-        """Concat."""
         return values[0] if len(values) == 1 else self._node("Concat", list(values), "", {"axis": 1})
 
+    @override
     def resize(self, image: ir.Value, size: Grid, corners: Corners) -> ir.Value:
-        """Resize; ONNX Runtime's move to channels-last breaks one that names its axes, so it gets all four sizes."""
         mode = "align_corners" if corners == "aligned" else "half_pixel"
+        # ONNX Runtime's move to channels-last breaks a Resize that names its axes, so it gets all four sizes.
         outer = self._node("Shape", [image], "", {"start": 0, "end": 2})
         sizes = self._node("Concat", [outer, self.graph.ints(*size)], "", {"axis": 0})
         attributes: Attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
         return self._node("Resize", [image, None, None, sizes], "", attributes)
 
+    @override
     def add_channelwise(self, image: ir.Value, vector: ir.Value) -> ir.Value:
-        """Unsqueeze and Add."""
         return self._node("Add", [image, self._node("Unsqueeze", [vector, self.graph.ints(2, 3)])])
 
+    @override
     def add_scalar(self, x: ir.Value, value: float) -> ir.Value:
-        """Add."""
         return self._node("Add", [x, self.number(np.float32(value))])
 
+    @override
     def divide(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Div."""
         return self._node("Div", [a, b])
 
+    @override
     def softmax(self, vector: ir.Value) -> ir.Value:
-        """Softmax."""
         return self._node("Softmax", [vector], "", {"axis": 1})
 
+    @override
     def l2_normalize(self, vector: ir.Value) -> ir.Value:
-        """Divided by its length."""
-        length = self._node("ReduceL2", [vector, self.graph.ints(1)], "", {"keepdims": 1})
+        length = self._node("ReduceL2", [vector, self.graph.ints(1)], "", {"keepdims": 1})  # (B, 1)
         return self._node("Div", [vector, length])
 
+    @override
     def float_linear(self, vector: ir.Value, weight: np.ndarray, bias: np.ndarray) -> ir.Value:
-        """Gemm."""
         return self._node("Gemm", [vector, self.number(weight), self.number(bias)], "", {"transB": 1})
 
+    @override
     def integer_linear(self, vector: ir.Value, layer: LayerPlan) -> ir.Value:
-        """MatMul with dequantized weights, which ONNX Runtime keeps as integers as it does no Gemm's, and Add."""
+        # A MatMul: ONNX Runtime keeps its dequantized weights as integers, but not those of a Gemm.
         weight = self._integers(layer.weight.T, layer.weight_scale, axis=1)
         product = self.graph.node("MatMul", [vector, weight], f"{self.here}/MatMul")
         return self.graph.node("Add", [product, self.number(layer.bias)], f"{self.here}/Add")
 
+    @override
     def float_conv(self, image: ir.Value, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> ir.Value:
-        """Conv, Relu, DepthToSpace."""
         return self._float_conv(image, self.number(weight), bias, shape)
 
+    @override
     def integer_conv(self, image: ir.Value, layer: LayerPlan, shape: Conv) -> ir.Value:
         """Conv between quantizers, which ONNX Runtime turns into one QLinearConv; or float, its weights dequantized."""
         weight = self._integers(layer.weight, layer.weight_scale, axis=0)
         if layer.input is None or layer.output is None:
             return self._float_conv(image, weight, layer.bias, shape)
-        if self._quantized.get(image.name) != layer.input:
-            image = self._rounded(image, layer.input, f"{self.here}.input")
-        steps = self.graph.constant(f"{self.here}.bias", layer.int32_bias())
-        step = self.graph.constant(f"{self.here}.bias_scale", layer.accumulator_scale())
-        bias = self.graph.node("DequantizeLinear", [steps, step], f"{self.here}.bias/DequantizeLinear", {"axis": 0})
-        x = self._rounded(self._conv(image, weight, bias, shape), layer.output, f"{self.here}.output")
+        if self._quantizers.get(image.name) != layer.input:
+            image = self._fake_quantize(image, layer.input, f"{self.here}.input")
+        integers = self.graph.constant(f"{self.here}.bias", layer.int32_bias())
+        scale = self.graph.constant(f"{self.here}.bias_scale", layer.accumulator_scale())
+        bias = self.graph.node("DequantizeLinear", [integers, scale], f"{self.here}.bias/DequantizeLinear", {"axis": 0})
+        x = self._fake_quantize(self._conv(image, weight, bias, shape), layer.output, f"{self.here}.output")
         return self._shuffled(x, shape)
 
     def _float_conv(self, image: ir.Value, weight: ir.Value, bias: np.ndarray, shape: Conv) -> ir.Value:
@@ -133,12 +137,13 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         ]
         return self.graph.node("DequantizeLinear", inputs, f"{self.here}.weight/DequantizeLinear", {"axis": axis})
 
-    def _rounded(self, x: ir.Value, grid: StaticInput, name: str) -> ir.Value:
-        scale = self.graph.constant(f"{name}_scale", np.array(grid.scale, np.float32))
-        zero = self.graph.constant(f"{name}_zero_point", np.array(grid.zero_point, np.uint8))
-        x = self.graph.node("QuantizeLinear", [x, scale, zero], f"{name}/QuantizeLinear")
-        x = self.graph.node("DequantizeLinear", [x, scale, zero], f"{name}/DequantizeLinear")
-        self._quantized[x.name] = grid
+    def _fake_quantize(self, x: ir.Value, quantizer: StaticInput, name: str) -> ir.Value:
+        """x through QuantizeLinear to uint8 and DequantizeLinear."""
+        scale = self.graph.constant(f"{name}_scale", np.array(quantizer.scale, np.float32))
+        zero_point = self.graph.constant(f"{name}_zero_point", np.array(quantizer.zero_point, np.uint8))
+        x = self.graph.node("QuantizeLinear", [x, scale, zero_point], f"{name}/QuantizeLinear")
+        x = self.graph.node("DequantizeLinear", [x, scale, zero_point], f"{name}/DequantizeLinear")
+        self._quantizers[x.name] = quantizer
         return x
 
     def _patches(self, tokens: ir.Value) -> ir.Value:

@@ -12,9 +12,11 @@ import onnx
 from onnx import numpy_helper
 
 from edgekit.artifact import INPUT_NAME, Precision, Variant
+from edgekit.backends.base import refuse_differences
 from edgekit.backends.onnx.runner import register_ops
 from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
 from edgekit.errors import ExportError
+from edgekit.metrics import sqnr_db
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import (
     LEAST_PEAK,
@@ -71,7 +73,7 @@ def verify_float(
         )
     error = np.abs(actual - expected)
     largest = float(error.max())
-    sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
+    reached = sqnr_db(expected, actual)
     if precision == "fp32" and largest > FP32_TOLERANCE:
         raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
     for name in heads or {}:
@@ -81,9 +83,9 @@ def verify_float(
                 f"the head {name} of the fp32 file differs from torch by {distance:.2e}",
                 why=f"the limit is {HEAD_TOLERANCE}",
             )
-    if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
+    if precision == "fp16" and reached < FP16_SQNR_DB:
         raise ExportError(
-            f"the fp16 file reaches {sqnr_db:.1f} dB only",
+            f"the fp16 file reaches {reached:.1f} dB only",
             why=f"{FP16_SQNR_DB:.0f} dB are expected",
             fix="--precision fp32",
         )
@@ -104,9 +106,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
     problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
     problems += _unplanned(file, {*plan.gemms}, {*matmuls})
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    refuse_differences(path, problems)
     return len(plan.gemms)
 
 

@@ -10,7 +10,7 @@ from openvino import opset13 as op
 
 from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
 from edgekit.backends.openvino.backend import stamp
-from edgekit.backends.openvino.emitter import constant
+from edgekit.backends.openvino.builder import constant, ints
 from edgekit.backends.openvino.runner import read_model
 from edgekit.errors import ExportError
 
@@ -61,28 +61,22 @@ def transformed(image: ov.Output, transform: Preprocess) -> ov.Output:
         x = op.divide(x, constant(np.float32(255), "image.unit"), name="image/unit").output(0)
         x = op.subtract(x, constant(mean, "image.mean"), name="image/centred").output(0)
         x = op.divide(x, constant(std, "image.std"), name="image/normalized").output(0)
-    return op.transpose(x, _ints([0, 3, 1, 2], "image.order"), name="image/planes").output(0)
-
-
-def _ints(values: int | list[int], name: str) -> ov.Output:
-    return constant(np.array(values, np.int64), name)
+    return op.transpose(x, ints([0, 3, 1, 2], "image.order"), name="image/planes").output(0)
 
 
 def _sides(x: ov.Output, name: str) -> ov.Output:
     """(height, width) of (B, height, width, 3) as int64 vector."""
     shape = op.shape_of(x, name=f"{name}.shape")
-    return op.gather(
-        shape, _ints([1, 2], f"{name}.sides_index"), _ints(0, f"{name}.axis"), name=f"{name}.sides"
-    ).output(0)
+    return op.gather(shape, ints([1, 2], f"{name}.sides_index"), ints(0, f"{name}.axis"), name=f"{name}.sides").output(
+        0
+    )
 
 
 def _resized(image: ov.Output, edge: int, crop: tuple[int, int]) -> ov.Output:
     """Shortest edge to `edge` by Pillow's antialiased bicubic, longest rounded down; larger if the crop needs it."""
     sides = _sides(image, "image")
-    shortest = op.reduce_min(sides, _ints([0], "image.min_axis"), True, name="image.shortest")
-    target = op.divide(
-        op.multiply(sides, _ints(edge, "image.edge"), name="image.scaled"), shortest, name="image.target"
-    )
+    shortest = op.reduce_min(sides, ints([0], "image.min_axis"), True, name="image.shortest")
+    target = op.divide(op.multiply(sides, ints(edge, "image.edge"), name="image.scaled"), shortest, name="image.target")
     if crop[0] != crop[1]:  # a square crop is never longer than the shortest edge
         target = _covering(target.output(0), crop)
     return op.interpolate(
@@ -91,7 +85,7 @@ def _resized(image: ov.Output, edge: int, crop: tuple[int, int]) -> ov.Output:
         "bicubic_pillow",
         "sizes",
         cube_coeff=_PILLOW_CUBIC,
-        axes=_ints([1, 2], "image.resized_axes"),
+        axes=ints([1, 2], "image.resized_axes"),
         name="image/resized",
     ).output(0)
 
@@ -101,7 +95,7 @@ def _covering(sides: ov.Output, crop: tuple[int, int]) -> ov.Output:
     needed = constant(np.array(crop, np.float32), "cover.crop")
     given = op.convert(sides, "f32", name="cover.sides")
     lacking = op.divide(needed, given, name="cover.ratio")
-    factor = op.reduce_max(lacking, _ints([0], "cover.axis"), True, name="cover.largest")
+    factor = op.reduce_max(lacking, ints([0], "cover.axis"), True, name="cover.largest")
     factor = op.maximum(factor, constant(np.float32(1), "cover.one"), name="cover.factor")
     enlarged = op.round(op.multiply(given, factor, name="cover.scaled"), "half_to_even", name="cover.rounded")
     return op.convert(op.maximum(enlarged, needed, name="cover.target"), "i64", name="cover.target_int").output(0)
@@ -109,10 +103,10 @@ def _covering(sides: ov.Output, crop: tuple[int, int]) -> ov.Output:
 
 def _centre_crop(x: ov.Output, crop: tuple[int, int]) -> ov.Output:
     """Crop about the centre; an odd margin is halved to the even side, as Python's `round` does in torchvision."""
-    size = _ints([*crop], "crop.size")
+    size = ints([*crop], "crop.size")
     margin = op.convert(op.subtract(_sides(x, "crop"), size, name="crop.margin"), "f32", name="crop.margin_float")
     half = op.multiply(margin, constant(np.float32(0.5), "crop.half"), name="crop.half_margin")
     start = op.convert(op.round(half, "half_to_even", name="crop.rounded"), "i64", name="crop.start")
     stop = op.add(start, size, name="crop.stop")
-    x = op.slice(x, start, stop, _ints([1, 1], "crop.step"), _ints([1, 2], "crop.axes"), name="image/crop").output(0)
-    return op.reshape(x, _ints([0, *crop, 3], "crop.shape"), True, name="image/cropped").output(0)
+    x = op.slice(x, start, stop, ints([1, 1], "crop.step"), ints([1, 2], "crop.axes"), name="image/crop").output(0)
+    return op.reshape(x, ints([0, *crop, 3], "crop.shape"), True, name="image/cropped").output(0)

@@ -9,8 +9,8 @@ import numpy as np
 import openvino as ov
 
 from edgekit.artifact import Precision
-from edgekit.backends.openvino.gemms import LEVELS, QUANTIZER
-from edgekit.errors import ExportError
+from edgekit.backends.base import refuse_differences
+from edgekit.backends.openvino.builder import LEVELS, QUANTIZER
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     if precision != "w8":
         tokens = plan.config.tokens(*plan.image_size)
         problems += [p for matmul in plan.matmuls.values() for p in _product_differences(matmul, tokens, nodes)]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    refuse_differences(path, problems)
     return len(plan.gemms)
 
 

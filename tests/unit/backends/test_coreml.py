@@ -25,7 +25,8 @@ pytest.importorskip("coremltools")
 
 from edgekit.backends.coreml import norms as coreml_norms
 from edgekit.backends.coreml.backend import CoreMlBackend
-from edgekit.backends.coreml.emitter import Target, row_gains
+from edgekit.backends.coreml.builder import Target
+from edgekit.backends.coreml.gemms import row_gains
 from edgekit.backends.coreml.package import read_batch, read_function, read_metadata
 from edgekit.backends.coreml.runner import CoreMlRunner
 from edgekit.backends.coreml.verify import verify_plan

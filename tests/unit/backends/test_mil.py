@@ -22,7 +22,7 @@ from tests.support.plans import rtn_plan
 pytest.importorskip("coremltools")
 
 from edgekit.backends.coreml.backend import CoreMlBackend
-from edgekit.backends.coreml.emitter import Target
+from edgekit.backends.coreml.builder import Target
 from edgekit.backends.coreml.interpreter import ops as mil_ops
 from edgekit.backends.coreml.interpreter import program as mil
 from edgekit.backends.coreml.interpreter.program import MilProgram

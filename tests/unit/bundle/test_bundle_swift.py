@@ -11,6 +11,7 @@ from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Preprocess
 from edgekit.backends.coreml.backend import CoreMlBackend
 from edgekit.bundle.platforms import TEMPLATES
 from edgekit.measure import golden
+from edgekit.precision import FACTS
 
 IOS = TEMPLATES / "ios"
 SOURCES = sorted(IOS.rglob("*.swift"))
@@ -49,7 +50,7 @@ def test_limits_and_names_are_those_of_python() -> None:
     literal = re.search(r"leastCosine = \[([^]]*)\]", code)
     assert literal
     limits = {name: float(value) for name, value in re.findall(r'"(\w+)": ([\d.]+)', literal[1])}
-    assert limits == golden.LEAST_COSINE
+    assert limits == {name: facts.least_cosine for name, facts in FACTS.items()}
     for name in (golden.INPUTS, golden.OUTPUTS):
         assert f'"{name}"' in code
     embedder = (IOS / "Sources/Edgekit/Embedder.swift").read_text()

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgekit.artifact import Preprocess
 from edgekit.images import preprocess
-from edgekit.measure import golden
+from edgekit.precision import FACTS
 
 ROOT = Path(__file__).parents[3]
 WEB = ROOT / "edgekit/bundle/templates/web"
@@ -55,10 +55,12 @@ def test_the_images_that_the_page_is_tested_with_are_what_python_computes() -> N
 
 
 def test_the_page_has_the_limits_of_the_golden_check() -> None:
-    literal = re.search(r"LEAST_COSINE[^{]*\{([^}]*)\}", (WEB / "src/golden.ts").read_text())
+    literal = re.search(r"FACTS[^{].least_cosine*\{([^}]*)\}", (WEB / "src/golden.ts").read_text())
     assert literal
     limits = dict(re.findall(r"(\w+): ([\d.]+)", literal[1]))
-    assert {name: float(value) for name, value in limits.items()} == golden.LEAST_COSINE
+    assert {name: float(value) for name, value in limits.items()} == {
+        name: facts.least_cosine for name, facts in FACTS.items()
+    }
 
 
 def test_latency_rows_have_the_columns_of_the_benchmark() -> None:

@@ -33,7 +33,7 @@ def _pixels(model: DinoV2, n: int = 24, seed: int = 0) -> np.ndarray:
 @torch.no_grad()
 def _sqnr(plan: QuantPlan, model: DinoV2) -> float:
     pixels = torch.from_numpy(_pixels(model, 6, seed=9))
-    return sqnr_db(simulate(plan)(pixels)[0], model(pixels)[0])
+    return sqnr_db(model(pixels)[0], simulate(plan)(pixels)[0])
 
 
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_reg_model"])

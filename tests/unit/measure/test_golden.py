@@ -10,16 +10,8 @@ import pytest
 
 from edgekit.artifact import Artifact, Precision, Preprocess
 from edgekit.errors import DataError, DriftExceeded
-from edgekit.measure.golden import (
-    FOLDER,
-    INPUTS,
-    LEAST_COSINE,
-    OUTPUTS,
-    check_golden,
-    cosine,
-    read_golden,
-    write_golden,
-)
+from edgekit.measure.golden import FOLDER, INPUTS, OUTPUTS, check_golden, cosine, read_golden, write_golden
+from edgekit.precision import FACTS
 
 rng = np.random.default_rng(0)
 PIXELS = rng.standard_normal((2, 3, 28, 28)).astype(np.float32)
@@ -83,9 +75,9 @@ def test_figures_are_the_least_over_images_and_tokens(build: Path) -> None:
     assert check.largest_difference == pytest.approx(0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", LEAST_COSINE)
+@pytest.mark.parametrize("precision", FACTS)
 def test_each_precision_has_its_own_limit(build: Path, precision: Precision) -> None:
-    limit = LEAST_COSINE[precision]
+    limit = FACTS[precision].least_cosine
     for side, passes in ((0.9, True), (1.1, False)):  # of the angle that the limit stands for
         angle = np.arccos(limit) * side
         sideways = rng.standard_normal(TOKENS.shape)
