@@ -79,27 +79,20 @@ def plugin_settings(model: ov.Model, hint: Hint, threads: int | None) -> dict[st
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         "PERFORMANCE_HINT": hint.upper(),
     }
-    if _may_saturate(model) and int8_saturates():
+    if _beyond_seven_bits(model) and int8_saturates():
         settings["LP_TRANSFORMS_MODE"] = "NO"
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     return settings
 
 
-def _may_saturate(model: ov.Model) -> bool:
-    """Whether two adjacent u8*s8 products can exceed int16: by 8-bit weights, or by integer attention products."""
-    return any(_has_wide_weights(node) or _multiplies_activations(node) for node in model.get_ordered_ops())
-
-
-def _has_wide_weights(node: ov.Node) -> bool:
-    is_int8 = node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8
-    return is_int8 and bool(np.any(np.abs(node.data, dtype=np.int16) > _SEVEN_BITS))
-
-
-def _multiplies_activations(node: ov.Node) -> bool:
-    """Whether it is a product of two quantized activations (level "all")."""
-    return node.get_type_name() == "MatMul" and all(
-        value.get_node().get_type_name() == "FakeQuantize" for value in node.input_values()
+def _beyond_seven_bits(model: ov.Model) -> bool:
+    """Whether two adjacent u8*s8 products of its int8 weights can exceed int16."""
+    stored = (node for node in model.get_ordered_ops() if node.get_type_name() == "Constant")
+    return any(
+        np.any(np.abs(node.data, dtype=np.int16) > _SEVEN_BITS)
+        for node in stored
+        if node.get_element_type() == ov.Type.i8
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from edgekit.artifact import Artifact, Precision, Preprocess, sha256_of
 from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
+from edgekit.backends.openvino.runner import int8_saturates
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
@@ -165,8 +166,9 @@ def test_integer_attention_equals_its_formula(tiny: DinoV2, tmp_path: Path) -> N
         return mixed.float().transpose(1, 2).flatten(2)
 
     attention.__dict__["mix"] = mix
-    assert sqnr_db(expected(model, pixels()), hidden) > 60
-    assert sqnr_db(expected(tiny, pixels()), hidden) < 60
+    # where u8*s8 products saturate, the plugin's int8 attention does: 52.7 dB on an AVX2 CPU without VNNI
+    assert sqnr_db(expected(model, pixels()), hidden) > (50 if int8_saturates() else 60)
+    assert sqnr_db(expected(tiny, pixels()), hidden) < 50
 
 
 def test_same_inputs_give_the_same_bytes(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:

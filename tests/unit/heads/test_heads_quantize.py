@@ -18,7 +18,7 @@ from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.models.vit import DinoV2, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import StaticInput
-from edgekit.quantize.heads import quantize_heads, sqnr_db
+from edgekit.quantize.heads import output_sqnr_db, quantize_heads
 from tests.support import official_heads as official
 from tests.support.models import TINY
 
@@ -83,7 +83,7 @@ def test_convolutions_are_rounded_where_they_read_and_write(model, limit: float)
     assert second.output is not None
     assert second.output.zero_point > 0
     wanted, found = outputs(model, Decoder()), outputs(model, Decoder(), plan)
-    assert sqnr_db(wanted, found) > limit
+    assert output_sqnr_db(wanted, found) > limit
     assert not torch.equal(wanted, found)
     assert plan.kept_float == {}
     assert plan.sqnr_db["map"] > limit
@@ -105,7 +105,7 @@ def test_the_gate_leaves_float_what_does_not_bear_rounding(model, limit: float):
     assert plan.layers["heads.map.2"].input is not None
     assert "input and output stay float" in plan.kept_float["heads.map.1"]
     assert plan.sqnr_db["map"] > limit
-    assert sqnr_db(outputs(spiked, Decoder()), outputs(spiked, Decoder(), plan)) > limit
+    assert output_sqnr_db(outputs(spiked, Decoder()), outputs(spiked, Decoder(), plan)) > limit
     assert any("heads.map.1" in note for note in plan.notes())
 
 
@@ -129,7 +129,7 @@ def test_a_decoder_of_a_checkpoint_keeps_its_map(model, limit: float):
     head = SaliencyProgram.of(decoder, model.config)
     plan = quantize_heads(model, {"map": head}, images())
     assert sum(layer.input is not None for layer in plan.layers.values()) >= 2
-    assert sqnr_db(outputs(model, head), outputs(model, head, plan)) > limit
+    assert output_sqnr_db(outputs(model, head), outputs(model, head, plan)) > limit
 
 
 def test_a_plan_comes_back_as_it_was_saved(model, tmp_path: Path):
