@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.support.rows import write_csv
-from edgekit.artifact import Artifact, Manifest, Variant
+from edgekit.artifact import Artifact, Manifest
 from edgekit.backends import get_backend
 from edgekit.backends.fused import as_fused
 from edgekit.backends.placement import placement
@@ -35,6 +35,7 @@ from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.plans import PlanKind, inputs_of
 from edgekit.pipeline.watch import Silent
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import Recipe
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.support.dpt import CHANNELS, bright_dpt
 from benchmarks.support.rows import write_csv
-from edgekit.artifact import Artifact, Format, Preprocess, Variant
+from edgekit.artifact import Artifact, Format, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.graph.heads import Head
@@ -40,6 +40,7 @@ from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.config import DinoV2Config
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Variant
 from edgekit.quantize.heads import quantize_heads, sqnr_db
 from tests.support import official_heads as official
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.support import photos
 from benchmarks.support.peers import PEERS, Run, load_onnxruntime
 from benchmarks.support.rows import keep_row
-from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.measure.drift import measure_drift
@@ -29,6 +29,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import quantize_recipe
+from edgekit.precision import Precision
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "quantization.csv"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from edgekit.errors import DataError
-from edgekit.precision import Precision as Precision  # noqa: PLC0414
-from edgekit.precision import Variant as Variant  # noqa: PLC0414
+from edgekit.files import atomic_path, inside, read_text
+from edgekit.precision import Precision, Variant
 
 Format = Literal["onnx", "openvino", "coreml", "tflite"]
 Status = Literal["ok", "failed", "not here"]
@@ -138,81 +133,30 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read `folder/manifest.json`; raises DataError when it is missing, unreadable or of another schema."""
+        """Read `folder/manifest.json`.
+
+        Raises:
+            DataError: it is missing, unreadable or of another schema, or names a file that is not inside `folder`.
+        """
         path = folder / "manifest.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
-            return cls.model_validate(data)
-        except FileNotFoundError:
+            manifest = cls.model_validate(data)
+        except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"{folder} is not a build folder: it has no manifest.json",
                 fix="edgekit build --model demo --out " + str(folder),
             ) from None
-        except (ValueError, KeyError, AttributeError, ValidationError) as error:
+        except OSError as error:
+            raise DataError(f"{path} cannot be read", why=error.strerror or str(error), fix=f"ls -l {path}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path} cannot be read as {BUILD_SCHEMA}",
                 why=str(error).splitlines()[0],
                 fix="edgekit build again into an empty folder",
             ) from error
-
-
-def files_of(path: Path) -> list[Path]:
-    """Files of the artifact at `path`, sorted.
-
-    All of a directory, `.xml` and `.bin` of an OpenVINO IR, a large `.onnx` and its `.onnx_data`, else itself.
-    """
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file())
-    if path.suffix == ".onnx" and (beside := path.with_name(f"{path.name}_data")).is_file():
-        return [path, beside]
-    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, or of several (see `files_of`) as the digest of their relative paths and file digests."""
-    if files_of(path) == [path]:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    root = path if path.is_dir() else path.parent
-    total = hashlib.sha256()
-    for file in files_of(path):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(root).as_posix()}\0{digest}\n".encode())
-    return total.hexdigest()
-
-
-def size_mb_of(path: Path) -> float:
-    """Size in MB (10^6 bytes) of all files of an artifact."""
-    return round(sum(p.stat().st_size for p in files_of(path)) / 1e6, 3)
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it to `path` on success, remove it on any failure (Ctrl-C included).
-
-    The sibling keeps the file suffix, since converters choose their format by it. Works for files and directories;
-    what a converter writes beside its file (the `.bin` of an `.xml`) is renamed first, the file itself last.
-    """
-    import shutil
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
-    temporary = holder / path.name
-    try:
-        yield temporary
-        for companion in sorted(p for p in holder.iterdir() if p != temporary):
-            os.replace(companion, path.parent / companion.name)
-        if not path.is_dir() or path.is_symlink():
-            os.replace(temporary, path)
-            return
-        old = holder / "replaced"  # a folder is not replaced in one step: the old one steps aside, and back if need be
-        os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except BaseException:
-            os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        for row in manifest.artifacts:
+            if row.path is not None:
+                inside(folder, row.path, said_by=str(path))
+        return manifest

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from edgekit.artifact import Format, Frozen, Precision
+from edgekit.artifact import Format, Frozen
+from edgekit.precision import Precision
 from edgekit.settings import read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from edgekit.errors import RecipeError
+from edgekit.errors import DataError, RecipeError
+from edgekit.files import read_text
 
+MOST_THREADS = 1024  # of a runtime: more is a slip, and 100,000 never start
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -29,7 +31,7 @@ def validated(model: type[Model], values: dict[str, Any], problem: str, *, comma
 def read_settings(path: Path) -> dict[str, Any]:
     """A .toml or .json file as a dictionary. Raises RecipeError: missing, damaged, or another suffix."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         match path.suffix:
             case ".toml":
                 return tomllib.loads(text)
@@ -42,5 +44,7 @@ def read_settings(path: Path) -> dict[str, Any]:
                 raise RecipeError(f"{path} has suffix {other!r}", why="settings are .toml or .json")
     except OSError as error:
         raise RecipeError(f"cannot read {path}", why=error.strerror or "") from None
-    except ValueError as error:  # of both parsers
+    except DataError as error:
+        raise RecipeError(error.what, why=error.why, fix=error.fix) from None
+    except (ValueError, RecursionError) as error:  # of both parsers
         raise RecipeError(f"{path} is no valid {path.suffix.removeprefix('.').upper()}", why=str(error)) from None

@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks.support.matrix import Row
 from benchmarks.support.peers import PEERS, Peer, features
-from edgekit.artifact import Artifact, ArtifactRow, Manifest, atomic_path
+from edgekit.artifact import Artifact, ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.backends.placement import placement
+from edgekit.files import atomic_path
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.host import describe_host

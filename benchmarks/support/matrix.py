@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from edgekit.artifact import atomic_path
+from edgekit.files import atomic_path
 from edgekit.measure.host import Host
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, Artifact, Precision
+from edgekit.artifact import INPUT_NAME, Artifact
 from edgekit.measure.worker import Target
+from edgekit.precision import Precision
 
 AI_EDGE_IMAGES = 4
 

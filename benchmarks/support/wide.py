@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from edgekit.artifact import atomic_path
+from edgekit.files import atomic_path
 from edgekit.models import zoo
 from edgekit.models.vit import DinoV2
 from tests.support.models import duplicate_width

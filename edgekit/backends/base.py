@@ -13,19 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_ch
 
 import numpy as np
 
-from edgekit.artifact import (
-    INPUT_NAME,
-    OUTPUT_NAMES,
-    Artifact,
-    Format,
-    Preprocess,
-    TensorSpec,
-    atomic_path,
-    sha256_of,
-    size_mb_of,
-)
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Format, Preprocess, TensorSpec
 from edgekit.backends.metadata import artifact_from
 from edgekit.errors import BackendMissing, ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
 from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:

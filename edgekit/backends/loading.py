@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Format, Manifest, Precision, Variant
+from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Format, Manifest
 from edgekit.backends.base import Runner
 from edgekit.errors import BackendMissing, DataError
+from edgekit.files import checked, inside
+from edgekit.precision import Precision, Variant
+from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +37,9 @@ _KINDS: tuple[tuple[Precision, Variant], ...] = (
 )
 """Fastest first, on CPUs in general; what this very machine prefers is in the build's report."""
 
+_KINDS_OF_PICTURE = (
+    "a picture or several (PIL image, path, RGB uint8 array (H, W, 3)), or pixel_values, a float32 array (B, 3, H, W)"
+)
 _FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
 _SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".mlpackage": "coreml"}
 
@@ -67,9 +74,7 @@ class LoadedModel:
         takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
             return self.runner(self._checked(images))
-        several = isinstance(images, Sequence) and not isinstance(images, str)
-        several |= isinstance(images, np.ndarray) and images.ndim == 4
-        pictures = cast("Sequence[Picture]", images if several else [images])
+        pictures = _several(images)
         if takes_images:
             each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
             return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
@@ -77,9 +82,10 @@ class LoadedModel:
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
         wanted = (3, *self.artifact.preprocess.input_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != wanted:
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != wanted or not len(pixel_values):
             raise DataError(
-                f"pixel_values has shape {pixel_values.shape}", why=f"{self.artifact.name} takes (B, {wanted})"
+                f"pixel_values has shape {pixel_values.shape}",
+                why=f"{self.artifact.name} takes (B, {', '.join(map(str, wanted))}), B of 1 or more",
             )
         return pixel_values
 
@@ -87,35 +93,44 @@ class LoadedModel:
 def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
+    A file that a build folder or bundle lists is compared with the manifest's digest first; of any other file
+    `LoadedModel.reason` says that its content is unverified.
+
     Args:
         path: `OUT`, `OUT/onnx/model_w8a8.onnx`, or any `.onnx` that edgekit wrote.
-        threads: None lets the runtime choose.
+        threads: of the runtime, from 1 to 1024; None lets it choose.
 
     Raises:
-        DataError: not an artifact or build folder, or damaged.
+        DataError: not an artifact or build folder, or damaged, or an impossible number of threads.
         BackendMissing: nothing in it runs here; each reason is given.
     """
-    path = Path(path)
+    path = _path(path)
+    require_threads(threads)
     if path.is_dir() and path.suffix not in _SUFFIXES:
         return _load_best(path, threads)
     artifact = artifact_at(path)
     from edgekit.backends import get_backend
 
-    return LoadedModel(get_backend(artifact.format).runner(artifact, threads), f"{path.name} was asked for")
+    reason = f"{path.name} was asked for"
+    if _listed(path) is None:
+        reason += "; no manifest lists it, so its content is unverified"
+    return LoadedModel(get_backend(artifact.format).runner(artifact, threads), reason)
 
 
 def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
-    """The artifact that a row of OUT/manifest.json describes.
+    """The artifact that a row of OUT/manifest.json describes, its file compared with the digest there.
 
     Raises:
-        DataError: the row stands for an artifact that was not made.
+        DataError: the row stands for an artifact that was not made, is not inside `folder`, or is another file.
     """
     if row.status != "ok" or row.path is None or row.preprocess is None:
         raise DataError(f"{row.name} was not built ({row.status})", why=row.reason, fix=f"edgekit build --out {folder}")
     kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
+    said_by, fix = str(folder / "manifest.json"), f"edgekit build again with --out {folder}: it makes what is damaged"
+    path = checked(inside(folder, row.path, said_by=said_by), row.sha256, said_by=said_by, fix=fix)
     return Artifact(
         **kept,
-        path=folder / row.path,
+        path=path,
         preprocess=row.preprocess,
         sha256=row.sha256 or "",
         size_mb=row.size_mb or 0.0,
@@ -160,17 +175,91 @@ def artifact_at(path: Path) -> Artifact:
         raise DataError(
             f"{path} is no artifact", why="known are " + ", ".join(_SUFFIXES), fix="edgekit build --out OUT"
         )
-    if not path.exists():
-        raise DataError(f"{path} does not exist", fix="edgekit build --out OUT")
-    for folder in path.resolve().parents[:2]:
+    if not path.is_file() and not path.is_dir():
+        why = "it is neither a file nor a folder" if path.exists() else ""
+        raise DataError(
+            f"{path} does not exist" if not why else f"{path} cannot be opened", why=why, fix="edgekit build --out OUT"
+        )
+    if listed := _listed(path):
+        return artifact_of(*listed)
+    from edgekit.backends import get_backend
+
+    return get_backend(_SUFFIXES[path.suffix]).read(path)
+
+
+def _path(path: object) -> Path:
+    """What was given to `load`, as a path."""
+    given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise DataError(
+            f"edgekit.load was given {_shown(path)}",
+            why="it takes the path of an artifact or build folder",
+            fix='edgekit.load("OUT")',
+        )
+    try:
+        os.stat(given)
+    except FileNotFoundError:
+        pass  # `artifact_at` says so
+    except OSError as error:
+        raise DataError(
+            f"{given[:200]} cannot be opened", why=error.strerror or str(error), fix=f"ls -l {given[:200]}"
+        ) from None
+    return Path(given)
+
+
+def require_threads(threads: int | None) -> None:
+    """Raises DataError unless `threads` is None or a number that a runtime can start."""
+    number = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+    if threads is not None and not (number and 1 <= threads <= MOST_THREADS):
+        raise DataError(
+            f"threads = {_shown(threads)}",
+            why=f"it is a number from 1 to {MOST_THREADS}",
+            fix="leave it out: the runtime then chooses",
+        )
+
+
+def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
+    """The row of `path` in the build folder around it, with that manifest and folder."""
+    for folder in dict.fromkeys((*path.absolute().parents[:2], *path.resolve().parents[:2])):
         if (folder / "manifest.json").is_file():
             manifest = Manifest.read(folder)
             for row in manifest.artifacts:
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
-                    return artifact_of(row, manifest, folder)
-    from edgekit.backends import get_backend
+                    return row, manifest, folder
+    return None
 
-    return get_backend(_SUFFIXES[path.suffix]).read(path)
+
+def _several(images: object) -> Sequence[Picture]:
+    """The pictures that were given, one of them as a list of its own.
+
+    Raises:
+        DataError: none, or what is no picture.
+    """
+    from PIL.Image import Image
+
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        pictures = list(images)
+    else:
+        pictures = list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+    if not pictures:
+        raise DataError("no picture was given", why=f"the model takes {_KINDS_OF_PICTURE}", fix="give it one or more")
+    for picture in pictures:
+        if not isinstance(picture, np.ndarray | str | Path | Image):
+            tensor = type(picture).__module__.partition(".")[0] == "torch"
+            raise DataError(
+                f"{_shown(picture)} is no picture",
+                why=f"the model takes {_KINDS_OF_PICTURE}",
+                fix="pass tensor.numpy()" if tensor else "model(Path('picture.jpg'))",
+            )
+        if isinstance(picture, Image) and not all(picture.size):
+            raise DataError(f"a picture of {picture.width} x {picture.height} pixels", why="it is empty")
+    return pictures
+
+
+def _shown(value: object) -> str:
+    """A value for a message: its type, and what it is where that is short."""
+    text = repr(value) if isinstance(value, int | float | str | bytes | bool) else ""
+    return "None" if value is None else f"{type(value).__name__} {text[:60]}".strip()
 
 
 def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:
@@ -187,10 +276,18 @@ def _rgb(picture: Picture) -> Image:
     from edgekit.images import read_image
 
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise DataError(
                 f"an array of {picture.dtype} and shape {picture.shape} is no picture",
-                why="wanted is RGB uint8 (H, W, 3), or float32 pixel_values (B, 3, H, W)",
+                why=f"the model takes {_KINDS_OF_PICTURE}",
+                fix="astype(np.uint8) for RGB, astype(np.float32) for pixel_values",
             )
         return Image.fromarray(picture)
-    return read_image(Path(picture)) if isinstance(picture, str | Path) else picture.convert("RGB")
+    if isinstance(picture, str | Path):
+        return read_image(Path(picture))
+    try:
+        return picture.convert("RGB")
+    except Exception as error:  # Pillow decodes an opened file only now, and raises whatever its bytes lead to
+        raise DataError(
+            "a picture cannot be decoded", why=str(error) or type(error).__name__, fix="open it again from a whole file"
+        ) from None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgekit.artifact import Artifact, sha256_of, size_mb_of
+from edgekit.artifact import Artifact
 from edgekit.errors import DataError
+from edgekit.files import sha256_of, size_mb_of
 
 MANIFEST_KEY = "edgekit.manifest"  # under which formats with flat metadata store it
 _OF_THE_FILE = {"path", "sha256", "size_mb"}  # known only once it is written

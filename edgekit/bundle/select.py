@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgekit.artifact import ArtifactRow, Manifest, files_of
+from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.bundle.platforms import PLATFORMS, Platform
 from edgekit.errors import DataError, RecipeError
+from edgekit.files import files_of, inside
 from edgekit.measure.gate import Limits, check_build
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -26,7 +27,7 @@ class Chosen:
     def copies(self, bundle: Path) -> list[tuple[Path, Path]]:
         """(file of the build, file of the bundle) of everything the artifact consists of."""
         assert self.row.path is not None
-        target = bundle / self.row.path
+        target = inside(bundle, self.row.path, said_by=str(self.source))
         if self.source.is_dir():
             return [(file, target / file.relative_to(self.source)) for file in files_of(self.source)]
         return [
@@ -132,7 +133,7 @@ def _renamed(build: Path, row: ArtifactRow, built: Size, main: Size) -> Chosen:
     path = PurePosixPath(row.path)
     name = row.name.removesuffix(before)
     stem = _JS_NAMES.get(name, path.stem.removesuffix(before)) + after
-    source = build / row.path
+    source = inside(build, row.path, said_by=str(build / "manifest.json"))
     if stem != path.stem and len(files_of(source)) > 1 and path.suffix == ".onnx":
         raise DataError(
             f"{source} cannot get another name: its weights are in a second file",

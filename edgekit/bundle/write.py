@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.artifact import Manifest, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import Manifest
 from edgekit.backends import Runner, get_backend
 from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card
@@ -19,8 +19,9 @@ from edgekit.bundle.platforms import TEMPLATES, Platform
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
+from edgekit.files import atomic_path, inside, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
-from edgekit.measure.golden import check_golden
+from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
 from edgekit.native.build import NATIVE
 
 SUMS = "SHA256SUMS"
@@ -97,7 +98,9 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
     """The golden inputs and outputs of one size, and the golden pictures; `source` and `target` hold `golden/`."""
     if not (source / GOLDEN).is_dir():
         raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build again with --out {source}")
-    shutil.copytree(source / GOLDEN, target / GOLDEN, copy_function=shutil.copyfile)
+    (target / GOLDEN).mkdir(parents=True)
+    for name in (INPUTS, OUTPUTS):  # and nothing else that lies there: a bundle is made for upload
+        shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)
     write_pictures(target / GOLDEN, _reference(source, built, size))
 
 
@@ -129,9 +132,9 @@ def _describe(build: Path, folder: Path, manifest: Manifest, platforms: Sequence
     _write_json(folder / "config.json", model_config(manifest.model, transform))
     _write_json(folder / "preprocessor_config.json", preprocessor_config(transform))
     (folder / "recipe.toml").write_text(_toml(manifest.recipe), encoding="utf-8")
-    if (build / "report.html").is_file():
-        shutil.copyfile(build / "report.html", folder / "report.html")
-    report = build / "report.json"
+    page, report = (inside(build, name, said_by="the bundle") for name in ("report.html", "report.json"))
+    if page.is_file():
+        shutil.copyfile(page, folder / "report.html")
     card = model_card(manifest, platforms, report if report.is_file() else None)
     (folder / "README.md").write_text(card, encoding="utf-8")
     shutil.copyfile(_LICENCES / "Apache-2.0.txt", folder / "LICENSE")
@@ -140,8 +143,8 @@ def _describe(build: Path, folder: Path, manifest: Manifest, platforms: Sequence
 
 def _licence_of_weights(model: dict[str, Any]) -> str:
     licence, origin = str(model["licence"]), str(model["origin"])
-    known = _LICENCES / f"{licence}.txt"
-    text = known.read_text(encoding="utf-8") if known.is_file() else "Ask whoever made the checkpoint.\n"
+    known = {file.stem: file for file in _LICENCES.glob("*.txt")}.get(licence)
+    text = known.read_text(encoding="utf-8") if known else "Ask whoever made the checkpoint.\n"
     return f"Weights: {origin}\nLicence: {licence}\n\n" + text.replace("{holder}", f"the authors of {origin}")
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgekit.artifact import Precision
 from edgekit.cli import options
+from edgekit.precision import Precision
 
 
 def join(

@@ -53,10 +53,14 @@ Eval = Annotated[
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many images calibrate (64).")]
 EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="How many images judge (32).")]
 EvalImages = Annotated[int, typer.Option("--samples", min=1, help="How many images judge.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of every random draw (0).")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of each runtime while it is timed.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Of every random draw (0).")]
+_MOST_THREADS = 1024  # edgekit.settings.MOST_THREADS, which would bring pydantic into every --help
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="Of each runtime while it is timed.")
+]
 WorkerThreads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Of the runtime; with --engine ray of each worker (1).")
+    int | None,
+    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Of the runtime; with --engine ray of each worker (1)."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The build folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, nothing else on stdout.")]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgekit.artifact import atomic_path
 from edgekit.distill.group import Group, learned
 from edgekit.errors import DataError
+from edgekit.files import atomic_path
 
 FILE = "checkpoint.safetensors"
 _META = "edgekit.distill"

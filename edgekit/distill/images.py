@@ -20,7 +20,7 @@ from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import DataError
 from edgekit.images.folder import ImageFolder
 from edgekit.images.preprocess import preprocess
-from edgekit.images.read import read_image
+from edgekit.images.read import decoded
 
 LEAST = 16  # images; fewer teach nothing that could be judged
 MOST_HELD_OUT = 512
@@ -149,19 +149,24 @@ class Stream:
         for tried in range(count):
             path = self._split.training[(index + tried) % count]
             try:
-                picture = read_image(self._split.root / path)
+                with decoded(self._split.root / path) as whole:
+                    picture = _reduced(whole, _KEPT_SIDE * self._recipe.image_size / min(whole.size))
             except DataError:
                 self.unreadable.add(path.as_posix())
                 continue
-            share = _KEPT_SIDE * self._recipe.image_size / min(picture.size)
-            if share < 1:
-                size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-                picture = picture.resize(size, Image.Resampling.BICUBIC)
             if self._kept_bytes < _KEPT_BYTES:
                 self._kept[index] = picture
                 self._kept_bytes += 3 * picture.width * picture.height
             return picture
         raise DataError(f"none of the {count} training images of {self._split.root} can be read")
+
+
+def _reduced(picture: Image.Image, share: float) -> Image.Image:
+    """A copy with sides of `share` of what they were, none enlarged."""
+    if share >= 1:
+        return picture.copy()
+    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def weights_of(positions: np.ndarray, student: int, recipe: DistillRecipe) -> Tensor:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from edgekit.artifact import atomic_path
 from edgekit.errors import BackendMissing
+from edgekit.files import atomic_path
 
 Board = Literal["auto", "on", "off"]
 Table = Literal["log", "validation"]

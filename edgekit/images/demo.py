@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from edgekit.artifact import sha256_of
 from edgekit.errors import DataError
+from edgekit.files import sha256_of
 from edgekit.images.read import read_image
 
 Split = Literal["calibration", "evaluation"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
-from edgekit.images.read import read_image
+from edgekit.images.read import decoded
 
 _MAX_RESIZED_PIXELS = 100_000_000
 
@@ -24,18 +24,24 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
     Raises:
         DataError: unreadable file, or so thin an image that it cannot be resized in memory.
     """
-    picture = read_image(image) if isinstance(image, Path) else image.convert("RGB")
-    height, width = transform.input_size
-    size, (left, top) = placed(picture.size, transform)
-    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
-        name = f"{image}" if isinstance(image, Path) else "the image"
-        raise DataError(f"{name} is too thin: {picture.width} x {picture.height} pixels")
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
-    picture = picture.crop((left, top, left + width, top + height))
-    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3) 0..255
+    if isinstance(image, Path):
+        with decoded(image) as picture:
+            crop = _cropped(picture, transform, str(image))
+    else:
+        crop = _cropped(image.convert("RGB"), transform, "the image")
+    pixels = np.asarray(crop, dtype=np.float32)  # (H, W, 3) 0..255
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _cropped(picture: Image.Image, transform: Preprocess, name: str) -> Image.Image:
+    """Resized and cropped, in 8 bits."""
+    height, width = transform.input_size
+    size, (left, top) = placed(picture.size, transform)
+    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+        raise DataError(f"{name} is too thin: {picture.width} x {picture.height} pixels become {size[0]} x {size[1]}")
+    return picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
 
 
 def placed(size: tuple[int, int], transform: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest, atomic_path, sha256_of
+from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest
 from edgekit.errors import RecipeError
+from edgekit.files import atomic_path, sha256_of
 
 QUANTIZED = ("w8", "w8a8", "w8a16", "w4", "w4a8")
 SLACK = 0.05  # of the speedup over FP32: a loss smaller than this is no regression

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, atomic_path
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, DriftExceeded
+from edgekit.files import atomic_path
 from edgekit.metrics import cosine
 from edgekit.precision import FACTS
 

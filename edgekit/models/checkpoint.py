@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgekit.artifact import atomic_path
 from edgekit.errors import DataError, ExportError
+from edgekit.files import atomic_path, inside
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 from edgekit.models.keys import Layout, flatten, to_official
 from edgekit.models.vit import DinoV2
@@ -168,10 +168,9 @@ def _read_directory(path: Path) -> _Raw:
         hints["heads"] = described.get("num_attention_heads")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
         state: dict[str, Tensor] = {}
-        for shard in shards:
-            state |= _read(path / shard).state
+        for shard in _shards(path, index):
+            state |= _read_safetensors(shard).state
         return _Raw(state, hints)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
@@ -186,6 +185,19 @@ def _read_directory(path: Path) -> _Raw:
         )
     raw = _read(files[0])
     return replace(raw, hints=hints | raw.hints)
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    """The files that an index names, all inside its folder; the hub's cache has links to its blobs there."""
+    named = _read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise DataError(f"{index} has no weight_map of file names", fix="download it again")
+    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
+    shards = [inside(folder, name, said_by=str(index), also=blobs) for name in sorted(set(named.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError(f"{shard} is missing", why=f"{index.name} names it", fix="download it again")
+    return shards
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgekit.artifact import atomic_path, sha256_of
 from edgekit.errors import DataError
+from edgekit.files import atomic_path, sha256_of
 from edgekit.models.download import download
 
 CACHE_VARIABLE = "EDGEKIT_CACHE"

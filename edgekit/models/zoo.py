@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import sha256_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
+from edgekit.files import sha256_of
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgekit import __version__
-from edgekit.artifact import Preprocess, sha256_of
+from edgekit.artifact import Preprocess
 from edgekit.backends.base import WEIGHT_ONLY, ExportSource
 from edgekit.errors import DataError
+from edgekit.files import sha256_of
 from edgekit.heads.read import OWN, read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgekit.errors import DataError
+from edgekit.files import sweep
 
 _LOCK = ".lock"
-_LEFTOVER = re.compile(r"^\..+\.[a-z0-9_]{8}$")  # of artifact.atomic_path: .<stem>.<eight random characters>
 _STORAGE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -101,7 +100,6 @@ def _is_python(process: int) -> bool:
 
 def _sweep(out: Path) -> None:
     """Remove the temporary folders that a killed build could not remove itself."""
-    for parent in (out, *(path for path in out.iterdir() if path.is_dir() and not path.name.startswith("."))):
-        for path in parent.iterdir():
-            if path.is_dir() and _LEFTOVER.match(path.name):
-                shutil.rmtree(path, ignore_errors=True)
+    folders = [path for path in out.iterdir() if path.is_dir() and not path.is_symlink()]
+    for folder in (out, *(path for path in folders if not path.name.startswith("."))):
+        sweep(folder)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from edgekit.artifact import ArtifactRow, Format, Precision, Status, Variant
+from edgekit.artifact import ArtifactRow, Format, Status
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.backends.openvino.nncf import nncf_missing
 from edgekit.errors import BackendMissing, RecipeError
+from edgekit.precision import Precision, Variant
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels

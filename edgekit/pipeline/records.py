@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from edgekit.artifact import ArtifactRow, Frozen, atomic_path, sha256_of
+from edgekit.artifact import ArtifactRow, Frozen
+from edgekit.errors import DataError
+from edgekit.files import atomic_path, inside, read_text, sha256_of
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 
@@ -33,21 +33,30 @@ class Record(Frozen):
 
     def holds(self, out: Path, key: str) -> bool:
         """Whether the artifact was made from the same things and is still there, byte for byte."""
-        row = self.row
-        if self.key != key or row.status != "ok" or row.path is None or not (out / row.path).exists():
+        path = self.file(out)
+        if self.key != key or path is None:
             return False
         try:
-            return sha256_of(out / row.path) == row.sha256
+            return sha256_of(path) == self.row.sha256
         except OSError:  # the .bin beside an .xml is gone
             return False
+
+    def file(self, out: Path) -> Path | None:
+        """The artifact, if it was made and is still there."""
+        made = self.row.status == "ok" and self.row.path is not None and (out / self.row.path).exists()
+        return out / str(self.row.path) if made else None
 
 
 def read_record(out: Path, name: str) -> Record | None:
     """The record of an artifact; None when there is none, or none that this edgekit can read (it is made anew)."""
+    path = _path(out, name)
     try:
-        return Record.model_validate_json(_path(out, name).read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
+        record = Record.model_validate_json(read_text(path))
+        if record.row.path is not None:
+            inside(out, record.row.path, said_by=str(path))
+    except (OSError, ValueError, DataError):
         return None
+    return record
 
 
 def digest_of(**parts: Any) -> str:

@@ -289,7 +289,7 @@ def _others(out: Path) -> list[ArtifactRow]:
     found = []
     for path in sorted((out / RECORDS).glob("*.json")):
         record = read_record(out, path.stem.replace("_", "/", 1))
-        if record and record.row.status == "ok" and record.row.path and (out / record.row.path).exists():
+        if record and record.file(out):
             found.append(record.row)
     return found
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
-from edgekit.artifact import Format, Manifest, atomic_path, files_of
+from edgekit.artifact import Format, Manifest
 from edgekit.errors import DataError
+from edgekit.files import atomic_path, files_of
 from edgekit.heads.read import OWN
 from edgekit.images.folder import ImageFolder
 from edgekit.pipeline.jobs import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from edgekit.artifact import ArtifactRow, Format, Precision
+from edgekit.artifact import ArtifactRow, Format
 from edgekit.backends import get_backend
 from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyRun, measure_latency
@@ -14,6 +14,7 @@ from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.make import artifact_from
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.precision import Precision
 
 _BUDGET_S = 6.0  # seconds of inference per artifact
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
+from edgekit.files import atomic_path
 from edgekit.plan.quant import StaticInput
 
 HEADS = "heads."  # what the names of all layers and nodes of heads begin with

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
+from edgekit.files import atomic_path
 
 if TYPE_CHECKING:
     from edgekit.models.config import DinoV2Config

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from edgekit.artifact import Frozen, atomic_path
+from edgekit.artifact import Frozen
+from edgekit.files import atomic_path
 
 FILE = "explain.json"  # inside a build folder
 

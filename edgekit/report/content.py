@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgekit.artifact import Frozen, Manifest, atomic_path
+from edgekit.artifact import Frozen, Manifest
 from edgekit.errors import DataError
+from edgekit.files import atomic_path
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.host import Host
 from edgekit.measure.latency import LatencyReport

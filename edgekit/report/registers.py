@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from edgekit.artifact import atomic_path
+from edgekit.files import atomic_path
 from edgekit.images.preprocess import to_pixels
 from edgekit.report.charts import Spec, data, finish
 from edgekit.report.foreground import ForegroundColours

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from edgekit.artifact import ArtifactRow, Choice, Frozen, Precision
+from edgekit.artifact import ArtifactRow, Choice, Frozen
 from edgekit.measure.drift import DriftReport, Grade
 from edgekit.measure.latency import LatencyReport
+from edgekit.precision import Precision
 
 Goal = Literal["latency", "size", "accuracy"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.artifact import Manifest, atomic_path
+from edgekit.artifact import Manifest
+from edgekit.files import atomic_path
 from edgekit.quantize.explanation import Explanation
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Aim, Verdict

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
-from edgekit.artifact import Frozen, atomic_path
+from edgekit.artifact import Frozen
 from edgekit.errors import BackendMissing, DataError
+from edgekit.files import atomic_path
 from edgekit.shards.task import Failure
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Artifact, Frozen, Preprocess, sha256_of
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Frozen, Preprocess
 from edgekit.backends import get_backend
 from edgekit.errors import DataError
+from edgekit.files import sha256_of
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # (B, 3, H, W) float32 -> outputs by contract name
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
 from edgekit.images.preprocess import preprocess
-from edgekit.images.read import read_image
+from edgekit.images.read import decoded
 from edgekit.shards.task import Failure
 
 
@@ -80,7 +80,8 @@ def _read(root: Path, path: str, place: int, transforms: Sequence[Preprocess]) -
             fix="the same command again: finished shards are kept",
         ) from None
     try:
-        picture = read_image(root / path, data)
-        return Ready(place, tuple(preprocess(picture, one) for one in transforms), hashlib.sha256(data).hexdigest())
+        with decoded(root / path, data) as picture:
+            pixels = tuple(preprocess(picture, one) for one in transforms)
+        return Ready(place, pixels, hashlib.sha256(data).hexdigest())
     except DataError as error:
         return Failure(path=path, reason=error.why or error.what)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.artifact import atomic_path
 from edgekit.errors import DataError
+from edgekit.files import atomic_path, sweep
 from edgekit.shards.crew import Crew
 from edgekit.shards.plan import Shard
 from edgekit.shards.task import Done, Failure, Task
@@ -131,11 +130,9 @@ def _require_own(out: Path, task: Task) -> None:
 
 
 def _sweep(out: Path, task: Task) -> None:
-    """What killed writers left: `atomic_path` works in hidden folders beside its target."""
+    """Remove what killed writers left beside their targets."""
     for folder in (out, *(out / name for name in task.folders())):
-        for kind in (".part-*", ".index.*", ".failures.*"):
-            for left in folder.glob(kind):
-                shutil.rmtree(left, ignore_errors=True)
+        sweep(folder)
 
 
 def _remove_surplus(out: Path, task: Task, shards: Sequence[Shard]) -> None:

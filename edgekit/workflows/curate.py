@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Preprocess, atomic_path
+from edgekit.artifact import OUTPUT_NAMES, Preprocess
 from edgekit.errors import DataError
+from edgekit.files import atomic_path
 from edgekit.images.curation import curate
 from edgekit.images.listing import Listing
 from edgekit.models import zoo

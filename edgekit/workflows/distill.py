@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import __version__
-from edgekit.artifact import Frozen, atomic_path
+from edgekit.artifact import Frozen
 from edgekit.distill.judge import Score
 from edgekit.distill.log import BOARD_FIX, Board, board_missing
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import BackendMissing, DataError, RecipeError
+from edgekit.files import atomic_path
 from edgekit.models import zoo
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.watch import Silent, Watcher

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import Artifact, atomic_path
+from edgekit.artifact import Artifact
 from edgekit.errors import DataError, RecipeError
+from edgekit.files import atomic_path
 from edgekit.images.demo import DEMO
 from edgekit.images.listing import Listing
 from edgekit.images.sets import in_order_of_trial

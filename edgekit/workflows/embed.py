@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import atomic_path
 from edgekit.backends import load
 from edgekit.errors import RecipeError
+from edgekit.files import atomic_path
 from edgekit.images.sets import load_set
 from edgekit.measure.features import features_of
 from edgekit.shards.embedding import SIZES, EmbedTask, Tokens

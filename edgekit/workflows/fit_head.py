@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import Preprocess, atomic_path
+from edgekit.artifact import Preprocess
 from edgekit.errors import DataError, RecipeError
+from edgekit.files import atomic_path
 from edgekit.images import load_set
 from edgekit.images.folder import ImageFolder
 from edgekit.models import zoo

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Artifact, Manifest, Precision
+from edgekit.artifact import Artifact, Manifest
 from edgekit.backends import get_backend
 from edgekit.backends.coreml.sizes import join_packages
 from edgekit.errors import ExportError
@@ -18,6 +18,7 @@ from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.make import drift_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.precision import Precision
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Artifact, Format, Precision, Preprocess, Variant
+from edgekit.artifact import Artifact, Format, Preprocess
 from edgekit.backends import BACKENDS, Backend, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.jobs import fused_missing
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Precision, Variant
 from tests.support.plans import rtn_plan
 
 SIZE = (70, 56)  # (height, width): 5 x 4 patches, so that exchanged sides are noticed

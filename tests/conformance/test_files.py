@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.artifact import Manifest, files_of, sha256_of, size_mb_of
+from edgekit.artifact import Manifest
 from edgekit.errors import DataError, DriftExceeded, EdgekitError, ExportError
+from edgekit.files import files_of, sha256_of, size_mb_of
 from edgekit.measure.golden import check_golden, write_golden
 from edgekit.pipeline.make import row_of
 from tests.conformance.conftest import SIZE, Exported, random_pixels

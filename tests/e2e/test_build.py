@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Manifest, sha256_of
+from edgekit.artifact import Manifest
 from edgekit.backends import BACKENDS, load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.files import sha256_of
 from edgekit.measure.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build

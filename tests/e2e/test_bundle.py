@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Manifest, Preprocess, sha256_of
+from edgekit.artifact import Manifest, Preprocess
 from edgekit.bundle import write_bundle
 from edgekit.bundle.check import check_bundle
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import check_pictures
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
+from edgekit.files import sha256_of
 from edgekit.images import read_image
 from edgekit.metrics import cosine
 from edgekit.pipeline import BuildResult, build
@@ -196,12 +197,13 @@ def test_the_python_of_its_page_runs(bundle, tmp_path, monkeypatch):
     assert names["outputs"]["last_hidden_state"].shape == (1, 1 + 5 * 5, 128)
 
 
-def test_alike_is_more_similar_than_unlike(bundle):
+def test_alike_is_more_similar_than_unlike(bundle, tmp_path):
     pictures = bundle / "golden" / "pictures"
+    Image.open(pictures / "odd.ppm").save(tmp_path / "same.png")
     command = [sys.executable, str(bundle / "python" / "similarity.py"), str(pictures / "odd.png")]
     same = [
-        subprocess.run([*command, str(pictures / name)], capture_output=True, text=True, check=True).stdout
-        for name in ("odd.ppm", "large.jpg")
+        subprocess.run([*command, str(picture)], capture_output=True, text=True, check=True).stdout
+        for picture in (tmp_path / "same.png", pictures / "large.jpg")
     ]
     alike, unlike = (float(text.split()[-1]) for text in same)
     assert alike > 0.9999 > unlike
@@ -292,3 +294,39 @@ def test_the_command_prints_what_it_wrote(built, tmp_path, capsys):
     assert printed["artifacts"] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
     assert main(["bundle", str(built.out), "--to", str(tmp_path / "c"), "--platform", "watch"]) == 2
     assert "unknown platform 'watch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["../../.bashrc", "onnx/../../../.bashrc", "/tmp/.bashrc"])
+def test_a_build_of_a_stranger_writes_nothing_outside_the_bundle(out, tmp_path, path):
+    """The digest is right and the file is where the manifest says, so that nothing but the path is wrong."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    row = next(row for row in manifest["artifacts"] if row["name"] == "onnx/w8a8")
+    deep = tmp_path / "evil" / "deep" / "build"
+    shutil.copytree(out, deep)
+    if not path.startswith("/"):
+        shutil.copy(out / row["path"], (deep / path).resolve())
+    row["path"] = path
+    (deep / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "home").mkdir()
+    with pytest.raises(DataError, match="names"):
+        write_bundle(deep, tmp_path / "home" / "bundle")
+    assert not any((tmp_path / "home").iterdir())
+
+
+def test_a_bundle_holds_no_file_that_only_a_link_or_the_licence_names(out, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("c0ffee15a5ec2e7")
+    (out / "golden" / "zz").symlink_to(secret)
+    (out / "golden" / "notes.txt").write_text("c0ffee15a5ec2e7")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["model"]["licence"] = str(secret.with_suffix(""))
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    bundle = write_bundle(out, tmp_path / "bundle").path
+    texts = [file.read_bytes() for file in bundle.rglob("*") if file.is_file()]
+    assert not any(b"c0ffee15a5ec2e7" in text for text in texts)
+    for name in ("golden/inputs.safetensors", "report.html"):
+        shutil.copytree(out, tmp_path / name.replace("/", "_"), symlinks=True)
+        (tmp_path / name.replace("/", "_") / name).unlink(missing_ok=True)
+        (tmp_path / name.replace("/", "_") / name).symlink_to(secret)
+        with pytest.raises(DataError, match="names"):
+            write_bundle(tmp_path / name.replace("/", "_"), tmp_path / "other")

@@ -25,14 +25,16 @@ from typing import get_args
 import numpy as np
 import torch
 
-from edgekit.artifact import Format, Precision, Preprocess, Variant, sha256_of
+from edgekit.artifact import Format, Preprocess
 from edgekit.backends import Backend, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import EdgekitError
+from edgekit.files import sha256_of
 from edgekit.graph.heads import Head
 from edgekit.models.vit import DinoV2, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.heads import quantize_heads
 from tests.support import models
 from tests.support.official_heads import every_kind

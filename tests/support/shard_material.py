@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.models.vit import DinoV2
+from edgekit.precision import Precision
 
 SIDE = 28
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edgekit.artifact import IMAGE_NAME, INPUT_NAME, Artifact, TensorSpec, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import IMAGE_NAME, INPUT_NAME, Artifact, TensorSpec
 from edgekit.backends.coreml.package import SPEC
 from edgekit.backends.coreml.tools import coremltools
 from edgekit.backends.metadata import MANIFEST_KEY, manifest_text
 from edgekit.errors import ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
 
 
 def take_images(artifact: Artifact, path: Path) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,13 +74,15 @@ class CoreMlRunner:
 
 
 class _Native:
-    """Core ML itself, on macOS."""
+    """Core ML itself, on macOS; one call at a time, as Apple asks of users of an `MLModel`."""
 
     def __init__(self, path: Path, function: str | None) -> None:
+        self._alone = threading.Lock()
         ct = coremltools()
         with quiet():
             self._model: Any = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL, function_name=function)
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-        result: dict[str, np.ndarray] = self._model.predict(inputs)
+        with self._alone:
+            result: dict[str, np.ndarray] = self._model.predict(inputs)
         return result

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, Artifact, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import INPUT_NAME, Artifact
 from edgekit.backends.coreml.interpreter.program import MilProgram
 from edgekit.backends.coreml.package import SPEC, function_of, settle
 from edgekit.backends.coreml.tools import coremltools, quiet
 from edgekit.backends.metadata import MANIFEST_KEY, manifest_text
 from edgekit.errors import ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
 
 
 def join_packages(artifacts: Sequence[Artifact], path: Path) -> tuple[Artifact, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Precision
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.base import WEIGHT_ONLY, refuse_differences
 from edgekit.backends.coreml.builder import SHIFT, mil_name
 from edgekit.backends.coreml.gemms import weight_scale
@@ -17,6 +17,7 @@ from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
+from edgekit.precision import Precision
 
 if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2

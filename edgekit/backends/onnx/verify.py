@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.artifact import INPUT_NAME, Precision, Variant
+from edgekit.artifact import INPUT_NAME
 from edgekit.backends.base import refuse_differences
 from edgekit.backends.onnx.runner import register_ops
 from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
@@ -29,6 +29,7 @@ from edgekit.plan.quant import (
     TokenScaledInput,
     dither,
 )
+from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head

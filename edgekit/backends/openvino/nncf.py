@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.artifact import Artifact, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import Artifact
 from edgekit.errors import BackendMissing, DataError, DriftExceeded, ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
 
 if TYPE_CHECKING:
     import openvino as ov

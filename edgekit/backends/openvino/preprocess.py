@@ -8,11 +8,12 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec, atomic_path, sha256_of, size_mb_of
+from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec
 from edgekit.backends.openvino.backend import stamp
 from edgekit.backends.openvino.builder import constant, ints
 from edgekit.backends.openvino.runner import read_model
 from edgekit.errors import ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
 
 _PILLOW_CUBIC = -0.5  # Pillow's bicubic coefficient; OpenVINO's default is -0.75
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from edgekit.artifact import Precision
 from edgekit.backends.base import refuse_differences
 from edgekit.backends.openvino.builder import LEVELS, QUANTIZER
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
+from edgekit.precision import Precision
 
 if TYPE_CHECKING:
     from edgekit.plan.quant import QuantPlan

@@ -10,20 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgekit.artifact import (
-    INPUT_NAME,
-    Artifact,
-    Format,
-    Precision,
-    TensorSpec,
-    Variant,
-    atomic_path,
-    sha256_of,
-    size_mb_of,
-)
+from edgekit.artifact import INPUT_NAME, Artifact, Format, TensorSpec
 from edgekit.backends.base import ExportSource, Runner, folded_tensors, outputs_of
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.files import atomic_path, sha256_of, size_mb_of
+from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     from edgekit.backends.tflite.int16.fixed_point import Border

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, Artifact, Precision, Variant
+from edgekit.artifact import INPUT_NAME, Artifact
 from edgekit.errors import BackendMissing, DataError
+from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 Runtime = Literal["ai_edge_litert", "tflite_runtime"]
 RUNTIMES: tuple[Runtime, ...] = ("ai_edge_litert", "tflite_runtime")  # the first that is installed is used
+_DESCRIPTOR = threading.Lock()
 SIGNATURE = "serving_default"
 
 
@@ -33,7 +36,11 @@ def installed_runtime() -> Runtime | None:
 
 
 class TfliteRunner:
-    """An interpreter of one artifact with XNNPACK, which both runtimes switch on by themselves."""
+    """An interpreter of one artifact with XNNPACK, which both runtimes switch on by themselves.
+
+    It may be called from several threads, which take turns: an interpreter for each thread would have weights of its
+    own, packed by XNNPACK (88 MB for ViT-S/14 in FP32), to take 109 ms an image instead of 177 ms on two cores.
+    """
 
     def __init__(self, artifact: Artifact, threads: int | None, runtime: Runtime) -> None:
         """Load `artifact`; None takes all cores, as the other runtimes do by themselves: this one would take one.
@@ -65,9 +72,14 @@ class TfliteRunner:
         (self._input,) = self.interpreter.get_input_details()
         self._outputs = {detail["name"]: detail for detail in self.interpreter.get_output_details()}
         self._batch = 1
+        self._alone = threading.Lock()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        with self._alone:
+            return self._run(pixel_values)
+
+    def _run(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         if len(pixel_values) != self._batch:
             shape = (len(pixel_values), *self.artifact.inputs[0].shape[1:])
             self.interpreter.resize_tensor_input(self._input["index"], shape)
@@ -132,12 +144,16 @@ def cores() -> int:
 
 @contextmanager
 def without_greeting() -> Iterator[None]:
-    """Hold back file descriptor 2: XNNPACK says "INFO: Created ..." from C++, without a switch; errors are raised."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    """Hold back file descriptor 2: XNNPACK says "INFO: Created ..." from C++, without a switch; errors are raised.
+
+    One thread at a time: a second one would keep, and give back, the descriptor that leads nowhere.
+    """
+    with _DESCRIPTOR:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

@@ -10,12 +10,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgekit.artifact import Precision
 from edgekit.backends.tflite.gemms import as_hybrid, bias_in_steps, channels_last, ends_of
 from edgekit.backends.tflite.runner import without_greeting
 from edgekit.errors import ExportError
 from edgekit.graph.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput
+from edgekit.precision import Precision
 
 if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Precision, Preprocess
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
+from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from tests.support.plans import rtn_plan

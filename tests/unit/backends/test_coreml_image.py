@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.image_input import rgb_source
+from edgekit.precision import Precision
 from tests.support.plans import rtn_plan
 
 pytest.importorskip("coremltools")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
+from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from tests.support.plans import rtn_plan
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import edgekit
@@ -81,6 +82,70 @@ def test_what_is_no_picture_is_refused(artifact: Artifact, wrong: np.ndarray | s
         edgekit.load(artifact.path)(wrong)
 
 
+NOTHING = [
+    None,
+    5,
+    0.5,
+    True,
+    b"picture.png",
+    [],
+    (),
+    [None],
+    [[]],
+    {},
+    object(),
+    iter(()),
+    torch.zeros(1, 3, 70, 70),
+    [torch.zeros(3, 70, 70)],
+    torch.zeros(70, 70, 3, dtype=torch.uint8),
+    np.zeros((0, 3, 70, 70), np.float32),
+    np.zeros((0, 70, 70, 3), np.uint8),
+    np.zeros((0, 0, 3), np.uint8),
+    np.zeros((0, 70, 3), np.uint8),
+    Image.new("RGB", (0, 0)),
+    Image.new("RGB", (0, 5)),
+    np.float32(1),
+    np.zeros(0),
+    np.array(["a"], object),
+    np.zeros((1, 3, 70, 70)),
+    np.zeros((1, 3, 70, 70), np.float16),
+    "",
+    "nul\0.png",
+    "x" * 5000,
+    Path("."),
+    "~",
+]
+
+
+@pytest.mark.parametrize("wrong", NOTHING, ids=lambda wrong: f"{type(wrong).__name__}-{id(wrong) % 997}")
+def test_what_a_model_does_not_take_is_answered_with_what_it_takes(artifact: Artifact, wrong: object) -> None:
+    with pytest.raises(DataError) as caught:
+        edgekit.load(artifact.path)(wrong)
+    assert caught.value.why
+    if "torch" in type(wrong).__module__:
+        assert ".numpy()" in caught.value.fix
+
+
+def test_a_picture_that_breaks_while_it_is_decoded_is_said_to_be_broken(artifact: Artifact, tmp_path: Path) -> None:
+    Image.effect_noise((300, 300), 50).save(tmp_path / "cut.png")
+    data = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    with Image.open(tmp_path / "cut.png") as picture, pytest.raises(DataError, match="cannot be decoded"):
+        edgekit.load(artifact.path)(picture)
+
+
+@pytest.mark.parametrize("threads", [-5, 0, 10**9, 1025, 1.5, "2", True, float("nan")])
+def test_an_impossible_number_of_threads_is_refused(artifact: Artifact, threads: object) -> None:
+    with pytest.raises(DataError, match="threads"):
+        edgekit.load(artifact.path, threads)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"out", "", "nul\0.onnx", ["out"], object()], ids=str)
+def test_load_says_what_it_takes(path: object) -> None:
+    with pytest.raises(DataError, match=r"edgekit\.load was given"):
+        edgekit.load(path)
+
+
 def test_the_fastest_kind_that_runs_here_is_taken(folder: Path) -> None:
     (fp32,) = rows_of(folder)
     half = fp32.model_copy(update={"name": "onnx/fp16", "precision": "fp16"})
@@ -122,6 +187,43 @@ def test_a_file_in_its_folder_takes_the_manifest_a_file_alone_its_own_metadata(f
     shutil.copy(folder / "onnx" / "model.onnx", alone)
     (folder / "manifest.json").unlink()
     assert edgekit.load(alone).artifact.name == "onnx/fp32"
+
+
+def test_a_file_that_is_not_the_manifests_does_not_run(folder: Path) -> None:
+    path = folder / "onnx" / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    for target in (path, folder):
+        with pytest.raises(DataError, match="is not the file that"):
+            edgekit.load(target)
+    (row,) = rows_of(folder)
+    write_rows(folder, row.model_copy(update={"sha256": None}))
+    with pytest.raises(DataError, match="no sha256"):
+        edgekit.load(folder)
+
+
+def test_a_file_that_no_manifest_lists_is_said_to_be_unverified(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "onnx" / "model.onnx", tmp_path / "alone.onnx")
+    assert "unverified" in edgekit.load(tmp_path / "alone.onnx").reason
+    for listed in (folder / "onnx" / "model.onnx", folder):
+        assert "unverified" not in edgekit.load(listed).reason
+
+
+@pytest.mark.parametrize("place", ["../model.onnx", "absolute", "link", "pipe"])
+def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path, tmp_path: Path, place: str) -> None:
+    (row,) = rows_of(folder)
+    outside = tmp_path.parent / f"{tmp_path.name}.onnx"
+    shutil.move(folder / "onnx" / "model.onnx", outside)
+    path = {"../model.onnx": f"../{outside.name}", "absolute": str(outside)}.get(place, "onnx/model.onnx")
+    if place == "link":
+        (folder / path).symlink_to(outside)
+    if place == "pipe":
+        os.mkfifo(folder / path)
+    write_rows(folder, row.model_copy(update={"path": path}))
+    for target in (folder, folder / "onnx" / "model.onnx"):
+        with pytest.raises(DataError, match=r"manifest\.json names|does not exist|neither a file"):
+            edgekit.load(target)
 
 
 def test_what_is_no_artifact_is_refused(folder: Path, tmp_path: Path) -> None:

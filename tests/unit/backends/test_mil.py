@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import INPUT_NAME, Artifact, Precision, Preprocess
+from edgekit.artifact import INPUT_NAME, Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Precision
 from tests.support.plans import rtn_plan
 
 pytest.importorskip("coremltools")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Artifact, Precision, Preprocess, files_of, sha256_of
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends import cpu
 from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import backend as onnx_backend
@@ -17,8 +17,10 @@ from edgekit.backends.onnx import runner as onnx_runner
 from edgekit.backends.onnx.backend import OnnxBackend, storage_for
 from edgekit.backends.onnx.verify import verify_plan
 from edgekit.errors import ExportError
+from edgekit.files import files_of, sha256_of
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
+from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from tests.support.plans import rtn_plan

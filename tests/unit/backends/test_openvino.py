@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Artifact, Precision, Preprocess, sha256_of
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.backends.openvino.runner import int8_saturates
 from edgekit.errors import DataError, ExportError
+from edgekit.files import sha256_of
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
+from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from edgekit.workflows.compare import latency_of

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.artifact import Artifact, Precision, Preprocess, Variant
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import state_of
 from tests.support.plans import rtn_plan

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Precision, Preprocess, Variant
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.graph.heads import Head
@@ -20,6 +20,7 @@ from edgekit.models.vit import DinoV2, random_model
 from edgekit.pipeline.jobs import fused_missing
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.heads import quantize_heads
 from tests.support import official_heads as official
 from tests.support.models import TINY_REG

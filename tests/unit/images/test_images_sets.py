@@ -89,7 +89,7 @@ def test_a_folder_of_broken_images_is_an_error_with_reasons(tmp_path):
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(DataError, match="none of the 2 images") as caught:
         load_set(tmp_path, TRANSFORM, samples=8)
-    assert "a.png: not an image" in caught.value.why
+    assert "a.png: not a PNG, JPEG or WebP image" in caught.value.why
 
 
 def test_folders_that_are_none(tmp_path):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.artifact import Artifact, Precision, Preprocess
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.errors import DataError, DriftExceeded
 from edgekit.measure.golden import FOLDER, INPUTS, OUTPUTS, check_golden, cosine, read_golden, write_golden
-from edgekit.precision import FACTS
+from edgekit.precision import FACTS, Precision
 
 rng = np.random.default_rng(0)
 PIXELS = rng.standard_normal((2, 3, 28, 28)).astype(np.float32)

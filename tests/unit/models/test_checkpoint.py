@@ -98,6 +98,47 @@ def test_huggingface_shards(tmp_path):
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        "../elsewhere/a.safetensors",
+        "absolute",
+        "link.safetensors",
+        ".",
+        "..",
+        "",
+        "a\0b",
+        "folder",
+        "absent.safetensors",
+        5,
+        None,
+        ["a"],
+    ],
+)
+def test_a_shard_outside_its_folder_is_not_opened(named: object, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "model", tmp_path / "elsewhere"
+    (inside / "folder").mkdir(parents=True)
+    outside.mkdir()
+    save_file(random_model(TINY).state_dict(), outside / "a.safetensors")
+    (inside / "link.safetensors").symlink_to(outside / "a.safetensors")
+    (inside / "config.json").write_text("{}")
+    name = str(outside / "a.safetensors") if named == "absolute" else named
+    (inside / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(DataError, match=r"index\.json|is missing"):
+        load_checkpoint(inside)
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "0123", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    save_file(huggingface_state(random_model(TINY)), blobs / "abc")
+    (snapshot / "a.safetensors").symlink_to("../../blobs/abc")
+    (snapshot / "config.json").write_text(json.dumps({"num_attention_heads": TINY.heads}))
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
+    assert load_checkpoint(snapshot).config.width == TINY.width
+
+
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_a_live_transformers_state_dict_has_other_keys_than_its_file(swiglu, tmp_path):
     torch.manual_seed(0)

@@ -16,8 +16,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from edgekit.artifact import sha256_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
+from edgekit.files import sha256_of
 from edgekit.models import zoo
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.config import ARCHITECTURES

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
+from edgekit.files import atomic_path
 from edgekit.models.config import DinoV2Config
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import held
@@ -248,15 +249,18 @@ def test_digests_depend_on_values_not_on_order():
 
 
 def test_a_held_folder_is_swept_and_released(tmp_path):
-    left = tmp_path / "onnx" / ".model_w8a8.k3_9qa2x"
-    left.mkdir(parents=True)
-    (left / "model_w8a8.onnx").write_bytes(b"half")
-    mine = tmp_path / "onnx" / ".gitkeep"
-    mine.touch()
-    with held(tmp_path):
-        assert not left.exists()
-        assert (tmp_path / ".lock").exists()
-    assert mine.exists()
+    mine = tmp_path / "onnx" / ".gitkeep", tmp_path / ".config.settings" / "x", tmp_path / "a" / ".b.abcdefgh" / "1.jpg"
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with atomic_path(tmp_path / "onnx" / "model_w8a8.onnx") as left:
+        left.write_bytes(b"half")
+        with held(tmp_path):  # as the next build, after this one was killed
+            assert not left.parent.exists()
+            assert (tmp_path / ".lock").exists()
+        left.parent.mkdir()
+        left.write_bytes(b"whole")
+    assert all(path.exists() for path in mine)
     assert not (tmp_path / ".lock").exists()
 
 

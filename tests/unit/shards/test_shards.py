@@ -87,7 +87,7 @@ def test_unreadable_images_are_named_and_not_the_end(models, photos, tmp_path):
     with (tmp_path / "out" / "failures.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [f"dogs/00{i}.png" for i in (0, 2, 4, 6, 8)]
-    assert (rows[0]["reason"], rows[4]["reason"]) == ("not an image", "the file is empty")
+    assert (rows[0]["reason"], rows[4]["reason"]) == ("not a PNG, JPEG or WebP image", "the file is empty")
     assert index_of(tmp_path / "out")["failed"] == 5
     table = pq.read_table(tmp_path / "out" / "features")
     assert (len(table), table["pooler_output"].type.list_size) == (5, 128)
@@ -195,7 +195,7 @@ def test_the_command_says_what_it_kept_and_skipped(models, photos, tmp_path, cap
     (photos / "cats" / "001.png").write_bytes(b"no picture")
     words = ["embed", str(models["fp32"].path), str(photos), "--out", str(tmp_path / "out"), "--shard-size", "4"]
     assert main(words) == 0
-    assert "skipped cats/001.png: not an image" in capsys.readouterr().out
+    assert "skipped cats/001.png: not a PNG, JPEG or WebP image" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["images"], said["shards"], said["kept"], len(said["failures"])) == (9, 3, 3, 1)
