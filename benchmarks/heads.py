@@ -32,7 +32,8 @@ from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.classification import LinearClassifier
 from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
-from edgekit.heads.read import OWN, read_heads
+from edgekit.heads.own import OWN
+from edgekit.heads.read import read_heads
 from edgekit.heads.segmentation import LinearSegmenter
 from edgekit.images import load_set
 from edgekit.measure.heads import measure_head_drift

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
@@ -31,12 +31,22 @@ class Frozen(BaseModel):
 
 
 class TensorSpec(Frozen):
-    """Name, dtype and shape of one input or output; a symbolic dimension is a string such as "batch"."""
+    """Name, dtype and shape of one input or output; a symbolic dimension is a string such as "batch".
+
+    `classes` names the channels of a classifier's output, where the names are known.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     layout: str = ""
+    classes: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_classes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of models without class names keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "classes" or value}
 
 
 class Preprocess(Frozen):

@@ -96,6 +96,7 @@ class Recipe(Frozen):
     evaluation: str = "demo"  # folder, or "demo"
     evaluation_samples: int = Field(default=32, ge=1)
     heads: dict[str, str] = Field(default={})  # output name -> checkpoint, or "model": the model's own
+    own_heads: Literal["on", "off"] = "on"  # without `heads`: those that the checkpoint was made for
     head_precision: Literal["int8", "float"] = "int8"  # of the heads in files of integer precisions
     quantize: QuantizeRecipe = QuantizeRecipe()
     nncf: NncfRecipe = NncfRecipe()
@@ -117,7 +118,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("heads", "head_precision", "fused_attention", "coreml")
+        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml")
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -81,7 +81,11 @@ def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     tokens = config.tokens(*source.preprocess.input_size)
     shapes: dict[str, tuple[int, ...]] = dict(zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True))
     shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
-    return tuple(TensorSpec(name=name, dtype="float32", shape=("batch", *shape)) for name, shape in shapes.items())
+    classes = {name: head.classes for name, head in source.heads.items()}
+    return tuple(
+        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), classes=classes.get(name, ()))
+        for name, shape in shapes.items()
+    )
 
 
 def folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:

@@ -60,6 +60,11 @@ class LoadedModel:
         """What is being run."""
         return self.runner.artifact
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes by output, in the order of its channels; of outputs whose names are known."""
+        return {spec.name: spec.classes for spec in self.artifact.outputs if spec.classes}
+
     def __call__(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
         """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out.
 

@@ -233,7 +233,7 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
     console.print()
     console.print(build_table(result.manifest.artifacts))
     console.print()
-    if result.manifest.recipe.get("heads"):
+    if any((row.drift or {}).get("heads") for row in result.manifest.artifacts):
         console.print(heads_table(result.manifest.artifacts))
         console.print()
     if not result.made and result.kept:

@@ -12,6 +12,7 @@ from edgekit.cli import options
 
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
+    from edgekit.models.zoo import LoadedModel
 
 
 def models(*, as_json: options.Json = False) -> None:
@@ -61,7 +62,8 @@ def models(*, as_json: options.Json = False) -> None:
     console = terminal()
     console.print(table)
     console.print(
-        "\n`edgekit inspect NAME` says more. A path works as well: .pth, .safetensors, .onnx, or a Hugging Face folder."
+        "\n`edgekit inspect NAME` says more. "
+        "A path works as well: .pth, .ckpt, .safetensors, .onnx, or a Hugging Face folder."
     )
 
 
@@ -136,13 +138,30 @@ def _file_or_model(target: str) -> dict[str, Any]:
         artifact = artifacts_in(path)[0]
     except DataError:
         loaded = zoo.load(target)
-        return {
-            "name": loaded.name,
-            "sha256": loaded.sha256,
-            "tasks": ", ".join(loaded.heads),
-            **asdict(loaded.model.config),
-        }
+        return _checkpoint(loaded)
     return artifact.model_dump(mode="json") | _placed(artifact)
+
+
+def _checkpoint(loaded: LoadedModel) -> dict[str, Any]:
+    """Family, heads and licence of a checkpoint, what of it edgekit does not know, and its architecture."""
+    from dataclasses import asdict
+
+    from edgekit.heads.own import described_by, family_of, own_heads, unknown
+
+    heads = own_heads(loaded)
+    rest = ", ".join(f"{group}.* ({size})" for group, size in unknown(loaded).items())
+    return {
+        "name": loaded.name,
+        "family": family_of(loaded),
+        "keys": loaded.layout,
+        "licence": loaded.licence,
+        "origin": loaded.origin,
+        "sha256": loaded.sha256,
+        "tasks": ", ".join(heads),
+        **{f"head {name}": described_by(loaded, name) for name in heads},
+        **({"not known": rest} if rest else {}),
+        **asdict(loaded.model.config),
+    }
 
 
 def _placed(artifact: Artifact) -> dict[str, Any]:

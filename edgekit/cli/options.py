@@ -37,7 +37,7 @@ Heads = Annotated[
     str | None,
     typer.Option(
         "--heads",
-        help="Tasks on the backbone: cls=FILE,seg=FILE; NAME=model takes the checkpoint's.",
+        help="Tasks on the backbone: cls=FILE,seg=FILE; NAME=model takes the checkpoint's (the default); or none.",
         metavar="NAME=FILE",
     ),
 ]
@@ -127,6 +127,8 @@ def recipe_from(
         "seed": seed,
     }
     values |= {key: value for key, value in given.items() if value is not None}
+    if heads is not None:
+        values["own_heads"] = "on" if given["heads"] else "off"
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
@@ -144,9 +146,11 @@ def words_of(text: str | None) -> list[str] | None:
 
 
 def heads_of(text: str | None) -> dict[str, str] | None:
-    """ "cls=a.pth,saliency=model" -> {"cls": "a.pth", "saliency": "model"}."""
+    """ "cls=a.pth,saliency=model" -> {"cls": "a.pth", "saliency": "model"}; "none" -> {}."""
     if text is None:
         return None
+    if text.strip() == "none":
+        return {}
     from edgekit.errors import RecipeError
 
     heads: dict[str, str] = {}

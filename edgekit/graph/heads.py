@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from edgekit.graph.emitter import Emitter, Grid, V
 
-Task = Literal["classification", "segmentation", "depth", "saliency"]
+Task = Literal["classification", "segmentation", "depth", "relative depth", "saliency"]
 
 
 class Head(Protocol):
@@ -26,6 +26,11 @@ class Head(Protocol):
     @property
     def normed(self) -> bool:
         """Whether it takes them behind the backbone's final norm."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the output's channels, () where there are none or they are not known."""
         ...
 
     def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:

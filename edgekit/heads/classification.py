@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class LinearClassifier:
     weight: np.ndarray
     bias: np.ndarray
     layers: tuple[int, ...]
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> LinearClassifier:
@@ -51,6 +52,40 @@ class LinearClassifier:
 
 
 @dataclass(frozen=True)
+class PooledClassifier:
+    """Logits (B, classes) of one pooled token, as in timm/models/vision_transformer.py.
+
+    `pool` "token": the class token behind the final norm. "avg": the mean patch token, behind the final norm or, where
+    there is a `pooled_norm` (weight and bias of timm's `fc_norm`), before it and normed itself.
+    File: `head.weight` (classes, D) and `head.bias`; `fc_norm.*`.
+    """
+
+    task: ClassVar[Task] = "classification"
+    weight: np.ndarray
+    bias: np.ndarray
+    layers: tuple[int, ...]
+    pool: Literal["token", "avg"] = "token"
+    pooled_norm: tuple[np.ndarray, np.ndarray] | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def normed(self) -> bool:
+        """Whether the final norm comes before the mean."""
+        return self.pooled_norm is None
+
+    def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:
+        """pooled W^T + b."""
+        pooled = e.class_token(layers[0]) if self.pool == "token" else e.mean_patch(layers[0])
+        if self.pooled_norm is not None:
+            pooled = e.layer_norm(pooled, *self.pooled_norm)
+        return e.linear(pooled, self.weight, self.bias)
+
+    def shape(self, grid: Grid) -> tuple[int, ...]:
+        """(classes,)."""
+        return (len(self.weight),)
+
+
+@dataclass(frozen=True)
 class NearestNeighbours:
     """Votes (B, classes) of a gallery of class tokens, each weighted by the softmax of its cosine / 0.07.
 
@@ -64,6 +99,7 @@ class NearestNeighbours:
     gallery: np.ndarray
     labels: np.ndarray
     layers: tuple[int, ...]
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> NearestNeighbours:

@@ -35,6 +35,7 @@ class LinearDepth:
 
     task: ClassVar[Task] = "depth"
     normed: ClassVar[bool] = False
+    classes: ClassVar[tuple[str, ...]] = ()
     weight: np.ndarray  # (bins, layers, 2, D): of patches and of the class token
     bias: np.ndarray
     layers: tuple[int, ...]

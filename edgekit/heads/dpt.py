@@ -17,7 +17,37 @@ from edgekit.models.config import DinoV2Config
 
 
 @dataclass(frozen=True)
-class DptDepth:
+class Convolutions:
+    """Convolutions by the names that their tensors have in a checkpoint."""
+
+    state: Mapping[str, np.ndarray]
+
+    def _conv(self, e: Emitter[V], x: V, name: str, padding: int = 0, *, relu: bool = False) -> V:
+        return e.conv(x, *self._parameters(name), padding=padding, relu=relu)
+
+    def _resized(self, e: Emitter[V], x: V, name: str, i: int) -> V:
+        """Map i of four: four times, twice, once, or half as fine."""
+        if i == 2:
+            return x
+        weight, bias = self._parameters(name)
+        if i == 3:
+            return e.conv(x, weight, bias, stride=2, padding=1)
+        scale = 4 >> i
+        return e.conv(x, *as_shuffled(weight, bias, scale, 0), shuffle=scale)
+
+    def _residual(self, e: Emitter[V], x: V, first: str, second: str) -> V:
+        """x + second(relu(first(relu(x))))."""
+        y = self._conv(e, e.activate(x, "relu"), first, 1, relu=True)
+        return e.add(self._conv(e, y, second, 1), x)
+
+    def _parameters(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and bias; zeros where there is none."""
+        weight = self.state[f"{name}.weight"]
+        return weight, self.state.get(f"{name}.bias", np.zeros(len(weight), np.float32))
+
+
+@dataclass(frozen=True)
+class DptDepth(Convolutions):
     """Depth in metres (B, 32 * ceil(rows / 2), 32 * ceil(columns / 2)) from four layers before the final norm.
 
     Ranftl et al. 2021; file: `decode_head.*` of facebookresearch/dinov2's DPT depthers (dinov2/hub/depth/
@@ -26,7 +56,7 @@ class DptDepth:
 
     task: ClassVar[Task] = "depth"
     normed: ClassVar[bool] = False
-    state: Mapping[str, np.ndarray]
+    classes: ClassVar[tuple[str, ...]] = ()
     layers: tuple[int, ...]
 
     @classmethod
@@ -52,8 +82,8 @@ class DptDepth:
                 finer = maps[3 - i]
                 if sizes[3 - i] != size:
                     finer = e.resize(finer, size, "free")
-                out = e.add(out, self._residual(e, finer, f"{name}.res_conv_unit1"))
-            out = self._residual(e, out, f"{name}.res_conv_unit2")
+                out = e.add(out, self._unit(e, finer, f"{name}.res_conv_unit1"))
+            out = self._unit(e, out, f"{name}.res_conv_unit2")
             size = (2 * size[0], 2 * size[1])  # officially resized first: a 1x1 convolution does not mind, at 1/4 of it
             out = e.resize(self._conv(e, out, f"{name}.project.conv"), size, "aligned")
         out = self._conv(e, out, "project.conv", 1, relu=True)
@@ -73,26 +103,10 @@ class DptDepth:
         cls = e.linear(e.class_token(tokens), np.ascontiguousarray(weight[:, width:]), np.zeros_like(bias))
         x = e.add_channelwise(e.conv(e.patch_map(tokens), weight[:, :width, None, None].copy(), bias), cls)
         x = self._conv(e, e.activate(x, "gelu"), f"reassemble_blocks.projects.{i}.conv")
-        if i == 2:
-            return x
-        weight, bias = self._parameters(f"reassemble_blocks.resize_layers.{i}")
-        if i == 3:
-            return e.conv(x, weight, bias, stride=2, padding=1)
-        scale = 4 >> i
-        return e.conv(x, *as_shuffled(weight, bias, scale, 0), shuffle=scale)
+        return self._resized(e, x, f"reassemble_blocks.resize_layers.{i}", i)
 
-    def _residual(self, e: Emitter[V], x: V, name: str) -> V:
-        """x + conv2(relu(conv1(relu(x))))."""
-        y = self._conv(e, e.activate(x, "relu"), f"{name}.conv1.conv", 1, relu=True)
-        return e.add(self._conv(e, y, f"{name}.conv2.conv", 1), x)
-
-    def _conv(self, e: Emitter[V], x: V, name: str, padding: int = 0, *, relu: bool = False) -> V:
-        return e.conv(x, *self._parameters(name), padding=padding, relu=relu)
-
-    def _parameters(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Weight and bias; zeros where there is none."""
-        weight = self.state[f"{name}.weight"]
-        return weight, self.state.get(f"{name}.bias", np.zeros(len(weight), np.float32))
+    def _unit(self, e: Emitter[V], x: V, name: str) -> V:
+        return self._residual(e, x, f"{name}.conv1.conv", f"{name}.conv2.conv")
 
 
 def _coarsest(grid: Grid) -> Grid:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +12,20 @@ import numpy as np
 from edgekit.artifact import IMAGE_NAME, INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, RecipeError
 from edgekit.graph.heads import Head
-from edgekit.heads.classification import LinearClassifier, NearestNeighbours
-from edgekit.heads.depth import LinearDepth
-from edgekit.heads.dpt import DptDepth
-from edgekit.heads.segmentation import LinearSegmenter
+from edgekit.heads.known import farthest, head_of, try_out, with_classes
+from edgekit.heads.own import own_head, own_kind
 from edgekit.models.config import DinoV2Config
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
 
-OWN = "model"  # in place of a path: the head that the model's checkpoint brings along
-_KITTI, _NYU = 80.0, 10.0  # metres, the farthest of the official depth heads
 _KNOWN = "weight (linear classifier), gallery (k-NN), conv_seg.weight, conv_depth.weight, or a DPT's"
 
 
 def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head]:
-    """The heads of a recipe: {output name: path, or "model" for the one in the checkpoint}.
+    """The heads of a build: {output name: path, or "model" for the one in the checkpoint}.
+
+    "model:KIND" says of a Depth Anything checkpoint what its keys do not, see `edgekit.models.depth_anything.KINDS`.
 
     Raises:
         RecipeError: a name is taken, or the model brings no such head.
@@ -38,19 +36,8 @@ def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head
     for name, source in wanted.items():
         if name in taken or not name.isidentifier():
             raise RecipeError(f"{name!r} cannot be the name of a head's output", fix="--heads cls=head.pth")
-        if source != OWN:
-            heads[name] = read_head(Path(source), loaded.model.config)
-        elif name in loaded.heads:
-            from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
-
-            own = loaded.heads[name]
-            assert isinstance(own, SaliencyHead)
-            heads[name] = SaliencyProgram.of(own, loaded.model.config)
-        else:
-            has = ", ".join(loaded.heads) or "none"
-            raise RecipeError(
-                f"{loaded.name} brings no head called {name!r}", why=f"it has {has}", fix=f"--heads {name}=FILE"
-            )
+        kind = own_kind(source)
+        heads[name] = read_head(Path(source), loaded.model.config) if kind is None else own_head(name, loaded, kind)
     return heads
 
 
@@ -62,12 +49,12 @@ def read_head(path: Path, config: DinoV2Config) -> Head:
     Raises:
         DataError: missing, damaged, not a head that edgekit knows, incomplete, or for another backbone.
     """
-    state = _state(path)
+    state, classes = _state(path)
     try:
-        head = _head(state, config, _KITTI if "kitti" in path.name.lower() else _NYU)
+        head = head_of(state, config, farthest(path.name))
         if head is not None:
-            _try(head, config)
-            return head
+            try_out(head, config)
+            return with_classes(head, classes)
     except KeyError as error:
         raise DataError(f"{path}: the head has no {error.args[0]}") from None
     except DataError as error:
@@ -79,41 +66,20 @@ def read_head(path: Path, config: DinoV2Config) -> Head:
     )
 
 
-def _head(state: Mapping[str, np.ndarray], config: DinoV2Config, max_depth: float) -> Head | None:
-    if "gallery" in state:
-        return NearestNeighbours.from_state(state, config)
-    if "conv_seg.weight" in state:
-        return LinearSegmenter.from_state(state, config)
-    if "reassemble_blocks.projects.0.conv.weight" in state:
-        return DptDepth.from_state(state, config)
-    if "conv_depth.weight" in state:
-        return LinearDepth.from_state(state, config, max_depth)
-    if state.get("weight", np.zeros(0)).ndim == 2:
-        return LinearClassifier.from_state(state, config)
-    return None
-
-
-def _try(head: Head, config: DinoV2Config) -> None:
-    """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
-    import torch
-
-    from edgekit.graph.torch_emitter import TorchEmitter
-
-    small = replace(config, grid=(2, 2), registers=0)
-    head.emit(TorchEmitter(small, {}), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], small.grid)
-
-
-def _state(path: Path) -> dict[str, np.ndarray]:
-    """Float32 tensors under the names of the head's own modules."""
+def _state(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Float32 tensors under the names of the head's own modules, and the names of classes that `fit-head` wrote."""
     import torch
 
     if not path.is_file():
         raise DataError(f"there is no head {path}", fix="--heads NAME=FILE")
+    classes: object = ()
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            tree: object = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                tree: object = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         else:
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have errors of their own
@@ -123,8 +89,9 @@ def _state(path: Path) -> dict[str, np.ndarray]:
             fix="only tensors are loaded: convert it to .safetensors",
         ) from None
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
-    return {
+    tensors = {
         str(key).removeprefix("decode_head."): value.float().numpy()
         for key, value in state.items()
         if isinstance(value, torch.Tensor)
     }
+    return tensors, tuple(map(str, classes)) if isinstance(classes, list) else ()

@@ -78,6 +78,7 @@ class SaliencyProgram:
 
     task: ClassVar[Task] = "saliency"
     normed: ClassVar[bool] = True
+    classes: ClassVar[tuple[str, ...]] = ()
     convs: tuple[tuple[np.ndarray, np.ndarray], ...]
     final: tuple[np.ndarray, np.ndarray]
     layers: tuple[int, ...]

@@ -29,6 +29,7 @@ class LinearSegmenter:
     weight: np.ndarray
     bias: np.ndarray
     layers: tuple[int, ...]
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> LinearSegmenter:

@@ -18,9 +18,11 @@ _MEASURES: dict[Task, tuple[Measure, str]] = {
     "classification": ("top-1 agreement", ""),
     "segmentation": ("mIoU", ""),
     "depth": ("RMSE", "m"),
+    "relative depth": ("MAE", "% of range"),
     "saliency": ("MAE", ""),
 }
 _RESAMPLES = 2000
+_LEAST_RANGE = 1e-6  # of a constant map, whose errors are no share of anything
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # (resamples, n) how often each image is drawn -> (resamples,)
 
@@ -49,6 +51,7 @@ def measure_head_drift(
     classification (n, classes): share of images with the same first class. segmentation (n, classes, rows, columns):
     mean over the classes that either puts somewhere of the intersection over union of the patches' first classes.
     depth (n, H, W): root of the mean square difference in metres. saliency (n, H, W): mean absolute difference.
+    relative depth (n, H, W), which has no unit: mean absolute difference in percent of the reference map's range.
 
     Raises:
         DataError: shapes differ, or values are not finite.
@@ -83,6 +86,10 @@ def _statistic(task: Task, a: np.ndarray, b: np.ndarray) -> Statistic:
         case "depth":
             squares = np.square(a - b, dtype=np.float64).reshape(n, -1).mean(1)
             return lambda drawn: np.sqrt(drawn @ squares / n)
+        case "relative depth":
+            ranges = np.ptp(a.reshape(n, -1).astype(np.float64), axis=1)
+            shares = 100 * np.abs(a - b).reshape(n, -1).mean(1, dtype=np.float64) / np.maximum(ranges, _LEAST_RANGE)
+            return lambda drawn: drawn @ shares / n
         case "saliency":
             errors = np.abs(a - b).reshape(n, -1).mean(1, dtype=np.float64)
             return lambda drawn: drawn @ errors / n

@@ -16,9 +16,10 @@ from edgekit.errors import DataError, ExportError
 from edgekit.files import atomic_path, inside
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
 from edgekit.models.keys import Layout, flatten, to_official
+from edgekit.models.licences import licence_in_folder, licence_in_header
 from edgekit.models.vit import DinoV2
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
 _ABOUT = "about"  # beside the config's fields
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
@@ -33,8 +34,10 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
     layout: str  # "official", "huggingface", each with " (onnx)" when it came from a graph
-    licence: str = ""  # these two where edgekit wrote the file and knew them
-    origin: str = ""
+    licence: str = ""  # that the file or folder states
+    origin: str = ""  # where edgekit wrote the file and knew it
+    prefix: str = ""  # of the backbone's keys in the file
+    described: dict[str, Any] = field(default_factory=dict)  # config.json beside the file
 
     def model(self) -> DinoV2:
         """The un-baked model in eval mode."""
@@ -52,10 +55,11 @@ class _Raw:
     config: DinoV2Config | None = None
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
+    described: dict[str, Any] = field(default_factory=dict)  # config.json
 
 
 def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkpoint:
-    """Read a .safetensors, .pth/.pt/.bin, .onnx (FP32) file or a directory with one, official or Hugging Face keys.
+    """Read a .safetensors, .pth/.pt/.ckpt/.bin, .onnx (FP32) file or a folder with one, official or Hugging Face keys.
 
     Args:
         path: the file or directory.
@@ -67,12 +71,24 @@ def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkp
     raw = _read(path)
     try:
         official = to_official(raw.state)
-        found = raw.config or _infer(official.tensors, official.layout, raw.hints)
+        given = official.tensors if "norm.weight" in official.tensors else _with_pooled_norm(official.tensors)
+        found = raw.config or _infer(given, official.layout, raw.hints)
         wanted = config or found
-        tensors, unused = _fit(official.tensors, wanted)
+        tensors, unused = _fit(given, wanted)
+        if not raw.suffix:  # a graph holds constants beside its parameters
+            _refuse_other_blocks(unused)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
-    return Checkpoint(wanted, tensors, official.rest | unused, official.layout + raw.suffix, **raw.about)
+    rest = official.rest | {f"{official.prefix}{key}": value for key, value in unused.items()}
+    return Checkpoint(
+        wanted,
+        tensors,
+        rest,
+        official.layout + raw.suffix,
+        prefix=official.prefix,
+        described=raw.described,
+        **raw.about,
+    )
 
 
 def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str = "") -> None:
@@ -109,7 +125,7 @@ def _read(path: Path) -> _Raw:
     match path.suffix:
         case ".safetensors":
             return _read_safetensors(path)
-        case ".pth" | ".pt" | ".bin":
+        case ".pth" | ".pt" | ".ckpt" | ".bin":
             return _Raw(_read_pickle(path), {})
         case ".onnx":
             from edgekit.models.onnx_weights import read_onnx
@@ -127,12 +143,13 @@ def _read_safetensors(path: Path) -> _Raw:
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            text = (file.metadata() or {}).get(_CONFIG_KEY)
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is damaged or truncated", why=str(error), fix="download it again") from None
-    if text is None:
-        return _Raw(state, {})
-    values = json.loads(text)
+    if _CONFIG_KEY not in metadata:
+        licence = licence_in_header(metadata)
+        return _Raw(state, {}, about={"licence": licence} if licence else {})
+    values = json.loads(metadata[_CONFIG_KEY])
     about = values.pop(_ABOUT, {})
     return _Raw(state, {}, DinoV2Config(**values | {"grid": tuple(values["grid"])}), about=about)
 
@@ -157,25 +174,31 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _read_directory(path: Path) -> _Raw:
     """A Hugging Face folder (config.json beside whole or sharded weights), or a folder with one checkpoint file."""
-    hints: dict[str, Any] = {}
-    if (path / "config.json").is_file():
-        described = _read_json(path / "config.json")
-        for key, needed in _REQUIRED.items():
-            if described.get(key, needed) != needed:
-                raise DataError(
-                    f"{path / 'config.json'} says {key} = {described[key]!r}", why=f"every DINOv2 model has {needed!r}"
-                )
-        hints["heads"] = described.get("num_attention_heads")
+    described = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    backbone = described.get("backbone_config")  # of a model made for a task
+    architecture = backbone if isinstance(backbone, dict) else described
+    for key, needed in _REQUIRED.items():
+        if architecture.get(key, needed) != needed:
+            raise DataError(
+                f"{path / 'config.json'} says {key} = {architecture[key]!r}", why=f"every DINOv2 model has {needed!r}"
+            )
+    raw = _read_weights(path)
+    hints = {"heads": architecture.get("num_attention_heads")} if described else {}
+    licence = raw.about.get("licence") or licence_in_folder(path, described)
+    about = raw.about | ({"licence": licence} if licence else {})
+    return replace(raw, hints=hints | raw.hints, described=described, about=about)
+
+
+def _read_weights(path: Path) -> _Raw:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         state: dict[str, Tensor] = {}
         for shard in _shards(path, index):
-            state |= _read_safetensors(shard).state
-        return _Raw(state, hints)
+            state |= _read(shard).state
+        return _Raw(state, {})
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
-            raw = _read(path / name)
-            return replace(raw, hints=hints | raw.hints)
+            return _read(path / name)
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     if len(files) != 1:
         raise DataError(
@@ -183,8 +206,7 @@ def _read_directory(path: Path) -> _Raw:
             why="one file, or Hugging Face's model.safetensors, is needed",
             fix="name the file itself",
         )
-    raw = _read(files[0])
-    return replace(raw, hints=hints | raw.hints)
+    return _read(files[0])
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
@@ -205,12 +227,30 @@ def _read_json(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON", why=str(error)) from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__}", why="an object of JSON is needed")
     return values
 
 
 def _reason(error: BaseException) -> str:
     """First line of what a library says; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _with_pooled_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with timm's `fc_norm` as the final norm, which it stands for in models that pool before they norm."""
+    pooled = {f"norm.{part}": tensors[f"fc_norm.{part}"] for part in ("weight", "bias") if f"fc_norm.{part}" in tensors}
+    return {**tensors, **pooled}
+
+
+def _refuse_other_blocks(unused: Mapping[str, Tensor]) -> None:
+    """Blocks that hold more than DINOv2's compute something else: adapters, norms of queries and keys."""
+    if foreign := sorted(key for key in unused if key.startswith("blocks.")):
+        raise DataError(
+            f"the blocks hold {len(foreign)} tensors that DINOv2's have not ({', '.join(foreign[:3])} ...)",
+            why="it is another architecture, or adapters that are not merged into the weights",
+            fix="edgekit models",
+        )
 
 
 def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> DinoV2Config:

@@ -51,6 +51,7 @@ class OfficialState:
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
     layout: Layout
+    prefix: str = ""  # of the backbone's keys in the file
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
         tensors = _pack({_rename(key): value for key, value in tensors.items()})
     else:
         tensors = {_CHUNKED_BLOCK.sub(r"blocks.\1.", key): value for key, value in tensors.items()}
-    return OfficialState({key: value.detach().float() for key, value in tensors.items()}, rest, layout)
+    return OfficialState({key: value.detach().float() for key, value in tensors.items()}, rest, layout, prefix)
 
 
 def _rename(key: str) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
 from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from edgekit.models.checkpoint import Checkpoint
     from edgekit.models.vit import DinoV2
 
+_UNKNOWN = "unknown: the file does not say"
 _HEADS = {"saliency": "edgekit.heads.saliency:SaliencyHead"}
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
 _ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
@@ -56,7 +59,12 @@ class ZooEntry:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to bake, and where it comes from. `attempts` says of each source tried what became of it."""
+    """A model ready to bake, and where it comes from.
+
+    `attempts` says of each source tried what became of it. `rest` holds the tensors that are not the backbone's under
+    the file's own keys, of which those of the backbone begin with `prefix`; `described` is the config.json beside it.
+    `edgekit.heads.own` finds the heads in them.
+    """
 
     model: DinoV2
     name: str
@@ -66,6 +74,10 @@ class LoadedModel:
     sha256: str
     heads: dict[str, nn.Module]
     attempts: tuple[str, ...] = ()
+    layout: str = ""  # of the keys, see `Checkpoint`
+    rest: dict[str, Tensor] = field(default_factory=dict)
+    prefix: str = ""
+    described: dict[str, Any] = field(default_factory=dict)
 
 
 # SHA-256 of the official files, as pinned by the conversion scripts of finegrain-ai/refiners and, for ViT-S, by several
@@ -159,9 +171,7 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     path = Path(name_or_path).expanduser()
     known = any(str(name_or_path) in (entry.name, *entry.aliases) for entry in ENTRIES)
     if not known and path.exists():
-        return _loaded(
-            path, name=path.name, source=str(path), licence="unknown: the file does not say", origin="local checkpoint"
-        )
+        return _loaded(path, name=path.name, source=str(path), licence=_UNKNOWN, origin="local checkpoint")
     entry = find(str(name_or_path))
     attempts: list[str] = []
     for source in entry.sources:
@@ -208,5 +218,34 @@ def _loaded(
         found = getattr(import_module(module), attribute).from_state(checkpoint.rest)
         if found is not None:
             heads[head] = found
+    if licence == _UNKNOWN:  # what the file or folder states is never overruled
+        known_licence, known_origin = _of_family(checkpoint, name)
+        licence, origin = known_licence or licence, known_origin or origin
     licence, origin = checkpoint.licence or licence, checkpoint.origin or origin
-    return LoadedModel(checkpoint.model(), name, source, licence, origin, sha256_of(path), heads, attempts)
+    return LoadedModel(
+        checkpoint.model(),
+        name,
+        source,
+        licence,
+        origin,
+        sha256_of(path),
+        heads,
+        attempts,
+        checkpoint.layout,
+        checkpoint.rest,
+        checkpoint.prefix,
+        checkpoint.described,
+    )
+
+
+def _of_family(checkpoint: Checkpoint, name: str) -> tuple[str, str]:
+    """Licence and origin that are published for a family of checkpoints; "" where the file is of none."""
+    if not is_depth_anything(checkpoint.rest):
+        return "", ""
+    config = checkpoint.config
+    try:
+        version = depth_kind(config.depth, described=checkpoint.described, name=name).version
+    except DataError:  # of the head, which is refused where it is wanted
+        version = "v2"
+    title = title_of(version, config.width)
+    return licence_of(version, config.width), f"local checkpoint: {title}, by its keys and width"

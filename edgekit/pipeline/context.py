@@ -13,7 +13,8 @@ from edgekit.artifact import Preprocess
 from edgekit.backends.base import WEIGHT_ONLY, ExportSource
 from edgekit.errors import DataError
 from edgekit.files import sha256_of
-from edgekit.heads.read import OWN, read_heads
+from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
+from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
@@ -44,7 +45,11 @@ class Materials:
     def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.out, self._watcher = recipe, loaded, out, watcher
         self._samples = samples_that_fit(recipe)
-        self.heads = read_heads(recipe.heads, loaded)
+        self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
+        self.heads = read_heads(self.wanted, loaded)
+        self.remarks = tuple(remarks(self.wanted, loaded))
+        for line in self.remarks:
+            watcher.note(line)
         self.calibration = cache(self._calibration)
         self.evaluation = cache(self._evaluation)
         self.model = cache(self._model)
@@ -75,10 +80,15 @@ class Materials:
         )
 
     def heads_key(self) -> dict[str, str]:
-        """Digest of each head's file; of one that the checkpoint brings only that it does."""
-        return {
-            name: source if source == OWN else sha256_of(Path(source)) for name, source in self.recipe.heads.items()
-        }
+        """Digest of each head's file; of one that the checkpoint brings what it is taken as."""
+        own = own_heads(self.loaded)
+        keys = {}
+        for name, source in self.wanted.items():
+            if own_kind(source) is None:
+                keys[name] = sha256_of(Path(source))
+            else:
+                keys[name] = f"{source} {own[name].title}" if own[name].kinds else source
+        return keys
 
     def has_head_plan(self, job: Job) -> bool:
         """Whether heads have integers in an artifact; w8a16 has no heads."""

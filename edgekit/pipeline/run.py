@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit import __version__
 from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.errors import DataError, RecipeError
+from edgekit.heads.own import own_heads
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
 from edgekit.measure.host import describe_host
@@ -212,7 +213,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         tools=tools_of(job.format),
         edgekit=__version__,
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
-        **({"heads": materials.heads_key()} if recipe.heads else {}),
+        **({"heads": materials.heads_key()} if materials.heads else {}),
         **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
         **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
     )
@@ -265,6 +266,7 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
     mine = {job.name for job in jobs}
     rows += [row for row in _others(materials.out) if row.name not in mine]
     loaded, config = materials.loaded, materials.loaded.model.config
+    classes = {name: head.classes for name, head in materials.heads.items() if head.classes}
     manifest = Manifest(
         model={
             "name": loaded.name,
@@ -272,8 +274,10 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
             "licence": loaded.licence,
             "origin": loaded.origin,
             "sha256": loaded.sha256,
-            "heads": sorted(loaded.heads),
+            "heads": sorted(own_heads(loaded)),
             "config": asdict(config),
+            **({"classes": classes} if classes else {}),
+            **({"remarks": materials.remarks} if materials.remarks else {}),
         },
         recipe=materials.recipe.model_dump(mode="json"),
         recipe_digest=materials.recipe.digest,

@@ -13,7 +13,7 @@ from edgekit import __version__
 from edgekit.artifact import Format, Manifest
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, files_of
-from edgekit.heads.read import OWN
+from edgekit.heads.own import own_kind
 from edgekit.images.folder import ImageFolder
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.records import FOLDER, digest_of
@@ -81,7 +81,7 @@ def _stamp(request: Request) -> str:
     images = [folder / path for folder in sources for path in ImageFolder.scan(folder).paths]
     model = Path(recipe.model).expanduser()
     checkpoint = files_of(model) if model.exists() else []
-    heads = [Path(source) for source in recipe.heads.values() if source != OWN]
+    heads = [Path(source) for source in recipe.heads.values() if own_kind(source) is None]
     written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
     return digest_of(
         recipe=recipe.digest,

@@ -63,7 +63,7 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
 
     @override
     def scale_channels(self, x: ov.Output, key: str, name: str) -> ov.Output:
-        return op.multiply(x, self._row(self.tensors[key], key), name=name).output(0)
+        return op.multiply(x, self._per_channel(self.tensors[key], 3, key), name=name).output(0)
 
     @override
     def swiglu(self, x: ov.Output, name: str) -> ov.Output:
@@ -78,9 +78,10 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
     def layer_norm(self, x: ov.Output, weight: np.ndarray, bias: np.ndarray, name: str = "") -> ov.Output:
         axes, epsilon = self.ints([-1], name and f"{name}.axes"), self.config.norm_eps
         x = op.mvn(x, axes, True, epsilon, "inside_sqrt", name=f"{name}.mvn" if name else self.name_of("mvn"))
-        gain = self._row(weight, name and f"{name}.weight")
+        rank = len(x.get_partial_shape())  # 3 of tokens, 2 of a vector
+        gain = self._per_channel(weight, rank, name and f"{name}.weight")
         x = op.multiply(x, gain, name=f"{name}/weight" if name else self.name_of("multiply"))
-        return self.add(x, self._row(bias, name and f"{name}.bias"), name)
+        return self.add(x, self._per_channel(bias, rank, name and f"{name}.bias"), name)
 
     @override
     def matmul(self, x: ov.Output, matrix: np.ndarray, name: str = "") -> ov.Output:
@@ -103,9 +104,9 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
         place, axis = self.ints(0, name and f"{name}.index"), self.ints(1, name and f"{name}.axis")
         return op.gather(tokens, place, axis, name=name or self.name_of("gather")).output(0)
 
-    def _row(self, value: np.ndarray, name: str) -> ov.Output:
-        """A number per channel as (1, 1, C) constant."""
-        return self.number(value.reshape(1, 1, -1), name)
+    def _per_channel(self, value: np.ndarray, rank: int, name: str) -> ov.Output:
+        """A number per channel as constant (1, ..., 1, C) of that rank."""
+        return self.number(value.reshape(*[1] * (rank - 1), -1), name)
 
 
 def model_of(e: OpenVinoEmitter, heads: Mapping[str, Head] | None = None) -> ov.Model:
