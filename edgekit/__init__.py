@@ -35,3 +35,8 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names too, imported or not."""
+    return sorted({*globals(), *__all__})

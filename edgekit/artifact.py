@@ -164,7 +164,7 @@ class Manifest(BaseModel):
             raise DataError(
                 f"{path} cannot be read as {BUILD_SCHEMA}",
                 why=str(error).splitlines()[0],
-                fix="edgekit build again into an empty folder",
+                fix="edgekit build --out ANOTHER_FOLDER",
             ) from error
         for row in manifest.artifacts:
             if row.path is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from edgekit.artifact import Format, Frozen
+from edgekit.errors import RecipeError
 from edgekit.precision import Precision
 from edgekit.settings import read_settings, validated
 
@@ -130,6 +131,49 @@ class Recipe(Frozen):
         return validated(cls, values, "the recipe is not valid", command="build")
 
     @classmethod
+    def of(cls, model: Recipe | str | Path, **settings: Any) -> Recipe:
+        """The recipe of a model with some fields in plain words; a recipe is taken as it is, or with these fields.
+
+        Args:
+            model: a name of the zoo, the path of a checkpoint (a `Path` is never a name), or a recipe.
+            **settings: fields of the recipe. Besides their own types: `image_size=448`, `formats="onnx,openvino"` (the
+                same for precisions, engines and inputs), and `calibration="photos/"`, whose images judge, too, unless
+                `evaluation` names others.
+
+        Raises:
+            RecipeError: an unknown field or an impossible value.
+        """
+        if isinstance(model, Recipe):
+            return cls.make(model.model_dump() | _plain(settings)) if settings else model
+        if not isinstance(model, str | Path):
+            raise RecipeError(
+                f"{model!r} is no model",
+                why="wanted is a name of `edgekit models`, the path of a checkpoint, or a Recipe",
+                fix='edgekit.build("demo", "OUT")',
+            )
+        return cls.make({"model": _text(model), **_plain(settings)})
+
+    @classmethod
     def from_toml(cls, path: Path) -> Recipe:
         """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
         return cls.make(read_settings(path))
+
+
+def _text(path: str | Path) -> str:
+    """A path as text that cannot be read as a name."""
+    return str(path.expanduser().absolute()) if isinstance(path, Path) else path
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Fields in the recipe's own types."""
+    values = {key: _text(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    for key in ("formats", "precisions", "engines", "inputs"):
+        if isinstance(values.get(key), str):
+            values[key] = [word.strip() for word in values[key].split(",") if word.strip()]
+    if isinstance(values.get("image_size"), int):
+        values["image_size"] = [(values["image_size"],) * 2]
+    if isinstance(source := values.get("calibration"), str):
+        values = {"evaluation": source} | values | {"calibration": {"source": source}}
+    if isinstance(heads := values.get("heads"), dict):
+        values["heads"] = {name: _text(head) for name, head in heads.items()}
+    return values

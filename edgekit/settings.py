@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from pathlib import Path
@@ -23,9 +24,15 @@ def validated(model: type[Model], values: dict[str, Any], problem: str, *, comma
     except ValidationError as error:
         bad = "; ".join(
             f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            + (_nearest(model, str(e["loc"][-1])) if e["type"] == "extra_forbidden" and len(e["loc"]) == 1 else "")
             for e in error.errors()
         )
         raise RecipeError(f"{problem}: {bad}", fix=f"edgekit {command} --help") from None
+
+
+def _nearest(model: type[BaseModel], name: str) -> str:
+    near = difflib.get_close_matches(name, model.model_fields, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Backend(ABC):
             source = replace(source, plan=None, head_plan=None)
         elif source.plan is None:
             raise ExportError(
-                f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name}"
+                f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name} --out OUT"
             )
         source = self.prepared(source, precision, variant)
         described = self._described(source, precision, variant)

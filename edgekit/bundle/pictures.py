@@ -72,7 +72,8 @@ def check_pictures(golden: Path, model: LoadedModel) -> tuple[PictureCheck, ...]
     try:
         expected = load_file(golden / EXPECTED)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{golden} holds no golden pictures", why=str(error), fix="edgekit bundle") from None
+        fix = "edgekit bundle OUT --to BUNDLE"
+        raise DataError(f"{golden} holds no golden pictures", why=str(error), fix=fix) from None
     files = sorted(path for path in (golden / FOLDER).iterdir() if path.suffix in _SUFFIXES)
     return tuple(
         _check(file, model, expected[f"{file.stem}.crop"], expected[f"{file.stem}.pooler_output"]) for file in files

@@ -121,7 +121,7 @@ def _intact(build: Path, names: set[str]) -> None:
         raise DataError(
             f"{build} is damaged",
             why="; ".join(damaged),
-            fix=f"edgekit build again with --out {build}: it makes anew what is damaged",
+            fix=f"edgekit build --out {build}   makes anew what is damaged",
         )
 
 

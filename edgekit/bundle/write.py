@@ -97,7 +97,7 @@ def _copied(chosen: Chosen, folder: Path) -> Any:
 def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
     """The golden inputs and outputs of one size, and the golden pictures; `source` and `target` hold `golden/`."""
     if not (source / GOLDEN).is_dir():
-        raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build again with --out {source}")
+        raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build --out {source}")
     (target / GOLDEN).mkdir(parents=True)
     for name in (INPUTS, OUTPUTS):  # and nothing else that lies there: a bundle is made for upload
         shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
+
+from edgekit.cli.verbosity import Quiet, Verbose, choose, set_level, with_verbosity
 
 if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
@@ -50,8 +54,13 @@ class _LazyGroup(TyperGroup):
         return _listed(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=2)
+            ctx.fail(
+                f"No such command {args[0]!r}. " + (f"Did you mean {' or '.join(near)}?" if near else "See edgekit -h.")
+            )
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command if name is None else _loaded(name), rest
+        return name, command if name is None else command_of(name), rest
 
 
 def _listed(name: str) -> Any:
@@ -61,10 +70,11 @@ def _listed(name: str) -> Any:
     return typer.main.get_command(single)
 
 
-def _loaded(name: str) -> Any:
+def command_of(name: str) -> Any:
+    """The command of a row of the table, ready to parse its words."""
     module, _, function = COMMANDS[name][0].partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name=name)(getattr(import_module(module), function))
+    single.command(name=name)(with_verbosity(getattr(import_module(module), function)))
     return typer.main.get_command(single)
 
 
@@ -89,11 +99,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _edgekit(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """DINOv2 for the edge: fused INT8 models for ONNX Runtime, OpenVINO, Core ML and TFLite, each with proof.
 
     Start with:  edgekit build --model demo --out OUT
     """
+    choose(quiet, verbose)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from edgekit.errors import EdgekitError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    set_level("normal")
     try:
         return int(app(words, prog_name="edgekit", standalone_mode=True) or 0)
     except SystemExit as end:
@@ -109,12 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return code
     except EdgekitError as error:
-        _show_error(error, "--json" in words)
+        _show_error(error, words)
         return error.exit_code
     except Exception as error:
         if os.environ.get("EDGEKIT_TRACEBACK"):
             raise
-        _show_error(_unexpected(error), "--json" in words)
+        _show_error(_unexpected(error), words)
         return 1
 
 
@@ -132,12 +146,28 @@ def _unexpected(error: Exception) -> EdgekitError:
     )
 
 
-def _show_error(error: EdgekitError, as_json: bool) -> None:
+def fix_for(words: Sequence[str], fix: str) -> str:
+    """A fix as it helps after the command line `words`: it never names the command that has just failed.
+
+    Of "edgekit CMD --flag value" the flags are left when CMD itself failed, and nothing when they were given already.
+    """
+    failed = next((word for word in words if word in COMMANDS), None)
+    if failed is None or not (found := re.search(rf"\bedgekit {re.escape(failed)}(?![\w-])", fix)):
+        return fix
+    if not fix.startswith(found.group()):  # a sentence around it
+        return f"{fix[: found.start()]}the same command{fix[found.end() :]}"
+    flag = re.search(r"--[a-z]", fix)
+    rest = fix[flag.start() :] if flag else ""
+    return "" if rest in " ".join(words) else rest
+
+
+def _show_error(error: EdgekitError, words: Sequence[str]) -> None:
     """What, why and fix: as lines on stderr, or as JSON on stdout."""
-    if as_json:
+    fix = fix_for(words, error.fix)
+    if "--json" in words:
         import json
 
-        print(json.dumps({"error": {"what": error.what, "why": error.why, "fix": error.fix}}))
+        print(json.dumps({"error": {"what": error.what, "why": error.why, "fix": fix}}))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -146,5 +176,5 @@ def _show_error(error: EdgekitError, as_json: bool) -> None:
     console.print(f"[bold red]error[/] {escape(error.what)}")
     if error.why:
         console.print(f"  why  {escape(error.why)}")
-    if error.fix:
-        console.print(f"  fix  [bold]{escape(error.fix)}[/]")
+    if fix:
+        console.print(f"  fix  [bold]{escape(fix)}[/]")

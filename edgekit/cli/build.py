@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
 from edgekit.cli import options
 
@@ -122,6 +123,7 @@ def quantize(
     samples: options.Samples = None,
     seed: options.Seed = None,
     recover: options.Recover = False,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Make the quantization plan that every format writes out, and nothing else: OUT/plan/."""
@@ -139,6 +141,8 @@ def quantize(
         recover=recover,
     )
     console = terminal(stderr=as_json)
+    if dry_run:
+        raise typer.Exit(_dry_run(wanted, out, console, as_json, plans_only=True))
     with Live(console) as live:
         plans = make_plans(wanted, out, watcher=live)
     if as_json:
@@ -161,53 +165,57 @@ def _run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    from edgekit.cli.show import terminal
-    from edgekit.pipeline import Silent, build, jobs_of
+    from edgekit.cli.show import Live, terminal
+    from edgekit.pipeline import build, jobs_of
     from edgekit.report.verdict import Aim
 
     console = terminal(stderr=as_json)
     if dry_run:
-        return _plan(recipe, out, console, as_json)
+        return _dry_run(recipe, out, console, as_json)
     aim = Aim(goal=goal, max_drop=max_drop) if goal else None
-    if as_json:
-        result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=Silent())
-    else:
-        from edgekit.cli.show import Live
-
-        jobs = jobs_of(recipe)
-        console.print(f"[bold]{recipe.model}[/] -> {len(jobs)} artifacts in {out}")
-        with Live(console) as live:
-            result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=live)
+    with Live(console) as live:
+        live.note(f"{recipe.model} -> {len(jobs_of(recipe))} artifacts in {out}")
+        result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=live)
     _show(result, console, as_json)
     if aim:  # the limit is what the choice must keep to, not every artifact
         return result.exit_code or (0 if result.verdict and result.verdict.choice else 3)
     return _gate(result, max_drop, console) or result.exit_code
 
 
-def _plan(recipe: Recipe, out: Path, console: Console, as_json: bool) -> int:
-    """What a build would do, without doing it."""
-    from edgekit.models.zoo import find
-    from edgekit.pipeline import jobs_of
+def _dry_run(recipe: Recipe, out: Path, console: Console, as_json: bool, *, plans_only: bool = False) -> int:
+    """What a build would do and whether its inputs allow it, without doing it."""
+    from edgekit.cli.show import Live, terminal
+    from edgekit.pipeline.preflight import check_request
 
-    jobs = jobs_of(recipe)
-    if not Path(recipe.model).expanduser().exists():
-        find(recipe.model)  # an unknown model is an error here too
+    with Live(terminal(stderr=True)) as live:
+        seen = check_request(recipe, out, plans_only=plans_only, watcher=live)
+    recipe = seen.recipe
     if as_json:
-        rows = [{"name": job.name, "path": job.path or None, "blocked": job.blocked} for job in jobs]
-        print(
-            json.dumps({"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest, "artifacts": rows}, indent=2)
-        )
-        return 0
+        plan: dict[str, object] = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest}
+        rows = [
+            {"name": job.name, "path": job.path or None, "blocked": job.blocked, "doomed": seen.doomed.get(job.name)}
+            for job in seen.jobs
+        ]
+        plan |= {"found": seen.found}
+        plan |= {"plans": seen.plans} if plans_only else {"artifacts": rows}
+        print(json.dumps(plan, indent=2))
+        return seen.exit_code
     calibration = recipe.calibration
+    judged = "" if plans_only else f", judged on {recipe.evaluation_samples} of {recipe.evaluation}"
     console.print(
-        f"recipe {recipe.digest}: {recipe.model}, calibrated on {calibration.samples} images of {calibration.source}, "
-        f"judged on {recipe.evaluation_samples} of {recipe.evaluation}"
+        f"recipe {recipe.digest}: {escape(recipe.model)}, calibrated on {calibration.samples} images of "
+        f"{escape(calibration.source + judged)}",
+        soft_wrap=True,
     )
-    for job in jobs:
-        console.print(
-            f"  {job.name:<24}" + (f"not here: {job.blocked}" if job.blocked else f"{out / job.path}"), soft_wrap=True
-        )
-    return 0
+    for name, what in seen.found.items():
+        console.print(f"  {name:<24}{escape(what)}", soft_wrap=True)
+    for path in seen.plans if plans_only else ():
+        console.print(f"  {'plan':<24}{escape(str(out / path))}", soft_wrap=True)
+    for job in () if plans_only else seen.jobs:
+        verb = "not here" if job.blocked else "will fail"
+        why = seen.doomed.get(job.name)
+        console.print(f"  {job.name:<24}{escape(f'{verb}: {why}' if why else str(out / job.path))}", soft_wrap=True)
+    return seen.exit_code
 
 
 def _show(result: BuildResult, console: Console, as_json: bool) -> None:

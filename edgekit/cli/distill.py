@@ -56,7 +56,8 @@ def distill(
 ) -> None:
     """Students that give the teacher's features; run it again to go on after a kill, under torchrun on many machines.
 
-    The graduate is the average of the students' weights, or their moving average, whichever the held-out images prefer.
+    The graduate is the average of the students' weights, or their moving average, whichever the held-out images prefer;
+    with --copies 1 there is one student, and it or its moving average graduates.
     """
     from edgekit.cli.show import Live, terminal
     from edgekit.workflows.distill import distil_folder
@@ -106,9 +107,18 @@ def distill(
     console.print(_table(done))
     for row in done.graduates:
         if row.kind.startswith("student"):
-            apart = "the students have moved too far apart to be averaged"
-            console.print(f"[yellow]{row.name}: {apart}; {row.kind} was taken[/]", soft_wrap=True)
+            apart = (
+                "the students have moved too far apart to be averaged"
+                if done.recipe.copies > 1
+                else "its moving average is worse than the student itself"
+            )
+            console.print(f"[yellow]{row.name}: {apart}; {_said(row.kind, done)} was taken[/]", soft_wrap=True)
         console.print(f"edgekit build --model {out / row.file} --out OUT", soft_wrap=True)
+
+
+def _said(member: str, done: Distilled) -> str:
+    """A member's name as people read it: an only student has no number."""
+    return "the student" if member == "student 1" and done.recipe.copies == 1 else member
 
 
 def _table(done: Distilled) -> Table:
@@ -123,9 +133,10 @@ def _table(done: Distilled) -> Table:
     for row in done.graduates:
         for name, score in row.scores.items():
             taken = name == row.kind
+            said = _said(name, done) + (" (graduate)" if taken else "")
             table.add_row(
                 row.name,
-                f"{name} (graduate)" if taken else name,
+                said,
                 f"{row.parameters / 1e6:.1f} M" if taken else "",
                 f"{score.cls_cosine:.4f}",
                 f"{score.patch_cosine:.4f}",

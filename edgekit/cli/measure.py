@@ -121,6 +121,7 @@ def report(
         float | None, typer.Option(min=0, max=1, help="What the verdict may choose: largest 1 - class-token cosine.")
     ] = None,
     against: Annotated[Path | None, typer.Option(help="An earlier build folder: what changed since.")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Draw report.html again: for another aim, beside an earlier build, or with what `edgekit explain` found."""
     from edgekit.report import redraw
@@ -130,6 +131,29 @@ def report(
     if optimize_for is not None or max_drop is not None:
         aim = Aim(goal=optimize_for or "latency", max_drop=max_drop)
     page, verdict = redraw(out, aim=aim, against=against)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "report": str(page),
+                    "verdict": verdict.model_dump(mode="json"),
+                    "changes": _changes(out, against) if against else None,
+                },
+                indent=2,
+            )
+        )
+        return
     if aim:
         typer.echo(verdict.sentence)
     print(page)
+
+
+def _changes(out: Path, against: Path) -> list[dict[str, object]]:
+    """What the page says of each artifact, then and now."""
+    from dataclasses import asdict
+
+    from edgekit.report.changes import changes
+    from edgekit.report.content import BuildReport
+
+    before, now = (BuildReport.read_json(folder / "report.json") for folder in (against, out))
+    return [asdict(change) for change in changes(before, now)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,20 +77,25 @@ def inspect(
 
     With --json an artifact's whole audit: GEMMs and attentions by kind, what fell back, the ops of the graph that runs.
     """
-    path = Path(target)
-    facts = _build_folder(path) if (path / "manifest.json").is_file() else _file_or_model(target)
+    from edgekit.models import zoo
+
+    path = zoo.path_of(target)
+    build = path if path is not None and (path / "manifest.json").is_file() else None
+    facts = _build_folder(build) if build else _file_or_model(target, path)
+    if path is None and Path(target).exists():
+        print(f"{target} is a model of the zoo; the folder is ./{target}", file=sys.stderr)
     if as_json:
         print(json.dumps(facts, indent=2, default=str))
         return
     from edgekit.cli.show import terminal
 
     console = terminal()
-    if (path / "manifest.json").is_file():
+    if build:
         from edgekit.artifact import Manifest
         from edgekit.backends.placement import placement
         from edgekit.cli.show import build_table
 
-        manifest = Manifest.read(path)
+        manifest = Manifest.read(build)
         console.print(
             f"build of [bold]{manifest.model['name']}[/], recipe {manifest.recipe_digest}, {manifest.host['cpu']}"
         )
@@ -110,16 +116,14 @@ def _build_folder(path: Path) -> dict[str, Any]:
     return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
 
 
-def _file_or_model(target: str) -> dict[str, Any]:
+def _file_or_model(target: str, path: Path | None) -> dict[str, Any]:
     """An artifact by its own account, a checkpoint by loading it, a name by its zoo entry."""
     from dataclasses import asdict
 
     from edgekit.errors import DataError
     from edgekit.models import zoo
 
-    path = Path(target)
-    known = {name for entry in zoo.entries() for name in (entry.name, *entry.aliases)}
-    if target in known or not path.exists():
+    if path is None:
         entry = zoo.find(target)
         return {
             "name": entry.name,

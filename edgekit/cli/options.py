@@ -84,7 +84,9 @@ OptimizeFor = Annotated[
 Recover = Annotated[
     bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Look at images, heads and checkpoint, print the plan and stop.")
+]
 
 
 def recipe_from(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.artifact import ArtifactRow
+from edgekit.cli.verbosity import level
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
 from edgekit.pipeline.watch import Fate
+from edgekit.progress import Schedule, Step, words
 
 if TYPE_CHECKING:
     from edgekit.shards import Ran
 
 _PIPE_WIDTH = 140  # columns where there is no terminal to ask
+_SILENCE_S = 30.0  # after which a log gets another line
 _FAILURES = 10  # images named that could not be used
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 
@@ -34,25 +39,29 @@ def terminal(*, stderr: bool = False) -> Console:
 
 
 class Live:
-    """A Watcher that draws: one moving line, and a permanent one for every finished row.
+    """A Watcher that draws: one moving line with an estimate of the time left, and a permanent one per finished row.
 
-    Without a terminal nothing moves; each long stage leaves a line when it begins, so that a log shows where time goes.
+    Without a terminal nothing moves: each step, and each stage where no steps are known, leaves a line when it begins,
+    and one that takes long another every half minute. The flags -q and -v leave out and add lines.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, schedule: Schedule | None = None) -> None:
+        self._console, self._level = console, level()
+        self._schedule = schedule or Schedule()
+        self._moving = console.is_terminal and self._level != "quiet"
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TimeElapsedColumn(),
+            _Time(self._schedule),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._moving,
         )
         self._task = self._progress.add_task("", total=None)
-        self._kind = ""
+        self._step = self._kind = ""
+        self._said = 0.0  # seconds at which the last line was left
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -63,16 +72,35 @@ class Live:
     ) -> None:
         self._progress.stop()
 
+    def plan(self, steps: Sequence[Step]) -> None:
+        """Remember the steps."""
+        self._schedule.plan(steps)
+
+    def step(self, name: str) -> None:
+        """Begin a step."""
+        self._schedule.begin(name)
+        self._step = self._kind = name
+        self._progress.update(self._task, description=self._described(name), completed=0, total=None)
+        if not self._moving or self._level == "verbose":
+            self._line(name, self._schedule.left)
+
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
         """Move the line."""
-        kind = name.partition(":")[0]
-        if not self._console.is_terminal and total and kind != self._kind and "/" not in kind:
-            self._kind = kind
-            self.note(kind)
-        self._progress.update(self._task, description=name, completed=done, total=total or None)
+        self._schedule.at(name, done, total)
+        self._progress.update(self._task, description=self._described(name), completed=done, total=total or None)
+        kind = name if self._level == "verbose" else re.sub(r"\d+", "#", name.partition(":")[0])
+        fresh = kind != self._kind and not (self._step and name == self._step)
+        self._kind = kind
+        late = not self._moving and self._schedule.elapsed - self._said >= _SILENCE_S
+        if late or (fresh and (not self._moving or self._level == "verbose")):
+            counted = f"{name}  {done} of {total}" if total and done else name
+            self._line(counted, self._schedule.stage_left if done else None, stage=True)
 
     def finished(self, row: ArtifactRow, fate: Fate) -> None:
         """Leave a line behind."""
+        if self._level == "quiet":
+            return
+        self._said = self._schedule.elapsed
         self._console.print(
             Text.assemble(
                 (f"{row.status:>8}  ", _COLOURS[row.status]),
@@ -86,7 +114,31 @@ class Live:
 
     def note(self, text: str) -> None:
         """A grey line."""
+        if self._level == "quiet":
+            return
+        self._said = self._schedule.elapsed
         self._console.print(Text(f"          {text}", "dim"), soft_wrap=True)
+
+    def _line(self, text: str, left: float | None, *, stage: bool = False) -> None:
+        position = None if stage else self._schedule.position
+        self.note(f"{text}  ({words(position, self._schedule.elapsed, left)})")
+
+    def _described(self, name: str) -> str:
+        position = self._schedule.position
+        text = f"{position[0]} of {position[1]}  {name}" if position and self._step else name
+        return escape(text)
+
+
+class _Time(ProgressColumn):
+    """Elapsed time and the estimate of what is left, drawn anew as time goes by."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self._schedule = schedule
+
+    def render(self, task: Task) -> Text:
+        """One column for both."""
+        return Text(words(None, self._schedule.elapsed, self._schedule.left), "progress.elapsed")
 
 
 def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:

@@ -52,7 +52,7 @@ def curate(
         BackendMissing: scikit-learn is not installed.
     """
     if len(features) == 0 or n < 1:
-        raise DataError(f"{n} of {len(features)} images cannot be chosen", fix="edgekit curate DIR -n 64")
+        raise DataError(f"{n} of {len(features)} images cannot be chosen", fix="-n 64, of a folder of images")
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
     searched: Searched = "all" if len(unit) <= large else "chosen"
     kept = _without_duplicates(unit, duplicate) if searched == "all" else np.arange(len(unit))

@@ -91,6 +91,6 @@ def check_golden(build: Path, runner: Runner) -> GoldenCheck:
         raise DriftExceeded(
             f"{name} reaches a cosine of {check.pooler_cosine:.6f} on the golden images",
             why=f"{precision} should reach {FACTS[precision].least_cosine}",
-            fix="edgekit explain",
+            fix=f"edgekit explain {build}",
         )
     return check

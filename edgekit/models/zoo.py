@@ -141,24 +141,56 @@ def entries() -> tuple[ZooEntry, ...]:
     return ENTRIES
 
 
+def _known() -> dict[str, ZooEntry]:
+    """Every entry by its name and by each alias."""
+    return {key: entry for entry in ENTRIES for key in (entry.name, *entry.aliases)}
+
+
 def find(name: str) -> ZooEntry:
     """The entry of a name or alias. Raises RecipeError with the nearest names when there is none."""
-    known = {key: entry for entry in ENTRIES for key in (entry.name, *entry.aliases)}
+    known = _known()
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     raise RecipeError(
         f"unknown model {name!r}: neither a name of the zoo nor an existing file or folder",
         why="did you mean " + " or ".join(near) + "?" if near else "",
-        fix=f"edgekit build --model {near[0]}" if near else "edgekit models",
+        fix="edgekit models",
     )
+
+
+def path_of(model: str | Path) -> Path | None:
+    """The absolute path of the checkpoint that a model argument names, None for a name of the zoo.
+
+    The one rule of every command: a name of the zoo (or an alias) wins over a file or folder that is spelled alike,
+    which is written as a path: ./demo, /data/demo, ~/demo. A `Path` object is a path. Links are not followed: the
+    weights of a hub snapshot are links to files without a suffix.
+
+    Raises:
+        RecipeError: neither, with the nearest names.
+    """
+    if isinstance(model, str) and model in _known():
+        return None
+    try:
+        path = Path(model).expanduser().absolute()
+        if model != "" and path.exists():  # Path("") would be the working folder
+            return path
+    except (OSError, RuntimeError, ValueError):  # too long, ~nosuchuser, a NUL
+        pass
+    find(str(model))  # raises, but for a Path object that is spelled like a name
+    raise RecipeError(f"there is no checkpoint {model}", fix=f"the text {str(model)!r} is the model of that name")
+
+
+def place_of(model: str | Path) -> str:
+    """A model argument that means the same in every folder and process: a name of the zoo, or an absolute path."""
+    return str(path_of(model) or model)
 
 
 def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
     Args:
-        name_or_path: a name of the zoo wins over a path of the same spelling; write ./name for the path.
+        name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
 
     Raises:
@@ -168,9 +200,8 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     """
     if find_spec("torch") is None:
         raise BackendMissing(f"loading {name_or_path} needs torch", fix="pip install 'edgekit[torch]'")
-    path = Path(name_or_path).expanduser()
-    known = any(str(name_or_path) in (entry.name, *entry.aliases) for entry in ENTRIES)
-    if not known and path.exists():
+    path = path_of(name_or_path)
+    if path is not None:
         return _loaded(path, name=path.name, source=str(path), licence=_UNKNOWN, origin="local checkpoint")
     entry = find(str(name_or_path))
     attempts: list[str] = []

@@ -20,7 +20,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
-from edgekit.pipeline.plans import PLANS, PlanKind, inputs_of, kind_of, main_plan, quantize_recipe
+from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.plan.heads import ENGINE as HEAD_ENGINE
@@ -131,8 +131,7 @@ class Materials:
 
     def plan_path(self, size: Size, kind: PlanKind | Literal["heads"]) -> Path:
         """OUT/plan/<kind>.safetensors, with the size unless it is the main one."""
-        suffix = "" if size == self.recipe.image_size[0] else f"_{size[0]}x{size[1]}"
-        return self.out / PLANS / f"{kind}{suffix}.safetensors"
+        return self.out / plan_file(kind, size, self.recipe.image_size[0])
 
     def _calibration(self, size: Size) -> ImageSet:
         return load_set(

@@ -49,6 +49,21 @@ def held(out: Path) -> Iterator[None]:
             out.rmdir()  # only succeeds when nothing was written
 
 
+def refuse_unwritable(out: Path) -> None:
+    """What `held` refuses, as far as it can be told without writing anything: no room on the disk is not seen.
+
+    Raises:
+        DataError: `out` cannot be made or written, or another build is at work in it.
+    """
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    with storage_errors(out):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    _refuse_other_build(out / _LOCK, out)
+
+
 @contextmanager
 def storage_errors(out: Path) -> Iterator[None]:
     """Turn the system's refusals to write into an error that says what to do."""
@@ -73,6 +88,12 @@ def _code(error: Exception) -> int:
 
 def _take(lock: Path, out: Path) -> None:
     """Write our process id into the lock unless a living process holds it."""
+    _refuse_other_build(lock, out)
+    lock.write_text(str(os.getpid()))
+
+
+def _refuse_other_build(lock: Path, out: Path) -> None:
+    """Raises DataError when a living process holds the lock."""
     import psutil
 
     try:
@@ -84,7 +105,6 @@ def _take(lock: Path, out: Path) -> None:
             f"another build (process {holder}) is at work in {out}",
             fix=f"wait for it, choose another --out, or delete {lock}",
         )
-    lock.write_text(str(os.getpid()))
 
 
 def _is_python(process: int) -> bool:

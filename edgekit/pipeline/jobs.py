@@ -77,7 +77,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
         raise RecipeError(
             "nothing to build",
             why="the recipe names no format, no precision or no image size",
-            fix="edgekit build --format onnx --precision fp32,w8a8",
+            fix="edgekit build --format onnx --precision fp32,w8a8 --out OUT",
         )
     order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
     precisions = [precision for precision in order if precision in recipe.precisions]

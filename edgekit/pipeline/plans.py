@@ -9,7 +9,7 @@ from edgekit.backends.base import WEIGHT_ONLY
 
 if TYPE_CHECKING:
     from edgekit.models.config import DinoV2Config
-    from edgekit.pipeline.jobs import Job
+    from edgekit.pipeline.jobs import Job, Size
     from edgekit.quantize.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
 
@@ -39,6 +39,12 @@ def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
             return "int4_symmetric"
         return "int4_weights" if floating else "int4"
     return "int8_weights" if floating else "int8"
+
+
+def plan_file(kind: str, size: Size, main: Size) -> str:
+    """plan/<kind>.safetensors inside a build folder, with the size unless it is the main one."""
+    suffix = "" if size == main else f"_{size[0]}x{size[1]}"
+    return f"{PLANS}/{kind}{suffix}.safetensors"
 
 
 def main_plan(out: Path) -> Path | None:

@@ -85,7 +85,7 @@ def _assemble(
     reference = reference_name([record.row for record in found]) or REFERENCE
     calibration = materials.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
-    return BuildReport.assemble(
+    report = BuildReport.assemble(
         manifest,
         Host.model_validate(manifest.host),
         reference=reference,
@@ -100,6 +100,7 @@ def _assemble(
         explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
     )
+    return report.model_copy(update={"images_digest": images.digest})
 
 
 def _panels(

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.artifact import ArtifactRow, Manifest
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import DataError
 from edgekit.heads.own import own_heads
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
@@ -19,18 +19,20 @@ from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import Job, jobs_of
 from edgekit.pipeline.make import golden_home, make
+from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
 from edgekit.pipeline.records import FOLDER as RECORDS
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
 from edgekit.pipeline.timing import timed
 from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.progress import Step
 from edgekit.recipe import CoreMlRecipe, Recipe
 
 if TYPE_CHECKING:
-    from edgekit.models.zoo import LoadedModel
     from edgekit.report.verdict import Aim, Verdict
 
 _GOLDEN_IMAGES = 4
+_LATENCY, _REPORT = "latency", "report"  # steps behind those of the artifacts
 
 
 @dataclass(frozen=True)
@@ -54,40 +56,45 @@ class BuildResult:
 
 
 def build(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     out: Path | str,
     *,
     measure: Measure = "all",
     threads: int | None = None,
     aim: Aim | None = None,
     watcher: Watcher | None = None,
+    **settings: Any,
 ) -> BuildResult:
     """Build every artifact of a recipe into `out`.
+
+    `edgekit.build("demo", "OUT", formats="onnx,openvino", image_size=448)` is the recipe of that model with these
+    fields, see `Recipe.of`.
 
     Finished artifacts of an earlier run are kept when nothing that decides them has changed: checkpoint, calibration
     images, quantization steps, image size, package versions. Artifacts of the same model that this recipe does not
     name stay listed in the manifest.
 
     Args:
-        recipe: what to build.
+        recipe: what to build, or only its model: a name of the zoo, or a checkpoint.
         out: the build folder, see the contract in the README.
         measure: drift and latency, drift alone, or neither.
         threads: of each runtime while latency is measured; None leaves it to the runtime.
         aim: choose among the artifacts for this, and record the choice in the manifest.
         watcher: told what happens.
+        **settings: fields of the recipe.
 
     Raises:
-        RecipeError: unknown model or impossible request.
+        RecipeError: unknown model or field, or impossible request.
         DataError: images or checkpoint cannot be read, `out` cannot be written or holds another model.
         BackendMissing: torch is not installed.
     """
 
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
+    recipe = located(Recipe.of(recipe, **settings))
     request = Request(recipe, jobs_of(recipe), out, measure, threads, aim)
     if manifest := finished(request):
         return _nothing_done(request, manifest, time.monotonic() - start)
-    _known(recipe.model)
     with held(out):
         result = _build(request, watcher)
     return replace(result, seconds=time.monotonic() - start)
@@ -99,10 +106,12 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
     jobs, out, measure = request.jobs, request.out, request.measure
     watcher.stage(f"load {request.recipe.model}")
     loaded = zoo.load(request.recipe.model, notify=watcher.note)
-    _refuse_other_model(out, loaded)
+    refuse_other_model(out, loaded.name, loaded.sha256)
     materials = Materials(request.recipe, loaded, out, watcher)
+    watcher.plan(_steps(jobs, materials, measure))
     records, kept = _artifacts(jobs, materials, measure, watcher)
     if measure == "all":
+        watcher.step(_LATENCY)
         records = timed(jobs, records, materials, request.threads, watcher)
     manifest = _write(jobs, records, materials)
     names = [job.name for job in jobs if records[job.name].row.status == "ok"]
@@ -111,6 +120,7 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
         from edgekit.pipeline.reporting import report_build
 
         changed = any(name not in kept for name in names)
+        watcher.step(_REPORT)
         report, verdict = report_build(
             jobs, records, manifest, materials, aim=request.aim, changed=changed, watcher=watcher
         )
@@ -121,6 +131,27 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
         mark_finished(request)
     made = tuple(name for name in names if name not in kept)
     return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, verdict, 0.0)
+
+
+def _steps(jobs: Sequence[Job], materials: Materials, measure: Measure) -> list[Step]:
+    """Each artifact, the first of a quantization plan together with it, then latency and report.
+
+    Weights are about the seconds that each took of the demo model at 224 pixels on two cores.
+    """
+    steps, plans = [], set()
+    for job in jobs:
+        if job.blocked:
+            continue
+        weight = 4.0 if measure == "none" else 8.0
+        if job.integer and (plan := (job.size, materials.plan_kind(job))) not in plans:
+            plans.add(plan)
+            weight += 90.0 if plan[1] != "int8_weights" else 45.0
+        steps.append(Step(job.name, weight))
+    if measure == "all":
+        steps.append(Step(_LATENCY, 7.0 * len(steps)))
+    if measure != "none":
+        steps.append(Step(_REPORT, 10.0))
+    return steps
 
 
 @dataclass(frozen=True)
@@ -143,25 +174,18 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     from edgekit.models import zoo
 
     out, watcher = Path(out), watcher or Silent()
-    jobs = [job for job in jobs_of(recipe) if job.integer and job.path]  # also those whose runtime is not here
-    if not jobs:
-        raise RecipeError("no integer precision to plan", fix="--precision w8a8")
-    _known(recipe.model)
+    jobs = integer_jobs(jobs_of(recipe))
+    recipe = located(recipe)
     with held(out):
         materials = Materials(recipe, zoo.load(recipe.model, notify=watcher.note), out, watcher)
         found = []
-        for size, kind in sorted({(job.size, materials.plan_kind(job)) for job in jobs}):
+        wanted = sorted({(job.size, materials.plan_kind(job)) for job in jobs})
+        watcher.plan([Step(f"plan {materials.plan_path(*each).stem}") for each in wanted])
+        for size, kind in wanted:
+            watcher.step(f"plan {materials.plan_path(size, kind).stem}")
             plan = materials.plan(size, kind)
             found.append(PlanSummary(materials.plan_path(size, kind), len(plan.gemms), plan.kept_float, plan.promoted))
     return tuple(found)
-
-
-def _known(model: str) -> None:
-    """Refuse an unknown model before any folder is made."""
-    from edgekit.models.zoo import find
-
-    if not Path(model).expanduser().exists():
-        find(model)
 
 
 def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> BuildResult:
@@ -189,6 +213,7 @@ def _artifacts(
             if record is not None and record.holds(materials.out, key) and drift_key in ("", record.drift_key):
                 kept.add(job.name)
             else:
+                watcher.step(job.name)
                 _golden(job, materials)
                 record = make(job, materials, key, drift_key, watcher)
                 record.write(materials.out)
@@ -296,15 +321,3 @@ def _others(out: Path) -> list[ArtifactRow]:
         if record and record.file(out):
             found.append(record.row)
     return found
-
-
-def _refuse_other_model(out: Path, loaded: LoadedModel) -> None:
-    if not (out / "manifest.json").exists():
-        return
-    other = Manifest.read(out).model
-    if other.get("sha256") != loaded.sha256:
-        raise DataError(
-            f"{out} holds a build of {other.get('name')}, not of {loaded.name}",
-            why="a build folder belongs to one checkpoint",
-            fix="--out ANOTHER_FOLDER",
-        )

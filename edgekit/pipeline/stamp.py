@@ -15,6 +15,7 @@ from edgekit.errors import DataError
 from edgekit.files import atomic_path, files_of
 from edgekit.heads.own import own_kind
 from edgekit.images.folder import ImageFolder
+from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.records import FOLDER, digest_of
 from edgekit.recipe import Recipe
@@ -79,8 +80,8 @@ def _stamp(request: Request) -> str:
     recipe, out = request.recipe, request.out
     sources = [Path(s) for s in {recipe.calibration.source, recipe.evaluation} if s != "demo"]
     images = [folder / path for folder in sources for path in ImageFolder.scan(folder).paths]
-    model = Path(recipe.model).expanduser()
-    checkpoint = files_of(model) if model.exists() else []
+    model = path_of(recipe.model)
+    checkpoint = files_of(model) if model else []
     heads = [Path(source) for source in recipe.heads.values() if own_kind(source) is None]
     written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
     return digest_of(

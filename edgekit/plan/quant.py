@@ -219,12 +219,12 @@ class QuantPlan:
             raise DataError(
                 f"{path} is not a readable quantization plan",
                 why=str(error),
-                fix="edgekit quantize --model demo --out " + str(path),
+                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
             ) from None
         if meta["schema"] != PLAN_SCHEMA:
             raise DataError(
                 f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
-                fix="edgekit quantize again",
+                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
             )
         config = meta["config"]
         config["grid"] = tuple(config["grid"])

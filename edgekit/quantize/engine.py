@@ -44,6 +44,7 @@ Inputs = Literal["integer", "float"]
 BATCH = 8  # images that run together: bounds the activations alive at once
 PROBES = 6  # one synthetic probe for so many images
 LEAST_PROBES = 8
+LEAST_IMAGES = 4  # to calibrate on; one of them is held out
 HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
 
 
@@ -76,10 +77,10 @@ def quantize(
     """
     rows, columns = model.config.grid
     size = (rows * model.config.patch, columns * model.config.patch)
-    if len(pixel_values) < 4 or pixel_values.shape[2:] != size:
+    if len(pixel_values) < LEAST_IMAGES or pixel_values.shape[2:] != size:
         raise DataError(
             f"calibration pixels have shape {tuple(pixel_values.shape)}",
-            why=f"at least 4 images of {size[0]}x{size[1]} are needed",
+            why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
             fix="--samples 64",
         )
     held = max(1, len(pixel_values) // HELD_OUT)

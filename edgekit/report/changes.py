@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgekit.errors import DataError
 from edgekit.measure.gate import compare_builds
 from edgekit.report import numbers
 from edgekit.report.content import BuildReport
@@ -23,8 +24,47 @@ class Change:
     worse: tuple[str, ...]  # why the gate would fail
 
 
+def refuse_incomparable(before: BuildReport, now: BuildReport) -> None:
+    """Raises DataError where the two builds were measured at another image size, or on other images."""
+    sizes = [_size(report) for report in (before, now)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        then_, now_ = ("x".join(map(str, size or ())) for size in sizes)
+        raise DataError(
+            f"the earlier build takes images of {then_} pixels, this one of {now_}",
+            why="neither latency nor drift can be compared",
+            fix="--against a build of the same size",
+        )
+    if not (before.drift and now.drift):
+        return
+    same = set(_images(before)) == set(_images(now))
+    if before.images_digest and now.images_digest:
+        same = before.images_digest == now.images_digest
+    if not same:
+        raise DataError(
+            f"the earlier build was judged on other images: {before.evaluation or len(_images(before))}, this one on "
+            f"{now.evaluation or len(_images(now))}",
+            why="their drift cannot be compared",
+            fix="build again with the same --eval, --eval-samples and --seed",
+        )
+
+
+def _size(report: BuildReport) -> tuple[int, int] | None:
+    """Image size of the first artifact that was made, which is of the main one."""
+    return next((row.preprocess.input_size for row in report.manifest.artifacts if row.preprocess), None)
+
+
+def _images(report: BuildReport) -> list[str]:
+    """Names of the evaluation images."""
+    return [image.name for image in next(iter(report.drift.values())).images]
+
+
 def changes(before: BuildReport, now: BuildReport) -> tuple[Change, ...]:
-    """All artifacts of either build, in the order of the new one."""
+    """All artifacts of either build, in the order of the new one.
+
+    Raises:
+        DataError: they were measured at another image size or on other images.
+    """
+    refuse_incomparable(before, now)
     failed: dict[str, list[str]] = {}
     for check in compare_builds(now.manifest, before.manifest):
         if check.outcome == "failed":

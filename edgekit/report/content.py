@@ -65,6 +65,7 @@ class BuildReport(BaseModel):
     panels: tuple[ImagePanel, ...] = ()
     head: str = ""
     evaluation: str = ""  # what the evaluation images are, for the reader
+    images_digest: str = ""  # of the evaluation images' names and pixels
     calibration: str = ""
     commands: tuple[Command, ...] = ()
     explanation: Explanation | None = None  # of the plan of 8 bits, once `edgekit explain` has looked
@@ -133,7 +134,7 @@ class BuildReport(BaseModel):
             data["manifest"]["schema_"] = data["manifest"].pop("schema")
             return cls.model_validate(data)
         except FileNotFoundError:
-            raise DataError(f"there is no report at {path}", fix=f"edgekit report {path.parent}") from None
+            raise DataError(f"there is no report at {path}", fix=f"edgekit build --out {path.parent}") from None
         except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
             why = str(error).splitlines()[0]
             raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgekit.artifact import Manifest
 from edgekit.files import atomic_path
 from edgekit.quantize.explanation import Explanation
+from edgekit.report.changes import refuse_incomparable
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Aim, Verdict
 
@@ -41,13 +42,15 @@ def redraw(out: Path, *, aim: Aim | None = None, against: Path | None = None) ->
         against: an earlier build folder.
 
     Raises:
-        DataError: a report is missing or damaged.
+        DataError: a report is missing or damaged, or the earlier build is of another image size or other images.
         BackendMissing: as `write_report`.
     """
     report = BuildReport.read_json(out / "report.json")
+    earlier = BuildReport.read_json(against / "report.json") if against else None
+    if earlier:
+        refuse_incomparable(earlier, report)  # before anything is written
     report = report.model_copy(update={"explanation": Explanation.read(out)})
     if aim:
         report = report.aimed(aim)
         Manifest.read(out).model_copy(update={"choice": report.verdict.recorded()}).write(out)
-    earlier = BuildReport.read_json(against / "report.json") if against else None
     return write_report(report, out, against=earlier), report.verdict

@@ -60,7 +60,7 @@ def require_same(path: Path, sha256: str) -> None:
         raise DataError(
             f"{path} is another file here",
             why=f"SHA-256 {found[:12]}…, planned was {sha256[:12]}…",
-            fix="edgekit build again, or copy the same file to every machine",
+            fix="copy the same file to every machine",
         )
 
 

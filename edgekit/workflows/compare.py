@@ -20,6 +20,7 @@ from edgekit.measure.latency import LatencyRun, measure_latency
 from edgekit.measure.worker import Target
 from edgekit.pipeline.timing import reference_name, untimed
 from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.progress import Step
 
 if TYPE_CHECKING:
     from edgekit.backends.openvino.runner import Hint
@@ -76,6 +77,7 @@ def drift_between(
     watcher = watcher or Silent()
 
     def features(artifact: Artifact, images: ImageSet) -> Features:
+        watcher.step(artifact.name)
         runner = get_backend(artifact.format).runner(artifact)
         return features_of(
             runner,
@@ -87,6 +89,7 @@ def drift_between(
     def images_for(artifact: Artifact) -> ImageSet:
         return load_set(source, artifact.preprocess, samples=samples, seed=seed, split="evaluation")
 
+    watcher.plan([Step(artifact.name) for artifact in (reference, *candidates)])
     images = images_for(reference)
     expected = features(reference, images)
     judge = AccuracyJudge(expected, images.labels, seed=seed) if images.labels else None

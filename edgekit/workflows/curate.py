@@ -70,13 +70,13 @@ def curate_folder(
         raise DataError(f"{out} exists and is not empty", fix="name a new folder with --out")
     if features is None and crew.engine == "ray":
         features = out.with_name(f"{out.name}.features")
-    loaded, place = zoo.load(model), Path(model).expanduser()
+    loaded = zoo.load(model)
     task = EmbedTask(
         root=source.resolve(),
         batch=_BATCH,
         model=Checkpoint(
             name=loaded.name,
-            place=str(place.resolve()) if place.exists() else model,
+            place=zoo.place_of(model),
             sha256=loaded.sha256,
             preprocess=Preprocess.for_size(side, side),
         ),

@@ -149,7 +149,8 @@ def distil_folder(
             if world.first:
                 _claim(out, name, teacher, specs, data, recipe)
             for group, init in zip(groups, inits, strict=True):
-                watcher.note(f"{group.name}: {len(group.students)} students, begun with {init}")
+                count = len(group.students)
+                watcher.note(f"{group.name}: {count} student{'s' if count > 1 else ''}, begun with {init}")
             return _trained(loaded, groups, inits, split, recipe, world, name, out, board, watcher, keep)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
 from edgekit.images.boxes import Box, read_boxes
+from edgekit.images.demo import DEMO
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.attention import look_inside
 from edgekit.measure.discovery import CORRECT_IOU, correct, iou, localise
@@ -111,7 +112,7 @@ def _doubt(name: str, run: LatencyRun | None) -> str:
 
 
 def _truth(file: Path, images: str | Path, shown: ImageSet) -> dict[str, tuple[Box, ...]]:
-    if not Path(images).is_dir():
+    if str(images) == DEMO or not Path(images).is_dir():
         raise DataError(f"{file} needs a folder of images", fix="--images DIR")
     return read_boxes(file, Path(images), shown.paths, shown.preprocess)
 

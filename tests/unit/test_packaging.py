@@ -14,12 +14,29 @@ ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib"}  # made by running, not written by anyone
 
 
-def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
+def checkout_in(folder: Path) -> Path:
+    """A copy of what packaging reads."""
+    checkout = folder / "checkout"
     checkout.mkdir()
     shutil.copytree(ROOT / "edgekit", checkout / "edgekit", ignore=shutil.ignore_patterns(*LEFT_OUT - {"_lib"}))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, checkout / name)
+    return checkout
+
+
+def test_an_editable_install_is_one_line_and_prints_no_warning_box(tmp_path: Path) -> None:
+    checkout = checkout_in(tmp_path)
+    program = "from setuptools.build_meta import build_editable; build_editable('wheels')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "*****" not in done.stdout + done.stderr
+    archive = zipfile.ZipFile(next((checkout / "wheels").glob("*.whl")))
+    (link,) = [name for name in archive.namelist() if name.endswith(".pth")]
+    assert archive.read(link).decode().strip() == str(checkout)
+
+
+def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    checkout = checkout_in(tmp_path)
     done = subprocess.run(
         [
             sys.executable,

@@ -68,7 +68,9 @@ def read_function(path: Path, name: str | None = None) -> Any:
     ct = coremltools()
     if not (path / "Manifest.json").is_file():
         raise DataError(
-            f"{path} is no Core ML package", why="it has no Manifest.json", fix="edgekit export --format coreml"
+            f"{path} is no Core ML package",
+            why="it has no Manifest.json",
+            fix="edgekit export --format coreml --out OUT",
         )
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
@@ -82,7 +84,7 @@ def read_function(path: Path, name: str | None = None) -> Any:
         raise DataError(
             f"{path} is not a readable Core ML package",
             why=(str(error).splitlines() or [""])[0],
-            fix="edgekit export --format coreml",
+            fix="edgekit export --format coreml --out OUT",
         ) from None
     wanted = name or spec.description.defaultFunctionName or "main"
     if wanted not in program.functions:
@@ -127,7 +129,7 @@ def _description(path: Path) -> Any:
         spec = Model_pb2.Model.FromString((path / SPEC).read_bytes())
     except (OSError, DecodeError) as error:
         raise DataError(
-            f"{path} is not a readable Core ML package", why=str(error), fix="edgekit export --format coreml"
+            f"{path} is not a readable Core ML package", why=str(error), fix="edgekit export --format coreml --out OUT"
         ) from None
     return spec.description
 

@@ -39,7 +39,7 @@ class CoreMlRunner:
             DataError: the package is missing or damaged.
         """
         if not artifact.path.is_dir():
-            raise DataError(f"{artifact.path} is missing", fix="edgekit export --format coreml")
+            raise DataError(f"{artifact.path} is missing", fix="edgekit export --format coreml --out OUT")
         self.artifact = artifact
         self.interpreted = model is None and platform.system() != "Darwin"
         self._input = artifact.inputs[0].name

@@ -25,10 +25,11 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(_pair(entry) for entry in entries)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format onnx"
+            f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format onnx --out OUT"
         ) from None
     except ValueError as error:
-        raise DataError(f"{path} is no ONNX file", why=str(error), fix="edgekit export --format onnx") from None
+        fix = "edgekit export --format onnx --out OUT"
+        raise DataError(f"{path} is no ONNX file", why=str(error), fix=fix) from None
 
 
 def _fields(stream: BinaryIO, end: int, wanted: set[int]) -> Iterator[tuple[int, bytes]]:

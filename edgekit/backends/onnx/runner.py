@@ -29,7 +29,7 @@ class OnnxRunner:
 
         self.artifact = artifact
         if not artifact.path.is_file():
-            raise DataError(f"{artifact.path} is missing", fix="edgekit export --format onnx")
+            raise DataError(f"{artifact.path} is missing", fix="edgekit export --format onnx --out OUT")
         options = session_options(artifact, threads)
         try:
             self.session = ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
@@ -38,14 +38,14 @@ class OnnxRunner:
             raise DataError(
                 f"ONNX Runtime {ort.__version__} cannot load {artifact.path}",
                 why=reason,
-                fix="edgekit export --format onnx",
+                fix="edgekit export --format onnx --out OUT",
             ) from None
         names = [value.name for value in self.session.get_outputs()]
         self._outputs = [spec.name for spec in artifact.outputs]
         if [value.name for value in self.session.get_inputs()] != [INPUT_NAME] or names != self._outputs:
             raise DataError(
                 f"{artifact.path} has outputs {', '.join(names)}, not {', '.join(self._outputs)}",
-                fix="edgekit export --format onnx",
+                fix="edgekit export --format onnx --out OUT",
             )
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:

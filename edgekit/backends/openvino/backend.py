@@ -112,7 +112,9 @@ class OpenVinoBackend(Backend):
             found = ElementTree.parse(path).find("/".join(("rt_info", *_MANIFEST)))
         except ElementTree.ParseError as error:
             raise DataError(
-                f"{path} is not a readable OpenVINO model", why=str(error), fix="edgekit export --format openvino"
+                f"{path} is not a readable OpenVINO model",
+                why=str(error),
+                fix="edgekit export --format openvino --out OUT",
             ) from None
         return found.get("value") if found is not None else None
 

@@ -73,7 +73,7 @@ def nncf_quantize(
     if source.format != "openvino" or source.precision != "fp32":
         raise ExportError(
             f"NNCF quantizes an openvino/fp32 artifact, not {source.name}",
-            fix="edgekit export --format openvino --precision fp32",
+            fix="edgekit export --format openvino --precision fp32 --out OUT",
         )
     if not len(calibration):
         raise DataError("NNCF has no calibration images", fix="--calib DIR")

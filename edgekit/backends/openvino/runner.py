@@ -134,7 +134,7 @@ def read_model(path: Path, core: ov.Core | None = None) -> ov.Model:
         raise DataError(
             f"{path} is not a readable OpenVINO model",
             why=str(error).strip().splitlines()[-1],
-            fix="edgekit export --format openvino",
+            fix="edgekit export --format openvino --out OUT",
         ) from None
 
 
@@ -145,7 +145,7 @@ def require_both_files(path: Path) -> None:
             raise DataError(
                 f"{file} is missing",
                 why="an OpenVINO model is two files, .xml and .bin",
-                fix="edgekit export --format openvino",
+                fix="edgekit export --format openvino --out OUT",
             )
 
 

@@ -85,7 +85,7 @@ class TfliteBackend:
             )
         if precision not in _FLOAT and source.plan is None:
             raise ExportError(
-                f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
+                f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name} --out OUT"
             )
         if precision == "w8a16":
             return self._export_integer(source, path)
@@ -112,7 +112,7 @@ class TfliteBackend:
             raise ExportError(
                 "w8a16 needs calibration images",
                 why="every tensor of it has a range",
-                fix="edgekit build --precision w8a16 --calib DIR",
+                fix="edgekit build --precision w8a16 --calib DIR --out OUT",
             )
         ranges, hidden = seen_ranges(plan, pixels, source.preprocess)
         described = _describe(source, "w8a16", "standard", ranges.borders)
@@ -147,13 +147,13 @@ class TfliteBackend:
             return _artifact(json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()), path)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite"
+                f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite --out OUT"
             ) from None
         except Exception as error:  # flatbuffers checks nothing: a damaged file may raise anything
             raise DataError(
                 f"{path} is no TFLite file of edgekit",
                 why=str(error) or f"it has no {MANIFEST_KEY}",
-                fix="edgekit export --format tflite",
+                fix="edgekit export --format tflite --out OUT",
             ) from None
 
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:

@@ -117,7 +117,7 @@ class WeightGemms(FloatGemms):
             raise ExportError(
                 f"{gemm.name} has {groups} weight scales per output channel for {gemm.weight_bits} bits",
                 why=f"TFLite takes one, or blocks of {_BLOCK} and 4 bits",
-                fix="--precision w4a8, or quantize without --group-size",
+                fix="--precision w4a8, or a recipe without group_size",
             )
         integers = channels_last(gemm.weight.reshape(self.tensors[f"{gemm.name}.weight"].shape))
         if columns is not None:

@@ -67,7 +67,7 @@ class TfliteRunner:
             raise DataError(
                 f"{artifact.path} has the signatures {signatures}",
                 why="not what edgekit writes",
-                fix="edgekit export --format tflite",
+                fix="edgekit export --format tflite --out OUT",
             )
         (self._input,) = self.interpreter.get_input_details()
         self._outputs = {detail["name"]: detail for detail in self.interpreter.get_output_details()}
@@ -116,7 +116,7 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
         DataError: the file is missing or damaged.
     """
     if not artifact.path.is_file():
-        raise DataError(f"{artifact.path} is missing", fix="edgekit export --format tflite")
+        raise DataError(f"{artifact.path} is missing", fix="edgekit export --format tflite --out OUT")
     module = import_module(f"{runtime}.interpreter")
     try:
         with without_greeting():
@@ -132,7 +132,7 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
         raise DataError(
             f"{runtime.replace('_', '-')} cannot load {artifact.path}",
             why=str(error).strip(),
-            fix="edgekit export --format tflite",
+            fix="edgekit export --format tflite --out OUT",
         ) from None
     return interpreter
 

@@ -208,7 +208,7 @@ class FixedPoint:
             raise ExportError(
                 f"{gemm.name} has {gemm.weight_scale.shape[1]} weight scales per output channel",
                 why="int16 kernels take one",
-                fix="quantize without --group-size",
+                fix="a recipe without group_size",
             )
         scale = gemm.weight_scale[:, 0]
         if self.ranges is None:
