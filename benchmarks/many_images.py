@@ -52,7 +52,7 @@ def timed(model: Path, images: Path, out: Path, crew: Crew, shard: int) -> dict[
         if done > marks[-1][0] and (done % shard == 0 or done == total):
             marks.append((done, time.perf_counter() - begin))
 
-    _, ran = embed_shards(model, images, out, crew, shard_size=shard, progress=mark)
+    _, ran, _ = embed_shards(model, images, out, crew, shard_size=shard, progress=mark)
     (first, start), (last, end) = marks[1], marks[-1]
     return {
         "images_per_s": (last - first) / (end - start),

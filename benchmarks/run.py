@@ -109,7 +109,7 @@ def _with_times(row: matrix.Row, run: LatencyRun, threads: int) -> matrix.Row:
         unstable="; ".join(report.noise.reasons),
         noise_spread=report.noise.spread,
         noise_drift=report.noise.drift,
-        load_before=report.noise.load_before,
+        noise_load=report.noise.load,
     )
 
 

@@ -110,6 +110,18 @@ class ArtifactRow(Frozen):
     audit: dict[str, Any] | None = None  # fusion and placement: what really runs in INT8
 
 
+class TimingRun(Frozen):
+    """One interleaved latency measurement on one host. Only latencies that name the same run may be compared."""
+
+    id: str  # what `latency.run` of a row names
+    date: str  # UTC, "2026-11-29T14:03:00Z"
+    threads: int | None  # of each runtime; None left it to the runtime
+    batch: int
+    image_size: tuple[int, int]  # (height, width) in pixels
+    busy: float  # share 0..1 of the processor time that other work took meanwhile
+    host: dict[str, Any]  # as `edgekit.measure.host.Host`
+
+
 class Choice(Frozen):
     """The artifact that was chosen by measurement, what for, and the verdict's sentence; None where none was fit."""
 
@@ -117,6 +129,7 @@ class Choice(Frozen):
     goal: Literal["latency", "size", "accuracy"]
     max_drop: float | None  # of the class-token cosine; None: a grade of good or better
     sentence: str
+    run: str | None = None  # id of the run whose latencies decided
 
 
 class Manifest(BaseModel):
@@ -130,7 +143,13 @@ class Manifest(BaseModel):
     recipe_digest: str
     host: dict[str, Any]
     artifacts: tuple[ArtifactRow, ...]
-    choice: Choice | None = None  # when the build was asked to choose; `edgekit.load` opens it
+    choice: Choice | None = None  # of every measured build; on the machine that measured `edgekit.load` opens it
+    runs: tuple[TimingRun, ...] = ()  # of the rows' latencies, one per image size
+
+    def run_of(self, row: ArtifactRow) -> TimingRun | None:
+        """The run that a row's latency is of; None where it has none, or is of an earlier version."""
+        name = (row.latency or {}).get("run")
+        return next((run for run in self.runs if run.id == name), None)
 
     def write(self, folder: Path) -> Path:
         """Write `manifest.json` in `folder` atomically and return its path."""

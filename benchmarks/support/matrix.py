@@ -52,7 +52,8 @@ class Row:
     unstable: str = ""
     noise_spread: float | None = None
     noise_drift: float | None = None
-    load_before: float | None = None
+    load_before: float | None = None  # running processes per core the minute before; rows until 2026-11 have it
+    noise_load: float | None = None  # share of the processor time that other work took meanwhile
     images: int | None = None
     sqnr_db: float | None = None
     sqnr_low_db: float | None = None
@@ -97,7 +98,7 @@ def write(path: Path, rows: list[Row]) -> None:
 def _parsed(row: dict[str, str]) -> Row:
     values: dict[str, object] = {}
     for field in fields(Row):
-        text, kind = row[field.name], str(field.type)
+        text, kind = row.get(field.name, ""), str(field.type)
         if "None" in kind and text == "":
             values[field.name] = None
         else:

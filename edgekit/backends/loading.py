@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Format, Manifest
+from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Choice, Format, Manifest
 from edgekit.backends.base import Runner
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
@@ -98,6 +98,9 @@ class LoadedModel:
 def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
+    That is the one that the folder's report recommends, where it was measured on this machine; `reason` says so, or
+    how it was chosen on another one.
+
     A file that a build folder or bundle lists is compared with the manifest's digest first; of any other file
     `LoadedModel.reason` says that its content is unverified.
 
@@ -149,24 +152,84 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
 
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and (row.precision, row.variant) in _KINDS]
-    chosen = manifest.choice.artifact if manifest.choice else None
-    made.sort(key=lambda row: (row.name != chosen, *_rank(row)))
+    order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
-    for row in made:
+    for row in order.rows:
         try:
             runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
         except BackendMissing as missing:
             passed_over.append((row.name, str(missing)))
         else:
-            reason = f"{row.name} is the first of {len(made)} artifacts, fastest kind first, that runs here"
-            if row.name == chosen:
-                reason = f"{row.name} was chosen by measurement"
-            return LoadedModel(runner, reason, tuple(passed_over))
+            return LoadedModel(runner, order.reason(row), tuple(passed_over))
     raise BackendMissing(
         f"no artifact of {folder} runs here",
         why="; ".join(f"{n}: {why}" for n, why in passed_over),
         fix="edgekit doctor",
     )
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The artifacts of a folder in the order of trial, and how that came about: `how` is a clause."""
+
+    rows: list[ArtifactRow]
+    chosen: str | None
+    how: str
+    otherwise: str  # of a row that is not the chosen one
+
+    def reason(self, row: ArtifactRow) -> str:
+        """Why the row is opened, in one sentence."""
+        if row.name == self.chosen:
+            return f"{row.name} {self.how}"
+        first = f"{self.chosen}, which {self.how}, does not run here; " if self.chosen else ""
+        return f"{first}{row.name} is the first of {len(self.rows)} artifacts that runs here, {self.otherwise}"
+
+
+def _order(manifest: Manifest, made: list[ArtifactRow]) -> _Order:
+    """The recorded choice first where it holds on this machine.
+
+    What is fastest holds for the machine that measured it. The smallest file is the smallest everywhere, and so is the
+    truest; and what is too far from the float features is so on every machine.
+    """
+    choice = manifest.choice
+    rows = sorted(made, key=lambda row: (not _true_enough(row, choice), *_rank(row)))
+    if choice is None or choice.artifact is None:
+        why = "fastest kind first" if choice is None else "fastest kind first: measuring found none fit to choose"
+        return _Order(rows, None, "", why)
+    run = next((run for run in manifest.runs if run.id == choice.run), None)
+    host = _words(run.host if run else manifest.host)
+    here = _is_here(run.host if run else manifest.host)
+    if not here and choice.goal == "latency":
+        why = f"fastest kind first: {choice.artifact} was the choice of {host}, and this is another machine"
+        return _Order(rows, None, "", f"{why} (edgekit bench OUT --save measures here)")
+    if here:  # what comes next where the choice does not run was measured, too
+        times = {row.name: row.latency["p50_ms"] for row in rows if row.latency}
+        rows.sort(key=lambda row: (not _true_enough(row, choice), times.get(row.name, float("inf"))))
+    rows.sort(key=lambda row: row.name != choice.artifact)
+    when = f", {run.date[:10]}" if run else ""
+    on = f"on this machine ({host}{when})" if here else f"on another machine ({host}{when})"
+    how = f"was chosen for its {choice.goal} by measurement {on}"
+    return _Order(rows, choice.artifact, how, "fastest measured first" if here else "fastest kind first")
+
+
+def _true_enough(row: ArtifactRow, choice: Choice | None) -> bool:
+    """Whether a row drifts no more than the choice was allowed to; unknown drift is none."""
+    if choice is None or row.drift is None:
+        return True
+    if choice.max_drop is None:
+        return row.drift.get("grade", "good") in ("excellent", "good")
+    return bool(1 - row.drift.get("cls_cosine_mean", 1.0) <= choice.max_drop)
+
+
+def _is_here(host: dict[str, Any]) -> bool:
+    from edgekit.measure.host import describe_host
+
+    return describe_host().same_machine(host)
+
+
+def _words(host: dict[str, Any]) -> str:
+    cores = host.get("cores_usable")
+    return f"{host.get('cpu', 'an unknown CPU')}{f', {cores} cores' if cores else ''}"
 
 
 def _rank(row: ArtifactRow) -> tuple[bool, int, int]:

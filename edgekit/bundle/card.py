@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.artifact import ArtifactRow, Choice, Manifest
 from edgekit.bundle.platforms import PLATFORMS, Platform
 from edgekit.errors import BackendMissing
 from edgekit.models.config import ARCHITECTURES
+from edgekit.report.content import BuildReport
+from edgekit.report.numbers import row_speed, timing
+from edgekit.report.verdict import Aim, Verdict, judge
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -20,13 +22,39 @@ _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 _HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
 
 
-def model_card(manifest: Manifest, platforms: Sequence[Platform], report: Path | None) -> str:
+def verdict_among(report: BuildReport, names: Mapping[str, str], choice: Choice | None = None) -> Verdict:
+    """The verdict of a build on the artifacts that are in a bundle, for the aim that the build was asked for.
+
+    Args:
+        report: of the build.
+        names: of the artifacts in the bundle, and what the verdict is to call each.
+        choice: of the build, for its aim; None is that of the report.
+    """
+    aim = Aim(goal=choice.goal, max_drop=choice.max_drop) if choice else report.verdict.aim
+
+    def label(name: str) -> str:  # what is not in the bundle must not be taken for something that is
+        return names.get(name, f"{name} of the build")
+
+    return judge(
+        [row.model_copy(update={"name": label(row.name)}) for row in report.manifest.artifacts],
+        {label(name): drift for name, drift in report.drift.items()},
+        {label(name): latency for name, latency in report.latency.items()},
+        reference=label(report.reference),
+        aim=aim,
+        among=set(names.values()),
+    )
+
+
+def model_card(
+    manifest: Manifest, platforms: Sequence[Platform], report: BuildReport | None, verdict: Verdict | None
+) -> str:
     """The whole README.md.
 
     Args:
         manifest: of the bundle.
         platforms: that it serves.
-        report: the build's report.json, for the verdict and the images it was judged on; None when it has none.
+        report: of the build, for the images it was judged on; None when it has none.
+        verdict: on the files of the bundle.
 
     Raises:
         BackendMissing: huggingface_hub or jinja2 is not installed.
@@ -36,20 +64,18 @@ def model_card(manifest: Manifest, platforms: Sequence[Platform], report: Path |
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise BackendMissing(f"the model card needs {error.name}", fix="pip install 'edgekit[hub,report]'") from None
-    told = json.loads(report.read_text(encoding="utf-8")) if report is not None else {}
     rows = [row for row in manifest.artifacts if row.preprocess is not None]
     template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         _TEMPLATE.read_text(encoding="utf-8")
     )
     body = template.render(
         model=manifest.model,
-        host=manifest.host,
-        rows=[_cells(row) for row in rows],
+        tables=_tables(manifest, rows),
         transform=rows[0].preprocess,
         platforms={platform: PLATFORMS[platform].title for platform in platforms},
-        verdict=told.get("verdict", {}).get("sentence", ""),
-        evaluation=told.get("evaluation", ""),
-        calibration=told.get("calibration", ""),
+        verdict=verdict if verdict and verdict.front else None,
+        evaluation=report.evaluation if report else "",
+        calibration=report.calibration if report else "",
         tokens=_tokens(rows),
         drift=any(row.drift for row in rows),
         quantized=any(row.path == "onnx/model_quantized.onnx" for row in rows),
@@ -79,6 +105,25 @@ def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Se
     )
 
 
+def _tables(manifest: Manifest, rows: Sequence[ArtifactRow]) -> list[dict[str, Any]]:
+    """The files of each image size, whose latencies are of one run."""
+    groups: dict[tuple[int, int], list[ArtifactRow]] = {}
+    for row in rows:
+        assert row.preprocess is not None
+        groups.setdefault(row.preprocess.input_size, []).append(row)
+    tables = []
+    for (height, width), group in groups.items():
+        timed = next((row for row in group if row.latency), None)
+        tables.append(
+            {
+                "size": f"{height} x {width} pixels" if len(groups) > 1 else "",
+                "rows": [_cells(row) for row in group],
+                "timing": timing(manifest.run_of(timed)) if timed else "",
+            }
+        )
+    return tables
+
+
 def _tokens(rows: Sequence[ArtifactRow]) -> tuple[int | str, ...]:
     """Shape of `last_hidden_state`."""
     return rows[0].outputs[0].shape
@@ -99,5 +144,6 @@ def _cells(row: ArtifactRow) -> dict[str, str]:
         "sqnr": number(drift.get("sqnr_db"), 1),
         "cosine": number(drift.get("cls_cosine_mean"), 5),
         "patches": number(drift.get("patch_cosine_mean"), 5),
-        "ms": number(latency.get("p50_ms"), 1),
+        "speed": row_speed(row),
+        "ms": number(latency.get("p50_ms"), 1) + ("" if latency.get("stable", True) else " (unsteady)"),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from edgekit.artifact import Manifest
 from edgekit.backends import Runner, get_backend
 from edgekit.backends.loading import artifact_of
-from edgekit.bundle.card import model_card
+from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
 from edgekit.bundle.platforms import TEMPLATES, Platform
@@ -23,6 +23,8 @@ from edgekit.files import atomic_path, inside, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.report.content import BuildReport
+from edgekit.report.verdict import Verdict
 
 SUMS = "SHA256SUMS"
 _LICENCES = Path(__file__).parent / "licences"
@@ -63,11 +65,16 @@ def write_bundle(
     with atomic_path(to) as folder:
         folder.mkdir()
         rows = tuple(_copied(each, folder) for each in chosen)
-        manifest = built.model_copy(update={"artifacts": rows})
+        report = _report(build)
+        places = {_built_name(built, build, each): each.row for each in chosen}
+        names = {name: row.name for name, row in places.items()}
+        manifest = _with_choice(built.model_copy(update={"artifacts": rows}), report, names)
         main = sizes[0] if sizes else sizes_of(built)[0]
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
             _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
-        _describe(build, folder, manifest, served)
+        paths = {name: f"`{row.path}`" for name, row in places.items()}
+        verdict = verdict_among(report, paths, built.choice) if report else None
+        _describe(build, folder, manifest, served, report, verdict)
         for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
@@ -77,6 +84,27 @@ def write_bundle(
         files = [path for path in folder.rglob("*") if path.is_file()]
         bundle = Bundle(to, served, manifest, len(files), size_mb_of(folder))
     return bundle
+
+
+def _report(build: Path) -> BuildReport | None:
+    """What the build measured, None where it did not.
+
+    Raises:
+        DataError: its report.json is damaged.
+    """
+    return BuildReport.read_json(build / "report.json") if (build / "report.json").is_file() else None
+
+
+def _built_name(built: Manifest, build: Path, chosen: Chosen) -> str:
+    """The name that an artifact of the bundle has in the build."""
+    return next(row.name for row in built.artifacts if row.path and build / row.path == chosen.source)
+
+
+def _with_choice(manifest: Manifest, report: BuildReport | None, names: Mapping[str, str]) -> Manifest:
+    """With the choice among the artifacts of the bundle, by their `names` in it, and the runs they were timed in."""
+    runs = tuple(run for run in manifest.runs if any(manifest.run_of(row) == run for row in manifest.artifacts))
+    choice = verdict_among(report, names, manifest.choice).recorded() if report else None
+    return manifest.model_copy(update={"choice": choice, "runs": runs})
 
 
 def _must_be_ours(to: Path) -> None:
@@ -125,17 +153,24 @@ def _reference(source: Path, built: Manifest, size: Size) -> Runner:
     )
 
 
-def _describe(build: Path, folder: Path, manifest: Manifest, platforms: Sequence[Platform]) -> None:
-    """Everything about the artifacts that is not one of them."""
+def _describe(
+    build: Path,
+    folder: Path,
+    manifest: Manifest,
+    platforms: Sequence[Platform],
+    report: BuildReport | None,
+    verdict: Verdict | None,
+) -> None:
+    """Everything about the artifacts that is not one of them; `verdict` calls them by their paths."""
     transform = manifest.artifacts[0].preprocess
     assert transform is not None
     _write_json(folder / "config.json", model_config(manifest.model, transform))
     _write_json(folder / "preprocessor_config.json", preprocessor_config(transform))
     (folder / "recipe.toml").write_text(_toml(manifest.recipe), encoding="utf-8")
-    page, report = (inside(build, name, said_by="the bundle") for name in ("report.html", "report.json"))
+    page = inside(build, "report.html", said_by="the bundle")
     if page.is_file():
         shutil.copyfile(page, folder / "report.html")
-    card = model_card(manifest, platforms, report if report.is_file() else None)
+    card = model_card(manifest, platforms, report, verdict)
     (folder / "README.md").write_text(card, encoding="utf-8")
     shutil.copyfile(_LICENCES / "Apache-2.0.txt", folder / "LICENSE")
     (folder / "LICENSE.weights").write_text(_licence_of_weights(manifest.model), encoding="utf-8")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.run import BuildResult
     from edgekit.pipeline.stamp import Measure
     from edgekit.recipe import Recipe
-    from edgekit.report.verdict import Goal
+    from edgekit.report.verdict import Goal, Verdict
 
 
 def build(
@@ -42,13 +42,15 @@ def build(
     max_drop: options.MaxDrop = None,
     optimize_for: options.OptimizeFor = None,
     recover: options.Recover = False,
+    remeasure: options.Remeasure = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Build every format and precision, measure drift and latency, write report.html.
 
-    Run it again and only what is missing is made. With --optimize-for one artifact is chosen by what was measured: of
-    all precisions and quantizers, unless --precision and --engine name some.
+    Run it again and only what is missing is made; what OUT holds is timed together, whenever anything has changed.
+    One artifact is chosen by what was measured, with --optimize-for of all precisions and quantizers, unless
+    --precision and --engine name some.
     """
     from edgekit.backends.openvino.nncf import nncf_missing
 
@@ -72,7 +74,17 @@ def build(
         fused_attention=fused_attention,
     )
     raise typer.Exit(
-        _run(made, out, "all", threads=threads, goal=optimize_for, max_drop=max_drop, dry_run=dry_run, as_json=as_json)
+        _run(
+            made,
+            out,
+            "all",
+            threads=threads,
+            goal=optimize_for,
+            max_drop=max_drop,
+            remeasure=remeasure,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
     )
 
 
@@ -162,6 +174,7 @@ def _run(
     threads: int | None = None,
     goal: Goal | None = None,
     max_drop: float | None = None,
+    remeasure: bool = False,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -175,7 +188,7 @@ def _run(
     aim = Aim(goal=goal, max_drop=max_drop) if goal else None
     with Live(console) as live:
         live.note(f"{recipe.model} -> {len(jobs_of(recipe))} artifacts in {out}")
-        result = build(recipe, out, measure=measure, threads=threads, aim=aim, watcher=live)
+        result = build(recipe, out, measure=measure, threads=threads, aim=aim, remeasure=remeasure, watcher=live)
     _show(result, console, as_json)
     if aim:  # the limit is what the choice must keep to, not every artifact
         return result.exit_code or (0 if result.verdict and result.verdict.choice else 3)
@@ -226,9 +239,12 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
                     "out": str(result.out),
                     "made": result.made,
                     "kept": result.kept,
+                    "failed": result.failed,
+                    "timed": result.timed,
                     "seconds": round(result.seconds, 1),
                     "report": str(result.report) if result.report else None,
-                    "verdict": result.verdict.sentence if result.verdict else "",
+                    **verdict_json(result.verdict),
+                    "runs": [run.model_dump(mode="json") for run in result.manifest.runs],
                     "choice": result.manifest.choice.model_dump() if result.manifest.choice else None,
                     "artifacts": [row.model_dump(mode="json") for row in result.manifest.artifacts],
                 },
@@ -236,22 +252,43 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
             )
         )
         return
-    from edgekit.cli.show import build_table, heads_table
+    from edgekit.cli.show import build_tables, heads_table
 
     console.print()
-    console.print(build_table(result.manifest.artifacts))
-    console.print()
+    for table in build_tables(result.manifest):
+        console.print(table)
+        console.print()
     if any((row.drift or {}).get("heads") for row in result.manifest.artifacts):
         console.print(heads_table(result.manifest.artifacts))
         console.print()
-    if not result.made and result.kept:
+    if result.did_nothing and result.kept:
         console.print(f"nothing to do: all {len(result.kept)} artifacts are up to date ({result.seconds:.1f} s)")
     else:
-        console.print(f"{len(result.made)} made, {len(result.kept)} kept in {result.seconds:.0f} s")
+        did = [f"{len(result.made)} made", f"{len(result.kept)} kept"]
+        did += [f"{len(result.failed)} failed"] if result.failed else []
+        did += [f"{len(result.timed)} timed together"] if result.timed else []
+        did += ["report written"] if result.redrawn else []
+        console.print(f"{', '.join(did)} in {result.seconds:.0f} s")
     if result.verdict:
-        console.print(f"[bold]{result.verdict.sentence}[/]")
+        show_verdict(result.verdict, console)
     if result.report:
         console.print(f"report  {result.report}", soft_wrap=True)
+
+
+def show_verdict(verdict: Verdict, console: Console) -> None:
+    """What to use, whether to believe it, and what searching with it loses."""
+    from rich.text import Text
+
+    console.print(Text(verdict.sentence, "bold"))
+    if verdict.retrieval:
+        console.print(Text(verdict.retrieval))
+
+
+def verdict_json(verdict: Verdict | None) -> dict[str, str]:
+    """The sentences of a verdict, empty where nothing was measured."""
+    if verdict is None:
+        return {"verdict": "", "doubt": "", "retrieval": ""}
+    return {"verdict": verdict.sentence, "doubt": verdict.doubt, "retrieval": verdict.retrieval}
 
 
 def _gate(result: BuildResult, max_drop: float | None, console: Console) -> int:

@@ -100,9 +100,20 @@ def embed(
             progress=lambda count, total: live.stage("embed", count, total),
         )
     if as_json:
-        print(json.dumps({"out": str(out), "model": done.model, "shape": done.shape, "skipped": done.skipped}))
+        print(
+            json.dumps(
+                {
+                    "out": str(out),
+                    "model": done.model,
+                    "reason": done.reason,
+                    "shape": done.shape,
+                    "skipped": done.skipped,
+                }
+            )
+        )
         return
     print(f"{out}: {done.shape[0]} images, {' x '.join(map(str, done.shape[1:]))} float32 each, by {done.model}")
+    print(f"  {done.reason}")
     for name, reason in done.skipped:
         print(f"  skipped {name}: {reason}")
 
@@ -129,7 +140,7 @@ def _sharded(
     if samples is not None:
         raise RecipeError("--samples is of one file", why="shards are of all images", fix="--out features.npz")
     with Live(terminal(stderr=True)) as live:
-        name, ran = embed_shards(
+        name, ran, reason = embed_shards(
             model,
             images,
             out,
@@ -140,6 +151,7 @@ def _sharded(
             progress=lambda done, total: live.stage("embed", done, total),
         )
     if as_json:
-        print(json.dumps({"out": str(out), "model": name, **ran.summary()}))
+        print(json.dumps({"out": str(out), "model": name, "reason": reason, **ran.summary()}))
     else:
         show_shards(terminal(), out, f"by {name}", ran)
+        print(f"  {reason}")

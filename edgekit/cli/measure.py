@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgekit.cli import options
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.timing import Timing
 
 
 def drift(
@@ -92,12 +95,27 @@ def bench(
     ] = "latency",
     rounds: Annotated[int, typer.Option("--rounds", min=3, help="How often each is visited.")] = 10,
     seed: options.Seed = 0,
+    save: Annotated[
+        bool, typer.Option("--save", help="Of a build folder: put the times in its manifest and report; choose anew.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Latency, throughput and memory of artifacts on this machine, each in its own process, measured in turns."""
     from edgekit.cli.show import Live, latency_table, terminal
     from edgekit.workflows.compare import artifacts_in, latency_of
 
+    if save:
+        from edgekit.errors import RecipeError
+        from edgekit.pipeline.timing import Timing
+
+        if batch != 1 or hint != "latency":
+            raise RecipeError(
+                "--save keeps what a build measures",
+                why="that is the latency of one image a call",
+                fix="edgekit bench OUT --save",
+            )
+        _time_again(targets, Timing(threads=threads, rounds=rounds, seed=seed or 0), as_json)
+        return
     artifacts = [artifact for target in targets for artifact in artifacts_in(target)]
     main = artifacts[0].preprocess.input_size
     artifacts = [artifact for artifact in artifacts if artifact.preprocess.input_size == main]
@@ -113,6 +131,37 @@ def bench(
         raise typer.Exit(1)
 
 
+def _time_again(targets: list[Path], timing: Timing, as_json: bool) -> None:
+    """Time build folders and save it."""
+    from edgekit.cli.build import show_verdict, verdict_json
+    from edgekit.cli.show import Live, build_tables, terminal
+    from edgekit.pipeline.remeasure import remeasure
+
+    told = []
+    for out in targets:
+        with Live(terminal(stderr=True)) as live:
+            done = remeasure(out, timing, live)
+        page = str(done.report) if done.report else None
+        told.append(
+            {
+                "out": str(out),
+                "timed": done.timed,
+                "report": page,
+                **verdict_json(done.verdict),
+                "artifacts": [row.model_dump(mode="json") for row in done.manifest.artifacts],
+            }
+        )
+        if not as_json:
+            for table in build_tables(done.manifest):
+                terminal().print(table)
+            show_verdict(done.verdict, terminal())
+            print(f"report  {page}" if page else f"no report in {out} to put them in: edgekit build --out {out}")
+    if as_json:
+        print(json.dumps(told, indent=2))
+    if not all(each["timed"] for each in told):
+        raise typer.Exit(1)
+
+
 def report(
     out: Annotated[Path, typer.Argument(help="A build folder.")],
     *,
@@ -125,27 +174,33 @@ def report(
 ) -> None:
     """Draw report.html again: for another aim, beside an earlier build, or with what `edgekit explain` found."""
     from edgekit.report import redraw
-    from edgekit.report.verdict import Aim
 
-    aim = None
+    sentence = ""
+    if against is not None:
+        _compare_first(out, against)
     if optimize_for is not None or max_drop is not None:
-        aim = Aim(goal=optimize_for or "latency", max_drop=max_drop)
-    page, verdict = redraw(out, aim=aim, against=against)
+        from edgekit.pipeline.choose import choose_again
+        from edgekit.report.verdict import Aim
+
+        sentence = choose_again(out, Aim(goal=optimize_for or "latency", max_drop=max_drop)).sentence
+    page, verdict = redraw(out, against=against)
     if as_json:
+        changed = _changes(out, against) if against else None
         print(
-            json.dumps(
-                {
-                    "report": str(page),
-                    "verdict": verdict.model_dump(mode="json"),
-                    "changes": _changes(out, against) if against else None,
-                },
-                indent=2,
-            )
+            json.dumps({"report": str(page), "verdict": verdict.model_dump(mode="json"), "changes": changed}, indent=2)
         )
         return
-    if aim:
-        typer.echo(verdict.sentence)
+    if sentence:
+        typer.echo(sentence)
     print(page)
+
+
+def _compare_first(out: Path, against: Path) -> None:
+    """Raises DataError when two builds cannot stand beside each other, before anything is written."""
+    from edgekit.report.changes import refuse_incomparable
+    from edgekit.report.content import BuildReport
+
+    refuse_incomparable(*(BuildReport.read_json(folder / "report.json") for folder in (against, out)))
 
 
 def _changes(out: Path, against: Path) -> list[dict[str, object]]:

@@ -93,13 +93,14 @@ def inspect(
     if build:
         from edgekit.artifact import Manifest
         from edgekit.backends.placement import placement
-        from edgekit.cli.show import build_table
+        from edgekit.cli.show import build_tables
 
         manifest = Manifest.read(build)
         console.print(
             f"build of [bold]{manifest.model['name']}[/], recipe {manifest.recipe_digest}, {manifest.host['cpu']}"
         )
-        console.print(build_table(manifest.artifacts))
+        for table in build_tables(manifest):
+            console.print(table)
         for row in manifest.artifacts:
             if row.audit:
                 console.print(f"[bold]{row.name}[/]: {placement(row.audit)}", soft_wrap=True)

@@ -81,6 +81,9 @@ OptimizeFor = Annotated[
         help="Choose the artifact that is best at this among those that --max-drop allows; the manifest records it."
     ),
 ]
+Remeasure = Annotated[
+    bool, typer.Option("--remeasure", help="Time everything in OUT again, even where nothing has changed.")
+]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")
 ]

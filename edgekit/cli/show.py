@@ -14,12 +14,15 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.artifact import ArtifactRow
+from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.cli.verbosity import level
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
+from edgekit.measure.ratio import ratio
+from edgekit.measure.retrieval import Retrieval
 from edgekit.pipeline.watch import Fate
 from edgekit.progress import Schedule, Step, words
+from edgekit.report.numbers import row_speed, timing
 
 if TYPE_CHECKING:
     from edgekit.shards import Ran
@@ -157,9 +160,24 @@ def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:
         console.print(Text(rest, "yellow"), soft_wrap=True)
 
 
-def build_table(rows: Sequence[ArtifactRow]) -> Table:
-    """Size, drift and latency of every artifact; a dash where nothing was measured."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def build_tables(manifest: Manifest) -> list[Table]:
+    """Size, drift and latency of every artifact, a table per image size; a dash where nothing was measured.
+
+    The latencies of a table are of one run, which its title names.
+    """
+    sizes = {row.name: row.preprocess.input_size for row in manifest.artifacts if row.preprocess}
+    groups: dict[tuple[int, int] | None, list[ArtifactRow]] = {}
+    for row in manifest.artifacts:  # a row without a file has no size and stands with the main one
+        groups.setdefault(sizes.get(row.name, next(iter(sizes.values()), None)), []).append(row)
+    return [_build_table(rows, manifest, size if len(groups) > 1 else None) for size, rows in groups.items()]
+
+
+def _build_table(rows: Sequence[ArtifactRow], manifest: Manifest, size: tuple[int, int] | None) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="dim")
+    timed = next((row for row in rows if row.latency), None)
+    words = [f"{size[0]}x{size[1]} pixels"] if size else []
+    words += [f"timed together: {timing(manifest.run_of(timed))}"] if timed else []
+    table.title = "; ".join(words) or None
     for name in ("artifact", "status"):
         table.add_column(name, no_wrap=True)
     for name in ("MB", "dB", "CLS cos", "patch cos", "p50 ms", "speed"):
@@ -175,8 +193,8 @@ def build_table(rows: Sequence[ArtifactRow]) -> Table:
             _number(drift.get("cls_cosine_mean"), 5),
             _number(drift.get("patch_cosine_mean"), 5),
             _number(latency.get("p50_ms"), 1),
-            _number(latency.get("speedup_vs_fp32"), 2, "x"),
-            drift.get("grade", ""),
+            row_speed(row),
+            drift.get("grade", "") + ("  unsteady" if latency.get("stable") is False else ""),
         )
     return table
 
@@ -197,19 +215,21 @@ def heads_table(rows: Sequence[ArtifactRow]) -> Table:
     return table
 
 
-def _number(value: Any, digits: int, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.{digits}f}{unit}"
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def drift_table(reports: Mapping[str, DriftReport]) -> Table:
     """The drift of each artifact, with what the few images leave open."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("artifact", no_wrap=True)
-    for name in ("SQNR dB", "CLS cosine", "worst image", "patch cosine", "centred", "same neighbour"):
+    for name in ("SQNR dB", "CLS cosine", "worst image", "patch cosine", "centred", "own gallery", "FP32 gallery"):
         table.add_column(name, justify="right")
+    table.add_column("near ties", justify="right")
     table.add_column("grade", no_wrap=True)
+    table.caption = "Galleries: images that find the same nearest neighbour; near ties: lost ones that are as near."
+    table.caption_justify = "left"
     for name, report in reports.items():
-        agreement = report.own.nn_agreement
         centred = report.centred_patch_cosine.mean
         table.add_row(
             name,
@@ -218,10 +238,17 @@ def drift_table(reports: Mapping[str, DriftReport]) -> Table:
             f"{report.cls_cosine.min:.5f}",
             f"{report.patch_cosine.mean:.5f}",
             f"{centred:.5f}",
-            f"too few ({agreement.n})" if agreement.value is None else f"{agreement.value:.0%}",
+            _agreement(report.own),
+            _agreement(report.mixed),
+            f"{report.own.near_ties} of {report.own.changed}",
             report.grade,
         )
     return table
+
+
+def _agreement(found: Retrieval) -> str:
+    rate = found.nn_agreement
+    return f"too few ({rate.n})" if rate.value is None else f"{rate.value:.0%}"
 
 
 def accuracy_table(reports: Mapping[str, DriftReport]) -> Table:
@@ -252,13 +279,14 @@ def accuracy_table(reports: Mapping[str, DriftReport]) -> Table:
 
 def latency_table(run: LatencyRun) -> Table:
     """Times in ms, memory in MB; what could not run is a row with its reason."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="dim")
+    table.title = timing(run.run) if run.run else None
     table.add_column("artifact", no_wrap=True)
     for name in ("p50 ms", "p90 ms", "min ms", "images/s", "load ms", "peak MB", "vs FP32"):
         table.add_column(name, justify="right")
     table.add_column("")
     for name, report in run.reports.items():
-        speedup = f"{report.speedup.value:.2f}x" if report.speedup else "-"
+        speedup = ratio(report.speedup.value, report.speedup.low, report.speedup.high) if report.speedup else "-"
         table.add_row(
             name,
             f"{report.p50_ms:.1f}",

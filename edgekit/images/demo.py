@@ -214,6 +214,11 @@ def demo_crops(split: Split, samples: int, *, seed: int = 0) -> Iterator[tuple[s
         yield f"{photographs[i].name}#{k:02d}", crops[i][k]
 
 
+def photograph_of(name: str) -> str:
+    """The photograph that a crop of `demo_crops` shows a part of."""
+    return name.partition("#")[0]
+
+
 def _crops(photograph: Photograph, index: int, count: int, seed: int) -> list[Image.Image]:
     picture = photograph.open()
     grey = np.asarray(picture.convert("L").reduce(_COARSE), dtype=np.float32)

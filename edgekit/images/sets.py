@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
-from edgekit.images.demo import DEMO, Split, demo_crops
+from edgekit.images.demo import DEMO, Split, demo_crops, photograph_of
 from edgekit.images.folder import ImageFolder
 from edgekit.images.preprocess import preprocess
 
@@ -30,7 +30,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images ready for a model, in a fixed order. `paths` are relative to `source`; demo crops are <photo>#<crop>."""
+    """Images ready for a model, in a fixed order. `paths` are relative to `source`; demo crops are <photo>#<crop>.
+
+    `groups` names the photograph that each image is or is a crop of: statistics count photographs, not crops.
+    """
 
     source: str
     pixel_values: np.ndarray  # (n, 3, H, W) float32
@@ -39,6 +42,7 @@ class ImageSet:
     skipped: tuple[Skipped, ...]
     preprocess: Preprocess
     digest: str  # of names and pixels: what the model was shown
+    groups: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,7 +86,8 @@ def load_set(
             pixels.append(preprocess(crop, transform))
             if progress:
                 progress(len(pixels), len(crops))
-        return _image_set(DEMO, transform, pixels, [name for name, _ in crops])
+        names = [name for name, _ in crops]
+        return _image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
     root = Path(source)
     folder = ImageFolder.scan(root)
     waiting = _draw(folder, samples, seed, disjoint_from)
@@ -148,6 +153,7 @@ def _image_set(
     paths: list[str],
     *,
     labels: list[str] | None = None,
+    groups: list[str] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> ImageSet:
     pixel_values = np.empty((len(images), *images[0].shape), np.float32)
@@ -163,4 +169,5 @@ def _image_set(
         skipped=tuple(skipped),
         preprocess=transform,
         digest=digest.hexdigest(),
+        groups=tuple(groups or paths),
     )

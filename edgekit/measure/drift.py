@@ -50,12 +50,14 @@ class DriftReport(Frozen):
 
     "Centred" cosines are taken after the reference's mean token is subtracted: DINOv2 tokens share a large common
     vector that makes plain cosines look better than they are. `own` retrieval searches each model's own class tokens,
-    `mixed` searches the reference's gallery with the candidate's queries, as an app with an old index would.
+    `mixed` searches the reference's gallery with the candidate's queries, as an app with an old index would. All
+    intervals resample the `photographs` that the n images are of or crops of.
     """
 
     reference: str
     candidate: str
     n: int
+    photographs: int | None = None  # None in reports of earlier versions
     image_size: tuple[int, int]  # (height, width) in pixels
     seed: int
     cls_cosine: Spread
@@ -100,6 +102,8 @@ class DriftReport(Frozen):
             "sqnr_db": self.sqnr_db.value,
             "nn_agreement": self.own.nn_agreement.value,
             "recall_at_5": self.own.recall_at_5.value,
+            "nn_agreement_mixed": self.mixed.nn_agreement.value,
+            "recall_at_5_mixed": self.mixed.recall_at_5.value,
         }
         for task in self.tasks:
             numbers[f"{task.head}_mae"] = task.mae.value
@@ -108,7 +112,15 @@ class DriftReport(Frozen):
             numbers |= accuracy.summary()
         rounded = {key: None if value is None else round(value, 6) for key, value in numbers.items()}
         heads = {"heads": {head.head: head.summary() for head in self.heads}} if self.heads else {}
-        return {**rounded, **heads, "grade": self.grade, "n": self.n, "reference": self.reference}
+        counted = {
+            "nn_changed": self.own.changed,
+            "nn_near_ties": self.own.near_ties,
+            "nn_changed_mixed": self.mixed.changed,
+            "nn_near_ties_mixed": self.mixed.near_ties,
+            "n": self.n,
+            "photographs": self.photographs,
+        }
+        return {**rounded, **heads, **counted, "grade": self.grade, "reference": self.reference}
 
 
 def measure_drift(
@@ -150,6 +162,7 @@ def measure_drift(
         reference_name=reference_name,
         candidate_name=candidate_name,
         seed=seed,
+        groups=reference.groups,
         tasks=tasks,
         accuracy=accuracy,
         heads=heads,
@@ -164,11 +177,12 @@ def report_of(
     reference_name: str,
     candidate_name: str,
     seed: int = 0,
+    groups: Sequence[str] = (),
     tasks: tuple[TaskDrift, ...] = (),
     accuracy: tuple[AccuracyDrift, ...] = (),
     heads: tuple[HeadDrift, ...] = (),
 ) -> DriftReport:
-    """Sum up what the images add, see `measure_drift`.
+    """Sum up what the images add, see `measure_drift`; `groups` name the photograph of each image.
 
     Above 4096 images, neighbours are looked for among 4096 drawn by `seed`, and `images` are the 100 worst.
     """
@@ -179,7 +193,12 @@ def report_of(
     all_signal = terms.signal[:, :2].sum(axis=1) + registers_signal
     all_noise = terms.noise[:, :2].sum(axis=1) + registers_noise
     compared = searched(n, seed)
-    own, mixed, same = retrieval_drift(terms.reference_cls[compared], terms.candidate_cls[compared], seed=seed)
+    own, mixed, same = retrieval_drift(
+        terms.reference_cls[compared],
+        terms.candidate_cls[compared],
+        groups=[groups[i] for i in compared] if groups else (),
+        seed=seed,
+    )
     neighbours: dict[int, tuple[str, bool]] = {}
     if n > 1:
         found = nearest(terms.reference_cls[compared], terms.reference_cls[compared], 1)[:, 0]
@@ -204,18 +223,19 @@ def report_of(
         reference=reference_name,
         candidate=candidate_name,
         n=n,
+        photographs=len(set(groups)) or n,
         image_size=image_size,
         seed=seed,
-        cls_cosine=spread(terms.cls, seed=seed),
-        centred_cls_cosine=spread(terms.centred_cls, seed=seed) if n > 1 else None,
-        patch_cosine=spread(patches, seed=seed),
-        centred_patch_cosine=spread(terms.centred, seed=seed),
+        cls_cosine=spread(terms.cls, groups=groups, seed=seed),
+        centred_cls_cosine=spread(terms.centred_cls, groups=groups, seed=seed) if n > 1 else None,
+        patch_cosine=spread(patches, groups=groups, seed=seed),
+        centred_patch_cosine=spread(terms.centred, groups=groups, seed=seed),
         normal_patch_cosine_mean=float(patches[~outlier].mean()),
         outlier_patch_cosine_mean=float(patches[outlier].mean()) if outlier.any() else None,
         outlier_patches=int(outlier.sum()),
-        sqnr_db=_sqnr(all_signal, all_noise, seed),
-        cls_sqnr_db=_sqnr(terms.signal[:, 0], terms.noise[:, 0], seed),
-        patch_sqnr_db=_sqnr(terms.signal[:, 1], terms.noise[:, 1], seed),
+        sqnr_db=_sqnr(all_signal, all_noise, groups, seed),
+        cls_sqnr_db=_sqnr(terms.signal[:, 0], terms.noise[:, 0], groups, seed),
+        patch_sqnr_db=_sqnr(terms.signal[:, 1], terms.noise[:, 1], groups, seed),
         own=own,
         mixed=mixed,
         images=images,
@@ -246,7 +266,7 @@ def _require_comparable(reference: Features, candidate: Features, name: str) -> 
             raise DataError(f"{who} put out {bad} values that are not finite (NaN or infinite)")
 
 
-def _sqnr(signal: np.ndarray, noise: np.ndarray, seed: int) -> Estimate:
+def _sqnr(signal: np.ndarray, noise: np.ndarray, groups: Sequence[str], seed: int) -> Estimate:
     """Signal-to-quantization-noise ratio in dB of energies (n,) summed over images."""
-    ratio = bootstrap_ratio(noise, signal, seed=seed)
+    ratio = bootstrap_ratio(noise, signal, groups=groups, seed=seed)
     return Estimate(value=decibel(1.0, ratio.value), low=decibel(1.0, ratio.high), high=decibel(1.0, ratio.low))

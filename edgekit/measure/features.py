@@ -19,13 +19,15 @@ Progress = Callable[[int, int], None]  # (done, total)
 class Features:
     """`tokens` (n, 1 + R + P, D) float32 after the final norm: class token, R registers, P = rows * columns patches.
 
-    `heads` holds what the file's heads put out, (n, ...) by name.
+    `heads` holds what the file's heads put out, (n, ...) by name. `groups` names the photograph that each image shows
+    a part of; it is empty where every image is a photograph of its own.
     """
 
     tokens: np.ndarray
     grid: tuple[int, int]  # (rows, columns) of patches
     names: tuple[str, ...]  # one per image
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -52,6 +54,7 @@ def features_of(
     batch: int = 1,
     *,
     names: Sequence[str] | None = None,
+    groups: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Features:
     """Run all images through a model.
@@ -61,6 +64,7 @@ def features_of(
         pixel_values: (n, 3, H, W) float32, preprocessed as the artifact's `preprocess` says.
         batch: images per call; 1 suits files with a fixed batch.
         names: of the images, for the per-image table; numbers when not given.
+        groups: photograph of each image, for the intervals; each its own when not given.
         progress: told (done, total) after each batch.
 
     Raises:
@@ -84,4 +88,5 @@ def features_of(
             f"a model put out {tokens.shape[1]} tokens for an image of {height} x {width} pixels",
             why=f"1 + {grid[0]} * {grid[1]} or more are needed",
         )
-    return Features(tokens, grid, tuple(names) if names else tuple(str(i) for i in range(len(tokens))), heads)
+    named = tuple(names) if names else tuple(str(i) for i in range(len(tokens)))
+    return Features(tokens, grid, named, heads, tuple(groups))

@@ -11,6 +11,7 @@ from pydantic import Field
 from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest
 from edgekit.errors import RecipeError
 from edgekit.files import atomic_path, sha256_of
+from edgekit.measure.ratio import ratio_range
 
 QUANTIZED = ("w8", "w8a8", "w8a16", "w4", "w4a8")
 SLACK = 0.05  # of the speedup over FP32: a loss smaller than this is no regression
@@ -203,8 +204,6 @@ def _speedup(row: ArtifactRow, before: ArtifactRow, same_cpu: bool) -> Check:
     if why:
         return Check(artifact=row.name, name="baseline speedup", outcome="skipped", reason=why)
     slower = new["speedup_high"] < old["speedup_low"] * (1 - SLACK)
-    reason = (
-        f"{new['speedup_low']:.2f} to {new['speedup_high']:.2f} times FP32, "
-        f"{old['speedup_low']:.2f} to {old['speedup_high']:.2f} in the baseline"
-    )
+    now, then = (ratio_range(each["speedup_low"], each["speedup_high"]) for each in (new, old))
+    reason = f"{now} as fast as FP32, {then} in the baseline"
     return Check(artifact=row.name, name="baseline speedup", outcome="failed" if slower else "passed", reason=reason)

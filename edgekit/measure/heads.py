@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.artifact import Frozen
 from edgekit.errors import DataError
 from edgekit.graph.heads import Task
-from edgekit.measure.statistics import CONFIDENCE, Estimate
+from edgekit.measure.statistics import CONFIDENCE, Estimate, bootstrap_counts
 
 Measure = Literal["top-1 agreement", "mIoU", "RMSE", "MAE"]
 
@@ -21,7 +21,6 @@ _MEASURES: dict[Task, tuple[Measure, str]] = {
     "relative depth": ("MAE", "% of range"),
     "saliency": ("MAE", ""),
 }
-_RESAMPLES = 2000
 _LEAST_RANGE = 1e-6  # of a constant map, whose errors are no share of anything
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # (resamples, n) how often each image is drawn -> (resamples,)
@@ -44,9 +43,9 @@ class HeadDrift(Frozen):
 
 
 def measure_head_drift(
-    name: str, task: Task, reference: np.ndarray, candidate: np.ndarray, *, seed: int = 0
+    name: str, task: Task, reference: np.ndarray, candidate: np.ndarray, *, groups: Sequence[str] = (), seed: int = 0
 ) -> HeadDrift:
-    """Compare outputs (n, ...) on the same images; the interval comes from resampling images (Efron 1979).
+    """Compare outputs (n, ...) on the same images; the interval comes from resampling photographs (`groups`).
 
     classification (n, classes): share of images with the same first class. segmentation (n, classes, rows, columns):
     mean over the classes that either puts somewhere of the intersection over union of the patches' first classes.
@@ -62,8 +61,8 @@ def measure_head_drift(
         raise DataError(f"the head {name} put out values that are not finite")
     measure, unit = _MEASURES[task]
     statistic, n = _statistic(task, reference, candidate), len(reference)
-    drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, _RESAMPLES)
-    low, high = np.quantile(statistic(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    resampled = statistic(bootstrap_counts(groups, n, seed=seed))
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = float(statistic(np.ones((1, n)))[0])
     return HeadDrift(
         head=name,
@@ -80,19 +79,19 @@ def _statistic(task: Task, a: np.ndarray, b: np.ndarray) -> Statistic:
     match task:
         case "classification":
             same = (a.argmax(1) == b.argmax(1)).astype(np.float64)
-            return lambda drawn: drawn @ same / n
+            return lambda drawn: drawn @ same / drawn.sum(1)
         case "segmentation":
             return _mean_iou(a, b)
         case "depth":
             squares = np.square(a - b, dtype=np.float64).reshape(n, -1).mean(1)
-            return lambda drawn: np.sqrt(drawn @ squares / n)
+            return lambda drawn: np.sqrt(drawn @ squares / drawn.sum(1))
         case "relative depth":
             ranges = np.ptp(a.reshape(n, -1).astype(np.float64), axis=1)
             shares = 100 * np.abs(a - b).reshape(n, -1).mean(1, dtype=np.float64) / np.maximum(ranges, _LEAST_RANGE)
-            return lambda drawn: drawn @ shares / n
+            return lambda drawn: drawn @ shares / drawn.sum(1)
         case "saliency":
             errors = np.abs(a - b).reshape(n, -1).mean(1, dtype=np.float64)
-            return lambda drawn: drawn @ errors / n
+            return lambda drawn: drawn @ errors / drawn.sum(1)
 
 
 def _mean_iou(a: np.ndarray, b: np.ndarray) -> Statistic:

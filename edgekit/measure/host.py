@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from edgekit.artifact import Frozen
 from edgekit.backends.cpu import cpu_flags
@@ -59,6 +61,8 @@ _PACKAGES = (
     "tflite-runtime",
 )
 
+_MACHINE = ("cpu", "architecture", "isa", "cores", "cores_usable")  # what decides which artifact is fastest
+
 
 class Host(Frozen):
     """One machine. `isa` holds the instruction sets that matter here, `cores_usable` those this process may run on."""
@@ -73,10 +77,19 @@ class Host(Frozen):
     python: str
     packages: dict[str, str]  # installed ones only
 
+    def same_machine(self, other: Mapping[str, Any]) -> bool:
+        """Whether a description as in a manifest is of a machine like this: its processor, instructions and cores."""
+        return all(_plain(getattr(self, field)) == _plain(other.get(field)) for field in _MACHINE)
+
     def __str__(self) -> str:
         """`AMD EPYC, 2 cores, avx2 avx512_vnni`."""
         wide = [name for name in ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm") if name in self.isa]
         return f"{self.cpu}, {self.cores_usable} cores{', ' + ' '.join(wide) if wide else ''}"
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: JSON knows lists only."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def describe_host() -> Host:

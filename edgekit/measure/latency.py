@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.artifact import Artifact, Frozen
+from edgekit.artifact import Artifact, Frozen, TimingRun
 from edgekit.errors import EdgekitError
 from edgekit.measure.energy import EnergyCounter
-from edgekit.measure.noise import Noise, cpu_load
+from edgekit.measure.host import describe_host
+from edgekit.measure.noise import Noise, OtherWork
 from edgekit.measure.statistics import Estimate, bootstrap_mean
 from edgekit.measure.worker import Target, Timed, Worker
 
@@ -57,6 +60,7 @@ class LatencyReport(Frozen):
     energy_mj: float | None
     noise: Noise
     speedup: Speedup | None  # None without a reference in the same run
+    run: TimingRun | None = None  # reports of one run compare with each other; None of earlier versions
 
     @property
     def stable(self) -> bool:
@@ -83,12 +87,13 @@ class LatencyReport(Frozen):
             "speedup_high": None if speedup is None else round(speedup.high, 3),
             "energy_mj": None if self.energy_mj is None else round(self.energy_mj, 2),
         }
-        return {**numbers, "stable": self.stable}
+        return {**numbers, "stable": self.stable, "run": self.run.id if self.run else None}
 
 
 class LatencyRun(Frozen):
     """One interleaved measurement of several artifacts; `failures` says of the others why they did not run."""
 
+    run: TimingRun | None = None  # None where nothing was to be measured
     reports: dict[str, LatencyReport]
     failures: dict[str, str]
 
@@ -131,7 +136,6 @@ def measure_latency(
     wanted = [target if isinstance(target, Target) else Target.of(target) for target in targets]
     if reference is not None and reference not in {target.name for target in wanted}:
         raise EdgekitError(f"the reference {reference!r} is not among the measured artifacts")
-    load_before = cpu_load()
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-")))
@@ -149,7 +153,10 @@ def measure_latency(
                 continue
             workers[target.name] = worker
             counts[target.name] = int(np.clip(budget_s * 1000 / (rounds * usual), 1, iterations))
+        other = OtherWork(worker.pid for worker in workers.values())
         times, energy = interleave(workers, counts, rounds=rounds, gap_s=gap_s, seed=seed, notify=notify)
+        load = other.share()
+        run = _run_record(threads, pixel_values, load)
         reports = {}
         for name, worker in workers.items():
             flat = np.concatenate(times[name])
@@ -172,12 +179,25 @@ def measure_latency(
                 base_rss_mb=worker.start.base_rss_mb,
                 peak_rss_mb=worker.peak_rss_mb(),
                 energy_mj=energy[name],
-                noise=Noise.of(times[name], load_before),
+                noise=Noise.of(times[name], load),
                 speedup=None
                 if reference is None or reference not in times
                 else paired_speedup(times[reference], times[name], reference, seed=seed),
+                run=run,
             )
-    return LatencyRun(reports=reports, failures=failures)
+    return LatencyRun(run=run, reports=reports, failures=failures)
+
+
+def _run_record(threads: int | None, pixel_values: np.ndarray, load: float) -> TimingRun:
+    return TimingRun(
+        id=uuid.uuid4().hex[:12],
+        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        threads=threads,
+        batch=pixel_values.shape[0],
+        image_size=(pixel_values.shape[-2], pixel_values.shape[-1]),
+        busy=round(load, 2),
+        host=describe_host().model_dump(mode="json"),
+    )
 
 
 def interleave(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
 from edgekit.artifact import Frozen
 
 MAX_SPREAD = 1.3  # 90th percentile over median
 MAX_DRIFT = 1.25  # slowest over fastest round median
-MAX_LOAD = 0.5  # running processes per core before the measurement began
+MAX_LOAD = 0.15  # of the processor time, used by other processes while the measurement ran
 
 
 class Noise(Frozen):
@@ -19,11 +23,11 @@ class Noise(Frozen):
 
     spread: float  # p90 / p50 over all samples
     drift: float  # slowest / fastest round, by their medians
-    load_before: float  # runnable processes per core, mean of the minute before
+    load: float = Field(validation_alias=AliasChoices("load", "load_before"))  # 0..1, see `OtherWork`
     reasons: tuple[str, ...]
 
     @classmethod
-    def of(cls, times_ms: Sequence[Sequence[float]], load_before: float) -> Noise:
+    def of(cls, times_ms: Sequence[Sequence[float]], load: float) -> Noise:
         """Judge the times (rounds, iterations) of one target."""
         flat = np.concatenate(times_ms)
         medians = [float(np.median(turn)) for turn in times_ms]
@@ -33,16 +37,46 @@ class Noise(Frozen):
             reasons.append(f"a tenth of the runs took {spread:.2f} times the median or longer")
         if drift > MAX_DRIFT:
             reasons.append(f"the slowest round took {drift:.2f} times as long as the fastest")
-        if load_before > MAX_LOAD:
-            reasons.append(f"the host was busy before: {load_before:.1f} running processes per core")
-        return cls(
-            spread=round(spread, 3), drift=round(drift, 3), load_before=round(load_before, 2), reasons=tuple(reasons)
-        )
+        if load > MAX_LOAD:
+            reasons.append(f"the host was busy: other work took {load:.0%} of its processor time")
+        return cls(spread=round(spread, 3), drift=round(drift, 3), load=round(load, 2), reasons=tuple(reasons))
 
 
-def cpu_load() -> float:
-    """Runnable processes per core over the last minute; 0 where the system does not say."""
-    try:
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    except (OSError, AttributeError):
-        return 0.0
+class OtherWork:
+    """The share of processor time that other processes take between two moments, on the cores this one may use.
+
+    The load average would not do: it holds the minute before, in which a build itself has kept every core busy.
+    """
+
+    def __init__(self, own: Iterable[int]) -> None:
+        """`own` are the process ids whose work is not other work; this process is one of them."""
+        self._own = {*own, os.getpid()}
+        self._began = self._now()
+
+    def share(self) -> float:
+        """0 (idle) .. 1 since the beginning; 0 where the system counts no processor time."""
+        busy, own, at = (now - before for now, before in zip(self._now(), self._began, strict=True))
+        cores = len(_cores())
+        return min(1.0, max(0.0, busy - own) / (at * cores)) if at > 0 else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds of processor time spent by everybody and by our own processes, and the time."""
+        import psutil
+
+        per_core = psutil.cpu_times(percpu=True)
+        used = [sum(times) - times.idle - _waiting(times) for i, times in enumerate(per_core) if i in _cores()]
+        own = 0.0
+        for process in self._own:
+            with suppress(psutil.Error):
+                own += sum(psutil.Process(process).cpu_times()[:2])  # user and system
+        return sum(used), own, time.monotonic()
+
+
+def _waiting(times: Any) -> float:
+    """Seconds that are no work, or that Linux counts twice: guests' time is in `user` already."""
+    return sum(getattr(times, name, 0.0) for name in ("iowait", "guest", "guest_nice"))
+
+
+def _cores() -> set[int]:
+    """Numbers of the cores this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -10,6 +10,7 @@ from edgekit.measure.attention import Inside
 from edgekit.measure.discovery import Found
 from edgekit.measure.latency import Speedup
 from edgekit.measure.norms import NormReport
+from edgekit.measure.ratio import ratio, ratio_range
 
 
 class Side(Frozen):
@@ -52,9 +53,9 @@ class RegistersReport(Frozen):
         if self.a.corloc is not None and self.b.corloc is not None:
             found += f"; CorLoc {100 * self.a.corloc:.0f} % and {100 * self.b.corloc:.0f} %"
         if self.speedup is not None:
-            ratio, low, high = (1 / value for value in (self.speedup.value, self.speedup.high, self.speedup.low))
+            slower, low, high = (1 / value for value in (self.speedup.value, self.speedup.high, self.speedup.low))
             found += (
-                f"; {self.b.name} takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f}) "
+                f"; {self.b.name} takes {ratio(slower, low, high)} as long ({ratio_range(low, high)}) "
                 f"for {self.b.tokens} tokens, not {self.a.tokens}"
             )
         return found

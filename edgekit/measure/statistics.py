@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -40,7 +41,10 @@ class Spread(Frozen):
 
 
 class Rate(Frozen):
-    """A share 0..1 of n cases with its 95 % interval, or None and the reason why no share is given."""
+    """A share 0..1 of n cases with its 95 % interval, or None and the reason why no share is given.
+
+    Where cases come in groups (crops of one photograph), the interval is that of as many cases as there are groups.
+    """
 
     value: float | None
     low: float | None = None
@@ -49,14 +53,35 @@ class Rate(Frozen):
     reason: str = ""
 
 
-def bootstrap_mean(values: np.ndarray, *, seed: int = 0) -> Estimate:
-    """Mean of `values` (n,) with its percentile bootstrap interval (Efron 1979), 2000 resamples."""
-    return bootstrap_ratio(values, np.ones(len(values)), seed=seed)
+def group_numbers(groups: Sequence[str], n: int) -> np.ndarray:
+    """Group number (n,) of each of n cases, in order of first appearance; without `groups` each case is its own.
+
+    Raises:
+        ValueError: the groups are not those of n cases.
+    """
+    if not groups:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups of {n} cases")
+    places = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.array([places[group] for group in groups], np.int64)
 
 
-def bootstrap_ratio(numerators: np.ndarray, denominators: np.ndarray, *, seed: int = 0) -> Estimate:
-    """sum(numerators) / sum(denominators) over (n,) cases; the interval comes from resampling whole cases."""
-    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+def bootstrap_mean(values: np.ndarray, *, groups: Sequence[str] = (), seed: int = 0) -> Estimate:
+    """Mean of `values` (n,) with its percentile bootstrap interval (Efron 1979), 2000 resamples of whole groups."""
+    return bootstrap_ratio(values, np.ones(len(values)), groups=groups, seed=seed)
+
+
+def bootstrap_ratio(
+    numerators: np.ndarray, denominators: np.ndarray, *, groups: Sequence[str] = (), seed: int = 0
+) -> Estimate:
+    """sum(numerators) / sum(denominators) over (n,) cases, with the interval of the cluster bootstrap.
+
+    Whole groups are drawn with replacement, each with all of its cases (Davison and Hinkley 1997, section 3.8): crops
+    of one photograph are not independent of each other. Without `groups` whole cases are drawn.
+    """
+    numbers = group_numbers(groups, len(numerators))
+    top, bottom = (np.bincount(numbers, np.asarray(values, np.float64)) for values in (numerators, denominators))
     n = len(top)
     generator, resampled, some = np.random.default_rng(seed), np.empty(_RESAMPLES), max(1, _PICKS // n)
     for start in range(0, _RESAMPLES, some):  # the same draws at once would be 16 GB for a million cases
@@ -66,26 +91,39 @@ def bootstrap_ratio(numerators: np.ndarray, denominators: np.ndarray, *, seed: i
     return Estimate(value=float(top.sum() / bottom.sum()), low=float(low), high=float(high))
 
 
-def spread(cosines: np.ndarray, *, seed: int = 0) -> Spread:
-    """Summary of cosines (n,) or (n, tokens); the interval of the mean resamples the n images, not their tokens."""
+def bootstrap_counts(groups: Sequence[str], n: int, *, seed: int = 0) -> np.ndarray:
+    """How often each of n cases is drawn in each of 2000 resamples of whole groups: (2000, n)."""
+    numbers = group_numbers(groups, n)
+    count = int(numbers.max()) + 1
+    drawn: np.ndarray = np.random.default_rng(seed).multinomial(count, [1 / count] * count, _RESAMPLES)
+    return drawn[:, numbers]
+
+
+def spread(cosines: np.ndarray, *, groups: Sequence[str] = (), seed: int = 0) -> Spread:
+    """Summary of cosines (n,) or (n, tokens); the interval of the mean resamples groups of images, not tokens."""
     per_image = cosines if cosines.ndim == 1 else cosines.mean(axis=1)
-    mean = bootstrap_mean(per_image, seed=seed)
+    mean = bootstrap_mean(per_image, groups=groups, seed=seed)
     p1 = float(np.quantile(cosines, 0.01)) if cosines.size >= MIN_SAMPLES_FOR_P1 else None
     return Spread(mean=mean.value, low=mean.low, high=mean.high, p1=p1, min=float(cosines.min()))
 
 
-def rate(hits: np.ndarray, *, seed: int = 0, least: int = MIN_IMAGES_FOR_RATE) -> Rate:
-    """Mean of `hits` (n,), each 0..1, as a share; yes/no hits get Wilson's interval (1927), never an empty one."""
+def rate(hits: np.ndarray, *, groups: Sequence[str] = (), seed: int = 0, least: int = MIN_IMAGES_FOR_RATE) -> Rate:
+    """Mean of `hits` (n,), each 0..1, as a share.
+
+    Yes/no hits get Wilson's interval (1927), never an empty one, of as many cases as there are groups: within a group
+    they are taken to be alike, since a bootstrap of nothing but hits would have no width.
+    """
     n = len(hits)
     if n < least:
         return Rate(value=None, n=n, reason=f"{n} images are too few for a percentage (at least {least} are needed)")
     values = np.asarray(hits, np.float64)
     if not np.isin(values, (0.0, 1.0)).all():
-        mean = bootstrap_mean(values, seed=seed)
+        mean = bootstrap_mean(values, groups=groups, seed=seed)
         return Rate(value=mean.value, low=mean.low, high=mean.high, n=n)
-    share = float(values.mean())
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    share, independent = float(values.mean()), len(set(groups)) or n
+    centre = (share + _Z**2 / (2 * independent)) / (1 + _Z**2 / independent)
+    half = math.sqrt(share * (1 - share) / independent + _Z**2 / (4 * independent**2))
+    half *= _Z / (1 + _Z**2 / independent)
     return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
 
 

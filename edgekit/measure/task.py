@@ -42,10 +42,11 @@ def measure_map_drift(
     *,
     head: str = "saliency",
     names: Sequence[str] | None = None,
+    groups: Sequence[str] = (),
     threshold: float = 0.5,
     seed: int = 0,
 ) -> TaskDrift:
-    """Compare a head's maps (n, H, W) on reference and candidate features.
+    """Compare a head's maps (n, H, W) on reference and candidate features; `groups` as of `bootstrap_ratio`.
 
     Raises:
         DataError: shapes differ, there is no map, or values are not finite.
@@ -63,13 +64,17 @@ def measure_map_drift(
         iou = float((above_a & above_b).sum() / union) if union else None
         images.append(ImageTaskDrift(name=name, mae=float(np.abs(a - b).mean()), iou=iou))
         correlations.append(_correlation(a.ravel(), b.ravel()))
-    ious = np.array([image.iou for image in images if image.iou is not None])
+    seen = [i for i, image in enumerate(images) if image.iou is not None]
+    ious = np.array([images[i].iou for i in seen])
+    seen_groups = [groups[i] for i in seen] if groups else ()
     return TaskDrift(
         head=head,
         n=n,
         threshold=threshold,
-        mae=bootstrap_mean(np.array([image.mae for image in images]), seed=seed),
-        iou=bootstrap_mean(ious, seed=seed) if len(ious) else Estimate(value=1.0, low=1.0, high=1.0),
+        mae=bootstrap_mean(np.array([image.mae for image in images]), groups=groups, seed=seed),
+        iou=bootstrap_mean(ious, groups=seen_groups, seed=seed)
+        if len(ious)
+        else Estimate(value=1.0, low=1.0, high=1.0),
         n_iou=len(ious),
         correlation=float(np.mean(correlations)),
         images=tuple(images),

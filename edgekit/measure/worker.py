@@ -77,6 +77,11 @@ class Worker:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def run(self, iterations: int, settle: int = 0) -> list[float]:
         """Milliseconds of each of `iterations` inferences, after `settle` untimed ones."""
         times: list[float] = self._ask({"run": iterations, "settle": settle})["times_ms"]

@@ -257,8 +257,9 @@ class Materials:
         return features_of(
             partial(run_with_heads, self.model(size), self.heads),  # type: ignore[arg-type]
             images.pixel_values,
-            _BATCH,
+            _BATCH,  # type: ignore[arg-type]
             names=images.paths,
+            groups=images.groups,
             progress=lambda done, total: self._watcher.stage("reference features", done, total),
         )
 

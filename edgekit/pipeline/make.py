@@ -124,6 +124,7 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
         images.pixel_values,
         batch,
         names=images.paths,
+        groups=images.groups,
         progress=lambda done, total: watcher.stage(f"{job.name}: drift", done, total),
     )
     return measure_drift(
@@ -147,14 +148,28 @@ def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
 def _tasks(reference: Features, candidate: Features, materials: Materials) -> tuple[TaskDrift, ...]:
     expected, actual = (maps_of(features, materials.loaded) for features in (reference, candidate))
     return tuple(
-        measure_map_drift(expected[head], actual[head], head=head, names=reference.names, seed=materials.recipe.seed)
+        measure_map_drift(
+            expected[head],
+            actual[head],
+            head=head,
+            names=reference.names,
+            groups=reference.groups,
+            seed=materials.recipe.seed,
+        )
         for head in expected
     )
 
 
 def _heads(reference: Features, candidate: Features, materials: Materials) -> tuple[HeadDrift, ...]:
     return tuple(
-        measure_head_drift(name, head.task, reference.heads[name], candidate.heads[name], seed=materials.recipe.seed)
+        measure_head_drift(
+            name,
+            head.task,
+            reference.heads[name],
+            candidate.heads[name],
+            groups=reference.groups,
+            seed=materials.recipe.seed,
+        )
         for name, head in materials.heads.items()
         if name in candidate.heads  # another engine's file has none
     )

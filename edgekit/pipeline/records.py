@@ -59,6 +59,16 @@ def read_record(out: Path, name: str) -> Record | None:
     return record
 
 
+def records_in(out: Path) -> dict[str, Record]:
+    """By name, the records of all finished artifacts whose file is still there, whichever recipe made them."""
+    found = {}
+    for path in sorted((out / FOLDER).glob("*.json")):
+        record = read_record(out, path.stem.replace("_", "/", 1))
+        if record and record.row.status == "ok" and record.row.path and (out / record.row.path).exists():
+            found[record.row.name] = record
+    return found
+
+
 def digest_of(**parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of the parts' canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)

@@ -5,97 +5,127 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import Manifest
+from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.errors import EdgekitError
+from edgekit.images.sets import ImageSet
+from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.host import Host
+from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import Materials
-from edgekit.pipeline.jobs import Job
 from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
-from edgekit.pipeline.records import Record
-from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Watcher
 from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
-from edgekit.report.verdict import Aim, Verdict
+from edgekit.report.verdict import Verdict
 
 _SHOWN = 6  # images side by side
+_AGAIN = Command(text="edgekit bench OUT --save", meaning="all latencies anew, on this machine or another")
 
 
 def report_build(
-    jobs: Sequence[Job],
-    records: Mapping[str, Record],
-    manifest: Manifest,
-    materials: Materials,
-    *,
-    aim: Aim | None,
-    changed: bool,
-    watcher: Watcher,
-) -> tuple[Path | None, Verdict]:
-    """Write OUT/report.html and OUT/report.json unless they are there and nothing changed.
+    manifest: Manifest, measured: Measured, verdict: Verdict, materials: Materials, *, changed: bool, watcher: Watcher
+) -> tuple[Path | None, bool]:
+    """Write OUT/report.html and OUT/report.json unless they are there and say the same.
+
+    Args:
+        manifest: with the choice recorded.
+        measured: of the main image size.
+        verdict: of `measured`.
+        materials: of the build.
+        changed: whether any artifact was made since the report was written.
+        watcher: told what happens.
 
     Returns:
-        The path of the page (None when it could not be drawn; the data are in report.json all the same), and the
-        verdict, for `aim` when there is one.
+        The path of the page (None when it could not be drawn; the data are in report.json all the same), and whether
+        the report was written.
     """
-    out = materials.out
-    page, data = out / "report.html", out / "report.json"
+    page, data = materials.out / "report.html", materials.out / "report.json"
+    report = None
     if not changed and data.exists():
-        try:
+        with suppress(EdgekitError):  # damaged, or of an earlier version: written anew
             report = BuildReport.read_json(data)
-        except EdgekitError:
-            changed = True
-        else:
-            if report.verdict.aim == (aim or Aim()):
-                return page if page.exists() else None, report.verdict
+    if report and report.verdict == verdict and report.latency == measured.latency:
+        return page if page.exists() else None, False
     watcher.stage("report")
-    if changed or not data.exists():
-        report = _assemble([job for job in jobs if not job.suffix], records, manifest, materials, watcher)
-    if aim:
-        report = report.aimed(aim)
+    if report is None or report.drift.keys() != measured.drift.keys():
+        report = _assemble(manifest, measured, verdict, materials, watcher)
+    return write_all(_updated(report, manifest, measured, verdict), materials.out, watcher), True
+
+
+def refresh_report(
+    out: Path, manifest: Manifest, measured: Measured, verdict: Verdict, watcher: Watcher
+) -> Path | None:
+    """Put other latencies into the report of a build folder and draw it again; None where there is none to draw.
+
+    Raises:
+        DataError: OUT/report.json is damaged.
+    """
+    if not (out / "report.json").exists():
+        return None
+    report = BuildReport.read_json(out / "report.json")
+    return write_all(_updated(report, manifest, measured, verdict), out, watcher)
+
+
+def write_all(report: BuildReport, out: Path, watcher: Watcher) -> Path | None:
+    """Write the data and draw the page, whose failure is a note and no error."""
     report.write_json(out)
     try:
         from edgekit.report import write_report
 
-        return write_report(report, out), report.verdict
+        return write_report(report, out)
     except EdgekitError as error:
         watcher.note(f"report.html was not drawn: {error}")
     except Exception as error:
         (out / LOGS).mkdir(exist_ok=True)
         (out / LOGS / "report.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         watcher.note(f"report.html was not drawn: {type(error).__name__} {error} [{LOGS}/report.log]")
-    return None, report.verdict
+    return None
+
+
+def _updated(report: BuildReport, manifest: Manifest, measured: Measured, verdict: Verdict) -> BuildReport:
+    """The same pictures beside other latencies, and the verdict on these."""
+    return report.model_copy(
+        update={
+            "manifest": manifest,
+            "host": Host.model_validate(manifest.host),
+            "reference": measured.reference,
+            "drift": measured.drift,
+            "latency": measured.latency,
+            "verdict": verdict,
+            "commands": (*report.commands[:1], _AGAIN),
+        }
+    )
 
 
 def _assemble(
-    jobs: Sequence[Job], records: Mapping[str, Record], manifest: Manifest, materials: Materials, watcher: Watcher
+    manifest: Manifest, measured: Measured, verdict: Verdict, materials: Materials, watcher: Watcher
 ) -> BuildReport:
     """The report of the main image size; further sizes have their rows in the manifest."""
     from edgekit.report.pictures import thumbnails
 
-    found = [records[job.name] for job in jobs]
-    size = jobs[0].size
-    images = materials.evaluation(size)
-    reference = reference_name([record.row for record in found]) or REFERENCE
-    calibration = materials.calibration(size)
+    size = materials.recipe.image_size[0]
+    images, calibration = materials.evaluation(size), materials.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
     report = BuildReport.assemble(
         manifest,
         Host.model_validate(manifest.host),
-        reference=reference,
-        drift={record.row.name: record.drift for record in found if record.drift},
-        latency={record.row.name: record.latency for record in found if record.latency},
+        reference=measured.reference,
+        verdict=verdict,
+        drift=measured.drift,
+        latency=measured.latency,
         thumbnails=thumbnails(images.pixel_values, images.preprocess, images.paths),
-        panels=_panels(jobs, records, materials, reference, watcher),
+        panels=_panels(manifest, measured, materials, watcher),
         head=next(iter(materials.loaded.heads), ""),
-        evaluation=f"{len(images)} images of {_source(images.source)}",
-        calibration=f"{len(calibration)} images of {_source(calibration.source)}",
+        evaluation=_words(images),
+        calibration=_words(calibration),
         commands=_commands(materials.recipe),
         explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
@@ -103,29 +133,25 @@ def _assemble(
     return report.model_copy(update={"images_digest": images.digest})
 
 
-def _panels(
-    jobs: Sequence[Job], records: Mapping[str, Record], materials: Materials, reference: str, watcher: Watcher
-) -> tuple[ImagePanel, ...]:
+def _panels(manifest: Manifest, measured: Measured, materials: Materials, watcher: Watcher) -> tuple[ImagePanel, ...]:
     """The images that the integer artifacts change most, run again through every artifact that runs here."""
     from edgekit.report.pictures import panels
 
-    size = jobs[0].size
+    size, reference = materials.recipe.image_size[0], measured.reference
     images = materials.evaluation(size)
-    show = _worst([records[job.name] for job in jobs], len(images))
+    rows = [row for row in manifest.artifacts if row.name in measured.drift]
+    show = _worst(rows, measured.drift, len(images))
     features: dict[str, Features] = {}
     if reference == REFERENCE:
         base = materials.reference(size)
         features[REFERENCE] = Features(base.tokens[show], base.grid, tuple(images.paths[i] for i in show))
-    for job in jobs:
-        record = records[job.name]
-        if record.row.status != "ok" or record.drift is None:
-            continue
-        watcher.stage(f"report: pictures of {job.name}")
+    for row in rows:
+        watcher.stage(f"report: pictures of {row.name}")
         try:
-            runner = get_backend(job.format).runner(artifact_from(record.row, materials))
-            features[job.name] = features_of(runner, images.pixel_values[show], names=[images.paths[i] for i in show])
+            runner = get_backend(row.format).runner(artifact_from(row, materials))
+            features[row.name] = features_of(runner, images.pixel_values[show], names=[images.paths[i] for i in show])
         except EdgekitError as error:
-            watcher.note(f"no pictures of {job.name}: {error}")
+            watcher.note(f"no pictures of {row.name}: {error}")
     head = next(iter(materials.loaded.heads), None)
     maps = {name: maps_of(f, materials.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
@@ -135,14 +161,12 @@ def _panels(
     )
 
 
-def _worst(records: Sequence[Record], count: int) -> list[int]:
+def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
     """Indices of the images with the least SQNR summed over the integer artifacts (over all when there is none)."""
-    measured = [record for record in records if record.drift]
-    integers = [record for record in measured if record.row.precision not in ("fp32", "fp16")] or measured
+    integers = [row for row in rows if row.precision not in ("fp32", "fp16")] or rows
     total = np.zeros(count)
-    for record in integers:
-        assert record.drift is not None
-        total += [image.sqnr_db for image in record.drift.images]
+    for row in integers:
+        total += [image.sqnr_db for image in drift[row.name].images]
     return [int(i) for i in np.argsort(total, kind="stable")[:_SHOWN]]
 
 
@@ -155,11 +179,13 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     if recipe.heads or recipe.own_heads == "off":
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]
     words += ["--eval", recipe.evaluation, "--seed", str(recipe.seed), "--out", "OUT"]
-    return (
-        Command(text=shlex.join(words), meaning="this build again"),
-        Command(text="edgekit bench OUT", meaning="its latency on another machine"),
-    )
+    return Command(text=shlex.join(words), meaning="this build again"), _AGAIN
 
 
-def _source(source: str) -> str:
-    return "the demo photographs" if source == "demo" else Path(source).name
+def _words(images: ImageSet) -> str:
+    """`32 crops of 6 demo photographs`, `24 images of pictures`: how many are independent of each other."""
+    photographs = len(set(images.groups))
+    source = "demo photographs" if images.source == "demo" else f"photographs of {Path(images.source).name}"
+    if photographs < len(images):
+        return f"{len(images)} crops of {photographs} {source}"
+    return f"{len(images)} {source}"

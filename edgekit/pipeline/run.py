@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.artifact import Manifest
 from edgekit.errors import DataError
 from edgekit.heads.own import own_heads
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
 from edgekit.measure.host import describe_host
+from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import Job, jobs_of
 from edgekit.pipeline.make import golden_home, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
-from edgekit.pipeline.records import FOLDER as RECORDS
-from edgekit.pipeline.records import Record, digest_of, read_record
+from edgekit.pipeline.records import Record, digest_of, read_record, records_in
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
-from edgekit.pipeline.timing import timed
+from edgekit.pipeline.timing import Timing, runs_of, timed
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.progress import Step
 from edgekit.recipe import CoreMlRecipe, Recipe
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 _GOLDEN_IMAGES = 4
 _LATENCY, _REPORT = "latency", "report"  # steps behind those of the artifacts
+_MEASURES = 2  # rises when drift is measured in another way, so that one table does not mix the two
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did. `kept` and `made` name artifacts; `report` is the page, None when none was asked for."""
+    """What a build did. `kept`, `made`, `failed` and `timed` name artifacts; `report` is the page, None without one."""
 
     out: Path
     manifest: Manifest
@@ -46,6 +47,14 @@ class BuildResult:
     report: Path | None
     verdict: Verdict | None  # None when nothing was to be measured
     seconds: float
+    failed: tuple[str, ...] = ()  # tried by this build
+    timed: tuple[str, ...] = ()  # by this build, in one interleaved run per image size
+    redrawn: bool = False  # whether the report was written by this build
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether everything was there already."""
+        return not (self.made or self.failed or self.timed or self.redrawn)
 
     @property
     def exit_code(self) -> int:
@@ -62,6 +71,7 @@ def build(
     measure: Measure = "all",
     threads: int | None = None,
     aim: Aim | None = None,
+    remeasure: bool = False,
     watcher: Watcher | None = None,
     **settings: Any,
 ) -> BuildResult:
@@ -72,14 +82,15 @@ def build(
 
     Finished artifacts of an earlier run are kept when nothing that decides them has changed: checkpoint, calibration
     images, quantization steps, image size, package versions. Artifacts of the same model that this recipe does not
-    name stay listed in the manifest.
+    name stay listed in the manifest; where latency is measured they are timed again in the same run as the others.
 
     Args:
         recipe: what to build, or only its model: a name of the zoo, or a checkpoint.
         out: the build folder, see the contract in the README.
         measure: drift and latency, drift alone, or neither.
         threads: of each runtime while latency is measured; None leaves it to the runtime.
-        aim: choose among the artifacts for this, and record the choice in the manifest.
+        aim: choose among the artifacts for this; None is for latency. The manifest records the choice.
+        remeasure: time all artifacts again even where nothing has changed.
         watcher: told what happens.
         **settings: fields of the recipe.
 
@@ -93,14 +104,14 @@ def build(
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     recipe = located(Recipe.of(recipe, **settings))
     request = Request(recipe, jobs_of(recipe), out, measure, threads, aim)
-    if manifest := finished(request):
+    if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
     with held(out):
-        result = _build(request, watcher)
+        result = _build(request, remeasure, watcher)
     return replace(result, seconds=time.monotonic() - start)
 
 
-def _build(request: Request, watcher: Watcher) -> BuildResult:
+def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
     from edgekit.models import zoo
 
     jobs, out, measure = request.jobs, request.out, request.measure
@@ -108,29 +119,54 @@ def _build(request: Request, watcher: Watcher) -> BuildResult:
     loaded = zoo.load(request.recipe.model, notify=watcher.note)
     refuse_other_model(out, loaded.name, loaded.sha256)
     materials = Materials(request.recipe, loaded, out, watcher)
+    earlier = Manifest.read(out) if (out / "manifest.json").exists() else None
     watcher.plan(_steps(jobs, materials, measure))
     records, kept = _artifacts(jobs, materials, measure, watcher)
+    manifest, timings = _write(jobs, records, materials), tuple[str, ...]()
     if measure == "all":
         watcher.step(_LATENCY)
-        records = timed(jobs, records, materials, request.threads, watcher)
-    manifest = _write(jobs, records, materials)
+        timing = Timing(request.threads, seed=request.recipe.seed, again=remeasure)
+        others = {record.row.name: record for record in _others(jobs, out)}
+        every, timings = timed({**records, **others}, manifest, out, timing, watcher)
+        records = {name: every[name] for name in records}
+        manifest = _write(jobs, records, materials)
     names = [job.name for job in jobs if records[job.name].row.status == "ok"]
-    report, verdict = None, None
+    report, verdict, redrawn = None, None, False
     if measure != "none":
         from edgekit.pipeline.reporting import report_build
 
         changed = any(name not in kept for name in names)
         watcher.step(_REPORT)
-        report, verdict = report_build(
-            jobs, records, manifest, materials, aim=request.aim, changed=changed, watcher=watcher
-        )
-        if request.aim:
-            manifest = manifest.model_copy(update={"choice": verdict.recorded()})
-            manifest.write(out)
-    if not any(record.row.status == "failed" for record in records.values()):
+        measured = _measured(jobs, records, materials)
+        verdict, manifest = choose(manifest, measured, request.aim)
+        manifest.write(out)
+        report, redrawn = report_build(manifest, measured, verdict, materials, changed=changed, watcher=watcher)
+    elif earlier:
+        manifest = keep_choice(manifest, earlier)
+        manifest.write(out)
+    failed = tuple(job.name for job in jobs if records[job.name].row.status == "failed")
+    if not failed:
         mark_finished(request)
     made = tuple(name for name in names if name not in kept)
-    return BuildResult(out, manifest, tuple(name for name in names if name in kept), made, report, verdict, 0.0)
+    return BuildResult(
+        out,
+        manifest,
+        tuple(name for name in names if name in kept),
+        made,
+        report,
+        verdict,
+        0.0,
+        failed,
+        timings,
+        redrawn,
+    )
+
+
+def _measured(jobs: Sequence[Job], records: dict[str, Record], materials: Materials) -> Measured:
+    """What may be compared at the main image size, artifacts of earlier recipes included."""
+    size = jobs[0].size
+    images = materials.evaluation(size)
+    return Measured.of([*records.values(), *_others(jobs, materials.out)], size, _drift_key(images.digest, materials))
 
 
 def _steps(jobs: Sequence[Job], materials: Materials, measure: Measure) -> list[Step]:
@@ -242,10 +278,14 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
         **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
     )
-    if measure == "none":
-        return key, ""
-    images = materials.evaluation(job.size)
-    return key, digest_of(images=images.digest, seed=recipe.seed, heads=sorted(materials.loaded.heads))
+    return key, "" if measure == "none" else _drift_key(materials.evaluation(job.size).digest, materials)
+
+
+def _drift_key(images: str, materials: Materials) -> str:
+    """Digest of all that decides a drift beside the artifact; `images` is the digest of the evaluation images."""
+    return digest_of(
+        images=images, seed=materials.recipe.seed, heads=sorted(materials.loaded.heads), measures=_MEASURES
+    )
 
 
 def _other_package(job: Job, recipe: Recipe) -> bool:
@@ -288,8 +328,8 @@ def _golden(job: Job, materials: Materials) -> None:
 def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials) -> Manifest:
     """The manifest of what is finished so far; of an earlier run's other artifacts those that are still there."""
     rows = [records[job.name].row for job in jobs if job.name in records]
-    mine = {job.name for job in jobs}
-    rows += [row for row in _others(materials.out) if row.name not in mine]
+    others = _others(jobs, materials.out)
+    rows += [record.row for record in others]
     loaded, config = materials.loaded, materials.loaded.model.config
     classes = {name: head.classes for name, head in materials.heads.items() if head.classes}
     manifest = Manifest(
@@ -308,16 +348,13 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
         recipe_digest=materials.recipe.digest,
         host=describe_host().model_dump(mode="json"),
         artifacts=tuple(rows),
+        runs=runs_of(record.latency for record in (*records.values(), *others)),
     )
     manifest.write(materials.out)
     return manifest
 
 
-def _others(out: Path) -> list[ArtifactRow]:
-    """Rows of all records whose file is still there."""
-    found = []
-    for path in sorted((out / RECORDS).glob("*.json")):
-        record = read_record(out, path.stem.replace("_", "/", 1))
-        if record and record.file(out):
-            found.append(record.row)
-    return found
+def _others(jobs: Sequence[Job], out: Path) -> list[Record]:
+    """Records of artifacts that these jobs do not make."""
+    mine = {job.name for job in jobs}
+    return [record for name, record in records_in(out).items() if name not in mine]

@@ -1,52 +1,93 @@
-"""Latency of everything a build made, measured together so that the artifacts can be compared with each other."""
+"""Latency of everything a build folder holds, measured together: all rows of an image size are of one run."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from edgekit.artifact import ArtifactRow, Format
-from edgekit.backends import get_backend
+import numpy as np
+
+from edgekit.artifact import IMAGE_NAME, ArtifactRow, Format, Manifest, TimingRun
+from edgekit.backends import artifact_of, get_backend
+from edgekit.errors import DataError
+from edgekit.measure.golden import read_golden
 from edgekit.measure.host import describe_host
-from edgekit.measure.latency import LatencyRun, measure_latency
-from edgekit.pipeline.context import Materials
-from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.make import artifact_from
+from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
-from edgekit.precision import Precision
+
+Size = tuple[int, int]  # (height, width) in pixels
 
 _BUDGET_S = 6.0  # seconds of inference per artifact
+_NOTE = "not timed here:"
 
 
-def reference_name(rows: Sequence[ArtifactRow], suffix: str = "") -> str | None:
-    """The FP32 artifact that others are compared with: ONNX if there is one, else the first; None without any."""
+@dataclass(frozen=True)
+class Timing:
+    """How a build folder is timed; `again` measures even where nothing has changed."""
+
+    threads: int | None = None  # of each runtime; None leaves it to the runtime
+    rounds: int = 10
+    seed: int = 0
+    again: bool = False
+
+
+def size_of(row: ArtifactRow) -> Size | None:
+    """(height, width) of an artifact's images; None of a row without a file."""
+    return row.preprocess.input_size if row.preprocess else None
+
+
+def reference_name(rows: Sequence[ArtifactRow], suffix: str | None = "") -> str | None:
+    """The FP32 artifact that others are compared with: ONNX if there is one, else the first; None without any.
+
+    `suffix` is what the names of the image size end in, "" for the main one; None where all rows are of one size.
+    """
     names = [row.name for row in rows if row.status == "ok" and row.precision == "fp32" and row.variant == "standard"]
-    names = [name for name in names if name.partition("/")[2] == f"fp32{suffix}"]
+    wanted = r"(_\d+x\d+)?" if suffix is None else re.escape(suffix)
+    names = [name for name in names if re.fullmatch(f"fp32{wanted}", name.partition("/")[2])]
     return min(names, key=lambda name: (not name.startswith("onnx/"), names.index(name)), default=None)
 
 
 def timed(
-    jobs: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
-) -> dict[str, Record]:
-    """The records with latencies: those at hand when nothing changed, else all of an image size measured anew."""
-    done = dict(records)
-    for suffix in dict.fromkeys(job.suffix for job in jobs):
-        group = [job for job in jobs if job.suffix == suffix and records[job.name].row.status == "ok"]
-        if not group:
-            continue
+    records: Mapping[str, Record], manifest: Manifest, out: Path, timing: Timing, watcher: Watcher
+) -> tuple[dict[str, Record], tuple[str, ...]]:
+    """The records with latencies, and the names that were timed now.
+
+    Where anything of an image size has changed, all of its artifacts are timed anew, those of earlier recipes too: a
+    table holds one interleaved run. What cannot run here loses its latency, and a note of its row says why.
+
+    Args:
+        records: of all artifacts of the folder; what changes is written.
+        manifest: of the folder.
+        out: the folder.
+        timing: how.
+        watcher: told what happens.
+    """
+    done, now = dict(records), []
+    for size, group in _by_size(records.values()):
         key = digest_of(
-            artifacts={job.name: records[job.name].key for job in group},
-            threads=threads,
+            artifacts={record.row.name: record.row.sha256 for record in group},
+            threads=timing.threads,
             host=describe_host().model_dump(exclude={"ram_gb"}),
+            runs=1,
         )
-        if all(records[job.name].latency_key == key for job in group):
+        if not timing.again and all(record.latency_key == key for record in group):
             continue
-        run = _measure(group, records, materials, threads, watcher)
-        for job in group:
-            done[job.name] = _with_latency(records[job.name], run, key)
-            done[job.name].write(materials.out)
-    return done
+        run = _measure(group, manifest, out, size, timing, watcher)
+        now += list(run.reports)
+        for record in group:
+            done[record.row.name] = _with_latency(record, run, key)
+            done[record.row.name].write(out)
+    return done, tuple(now)
+
+
+def runs_of(reports: Iterable[LatencyReport | None]) -> tuple[TimingRun, ...]:
+    """The runs that latencies are of, each once."""
+    found = {report.run.id: report.run for report in reports if report and report.run}
+    return tuple(found.values())
 
 
 def untimed(format_: Format) -> str | None:
@@ -56,43 +97,68 @@ def untimed(format_: Format) -> str | None:
     return None
 
 
-def _left_out(format_: Format, precision: Precision) -> str | None:
-    """Why a build does not time an artifact; `edgekit bench` times the second kind, when asked for it."""
-    if precision == "w8a16":
+def _by_size(records: Iterable[Record]) -> list[tuple[Size, list[Record]]]:
+    """The finished artifacts of each image size."""
+    groups: dict[Size, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.row.name):
+        if record.row.status == "ok" and (size := size_of(record.row)):
+            groups.setdefault(size, []).append(record)
+    return list(groups.items())
+
+
+def _left_out(row: ArtifactRow) -> str | None:
+    """Why a build does not time an artifact; `edgekit bench` times the first kind, when asked for it."""
+    if row.precision == "w8a16":
         return "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
-    return untimed(format_)
+    return untimed(row.format) or get_backend(row.format).runner_missing()
+
+
+def _takes_images(row: ArtifactRow) -> bool:
+    """Whether it runs the network of a sibling behind the transform."""
+    return bool(row.inputs) and row.inputs[0].name == IMAGE_NAME
 
 
 def _measure(
-    group: Sequence[Job], records: dict[str, Record], materials: Materials, threads: int | None, watcher: Watcher
+    group: Sequence[Record], manifest: Manifest, out: Path, size: Size, timing: Timing, watcher: Watcher
 ) -> LatencyRun:
-    group = [job for job in group if job.input == "pixel_values"]  # others run the same network
-    group = [job for job in group if not _left_out(job.format, job.precision)]
-    runnable = [job for job in group if not get_backend(job.format).runner_missing()]
-    rows = [records[job.name].row for job in runnable]
-    if not runnable:
+    rows = [record.row for record in group if not _takes_images(record.row) and not _left_out(record.row)]
+    if not rows:
         return LatencyRun(reports={}, failures={})
     step = iter(range(10_000))
     return measure_latency(
-        [artifact_from(row, materials) for row in rows],
-        materials.evaluation(group[0].size).pixel_values[:1],
-        threads=threads,
-        reference=reference_name(rows, group[0].suffix),
+        [artifact_of(row, manifest, out) for row in rows],
+        _pixels(out, size, timing.seed),
+        threads=timing.threads,
+        reference=reference_name(rows, suffix=None),
+        rounds=timing.rounds,
         budget_s=_BUDGET_S,
         gap_s=0.1,
-        seed=materials.recipe.seed,
-        notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + 10),
+        seed=timing.seed,
+        notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + timing.rounds),
     )
+
+
+def _pixels(out: Path, size: Size, seed: int) -> np.ndarray:
+    """One image (1, 3, H, W): the first golden input of the size, else noise, which takes as long."""
+    for home in (out, out / f"{size[0]}x{size[1]}"):
+        try:
+            pixels = read_golden(home)[0][:1]
+        except DataError:
+            continue
+        if pixels.shape[-2:] == size:
+            return pixels
+    return np.random.default_rng(seed).standard_normal((1, 3, *size)).astype(np.float32)
 
 
 def _with_latency(record: Record, run: LatencyRun, key: str) -> Record:
     name = record.row.name
-    notes = tuple(note for note in record.row.notes if not note.startswith("not timed here:"))
+    notes = tuple(note for note in record.row.notes if not note.startswith(_NOTE))
     if name in run.reports:
         report = run.reports[name]
         row = record.row.model_copy(update={"latency": report.summary(), "notes": notes})
         return record.model_copy(update={"row": row, "latency": report, "latency_key": key})
-    if why := run.failures.get(name) or _left_out(record.row.format, record.row.precision):
-        notes = (*notes, f"not timed here: {why}")
+    if why := run.failures.get(name) or _left_out(record.row):
+        earlier = "; its earlier latency was of another run" if record.latency else ""
+        notes = (*notes, f"{_NOTE} {why}{earlier}")
     row = record.row.model_copy(update={"latency": None, "notes": notes})
     return record.model_copy(update={"row": row, "latency": None, "latency_key": key})

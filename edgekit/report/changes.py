@@ -86,6 +86,6 @@ def _cells(report: BuildReport, name: str) -> dict[str, str]:
         "cosine": numbers.cosine(drift.cls_cosine.mean if drift else None),
         "size": numbers.megabytes(row.size_mb if row else None),
         "p50": numbers.milliseconds(latency.p50_ms if latency else None),
-        "speed": numbers.times(latency.speedup.value if latency and latency.speedup else None),
+        "speed": numbers.speed(latency.speedup if latency else None),
         "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
     }

@@ -9,14 +9,14 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgekit.artifact import Frozen, Manifest
+from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
 from edgekit.files import atomic_path
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.host import Host
 from edgekit.measure.latency import LatencyReport
 from edgekit.quantize.explanation import Explanation
-from edgekit.report.verdict import Aim, Verdict, judge
+from edgekit.report.verdict import Verdict
 
 REPORT_SCHEMA: Final = "edgekit.report/1"
 DataUri = str  # "data:image/webp;base64,..."
@@ -78,6 +78,7 @@ class BuildReport(BaseModel):
         host: Host,
         *,
         reference: str,
+        verdict: Verdict,
         drift: Mapping[str, DriftReport] | None = None,
         latency: Mapping[str, LatencyReport] | None = None,
         thumbnails: Mapping[str, DataUri] | None = None,
@@ -89,15 +90,14 @@ class BuildReport(BaseModel):
         explanation: Explanation | None = None,
         skipped: Sequence[SkippedImage] = (),
     ) -> BuildReport:
-        """Put a report together; the verdict is drawn from the measurements here, never passed in."""
-        drift, latency = dict(drift or {}), dict(latency or {})
+        """Put a report together; `verdict` is the one of these measurements, see `edgekit.report.verdict.judge`."""
         return cls(
             manifest=manifest,
             host=host,
             reference=reference,
-            verdict=judge(manifest.artifacts, drift, latency, reference=reference),
-            drift=drift,
-            latency=latency,
+            verdict=verdict,
+            drift=dict(drift or {}),
+            latency=dict(latency or {}),
             thumbnails=dict(thumbnails or {}),
             panels=tuple(panels),
             head=head,
@@ -108,11 +108,10 @@ class BuildReport(BaseModel):
             skipped=tuple(skipped),
         )
 
-    def aimed(self, aim: Aim) -> BuildReport:
-        """The same measurements judged for another aim; the manifest records what was chosen."""
-        verdict = judge(self.manifest.artifacts, self.drift, self.latency, reference=self.reference, aim=aim)
-        manifest = self.manifest.model_copy(update={"choice": verdict.recorded()})
-        return self.model_copy(update={"verdict": verdict, "manifest": manifest})
+    @property
+    def run(self) -> TimingRun | None:
+        """The interleaved run that all latencies are of; None without any, or in reports of earlier versions."""
+        return next((latency.run for latency in self.latency.values() if latency.run), None)
 
     def write_json(self, folder: Path) -> Path:
         """Write `folder/report.json` atomically and return its path."""

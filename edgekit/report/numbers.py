@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from edgekit.artifact import ArtifactRow, TimingRun
+from edgekit.measure.host import Host
+from edgekit.measure.latency import Speedup
+from edgekit.measure.noise import MAX_LOAD
+from edgekit.measure.ratio import ratio, ratio_range
 from edgekit.measure.statistics import MAX_DB, Rate
+
+__all__ = ["ratio_range"]  # templates see this module as `n`
 
 DASH = "–"
 _THIN = "\u202f"  # narrow no-break space, between a number and its unit
@@ -43,11 +50,28 @@ def decibels(value: float | None) -> str:
     return "exact" if value >= MAX_DB else f"{value:.1f}{_THIN}dB".replace("-", "−")
 
 
-def times(value: float | None) -> str:
-    """`2.6×`, `0.94×`, `12×`."""
-    if value is None:
-        return DASH
-    return f"{value:.{0 if value >= 10 else 2 if value < 1.2 else 1}f}×"
+def speed(speedup: Speedup | None) -> str:
+    """How many times as fast as FP32, with the digits that its interval carries: `2.6×`."""
+    return DASH if speedup is None else ratio(speedup.value, speedup.low, speedup.high)
+
+
+def row_speed(row: ArtifactRow) -> str:
+    """`speed` of a row of the manifest."""
+    latency = row.latency or {}
+    value, low, high = (latency.get(key) for key in ("speedup_vs_fp32", "speedup_low", "speedup_high"))
+    return DASH if value is None else ratio(value, low, high)
+
+
+def timing(run: TimingRun | None) -> str:
+    """Where, how and when latencies were measured; of a run that none records, so much.
+
+    `AMD EPYC, 2 cores, avx2, 2 threads, 2026-11-29 14:03 UTC`.
+    """
+    if run is None:
+        return "an unrecorded run"
+    threads = f"{run.threads} thread{'s' * (run.threads > 1)}" if run.threads else "threads as each runtime chooses"
+    busy = f", host busy ({run.busy:.0%} of its processor time was others')" if run.busy > MAX_LOAD else ""
+    return f"{Host.model_validate(run.host)}, {threads}, {run.date[:10]} {run.date[11:16]} UTC{busy}"
 
 
 def percent(rate: Rate | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.artifact import ArtifactRow
 from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
+from edgekit.measure.ratio import ratio_range
 from edgekit.quantize.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.changes import changes
@@ -44,7 +45,8 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
         worst_of=judged,
         placements=[(row.name, placement(row.audit)) for row in report.manifest.artifacts if row.audit],
         notes=[(row.name, note) for row in report.manifest.artifacts for note in row.notes],
-        noisy=sum(not latency.stable for latency in report.latency.values()),
+        noisy=[(name, latency.noise.reasons) for name, latency in report.latency.items() if not latency.stable],
+        timing=numbers.timing(report.run) if report.latency else "",
     )
 
 
@@ -62,10 +64,12 @@ def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
         "patch": numbers.cosine(drift.patch_cosine.mean if drift else None),
         "neighbour": numbers.percent(drift.own.nn_agreement if drift else None),
         "neighbour_range": numbers.percent_range(drift.own.nn_agreement if drift else None),
+        "mixed": numbers.percent(drift.mixed.nn_agreement if drift else None),
+        "mixed_range": numbers.percent_range(drift.mixed.nn_agreement if drift else None),
         "p50": numbers.milliseconds(latency.p50_ms if latency else None),
         "p90": numbers.milliseconds(latency.p90_ms if latency else None),
-        "speed": numbers.times(speedup.value if speedup else None),
-        "speed_range": f"{speedup.low:.2f} to {speedup.high:.2f}" if speedup else "",
+        "speed": numbers.speed(speedup),
+        "speed_range": ratio_range(speedup.low, speedup.high) if speedup else "",
         "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
     }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from edgekit.artifact import ArtifactRow, Choice, Frozen
 from edgekit.measure.drift import DriftReport, Grade
-from edgekit.measure.latency import LatencyReport
+from edgekit.measure.latency import LatencyReport, Speedup, paired_speedup
+from edgekit.measure.noise import MAX_LOAD
+from edgekit.measure.ratio import ratio
+from edgekit.measure.retrieval import Retrieval
 from edgekit.precision import Precision
 
 Goal = Literal["latency", "size", "accuracy"]
@@ -48,24 +51,34 @@ class Candidate(Frozen):
     size_mb: float
     speedup: float
     speedup_low: float
+    speedup_high: float
     drop: float
     sqnr_db: float | None  # None for the reference
     grade: Grade
 
 
+Int8 = Literal["worth it", "not worth it", "loses too much", "in doubt"]
+
+
 class Verdict(Frozen):
-    """`choice` is None when nothing could be measured; `int8` is None when no integer model was."""
+    """`choice` is None when nothing could be measured; `int8` is None when no integer model was.
+
+    `sentence` ends with `doubt` where there is any: a busy host, unsteady rows, or a rival that is as fast.
+    """
 
     aim: Aim
     choice: str | None
     sentence: str
-    int8: Literal["worth it", "not worth it", "loses too much"] | None
+    int8: Int8 | None
     int8_sentence: str
     front: tuple[str, ...]  # names no other candidate beats in both latency and drift, fastest first
+    doubt: str = ""  # why the latencies may not tell; "" when they do
+    retrieval: str = ""  # what an application that searches loses with the choice; "" where nothing was measured
+    run: str | None = None  # id of the run whose latencies were compared
 
     def recorded(self) -> Choice:
         """What the manifest says of it."""
-        return Choice(artifact=self.choice, **self.aim.model_dump(), sentence=self.sentence)
+        return Choice(artifact=self.choice, **self.aim.model_dump(), sentence=self.sentence, run=self.run)
 
 
 def candidates(
@@ -91,6 +104,7 @@ def candidates(
                 size_mb=row.size_mb or 0.0,
                 speedup=time.speedup.value if time.speedup else 1.0,
                 speedup_low=time.speedup.low if time.speedup else 1.0,
+                speedup_high=time.speedup.high if time.speedup else 1.0,
                 drop=0.0 if report is None else max(0.0, 1 - report.cls_cosine.mean),
                 sqnr_db=None if report is None else report.sqnr_db.value,
                 grade="excellent" if report is None else report.grade,
@@ -115,31 +129,111 @@ def judge(
     *,
     reference: str,
     aim: Aim = Aim(),  # noqa: B008 - frozen
+    among: Collection[str] | None = None,
 ) -> Verdict:
     """Choose by measurement.
 
     Args:
         rows: of the manifest.
         drift: by artifact name, against `reference`.
-        latency: by artifact name, with speedups over `reference`.
+        latency: by artifact name, with speedups over `reference`; those of another run than its are left out.
         reference: the FP32 artifact.
         aim: what to be best at, and what is true enough.
+        among: names that may be chosen; None is all.
     """
+    latency = one_run(latency, reference)
     found = candidates(rows, drift, latency, reference=reference)
-    if not found:
+    allowed = [c for c in found if among is None or c.name in among]
+    if not allowed:
         return Verdict(aim=aim, choice=None, sentence=_nothing(rows), int8=None, int8_sentence="", front=())
-    fit = [c for c in found if (c.grade in _GOOD_ENOUGH if aim.max_drop is None else c.drop <= aim.max_drop)]
+    fit = [c for c in allowed if (c.grade in _GOOD_ENOUGH if aim.max_drop is None else c.drop <= aim.max_drop)]
     base = next((c for c in found if c.name == reference), None)
-    best = _best(fit, aim.goal, base)
-    int8, int8_sentence = _int8(found, fit)
+    best = _best(fit, aim.goal, base if base in allowed else None)
+    int8, int8_sentence = _int8(allowed, fit, latency)
+    doubt = _doubt(best, fit, latency, aim.goal)
+    sentence = _sentence(best, base, aim.goal) if best else _none_fit(allowed, aim)
     return Verdict(
         aim=aim,
         choice=best.name if best else None,
-        sentence=_sentence(best, base, aim.goal) if best else _none_fit(found, aim),
+        sentence=f"{sentence} {doubt}".rstrip(),
         int8=int8,
         int8_sentence=int8_sentence,
-        front=tuple(c.name for c in pareto(found)),
+        front=tuple(c.name for c in pareto(allowed)),
+        doubt=doubt,
+        retrieval=_retrieval(best or allowed[0], drift),
+        run=next((report.run.id for report in latency.values() if report.run), None),
     )
+
+
+def one_run(latency: Mapping[str, LatencyReport], reference: str) -> dict[str, LatencyReport]:
+    """The latencies of the reference's run (of the first one's where that was not timed): others do not compare."""
+    if not latency:
+        return {}
+    run = latency.get(reference, next(iter(latency.values()))).run
+    return {name: report for name, report in latency.items() if report.run == run}
+
+
+def _doubt(best: Candidate | None, fit: Sequence[Candidate], latency: Mapping[str, LatencyReport], goal: Goal) -> str:
+    """Why the choice may be another one the next time, in whole sentences."""
+    said = []
+    load = max((report.noise.load for report in latency.values()), default=0.0)
+    unsteady = [name for name, report in latency.items() if not report.stable]
+    if load > MAX_LOAD:
+        said.append(f"In doubt: the host was busy, other work took {load:.0%} of its processor time meanwhile.")
+    elif unsteady:
+        said.append(f"In doubt: {len(unsteady)} of {len(latency)} timings were unsteady.")
+    if best is not None and goal == "latency":
+        rivals = [c.name for c in fit if c is not best and _against(latency, best.name, c.name).low <= 1]
+        if rivals:
+            more = f" and {len(rivals) - 1} more are" if len(rivals) > 1 else " is"
+            said.append(f"Within the measurement's doubt {rivals[0]}{more} as fast.")
+    return " ".join(said)
+
+
+def _against(latency: Mapping[str, LatencyReport], name: str, rival: str) -> Speedup:
+    """How many times faster than `rival` an artifact is, paired round by round where both have as many rounds."""
+    mine, other = latency[name], latency[rival]
+    if len(mine.times_ms) == len(other.times_ms):
+        return paired_speedup(other.times_ms, mine.times_ms, rival)
+    value = other.p50_ms / mine.p50_ms
+    if mine.speedup is None or other.speedup is None:
+        return Speedup(reference=rival, value=value, low=value, high=value)
+    low, high = mine.speedup.low / other.speedup.high, mine.speedup.high / other.speedup.low
+    return Speedup(reference=rival, value=value, low=min(low, value), high=max(high, value))
+
+
+def _retrieval(candidate: Candidate, drift: Mapping[str, DriftReport]) -> str:
+    """What changes for an application that looks up neighbours, in a gallery of FP32 features and in its own."""
+    report = drift.get(candidate.name)
+    if report is None or candidate.precision in _FLOAT or report.own.nn_agreement.value is None:
+        return ""
+    shares = [f"{found.nn_agreement.value or 0:.0%}{_interval(found)}" for found in (report.mixed, report.own)]
+    return (
+        f"Of {_images(report)} {shares[0]} find the same nearest neighbour in an FP32 gallery, {shares[1]} in one "
+        f"embedded again by {candidate.name}{_ties(report)}."
+    )
+
+
+def _images(report: DriftReport) -> str:
+    if report.photographs in (None, report.n):
+        return f"{report.n} images"
+    return f"{report.n} crops of {report.photographs} photographs"
+
+
+def _interval(found: Retrieval) -> str:
+    rate = found.nn_agreement
+    return "" if rate.low is None or rate.high is None else f" ({rate.low:.0%} to {rate.high:.0%})"
+
+
+def _ties(report: DriftReport) -> str:
+    """How many of the lost neighbours were as near as the ones that were found instead."""
+    told = []
+    for where, found in (("FP32", report.mixed), ("own", report.own)):
+        if found.changed:
+            told.append(f"{found.near_ties} of {found.changed} changes in the {where} gallery")
+    if not told:
+        return ""
+    return f"; {' and '.join(told)} are near ties, whose FP32 similarities differ by less than the noise"
 
 
 def _best(fit: Sequence[Candidate], goal: Goal, base: Candidate | None) -> Candidate | None:
@@ -167,14 +261,23 @@ def _nothing(rows: Sequence[ArtifactRow]) -> str:
 
 
 def _sentence(best: Candidate, base: Candidate | None, goal: Goal) -> str:
-    if base is None or best.name == base.name:
+    if base is not None and best.name == base.name:
         return f"On this CPU stay with {best.name} ({best.p50_ms:.1f} ms): nothing measured {_NO_BETTER[goal]}."
-    pace = f"{best.speedup:.2g}× faster than" if best.speedup >= 1.05 else "about as fast as"
-    if best.speedup < 0.95:
-        pace = f"{1 / best.speedup:.2g}× slower than"
-    size = f", {base.size_mb / best.size_mb:.2g}× smaller" if best.size_mb and base.size_mb > 1.2 * best.size_mb else ""
+    if base is None:
+        return f"{_FOR[goal]} use {best.name} ({best.p50_ms:.1f} ms): no FP32 artifact was timed beside it."
+    smaller = base.size_mb / best.size_mb if best.size_mb else 1.0
+    size = f", {ratio(smaller)} smaller" if smaller > 1.2 else ""
     features = "the very same features" if best.drop <= 0 else f"features at a cosine of {alike(best.drop)}"
-    return f"{_FOR[goal]} use {best.name}: {pace} FP32{size}, {features}."
+    return f"{_FOR[goal]} use {best.name}: {_pace(best)} FP32{size}, {features}."
+
+
+def _pace(best: Candidate) -> str:
+    """`2.9× faster than`, with no more digits than the measurement carries; "about as fast as" where it cannot tell."""
+    if best.speedup >= 1.05 and best.speedup_low > 1:
+        return f"{ratio(best.speedup, best.speedup_low, best.speedup_high)} faster than"
+    if best.speedup < 0.95 and best.speedup_high < 1:
+        return f"{ratio(1 / best.speedup, 1 / best.speedup_high, 1 / best.speedup_low)} slower than"
+    return "about as fast as"
 
 
 def alike(drop: float) -> str:
@@ -188,8 +291,8 @@ def alike(drop: float) -> str:
 
 
 def _int8(
-    found: Sequence[Candidate], fit: Sequence[Candidate]
-) -> tuple[Literal["worth it", "not worth it", "loses too much"] | None, str]:
+    found: Sequence[Candidate], fit: Sequence[Candidate], latency: Mapping[str, LatencyReport]
+) -> tuple[Int8 | None, str]:
     integers = [c for c in found if c.precision in _INTEGER]
     if not integers:
         return None, ""
@@ -198,10 +301,15 @@ def _int8(
         nearest = min(integers, key=lambda c: c.drop)
         return "loses too much", f"INT8 loses too much here: the best, {nearest.name}, reaches {alike(nearest.drop)}."
     best = good[0]
-    floats = [c for c in fit if c.precision in _FLOAT]
-    rival = floats[0] if floats else None
-    gain = rival.p50_ms / best.p50_ms if rival else best.speedup
+    rival = next((c for c in fit if c.precision in _FLOAT), None)
     against = f"the fastest float model, {rival.name}" if rival else "FP32"
-    if best.speedup_low >= WORTH and gain >= WORTH:
-        return "worth it", f"INT8 is worth it here: {best.name} is {gain:.2f}× as fast as {against}."
-    return "not worth it", f"INT8 is not worth it here for speed: {best.name} is {gain:.2f}× as fast as {against}."
+    value, low, high = best.speedup, best.speedup_low, best.speedup_high
+    if rival:
+        gain = _against(latency, best.name, rival.name)
+        value, low, high = gain.value, gain.low, gain.high
+    said = f"{best.name} is {ratio(value, low, high)} as fast as {against}."
+    if min(low, best.speedup_low) >= WORTH:
+        return "worth it", f"INT8 is worth it here: {said}"
+    if high >= WORTH:
+        return "in doubt", f"Whether INT8 is worth it here is in doubt: {said}"
+    return "not worth it", f"INT8 is not worth it here for speed: {said}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.artifact import Manifest
 from edgekit.files import atomic_path
 from edgekit.quantize.explanation import Explanation
 from edgekit.report.changes import refuse_incomparable
 from edgekit.report.content import BuildReport
-from edgekit.report.verdict import Aim, Verdict
+from edgekit.report.verdict import Verdict
 
 
 def write_report(report: BuildReport, out: Path, *, against: BuildReport | None = None) -> Path:
@@ -33,12 +32,11 @@ def write_report(report: BuildReport, out: Path, *, against: BuildReport | None 
     return path
 
 
-def redraw(out: Path, *, aim: Aim | None = None, against: Path | None = None) -> tuple[Path, Verdict]:
+def redraw(out: Path, *, against: Path | None = None) -> tuple[Path, Verdict]:
     """Draw a build folder's report again, with its explain.json if there is one; returns the page and the verdict.
 
     Args:
         out: the build folder.
-        aim: judge anew for this; the manifest records the choice, too.
         against: an earlier build folder.
 
     Raises:
@@ -50,7 +48,4 @@ def redraw(out: Path, *, aim: Aim | None = None, against: Path | None = None) ->
     if earlier:
         refuse_incomparable(earlier, report)  # before anything is written
     report = report.model_copy(update={"explanation": Explanation.read(out)})
-    if aim:
-        report = report.aimed(aim)
-        Manifest.read(out).model_copy(update={"choice": report.verdict.recorded()}).write(out)
     return write_report(report, out, against=earlier), report.verdict

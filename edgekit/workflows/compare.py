@@ -83,6 +83,7 @@ def drift_between(
             runner,
             images.pixel_values,
             names=images.paths,
+            groups=images.groups,
             progress=lambda done, total: watcher.stage(artifact.name, done, total),
         )
 

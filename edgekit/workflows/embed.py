@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was written: `shape` of the features, `model` that made them, images that were `skipped` and why."""
+    """What was written: `shape` of the features, images that were `skipped`, `model` and the `reason` it was taken."""
 
     shape: tuple[int, ...]
     model: str
     skipped: tuple[tuple[str, str], ...]
+    reason: str = ""
 
 
 def embed_folder(
@@ -76,7 +77,8 @@ def embed_folder(
             values = features.tokens
     with atomic_path(out) as temporary:
         _save(temporary, np.ascontiguousarray(values), found.paths, found.labels)
-    return Embedded(values.shape, loaded.artifact.name, tuple((skip.path, skip.reason) for skip in found.skipped))
+    skipped = tuple((skip.path, skip.reason) for skip in found.skipped)
+    return Embedded(values.shape, loaded.artifact.name, skipped, loaded.reason)
 
 
 def embed_shards(
@@ -89,7 +91,7 @@ def embed_shards(
     batch: int = 1,
     shard_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[str, Ran]:
+) -> tuple[str, Ran, str]:
     """Write features of any number of images as shards below `out`; what is there already is kept.
 
     `features/part-*.parquet` hold `path`, `label` (when subfolders are classes), `digest` (SHA-256 of the file) and
@@ -109,7 +111,7 @@ def embed_shards(
         progress: told (done, total).
 
     Returns:
-        The model's name, and what was run.
+        The model's name, what was run, and why that model was taken.
 
     Raises:
         DataError: no artifact, no image that can be read, or `out` is another folder.
@@ -123,7 +125,8 @@ def embed_shards(
     crew.require_engine()
     if str(images) == DEMO:
         raise RecipeError("the demo photographs are no folder", why="shards are of files", fix="--out features.npz")
-    artifact = load(model, crew.threads).artifact
+    loaded = load(model, crew.threads)
+    artifact = loaded.artifact
     artifact = artifact.model_copy(update={"path": artifact.path.resolve()})
     task = EmbedTask(root=Path(images).resolve(), model=artifact, tokens=tokens, batch=batch)
     size = shard_size or SIZES[tokens]
@@ -137,7 +140,7 @@ def embed_shards(
         "shard_size": size,
     }
     ran = run_shards(task, shards, Path(out), crew, about=about, progress=progress or (lambda done, total: None))
-    return artifact.name, ran
+    return artifact.name, ran, loaded.reason
 
 
 def _save(path: Path, values: np.ndarray, paths: tuple[str, ...], labels: tuple[str, ...] | None) -> None:

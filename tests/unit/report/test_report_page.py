@@ -13,6 +13,7 @@ from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.host import describe_host
 from edgekit.report import BuildReport, write_report
+from edgekit.report.verdict import judge
 
 
 def row(name: str, **values: object) -> ArtifactRow:
@@ -36,11 +37,13 @@ def report() -> BuildReport:
     )
     model = {"name": "tiny", "source": "a file", "origin": "here", "licence": "MIT", "sha256": "0" * 64}
     manifest = Manifest(model=model, recipe={}, recipe_digest="d" * 16, host={}, artifacts=rows)
+    measured = {"onnx/w8a8": drift}
     return BuildReport.assemble(
         manifest,
         describe_host(),
         reference="onnx/fp32",
-        drift={"onnx/w8a8": drift},
+        verdict=judge(rows, measured, {}, reference="onnx/fp32"),
+        drift=measured,
         evaluation="24 images",
         calibration="8 images",
     )
