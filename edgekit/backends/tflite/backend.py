@@ -26,25 +26,26 @@ from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import BackendMissing, DataError, ExportError
 
 if TYPE_CHECKING:
-    from edgekit.backends.tflite.int16.fixed_point import Border
+    from edgekit.backends.tflite.int16.fixed_point import IoQuantParams
     from edgekit.backends.tflite.runner import Runtime
     from edgekit.plan.quant import QuantPlan
 
 _INSTALL = "pip install 'edgekit[tflite]'"
 _FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
 _COMPOSITE: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
-_RUN = 2  # calibration images that a w8a16 file is run on before it is believed
+_VERIFIED_IMAGES = 2  # calibration images that a w8a16 file is run on when it is verified
 
 
 @dataclass(frozen=True)
 class TfliteBackend:
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
-    w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
-    it use the plan's quantizers, and is right in tflite-runtime too; "fused" lets it take each token's own range at run
-    time, as edgekit's fused ops do, which is closer to the float model and a little faster, in ai-edge-litert alone.
-    "composite" is that with each attention as one operator, for delegates that know it; float precisions have it too.
-    w8a16 is for devices without floats: int8 in, out and in the weights, int16 between; see `tflite_integer`.
+    w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" pins
+    the range of each input to the plan's (see `gemms.py`), and is right in tflite-runtime too. "fused" has a range per
+    token, taken at run time; no operator is fused in it. It is closer to the float model and a little faster, and runs
+    in ai-edge-litert alone. "composite" is that with each attention as one operator, for delegates that know it; float
+    precisions have it too. w8a16 is for devices without floats: int8 input, outputs and weights, int16 activations; see
+    `edgekit.backends.tflite.int16`.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
@@ -61,7 +62,7 @@ class TfliteBackend:
         return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {_INSTALL}"
 
     def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """Every precision in plain operators, the int8 GEMMs of XNNPACK, and attention as a composite."""
+        """Every precision in plain operators, w8a8 with per-token ranges ("fused"), and attention as a composite."""
         standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4a8")
         return (
             *((precision, "standard") for precision in standard),
@@ -96,7 +97,7 @@ class TfliteBackend:
                 f"{precision} needs a quantization plan", fix="edgekit quantize --model " + source.model_name
             )
         if precision == "w8a16":
-            return self._export_integer(source, path)
+            return self._export_int16(source, path)
         from edgekit.backends.tflite.verify import verify_float, verify_plan
 
         described = _describe(source, precision, variant)
@@ -110,9 +111,10 @@ class TfliteBackend:
                 verify_plan(temporary, plan, precision)
         return _artifact(described, path)
 
-    def _export_integer(self, source: ExportSource, path: Path) -> Artifact:
-        from edgekit.backends.tflite.int16.emitter import write_integer
-        from edgekit.backends.tflite.int16.ranges import seen_ranges
+    def _export_int16(self, source: ExportSource, path: Path) -> Artifact:
+        from edgekit.backends.tflite.int16.emitter import emit_contract
+        from edgekit.backends.tflite.int16.fixed_point import Int16Builder
+        from edgekit.backends.tflite.int16.ranges import observe_ranges
         from edgekit.backends.tflite.int16.verify import verify_integer
 
         plan, pixels = source.plan, source.calibration
@@ -122,19 +124,15 @@ class TfliteBackend:
                 why="every tensor of it has a range",
                 fix="edgekit build --precision w8a16 --calib DIR",
             )
-        ranges, hidden = seen_ranges(plan, pixels, source.preprocess)
-        described = _describe(source, "w8a16", "standard", ranges.borders)
-        sheet, inputs, outputs = write_integer(plan, ranges)
-        metadata = {
-            MANIFEST_KEY: json.dumps(described, sort_keys=True),
-            "model": source.model_name,
-            "licence": source.licence,
-        }
+        ranges, hidden = observe_ranges(plan, pixels, source.preprocess)
+        described = _describe(source, "w8a16", "standard", ranges.io)
+        builder = Int16Builder(ranges)
+        outputs = emit_contract(plan, builder)
+        metadata = _metadata(source, json.dumps(described, sort_keys=True))
+        title = f"{source.model_name} w8a16 by edgekit"
         with atomic_path(path) as temporary:
-            temporary.write_bytes(
-                sheet.graph.serialize(inputs, outputs, f"{source.model_name} w8a16 by edgekit", metadata)
-            )
-            verify_integer(temporary, plan, pixels[:_RUN], hidden[:_RUN])
+            temporary.write_bytes(builder.graph.serialize(builder.inputs, outputs, title, metadata))
+            verify_integer(temporary, plan, pixels[:_VERIFIED_IMAGES], hidden[:_VERIFIED_IMAGES])
         return _artifact(described, path)
 
     def read(self, path: Path) -> Artifact:
@@ -179,7 +177,7 @@ class TfliteBackend:
         return TfliteRunner(artifact, threads, runtime)
 
     def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What the runtime and XNNPACK make of the file; see `tflite_audit.audit_file`."""
+        """What the runtime and XNNPACK make of the file; see `edgekit.backends.tflite.audit`."""
         from edgekit.backends.tflite.audit import audit_file
 
         runtime = self._runtime()
@@ -200,7 +198,7 @@ def _artifact(described: dict[str, object], path: Path) -> Artifact:
 
 
 def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> QuantPlan | None:
-    """The plan that the file holds: none, the source's, or that of the fused and composite variants."""
+    """The plan that the file holds: none, the source's, or that with per-token ranges ("fused", "composite")."""
     if source.plan is None or precision in _FLOAT:
         return None
     if variant == "standard":
@@ -211,38 +209,38 @@ def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> Qu
 
 
 def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precision, Variant], manifest: str) -> bytes:
-    from edgekit.backends.tflite.composite import CompositeWriter
-    from edgekit.backends.tflite.emitter import Gemms, Writer, build_graph
-    from edgekit.backends.tflite.gemms import FloatGemms, HalfGemms, IntegerGemms, PortableGemms, WeightGemms
+    from edgekit.backends.tflite.builder import FloatBuilder
+    from edgekit.backends.tflite.composite import CompositeEmitter
+    from edgekit.backends.tflite.emitter import TfliteEmitter, model_of
+    from edgekit.backends.tflite.gemms import Float16Gemms, FloatGemms, IntegerGemms, PortableGemms, WeightGemms
 
-    gemms: Gemms
+    builder = FloatBuilder()
     if plan is None:
         config, tensors = source.model.config, folded_tensors(source)
-        gemms = FloatGemms(tensors) if kind[0] == "fp32" else HalfGemms(tensors)
+        gemms = (FloatGemms if kind[0] == "fp32" else Float16Gemms)(builder, config, tensors)
     else:
         config, tensors = plan.config, plan.float_tensors
-        match kind:
-            case "w8", _:
-                gemms = WeightGemms(plan)
-            case "w8a8", "standard":
-                gemms = PortableGemms(plan)
-            case _:
-                gemms = IntegerGemms(plan)
-    metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
-    title = f"{source.model_name} {kind[0]} by edgekit"
-    return build_graph(writer, title, metadata, source.heads, source.head_plan)
+        strategy = WeightGemms if kind[0] == "w8" else PortableGemms if kind == ("w8a8", "standard") else IntegerGemms
+        gemms = strategy(builder, plan)
+    emitter = CompositeEmitter if kind[1] == "composite" else TfliteEmitter
+    e = emitter(config, tensors, gemms, builder, source.head_plan)
+    return model_of(e, f"{source.model_name} {kind[0]} by edgekit", _metadata(source, manifest), source.heads)
+
+
+def _metadata(source: ExportSource, manifest: str) -> dict[str, str]:
+    """Text stored in the file."""
+    return {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
 
 
 def _describe(
-    source: ExportSource, precision: Precision, variant: Variant, borders: Mapping[str, Border] | None = None
+    source: ExportSource, precision: Precision, variant: Variant, io: Mapping[str, IoQuantParams] | None = None
 ) -> dict[str, object]:
-    """The fields of the artifact that are known before the file is written; `borders` are its int8 tensors."""
+    """The fields of the artifact that are known before the file is written; `io` is of int8 inputs and outputs."""
     height, width = source.preprocess.input_size
-    dtype = "int8" if borders else "float32"
+    dtype = "int8" if io else "float32"
     inputs = (TensorSpec(name=INPUT_NAME, dtype=dtype, shape=("batch", height, width, 3), layout="NHWC"),)
-    outputs = outputs_of(replace(source, heads={}) if borders else source)
-    notes = _notes(source, precision, variant) if borders is None else _integer_notes(source, borders)
+    outputs = outputs_of(replace(source, heads={}) if io else source)
+    notes = _notes(source, precision, variant) if io is None else _int16_notes(source, io)
     return {
         "name": f"tflite/{precision}" + ("" if variant == "standard" else f"_{variant}"),
         "format": "tflite",
@@ -282,12 +280,12 @@ def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tupl
     return tuple(notes)
 
 
-def _integer_notes(source: ExportSource, borders: Mapping[str, Border]) -> tuple[str, ...]:
-    """Of w8a16: how its int8 tensors are read, and what is other than in the plan."""
+def _int16_notes(source: ExportSource, io: Mapping[str, IoQuantParams]) -> tuple[str, ...]:
+    """Notes on w8a16: how its int8 inputs and outputs are read, and which layers do not have the plan's precision."""
     assert source.plan is not None
-    grids = (f"{name} = (q {-grid.zero_point:+d}) * {grid.scale:.8g}" for name, grid in borders.items())
+    formulas = (f"{name} = (q {-params.zero_point:+d}) * {params.scale:.8g}" for name, params in io.items())
     notes = [
-        f"int8 in and out: {', '.join(grids)}; edgekit's runner converts",
+        f"int8 in and out: {', '.join(formulas)}; edgekit's runner converts",
         "int16 between: for devices that multiply integers alone, a CPU has slow reference code for it",
     ]
     notes += [f"{name} is int8 too, rounded to nearest" for name in source.plan.kept_float]
