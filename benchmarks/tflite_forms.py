@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 
 from benchmarks.support.rows import write_csv
 from edgekit.backends import load
-from edgekit.backends.tflite.composite import CompositeWriter
-from edgekit.backends.tflite.emitter import Writer, build_graph
+from edgekit.backends.tflite.builder import FloatBuilder
+from edgekit.backends.tflite.composite import CompositeEmitter
+from edgekit.backends.tflite.emitter import TfliteEmitter, model_of
 from edgekit.backends.tflite.gemms import FloatGemms
 from edgekit.backends.tflite.runner import without_greeting
+from edgekit.graph.backbone import emit_attention
+from edgekit.graph.emitter import Tensors
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import features_of
@@ -100,7 +103,7 @@ def of_the_plan(plan: QuantPlan, target: Path) -> Path:
     for name, gemm in plan.gemms.items():
         tensors[f"{name}.weight"] = gemm.dequantized().reshape(tensors[f"{name}.weight"].shape)
         tensors[f"{name}.bias"] = gemm.bias_dynamic
-    target.write_bytes(build_graph(Writer(plan.config, tensors, FloatGemms(tensors)), "the plan in float", {}))
+    target.write_bytes(model_of(float_emitter(TfliteEmitter, plan.config, tensors), "the plan in float", {}))
     return target
 
 
@@ -140,10 +143,8 @@ def model_rows(build: Path, folder: Path) -> Iterator[Row]:
 def attention_rows(tokens: int, folder: Path) -> Iterator[Row]:
     """One attention layer of a ViT-S."""
     x = np.random.default_rng(0).standard_normal((1, tokens, HEADS * CHANNELS)).astype(np.float32)
-    writers = {"operators": Writer, "composite": CompositeWriter}
-    files = {
-        form: File(attention(writer, tokens, folder / f"{form}{tokens}.tflite")) for form, writer in writers.items()
-    }
+    kinds = {"operators": TfliteEmitter, "composite": CompositeEmitter}
+    files = {form: File(attention(kind, tokens, folder / f"{form}{tokens}.tflite")) for form, kind in kinds.items()}
     times = in_turns({form: (file, x) for form, file in files.items()})
     for form, file in files.items():
         yield {
@@ -154,7 +155,7 @@ def attention_rows(tokens: int, folder: Path) -> Iterator[Row]:
         }
 
 
-def attention(kind: type[Writer], tokens: int, target: Path) -> Path:
+def attention(kind: type[TfliteEmitter], tokens: int, target: Path) -> Path:
     """qkv, attention and projection with random weights."""
     generator, width = np.random.default_rng(0), HEADS * CHANNELS
     tensors = {"attn.scale": np.array(1.0, np.float32)}
@@ -162,10 +163,16 @@ def attention(kind: type[Writer], tokens: int, target: Path) -> Path:
         tensors[f"{name}.weight"] = generator.normal(0, width**-0.5, (outputs, width)).astype(np.float32)
         tensors[f"{name}.bias"] = np.zeros(outputs, np.float32)
     config = DinoV2Config("vits14", width=width, depth=1, heads=HEADS, grid=(1, tokens - 1))
-    writer = kind(config, tensors, FloatGemms(tensors))
-    x = writer.graph.input("x", (-1, tokens, width))
-    target.write_bytes(writer.graph.serialize({"x": x}, {"y": writer.attention("attn", x)}, "one layer", {}))
+    e = float_emitter(kind, config, tensors)
+    x = e.graph.input("x", (-1, tokens, width))
+    target.write_bytes(e.graph.serialize({"x": x}, {"y": emit_attention(e, "attn", x)}, "one layer", {}))
     return target
+
+
+def float_emitter(kind: type[TfliteEmitter], config: DinoV2Config, tensors: Tensors) -> TfliteEmitter:
+    """An emitter that has written nothing yet."""
+    builder = FloatBuilder()
+    return kind(config, tensors, FloatGemms(builder, config, tensors), builder)
 
 
 def in_turns(calls: Mapping[str, tuple[File, np.ndarray]]) -> dict[str, float]:

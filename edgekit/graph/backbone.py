@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple
 
-from edgekit.graph.emitter import Emitter, V
+from edgekit.graph.emitter import BackboneEmitter, V
 
 PATCH_EMBED = "patch_embed.proj"
 
@@ -17,7 +17,7 @@ class Backbone(NamedTuple, Generic[V]):
     pooled: V  # (B, D), the class token of `hidden`: `pooler_output`
 
 
-def emit_backbone(e: Emitter[V], pixels: V) -> Backbone[V]:
+def emit_backbone(e: BackboneEmitter[V], pixels: V) -> Backbone[V]:
     """Write the whole network over `pixels` (B, 3, H, W)."""
     x = e.prepend_tokens(e.gemms.patch_embed(PATCH_EMBED, pixels))  # (B, N, D)
     blocks = []
@@ -30,18 +30,18 @@ def emit_backbone(e: Emitter[V], pixels: V) -> Backbone[V]:
     return Backbone(blocks, hidden, e.class_token(hidden, "pooler"))
 
 
-def _block(e: Emitter[V], name: str, x: V) -> V:
+def _block(e: BackboneEmitter[V], name: str, x: V) -> V:
     """x + ls1(attention(norm1(x))), then x + ls2(ffn(norm2(x))): (B, N, D) -> (B, N, D)."""
     fused = e.fused_block(name, x)
     if fused is not None:
         return fused
-    branch = _attention(e, f"{name}.attn", _norm(e, f"{name}.norm1", x))
+    branch = emit_attention(e, f"{name}.attn", _norm(e, f"{name}.norm1", x))
     x = e.add(x, _gain(e, f"{name}.ls1.gamma", branch, f"{name}.ls1"), f"{name}.residual1")
     branch = _ffn(e, f"{name}.mlp", _norm(e, f"{name}.norm2", x))
     return e.add(x, _gain(e, f"{name}.ls2.gamma", branch, f"{name}.ls2"), f"{name}.residual2")
 
 
-def _attention(e: Emitter[V], name: str, x: V) -> V:
+def emit_attention(e: BackboneEmitter[V], name: str, x: V) -> V:
     """Packed qkv projection, softmax(q k^T * scale) v, output projection: (B, N, D) -> (B, N, D)."""
     packed = e.gemms.linear(f"{name}.qkv", x)  # (B, N, 3 D)
     mixed = e.fused_attention(name, packed)
@@ -51,7 +51,7 @@ def _attention(e: Emitter[V], name: str, x: V) -> V:
     return e.gemms.linear(f"{name}.proj", mixed)
 
 
-def _ffn(e: Emitter[V], name: str, x: V) -> V:
+def _ffn(e: BackboneEmitter[V], name: str, x: V) -> V:
     """fc2(gain * gelu(fc1 x)), or w3(silu(a) * b) with (a, b) = w12 x: (B, N, D) -> (B, N, D).
 
     The gain per hidden channel is there only once the rewrite `edgekit.surgery.scale_hidden` has been made.
@@ -63,11 +63,11 @@ def _ffn(e: Emitter[V], name: str, x: V) -> V:
     return e.gemms.linear(f"{name}.fc2", hidden)
 
 
-def _norm(e: Emitter[V], name: str, x: V) -> V:
+def _norm(e: BackboneEmitter[V], name: str, x: V) -> V:
     """LayerNorm of the module with that path."""
     return e.layer_norm(x, e.tensors[f"{name}.weight"], e.tensors[f"{name}.bias"], name)
 
 
-def _gain(e: Emitter[V], key: str, x: V, name: str) -> V:
+def _gain(e: BackboneEmitter[V], key: str, x: V, name: str) -> V:
     """x times a factor per channel, or x itself where the model has none or it is folded into the weights."""
     return e.scale_channels(x, key, name) if key in e.tensors else x

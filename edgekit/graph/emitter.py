@@ -35,11 +35,12 @@ class Conv:
     relu: bool
 
 
-class Emitter(ABC, Generic[V]):
-    """Writes operations into a graph of one format.
+class BackboneEmitter(ABC, Generic[V]):
+    """Writes operations into a graph of one format: those that the backbone is made of.
 
     `edgekit.graph.backbone` and `edgekit.graph.heads` call it and know nothing of layouts, number types or files. The
-    shapes in the docstrings are those of the reference model; a format may keep its values in another layout.
+    shapes in the docstrings are those of the reference model; a format may keep its values in another layout. Formats
+    that write heads too implement `Emitter`.
 
     Operations of the backbone are named by the module path they belong to. Those of a head get a name of their own from
     `name_of`: in a head's program no name is given.
@@ -136,7 +137,9 @@ class Emitter(ABC, Generic[V]):
     def class_token(self, tokens: V, name: str = "") -> V:
         """(B, N, D) -> (B, D): the first token."""
 
-    # Operations of heads
+
+class Emitter(BackboneEmitter[V]):
+    """Writes the operations of heads too."""
 
     def linear(self, vector: V, weight: np.ndarray, bias: np.ndarray) -> V:
         """W x + b, W (out, in); in integers where the plan has them."""

@@ -27,12 +27,12 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
     interpreter = open_interpreter(artifact, 1, runtime)
     nodes: list[dict[str, Any]] = interpreter._get_ops_details()
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-    makers = {output: node for node in nodes if node["op_name"] != _DELEGATE for output in node["outputs"]}
+    producers = {output: node for node in nodes if node["op_name"] != _DELEGATE for output in node["outputs"]}
     delegates = [node for node in nodes if node["op_name"] == _DELEGATE]
-    taken = set[int]().union(*(_inside(node, makers) for node in delegates)) if delegates else set[int]()
+    taken = set[int]().union(*(_inside(node, producers) for node in delegates)) if delegates else set[int]()
     own = [node for node in nodes if node["op_name"] != _DELEGATE]
     gemms = [node for node in own if node["op_name"] in _GEMMS]
-    stored = [_source(node["inputs"][1], makers) for node in gemms]
+    stored = [_source(node["inputs"][1], producers) for node in gemms]
     integer = [tensors[node["inputs"][1]]["dtype"] == np.int8 for node in gemms]
     wide = [tensors[node["inputs"][0]]["dtype"] == np.int16 for node in gemms]
     # a product of a tensor with itself is w8a16's sum of squares
@@ -48,7 +48,7 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
         "gemms_int16": sum(wide),
         "gemms_float": len(gemms) - sum(integer),
         "gemms_int8_weights": sum(tensors[index]["dtype"] == np.int8 for index in stored),
-        "static_inputs": sum(_is_ranged(node["inputs"][0], makers) for node in gemms),
+        "static_inputs": sum(_is_ranged(node["inputs"][0], producers) for node in gemms),
         "attention_fused": sum(node["op_name"] == "STABLEHLO_COMPOSITE" for node in own),
         "attention_products_float": sum(in_float),
         "attention_products_int16": len(in_float) - sum(in_float),
@@ -56,26 +56,26 @@ def audit_file(artifact: Artifact, runtime: Runtime) -> dict[str, object]:
     }
 
 
-def _inside(delegate: dict[str, Any], makers: dict[int, dict[str, Any]]) -> set[int]:
+def _inside(delegate: dict[str, Any], producers: dict[int, dict[str, Any]]) -> set[int]:
     """Indices of the operators that a delegate replaced: all between its outputs and its inputs."""
-    borders = {int(index) for index in delegate["inputs"]}
+    boundary = {int(index) for index in delegate["inputs"]}
     waiting, inside = [int(index) for index in delegate["outputs"]], set[int]()
     while waiting:
-        node = makers.get(waiting.pop())
+        node = producers.get(waiting.pop())
         if node is None or node["index"] in inside:
             continue
         inside.add(node["index"])
-        waiting += [int(index) for index in node["inputs"] if int(index) not in borders]
+        waiting += [int(index) for index in node["inputs"] if int(index) not in boundary]
     return inside
 
 
-def _source(index: int, makers: dict[int, dict[str, Any]]) -> int:
+def _source(index: int, producers: dict[int, dict[str, Any]]) -> int:
     """The constant behind a DEQUANTIZE."""
-    node = makers.get(int(index))
+    node = producers.get(int(index))
     return int(node["inputs"][0]) if node is not None and node["op_name"] == "DEQUANTIZE" else int(index)
 
 
-def _is_ranged(index: int, makers: dict[int, dict[str, Any]]) -> bool:
+def _is_ranged(index: int, producers: dict[int, dict[str, Any]]) -> bool:
     """Whether that tensor is clipped to a range, or joined from token groups that are."""
-    node = makers.get(int(index))
+    node = producers.get(int(index))
     return node is not None and node["op_name"] in {"MINIMUM", "CONCATENATION"}

@@ -3,148 +3,160 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from typing_extensions import override
+
 from edgekit.artifact import INPUT_NAME, Artifact, Format, TensorSpec
-from edgekit.backends.base import ExportSource, Runner, folded_tensors, outputs_of
+from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors
 from edgekit.backends.metadata import MANIFEST_KEY
-from edgekit.errors import BackendMissing, DataError, ExportError
-from edgekit.files import atomic_path, sha256_of, size_mb_of
+from edgekit.errors import DataError, ExportError
 from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
-    from edgekit.backends.tflite.int16.fixed_point import Border
+    from edgekit.backends.tflite.int16.fixed_point import Ranges
     from edgekit.backends.tflite.runner import Runtime
     from edgekit.plan.quant import QuantPlan
 
-_INSTALL = "pip install 'edgekit[tflite]'"
-_FLOAT: frozenset[Precision] = frozenset({"fp32", "fp16"})
-_COMPOSITE: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
-_RUN = 2  # calibration images that a w8a16 file is run on before it is believed
+_VERIFIED_IMAGES = 2  # calibration images that a w8a16 file is run on when it is verified
 
 
 @dataclass(frozen=True)
-class TfliteBackend:
+class Int16Source(ExportSource):
+    """The source of a w8a16 file: with a range of every tensor, and the float tokens (n, N, D) that verify it."""
+
+    ranges: Ranges | None = None
+    hidden: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TfliteBackend(Backend):
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
-    w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" makes
-    it use the plan's quantizers, and is right in tflite-runtime too; "fused" lets it take each token's own range at run
-    time, as edgekit's fused ops do, which is closer to the float model and a little faster, in ai-edge-litert alone.
-    "composite" is that with each attention as one operator, for delegates that know it; float precisions have it too.
-    w8a16 is for devices without floats: int8 in, out and in the weights, int16 between; see `tflite_integer`.
+    w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" pins
+    the range of each input to the plan's (see `gemms.py`), and is right in tflite-runtime too. "fused" has a range per
+    token, taken at run time; no operator is fused in it. It is closer to the float model and a little faster, and runs
+    in ai-edge-litert alone. "composite" is that with each attention as one operator, for delegates that know it; float
+    precisions have it too. w8a16 is for devices without floats: int8 input, outputs and weights, int16 activations; see
+    `edgekit.backends.tflite.int16`.
 
     `runtime` None takes what is installed, ai-edge-litert first.
     """
 
     format: ClassVar[Format] = "tflite"
+    title: ClassVar[str] = "TFLite"
+    suffix: ClassVar[str] = ".tflite"
+    packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)  # whose schema the writer uses
+    runtime_packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
+    distributions: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
+    kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
+        ("fp32", "standard"),
+        ("fp16", "standard"),
+        ("w8", "standard"),
+        ("w8a8", "standard"),
+        ("w8a16", "standard"),
+        ("w4a8", "standard"),
+        ("w8a8", "fused"),
+        ("fp32", "composite"),
+        ("fp16", "composite"),
+        ("w8a8", "composite"),
+    )
+    untimed_precisions: ClassVar[dict[Precision, str]] = {
+        "w8a16": "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
+    }
     runtime: Runtime | None = None
 
-    def missing(self) -> str | None:
-        """Whether ai-edge-litert is installed, whose schema the writer uses."""
-        return None if find_spec("ai_edge_litert") else f"ai-edge-litert is not installed: {_INSTALL}"
-
+    @override
     def runner_missing(self) -> str | None:
-        """Whether a runtime is installed."""
-        return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {_INSTALL}"
+        return None if self._runtime() else f"neither ai-edge-litert nor tflite-runtime is installed: {self.install}"
 
-    def variants(self) -> tuple[tuple[Precision, Variant], ...]:
-        """Every precision in plain operators, the int8 GEMMs of XNNPACK, and attention as a composite."""
-        standard: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4a8")
-        return (
-            *((precision, "standard") for precision in standard),
-            ("w8a8", "fused"),
-            *((precision, "composite") for precision in _COMPOSITE),
-        )
+    @override
+    def prepared(self, source: ExportSource, precision: Precision, variant: Variant) -> ExportSource:
+        """For w8a16 with the ranges that the calibration images reach; it has no heads, which are float."""
+        if precision != "w8a16":
+            return source
+        from edgekit.backends.tflite.int16.ranges import observe_ranges
 
-    def filename(self, precision: Precision, variant: Variant) -> str:
-        """`model.tflite`, `model_w8a8.tflite`, `model_fp32_composite.tflite`, ..."""
-        if variant == "standard":
-            return "model" + ("" if precision == "fp32" else f"_{precision}") + ".tflite"
-        return f"model_{precision}_{variant}.tflite"
-
-    def export(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> Artifact:
-        """Write `path` and compare it with its source.
-
-        Float files are run against the torch model, integer ones read back and compared with the plan number by number.
-
-        Raises:
-            BackendMissing: ai-edge-litert is not installed.
-            ExportError: no such variant, no plan, the plan cannot be expressed, or the file is not equal to its source.
-        """
-        if problem := self.missing():
-            raise BackendMissing(problem, fix=_INSTALL)
-        if (precision, variant) not in self.variants():
-            raise ExportError(
-                f"the TFLite backend does not write {precision} {variant}",
-                fix="--precision " + ",".join(sorted({p for p, _ in self.variants()})),
-            )
-        if precision not in _FLOAT and source.plan is None:
-            raise ExportError(
-                f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name} --out OUT"
-            )
-        if precision == "w8a16":
-            return self._export_integer(source, path)
-        from edgekit.backends.tflite.verify import verify_float, verify_plan
-
-        described = _describe(source, precision, variant)
-        plan = _plan_of(source, precision, variant)
-        with atomic_path(path) as temporary:
-            manifest = json.dumps(described, sort_keys=True)
-            temporary.write_bytes(_flatbuffer(source, plan, (precision, variant), manifest))
-            if plan is None:
-                verify_float(temporary, source.model, precision)
-            else:
-                verify_plan(temporary, plan, precision)
-        return _artifact(described, path)
-
-    def _export_integer(self, source: ExportSource, path: Path) -> Artifact:
-        from edgekit.backends.tflite.int16.emitter import write_integer
-        from edgekit.backends.tflite.int16.ranges import seen_ranges
-        from edgekit.backends.tflite.int16.verify import verify_integer
-
-        plan, pixels = source.plan, source.calibration
-        if plan is None or pixels is None or not len(pixels):
+        pixels = source.calibration
+        if source.plan is None or pixels is None or not len(pixels):
             raise ExportError(
                 "w8a16 needs calibration images",
                 why="every tensor of it has a range",
                 fix="edgekit build --precision w8a16 --calib DIR --out OUT",
             )
-        ranges, hidden = seen_ranges(plan, pixels, source.preprocess)
-        described = _describe(source, "w8a16", "standard", ranges.borders)
-        sheet, inputs, outputs = write_integer(plan, ranges)
+        ranges, hidden = observe_ranges(source.plan, pixels, source.preprocess)
+        given = {field.name: getattr(source, field.name) for field in fields(source)}
+        return Int16Source(**given, ranges=ranges, hidden=hidden)
+
+    @override
+    def write(
+        self, source: ExportSource, precision: Precision, variant: Variant, path: Path, described: Described
+    ) -> None:
         metadata = {
             MANIFEST_KEY: json.dumps(described, sort_keys=True),
             "model": source.model_name,
             "licence": source.licence,
         }
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(
-                sheet.graph.serialize(inputs, outputs, f"{source.model_name} w8a16 by edgekit", metadata)
-            )
-            verify_integer(temporary, plan, pixels[:_RUN], hidden[:_RUN])
-        return _artifact(described, path)
+        title = f"{source.model_name} {precision} by edgekit"
+        if isinstance(source, Int16Source):
+            path.write_bytes(_int16_flatbuffer(source, title, metadata))
+        else:
+            path.write_bytes(_flatbuffer(source, precision, variant, title, metadata))
 
-    def read(self, path: Path) -> Artifact:
-        """The artifact that a `.tflite` file of edgekit says it is, from its own metadata.
+    @override
+    def verify(self, source: ExportSource, precision: Precision, variant: Variant, path: Path) -> None:
+        """Run a float file against the torch model, compare an integer one with the plan number by number."""
+        from edgekit.backends.tflite.verify import verify_float, verify_plan
 
-        Raises:
-            BackendMissing: ai-edge-litert is not installed.
-            DataError: missing, damaged, or not written by edgekit.
-        """
-        if problem := self.missing():
-            raise BackendMissing(problem, fix=_INSTALL)
+        if source.plan is None:
+            verify_float(path, source.model, precision)
+        elif isinstance(source, Int16Source):
+            from edgekit.backends.tflite.int16.verify import verify_integer
+
+            assert source.calibration is not None
+            assert source.hidden is not None
+            images = slice(_VERIFIED_IMAGES)
+            verify_integer(path, source.plan, source.calibration[images], source.hidden[images])
+        else:
+            verify_plan(path, _plan_of(source.plan, variant), precision)
+
+    @override
+    def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
+        if isinstance(source, Int16Source):
+            return _int16_notes(source)
+        notes = []
+        if variant == "composite":
+            notes.append("attention is one operator for delegates that know it; not for tflite-runtime")
+        if precision == "fp16":
+            notes.append("float16 weights, widened when loaded: arithmetic is float32")
+        if source.plan is None:
+            return notes
+        from edgekit.backends.tflite.runner import runs_in_tflite_runtime
+
+        notes += source.mixed_precision_notes()
+        if precision == "w8":
+            return [*notes, "int8 weights, widened when loaded: arithmetic is float32"]
+        ranges = "of the plan" if variant == "standard" else "taken from each token at run time"
+        older = "right but slow in" if runs_in_tflite_runtime(precision, variant) else "not for"
+        notes.append(
+            f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; {older} tflite-runtime"
+        )
+        return [*notes, "attention products stay float32"] if source.plan.matmuls else notes
+
+    @override
+    def manifest_of(self, path: Path) -> str | None:
+        self.require(self.packages)
         from ai_edge_litert import schema_py_generated as schema
 
         try:
             model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
             entries = [model.Metadata(i) for i in range(model.MetadataLength())]
             entry = next(entry for entry in entries if entry.Name() == MANIFEST_KEY.encode())
-            return _artifact(json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()), path)
+            return str(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes(), "utf-8")
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read", why=error.strerror or "", fix="edgekit export --format tflite --out OUT"
@@ -156,28 +168,36 @@ class TfliteBackend:
                 fix="edgekit export --format tflite --out OUT",
             ) from None
 
-    def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
-        """Load an artifact on the CPU.
-
-        Raises:
-            BackendMissing: no runtime is installed, or only one that is too old for this file.
-            DataError: the file is missing, damaged or holds another model.
-        """
+    @override
+    def load(self, artifact: Artifact, threads: int | None) -> Runner:
         from edgekit.backends.tflite.runner import TfliteRunner
 
         runtime = self._runtime()
-        if runtime is None:
-            raise BackendMissing(self.runner_missing() or "", fix=_INSTALL)
+        assert runtime is not None  # `runner_missing` has said so
         return TfliteRunner(artifact, threads, runtime)
 
-    def audit(self, artifact: Artifact) -> dict[str, object]:
-        """What the runtime and XNNPACK make of the file; see `tflite_audit.audit_file`."""
+    @override
+    def inspect(self, artifact: Artifact) -> dict[str, object]:
+        """What the runtime and XNNPACK make of the file; see `edgekit.backends.tflite.audit`."""
         from edgekit.backends.tflite.audit import audit_file
 
         runtime = self._runtime()
-        if runtime is None:
-            raise BackendMissing(self.runner_missing() or "", fix=_INSTALL)
+        assert runtime is not None
         return audit_file(artifact, runtime)
+
+    @override
+    def inputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        """Images with the channels last; int8 of a w8a16 file."""
+        height, width = source.preprocess.input_size
+        dtype = "int8" if isinstance(source, Int16Source) else "float32"
+        return (TensorSpec(name=INPUT_NAME, dtype=dtype, shape=("batch", height, width, 3), layout="NHWC"),)
+
+    @override
+    def outputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
+        specs = super().outputs_of(source)
+        if not isinstance(source, Int16Source):
+            return specs
+        return tuple(spec.model_copy(update={"dtype": "int8"}) for spec in specs if spec.name not in source.heads)
 
     def _runtime(self) -> Runtime | None:
         from edgekit.backends.tflite.runner import installed_runtime
@@ -187,102 +207,59 @@ class TfliteBackend:
         return self.runtime if find_spec(self.runtime) else None
 
 
-def _artifact(described: dict[str, object], path: Path) -> Artifact:
-    return Artifact.model_validate(described | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)})
-
-
-def _plan_of(source: ExportSource, precision: Precision, variant: Variant) -> QuantPlan | None:
-    """The plan that the file holds: none, the source's, or that of the fused and composite variants."""
-    if source.plan is None or precision in _FLOAT:
-        return None
+def _plan_of(plan: QuantPlan, variant: Variant) -> QuantPlan:
+    """The plan that a kind of file holds: as it is, or with per-token ranges ("fused", "composite")."""
     if variant == "standard":
-        return source.plan
+        return plan
     from edgekit.backends.fused import as_fused
 
-    return as_fused(source.plan)
+    return as_fused(plan)
 
 
-def _flatbuffer(source: ExportSource, plan: QuantPlan | None, kind: tuple[Precision, Variant], manifest: str) -> bytes:
-    from edgekit.backends.tflite.composite import CompositeWriter
-    from edgekit.backends.tflite.emitter import Gemms, Writer, build_graph
-    from edgekit.backends.tflite.gemms import FloatGemms, HalfGemms, IntegerGemms, PortableGemms, WeightGemms
+def _flatbuffer(
+    source: ExportSource, precision: Precision, variant: Variant, title: str, metadata: dict[str, str]
+) -> bytes:
+    from edgekit.backends.tflite.builder import FloatBuilder
+    from edgekit.backends.tflite.composite import CompositeEmitter
+    from edgekit.backends.tflite.emitter import TfliteEmitter, model_of
+    from edgekit.backends.tflite.gemms import Float16Gemms, FloatGemms, IntegerGemms, PortableGemms, WeightGemms
 
-    gemms: Gemms
-    if plan is None:
+    builder = FloatBuilder()
+    if source.plan is None:
         config, tensors = source.model.config, folded_tensors(source)
-        gemms = FloatGemms(tensors) if kind[0] == "fp32" else HalfGemms(tensors)
+        gemms = (FloatGemms if precision == "fp32" else Float16Gemms)(builder, config, tensors)
     else:
+        plan = _plan_of(source.plan, variant)
         config, tensors = plan.config, plan.float_tensors
-        match kind:
-            case "w8", _:
-                gemms = WeightGemms(plan)
-            case "w8a8", "standard":
-                gemms = PortableGemms(plan)
-            case _:
-                gemms = IntegerGemms(plan)
-    metadata = {MANIFEST_KEY: manifest, "model": source.model_name, "licence": source.licence}
-    writer = (CompositeWriter if kind[1] == "composite" else Writer)(config, tensors, gemms)
-    title = f"{source.model_name} {kind[0]} by edgekit"
-    return build_graph(writer, title, metadata, source.heads, source.head_plan)
+        portable = (precision, variant) == ("w8a8", "standard")
+        gemms = (WeightGemms if precision == "w8" else PortableGemms if portable else IntegerGemms)(builder, plan)
+    emitter = CompositeEmitter if variant == "composite" else TfliteEmitter
+    e = emitter(config, tensors, gemms, builder, source.head_plan)
+    return model_of(e, title, metadata, source.heads)
 
 
-def _describe(
-    source: ExportSource, precision: Precision, variant: Variant, borders: Mapping[str, Border] | None = None
-) -> dict[str, object]:
-    """The fields of the artifact that are known before the file is written; `borders` are its int8 tensors."""
-    height, width = source.preprocess.input_size
-    dtype = "int8" if borders else "float32"
-    inputs = (TensorSpec(name=INPUT_NAME, dtype=dtype, shape=("batch", height, width, 3), layout="NHWC"),)
-    outputs = outputs_of(replace(source, heads={}) if borders else source)
-    notes = _notes(source, precision, variant) if borders is None else _integer_notes(source, borders)
-    return {
-        "name": f"tflite/{precision}" + ("" if variant == "standard" else f"_{variant}"),
-        "format": "tflite",
-        "precision": precision,
-        "variant": variant,
-        "inputs": [spec.model_dump(mode="json") for spec in inputs],
-        "outputs": [spec.model_copy(update={"dtype": dtype}).model_dump(mode="json") for spec in outputs],
-        "preprocess": source.preprocess.model_dump(mode="json"),
-        "recipe_digest": source.recipe_digest,
-        "parent_sha256": source.parent_sha256,
-        "tools": {"ai-edge-litert": version("ai-edge-litert")},
-        "notes": list(notes),
-    }
+def _int16_flatbuffer(source: Int16Source, title: str, metadata: dict[str, str]) -> bytes:
+    from edgekit.backends.tflite.int16.emitter import emit_contract
+    from edgekit.backends.tflite.int16.fixed_point import Int16Builder
 
-
-def _notes(source: ExportSource, precision: Precision, variant: Variant) -> tuple[str, ...]:
-    """What a reader of the report should know about the file."""
-    whole = ["attention is one operator for delegates that know it; not for tflite-runtime"]
-    notes = whole if variant == "composite" else []
-    if precision == "fp16":
-        notes.append("float16 weights, widened when loaded: arithmetic is float32")
-    if source.plan is None or precision in _FLOAT:
-        return tuple(notes)
-    from edgekit.backends.tflite.runner import runs_in_tflite_runtime
-
-    notes += source.mixed_precision_notes()
-    if precision == "w8":
-        notes.append("int8 weights, widened when loaded: arithmetic is float32")
-    else:
-        ranges = "of the plan" if variant == "standard" else "taken from each token at run time"
-        older = "right but slow in" if runs_in_tflite_runtime(precision, variant) else "not for"
-        notes.append(
-            f"{precision[1]}-bit weights in XNNPACK's int8 GEMMs, input ranges {ranges}; {older} tflite-runtime"
-        )
-    if precision != "w8" and source.plan.matmuls:
-        notes.append("attention products stay float32")
-    return tuple(notes)
-
-
-def _integer_notes(source: ExportSource, borders: Mapping[str, Border]) -> tuple[str, ...]:
-    """Of w8a16: how its int8 tensors are read, and what is other than in the plan."""
     assert source.plan is not None
-    grids = (f"{name} = (q {-grid.zero_point:+d}) * {grid.scale:.8g}" for name, grid in borders.items())
+    assert source.ranges is not None
+    builder = Int16Builder(source.ranges)
+    outputs = emit_contract(source.plan, builder)
+    return builder.graph.serialize(builder.inputs, outputs, title, metadata)
+
+
+def _int16_notes(source: Int16Source) -> list[str]:
+    """Notes on w8a16: how its int8 inputs and outputs are read, and which layers do not have the plan's precision."""
+    assert source.plan is not None
+    assert source.ranges is not None
+    io = source.ranges.io
+    formulas = (f"{name} = (q {-params.zero_point:+d}) * {params.scale:.8g}" for name, params in io.items())
     notes = [
-        f"int8 in and out: {', '.join(grids)}; edgekit's runner converts",
+        f"int8 in and out: {', '.join(formulas)}; edgekit's runner converts",
         "int16 between: for devices that multiply integers alone, a CPU has slow reference code for it",
     ]
     notes += [f"{name} is int8 too, rounded to nearest" for name in source.plan.kept_float]
     if source.heads:
         notes.append(f"without the heads {', '.join(source.heads)}, which are float")
-    return tuple(notes)
+    return notes

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from typing_extensions import override
 
-from edgekit.backends.tflite.emitter import Writer
-
-if TYPE_CHECKING:
-    from edgekit.backends.tflite.flatbuffer import Value
+from edgekit.backends.tflite.builder import FloatBuilder
+from edgekit.backends.tflite.emitter import TfliteEmitter
+from edgekit.backends.tflite.flatbuffer import Value
 
 COMPOSITE = "odml.scaled_dot_product_attention"
 
 
-class CompositeWriter(Writer):
-    """Writes the backbone with one composite per block.
+class CompositeEmitter(TfliteEmitter):
+    """Writes the attention of each block as one StableHLO composite over (B, N, H, d).
 
-    Who does not know its name runs the plain operators that stand behind it: a subgraph that all blocks share.
+    Delegates that do not know its name run its decomposition: a subgraph of plain operators that all blocks share.
     """
 
-    def attention(self, name: str, x: Value) -> Value:
-        """As in `Writer`; the composite takes and gives (B, N, H, D/H)."""
-        c = self.config
-        packed = self.gemms.linear(self.graph, f"{name}.qkv", x)  # (B, N, 3*D)
-        shape = (-1, self.tokens, c.heads, c.head_dim)
-        parts = zip("qkv", self.split(name, packed, 3), strict=True)
-        inputs = [self.reshape(f"{name}.{part}", value, shape) for part, value in parts]
+    @override
+    def fused_attention(self, name: str, packed: Value) -> Value:
+        shape = (-1, self.tokens, self.config.heads, self.config.head_dim)
+        parts = zip("qkv", self.builder.split(name, packed, 3), strict=True)
+        inputs = [self.builder.reshape(f"{name}.{part}", x, shape) for part, x in parts]
         scale = float(np.float32(self.tensors[f"{name}.scale"].item()))  # XNNPACK takes float32 for 0 if told in double
-        mixed = self.graph.composite(COMPOSITE, f"{name}.mixed", inputs, shape, {"scale": scale}, self._plain(scale))
-        return self.gemms.linear(self.graph, f"{name}.proj", self.reshape(f"{name}.mix", mixed, x.shape))
+        decomposition = self._decomposition(scale)
+        mixed = self.graph.composite(COMPOSITE, f"{name}.mixed", inputs, shape, {"scale": scale}, decomposition)
+        return self.builder.reshape(f"{name}.mix", mixed, (-1, self.tokens, self.config.width))
 
-    def _plain(self, scale: float) -> int:
-        """Index of the subgraph of the same function in plain operators."""
+    def _decomposition(self, scale: float) -> int:
+        """Index of the subgraph that computes the same function in plain operators."""
         name = f"{COMPOSITE}.{scale:.9g}"
-        if (known := self.graph.kept(name)) is not None:
+        if (known := self.graph.subgraph_index(name)) is not None:
             return known
-        plain = Writer(self.config, self.tensors, self.gemms, self.graph.child())
-        inputs = [plain.graph.input(part, (-1, self.tokens, self.config.heads, self.config.head_dim)) for part in "qkv"]
+        plain = FloatBuilder(self.graph.subgraph())
+        shape = (-1, self.tokens, self.config.heads, self.config.head_dim)
+        inputs = [plain.graph.input(part, shape) for part in "qkv"]
         q, k, v = (plain.transpose(f"{part}.heads", x, (0, 2, 1, 3)) for part, x in zip("qkv", inputs, strict=True))
-        mixed = plain.transpose("mixed", plain.attend("attention", q, k, v, scale), (0, 2, 1, 3))
-        return self.graph.keep(name, plain.graph, inputs, [mixed])
+        mixed = plain.transpose("mixed", plain.attention("attention", q, k, v, scale), (0, 2, 1, 3))
+        return self.graph.add_subgraph(name, plain.graph, inputs, [mixed])

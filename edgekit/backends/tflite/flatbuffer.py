@@ -37,7 +37,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph; -1 is the batch."""
+    """A tensor of the graph; in its shape, -1 is the batch."""
 
     index: int
     shape: tuple[int, ...]
@@ -52,22 +52,22 @@ class Graph:
         self._tensors: list[schema.TensorT] = []
         self._operators: list[schema.OperatorT] = []
         self._codes: dict[tuple[int, int], int] = {}  # (builtin operator, version) -> index
-        self._kept: dict[str, schema.SubGraphT] = {}  # the file's further subgraphs
+        self._subgraphs: dict[str, schema.SubGraphT] = {}  # further ones of the file, by name
 
-    def child(self) -> Graph:
-        """Another subgraph of the same file, for `keep`."""
+    def subgraph(self) -> Graph:
+        """An empty subgraph of the same file, for `add_subgraph`."""
         graph = Graph()
         graph._buffers, graph._codes = self._buffers, self._codes
         return graph
 
-    def keep(self, name: str, graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
-        """Put a finished child into the file; returns its index."""
-        self._kept[name] = graph._finished(name, inputs, outputs)
-        return len(self._kept)  # the graph itself is the first
+    def add_subgraph(self, name: str, graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value]) -> int:
+        """Put a finished subgraph into the file; returns its index."""
+        self._subgraphs[name] = graph._finished(name, inputs, outputs)
+        return len(self._subgraphs)  # the graph itself is the first
 
-    def kept(self, name: str) -> int | None:
-        """Index of the child of that name, if there is one."""
-        return next((index for index, known in enumerate(self._kept, 1) if known == name), None)
+    def subgraph_index(self, name: str) -> int | None:
+        """Index of the subgraph of that name, if there is one."""
+        return next((index for index, known in enumerate(self._subgraphs, 1) if known == name), None)
 
     def composite(
         self,
@@ -76,15 +76,15 @@ class Graph:
         inputs: Sequence[Value],
         shape: tuple[int, ...],
         attributes: Mapping[str, float],
-        plain: int,
+        decomposition: int,
     ) -> Value:
-        """An operator that delegates know by its `kind`, and all others as the subgraph of index `plain`."""
+        """A StableHLO composite: delegates that do not know `kind` run the subgraph of index `decomposition`."""
         builder = flexbuffers.Builder()
         with builder.Map():
             for key, value in attributes.items():
                 builder.Float(key, value)
         options = schema.StableHLOCompositeOptionsT()
-        options.name, options.decompositionSubgraphIndex, options.version = kind, plain, 1
+        options.name, options.decompositionSubgraphIndex, options.version = kind, decomposition, 1
         options.compositeAttributes = np.frombuffer(bytes(builder.Finish()), np.uint8)
         output = self.add("STABLEHLO_COMPOSITE", name, inputs, shape)
         node = self._operators[-1]
@@ -102,7 +102,7 @@ class Graph:
         return self._tensor(name, shape, np.dtype(dtype), 0, quantization)
 
     def constant(self, name: str, value: np.ndarray, quantization: Quantization | None = None) -> Value:
-        """A tensor whose data stands in the file."""
+        """A tensor whose data is stored in the file."""
         value = np.array(value, order="C", ndmin=1) if value.ndim else np.array(value)
         buffer = _Data()
         buffer.data = np.frombuffer(value.tobytes(), np.uint8)
@@ -110,9 +110,9 @@ class Graph:
         return self._tensor(name, value.shape, value.dtype, len(self._buffers) - 1, quantization)
 
     def constant_int4(self, name: str, value: np.ndarray, scale: np.ndarray) -> Value:
-        """Integers -8..7 (out, in), two to a byte, with float16 scales (out, blocks) for the blocks of a row."""
+        """INT4 constant (out, in), block-quantized: float16 scales (out, blocks) for the blocks of a row."""
         nibbles = (value.astype(np.int16) & 0xF).astype(np.uint8).ravel()
-        stored = self.constant(name, nibbles[0::2] | nibbles[1::2] << 4)  # the first in the low half
+        stored = self.constant(name, nibbles[0::2] | nibbles[1::2] << 4)  # two to a byte, the first in the low half
         tensor = self._tensors[stored.index]
         tensor.type, tensor.shape = schema.TensorType.INT4, np.array(value.shape, np.int32)
         blocks = schema.BlockwiseQuantizationT()
@@ -174,16 +174,12 @@ class Graph:
         self._operators.append(node)
         return outputs
 
-    def tokens(self, name: str, x: Value, first: int, end: int) -> Value:
-        """x (B, N, K) -> its tokens [first, end), by STRIDED_SLICE: XNNPACK takes neither SLICE nor SPLIT_V here."""
-        bounds = (("begin", [0, first, 0]), ("end", [0, end, 0]), ("strides", [1, 1, 1]))
-        constants = [self.constant(f"{name}.{bound}", np.array(value, np.int32)) for bound, value in bounds]
-        options = schema.StridedSliceOptionsT()
-        options.beginMask = options.endMask = 0b101  # the whole of batch and channels
-        return self.add("STRIDED_SLICE", name, [x, *constants], (x.shape[0], end - first, x.shape[2]), options=options)
+    def rename(self, value: Value, name: str) -> None:
+        """Give a tensor another name, e.g. that of the output which it is."""
+        self._tensors[value.index].name = name
 
     def serialize(
-        self, inputs: dict[str, Value], outputs: dict[str, Value], description: str, metadata: dict[str, str]
+        self, inputs: dict[str, Value], outputs: dict[str, Value], description: str, metadata: Mapping[str, str]
     ) -> bytes:
         """The file: the graph, one signature with those names, and metadata buffers of UTF-8 text.
 
@@ -196,7 +192,7 @@ class Graph:
         signature.inputs, signature.outputs = _named(inputs), _named(outputs)
         model = schema.ModelT()
         model.version, model.description = 3, description
-        model.subgraphs, model.signatureDefs = [subgraph, *self._kept.values()], [signature]
+        model.subgraphs, model.signatureDefs = [subgraph, *self._subgraphs.values()], [signature]
         model.operatorCodes = [_code(operator, version) for operator, version in self._codes]
         model.metadata = [self._metadata(name, text) for name, text in metadata.items()]
         model.buffers = self._buffers

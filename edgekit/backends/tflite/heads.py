@@ -1,162 +1,142 @@
-"""Heads as TFLite operators, in float32; maps are (B, rows, columns, C) here."""
+"""The operations of heads as TFLite operators; maps are (B, rows, columns, C), float32 between all layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from typing_extensions import override
 
+from edgekit.backends.tflite.builder import OperatorBuilder, channels_last, conv_options, dequantized
 from edgekit.backends.tflite.flatbuffer import Quantization, Value
-from edgekit.backends.tflite.gemms import channels_last, widened
-from edgekit.graph.heads import Conv, Grid, Head, HeadOps, emit_heads
-from edgekit.plan.heads import HeadPlan, LayerPlan
+from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
+from edgekit.graph.gemms import GemmStrategy
+from edgekit.models.config import DinoV2Config
+from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
-if TYPE_CHECKING:
-    from edgekit.backends.tflite.emitter import Writer
 
-_VALID = schema.Padding.VALID
-_FUNCTIONS = {"relu": ("RELU", None), "gelu": ("GELU", schema.GeluOptionsT), "sigmoid": ("LOGISTIC", None)}
+class TfliteHeadEmitter(Emitter[Value]):
+    """What only heads are made of; `edgekit.backends.tflite.emitter.TfliteEmitter` adds the rest."""
 
+    def __init__(
+        self,
+        config: DinoV2Config,
+        tensors: Tensors,
+        gemms: GemmStrategy[Value],
+        builder: OperatorBuilder,
+        head_plan: HeadPlan | None = None,
+    ) -> None:
+        """`builder` is the one that `gemms` writes with."""
+        super().__init__(config, tensors, gemms, head_plan)
+        self.builder, self.graph = builder, builder.graph
+        # integers and quantizer of each float tensor that a DEQUANTIZE made, by its index
+        self._quantized: dict[int, tuple[Value, StaticInput]] = {}
 
-def head_outputs(
-    writer: Writer, heads: Mapping[str, Head], blocks: Sequence[Value], hidden: Value, plan: HeadPlan | None = None
-) -> dict[str, Value]:
-    """Write the heads behind a backbone (see `emit_heads`): the output of each, by name."""
-    grid = writer.config.grid
-    ops = TfliteOps(writer, plan)
-    found = emit_heads(ops, heads, blocks, hidden, writer.tensors, grid)
-    return {name: ops.shaped(name, x, heads[name].shape(grid)) for name, x in found.items()}
+    def head_output(self, name: str, x: Value, shape: tuple[int, ...]) -> Value:
+        """The output of a head as (B, *shape), called `name`; a map of several channels with the channels first."""
+        if len(shape) == 3:
+            x = self.builder.transpose(f"{HEADS}{name}/channels_first", x, (0, 3, 1, 2))
+        return self.builder.reshape(name, x, (-1, *shape))
 
+    @override
+    def mean_patch(self, tokens: Value) -> Value:
+        axis = self.graph.constant(self.name_of("axis"), np.array([1], np.int32))
+        inputs, shape = [self._patches(tokens), axis], (-1, tokens.shape[2])
+        return self.builder.op("MEAN", self.name_of("mean"), inputs, shape, options=schema.ReducerOptionsT())
 
-class TfliteOps(HeadOps[Value]):
-    """`edgekit.graph.heads.HeadOps` on values of a graph in the making."""
-
-    def __init__(self, writer: Writer, plan: HeadPlan | None) -> None:
-        super().__init__(plan)
-        self.writer, self.graph = writer, writer.graph
-        self.rows, self.columns = writer.config.grid
-        self._rounded: dict[int, tuple[Value, StaticInput]] = {}  # float tensor -> the integers it was widened from
-
-    def norm(self, tokens: Value, weight: np.ndarray, bias: np.ndarray) -> Value:
-        """LayerNorm, of the operators that the backbone's are made of."""
-        return self.writer.layer_norm(self.name("norm"), tokens, weight, bias)
-
-    def turn(self, tokens: Value, matrix: np.ndarray) -> Value:
-        """FULLY_CONNECTED."""
-        return self.writer.product(self.name("turn"), tokens, self._number(matrix.T))
-
-    def cls(self, tokens: Value) -> Value:
-        """(B, D)."""
-        x = self.graph.tokens(self.name("cls"), tokens, 0, 1)
-        return self.writer.reshape(self.name("reshape"), x, (-1, tokens.shape[2]))
-
-    def mean(self, tokens: Value) -> Value:
-        """(B, D)."""
-        axis = self.graph.constant(self.name("axis"), np.array([1], np.int32))
-        shape = (-1, tokens.shape[2])
-        options = schema.ReducerOptionsT()
-        return self.graph.add("MEAN", self.name("mean"), [self._patches(tokens), axis], shape, options=options)
-
-    def grid(self, tokens: Value) -> Value:
-        """(B, rows, columns, D)."""
+    @override
+    def patch_map(self, tokens: Value) -> Value:
         shape = (-1, self.rows, self.columns, tokens.shape[2])
-        return self.writer.reshape(self.name("grid"), self._patches(tokens), shape)
+        return self.builder.reshape(self.name_of("map"), self._patches(tokens), shape)
 
-    def join(self, values: Sequence[Value]) -> Value:
-        """CONCATENATION."""
+    @override
+    def concat(self, values: Sequence[Value]) -> Value:
         if len(values) == 1:
             return values[0]
         options = schema.ConcatenationOptionsT()
         options.axis = len(values[0].shape) - 1
         shape = (*values[0].shape[:-1], sum(value.shape[-1] for value in values))
-        return self.graph.add("CONCATENATION", self.name("join"), values, shape, options=options)
+        return self.builder.op("CONCATENATION", self.name_of("concat"), values, shape, options=options)
 
-    def resize(self, image: Value, size: Grid, corners: Literal["aligned", "free"]) -> Value:
-        """RESIZE_BILINEAR."""
+    @override
+    def resize(self, image: Value, size: Grid, corners: Corners) -> Value:
         options = schema.ResizeBilinearOptionsT()
         options.alignCorners, options.halfPixelCenters = corners == "aligned", corners == "free"
-        inputs = [image, self.graph.constant(self.name("size"), np.array(size, np.int32))]
+        inputs = [image, self.graph.constant(self.name_of("size"), np.array(size, np.int32))]
         shape = (-1, *size, image.shape[3])
-        return self.graph.add("RESIZE_BILINEAR", self.name("resize"), inputs, shape, options=options, version=3)
+        return self.graph.add("RESIZE_BILINEAR", self.name_of("resize"), inputs, shape, options=options, version=3)
 
-    def plus(self, a: Value, b: Value) -> Value:
-        """ADD."""
-        return self.writer.plus(self.name("plus"), a, b)
+    @override
+    def add_channelwise(self, image: Value, vector: Value) -> Value:
+        return self.add(image, self.builder.reshape(self.name_of("pixel"), vector, (-1, 1, 1, vector.shape[1])))
 
-    def spread(self, image: Value, vector: Value) -> Value:
-        """ADD of a map of one place."""
-        return self.plus(image, self.writer.reshape(self.name("place"), vector, (-1, 1, 1, vector.shape[1])))
+    @override
+    def add_scalar(self, x: Value, value: float) -> Value:
+        return self.add(x, self.builder.scalar(self.name_of("scalar"), value))
 
-    def offset(self, x: Value, value: float) -> Value:
-        """ADD of a constant."""
-        return self.plus(x, self.writer.scalar(self.name("offset"), value))
-
+    @override
     def divide(self, a: Value, b: Value) -> Value:
-        """DIV."""
-        return self.graph.add("DIV", self.name("divide"), [a, b], a.shape, options=schema.DivOptionsT())
+        return self.builder.op("DIV", self.name_of("divide"), [a, b], a.shape, options=schema.DivOptionsT())
 
-    def apply(self, x: Value, function: Literal["relu", "gelu", "sigmoid"]) -> Value:
-        """RELU, GELU or LOGISTIC."""
-        operator, options = _FUNCTIONS[function]
-        return self.graph.add(operator, self.name(function), [x], x.shape, options=options() if options else None)
-
+    @override
     def softmax(self, vector: Value) -> Value:
-        """SOFTMAX."""
-        options = schema.SoftmaxOptionsT()
-        options.beta = 1.0
-        return self.graph.add("SOFTMAX", self.name("softmax"), [vector], vector.shape, options=options)
+        return self.builder.softmax(self.name_of("softmax"), vector)
 
-    def unit(self, vector: Value) -> Value:
-        """L2_NORMALIZATION."""
-        options = schema.L2NormOptionsT()
-        return self.graph.add("L2_NORMALIZATION", self.name("unit"), [vector], vector.shape, options=options)
+    @override
+    def l2_normalize(self, vector: Value) -> Value:
+        name, options = self.name_of("l2_normalize"), schema.L2NormOptionsT()
+        return self.builder.op("L2_NORMALIZATION", name, [vector], vector.shape, options=options)
 
+    @override
     def float_linear(self, vector: Value, weight: np.ndarray, bias: np.ndarray) -> Value:
-        """FULLY_CONNECTED."""
-        return self._product(vector, self._number(weight), bias)
+        return self._linear(vector, self._number(weight), bias)
 
+    @override
     def integer_linear(self, vector: Value, layer: LayerPlan) -> Value:
-        """FULLY_CONNECTED over widened integers."""
-        return self._product(vector, self._widened(layer.weight, layer.weight_scale), layer.bias)
+        """A float product over dequantized weights."""
+        return self._linear(vector, self._dequantized(layer.weight, layer.weight_scale), layer.bias)
 
+    @override
     def float_conv(self, image: Value, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> Value:
-        """CONV_2D and DEPTH_TO_SPACE."""
-        order = _order(weight, shape)
+        order = _depth_to_space_order(weight, shape)
         return self._float_conv(image, self._number(channels_last(weight[order])), bias[order], shape)
 
+    @override
     def integer_conv(self, image: Value, layer: LayerPlan, shape: Conv) -> Value:
-        """QUANTIZE, CONV_2D on int8, DEQUANTIZE; or a float one over widened integers."""
-        order = _order(layer.weight, shape)
-        weight, scale, bias = channels_last(layer.weight[order]), layer.weight_scale[order], layer.bias[order]
+        """QUANTIZE, CONV_2D on int8, DEQUANTIZE; or a float convolution over dequantized weights."""
+        order = _depth_to_space_order(layer.weight, shape)
+        weight, scale = channels_last(layer.weight[order]), layer.weight_scale[order]
         if layer.input is None or layer.output is None:
-            return self._float_conv(image, self._widened(weight, scale), bias, shape)
-        x, grid = self._rounded.get(image.index, (image, None))
-        if grid != layer.input:
-            options = schema.QuantizeOptionsT()
-            x = self.graph.add(
-                "QUANTIZE",
-                f"{self.here}.input",
-                [image],
-                image.shape,
-                options=options,
-                dtype=np.int8,
-                quantization=_int8(layer.input),
-            )
-        steps = self.graph.constant(
+            return self._float_conv(image, self._dequantized(weight, scale), layer.bias[order], shape)
+        x = self._quantize(image, layer.input)
+        bias = self.graph.constant(
             f"{self.here}.bias", layer.int32_bias()[order], Quantization(layer.accumulator_scale()[order])
         )
         stored = self.graph.constant(f"{self.here}.weight_q", weight, Quantization(scale))
-        sums = self._conv(x, stored, steps, shape, _int8(layer.input), _int8(layer.output))
-        x = self.graph.add(
-            "DEQUANTIZE", f"{self.here}/float", [sums], sums.shape, options=schema.DequantizeOptionsT(), version=2
-        )
-        self._rounded[x.index] = sums, layer.output
+        y = self._conv(x, stored, bias, shape, (_int8(layer.input), _int8(layer.output)))
+        name, options = f"{self.here}/float", schema.DequantizeOptionsT()
+        x = self.graph.add("DEQUANTIZE", name, [y], y.shape, options=options, version=2)
+        self._quantized[x.index] = y, layer.output
         return self._shuffled(x, shape)
 
-    def _product(self, vector: Value, weight: Value, bias: np.ndarray) -> Value:
+    def _quantize(self, image: Value, quantizer: StaticInput) -> Value:
+        """int8 of a float map; the integers that it was dequantized from, where those have the same quantizer."""
+        integers, known = self._quantized.get(image.index, (image, None))
+        if known == quantizer:
+            return integers
+        return self.graph.add(
+            "QUANTIZE",
+            f"{self.here}.input",
+            [image],
+            image.shape,
+            options=schema.QuantizeOptionsT(),
+            dtype=np.int8,
+            quantization=_int8(quantizer),
+        )
+
+    def _linear(self, vector: Value, weight: Value, bias: np.ndarray) -> Value:
         inputs, options = [vector, weight, self._number(bias)], schema.FullyConnectedOptionsT()
         return self.graph.add("FULLY_CONNECTED", self.here, inputs, (-1, weight.shape[0]), options=options)
 
@@ -169,15 +149,13 @@ class TfliteOps(HeadOps[Value]):
         weight: Value,
         bias: Value,
         shape: Conv,
-        entering: Quantization | None = None,
-        leaving: Quantization | None = None,
+        quantization: tuple[Quantization, Quantization] | tuple[None, None] = (None, None),
     ) -> Value:
-        """CONV_2D, its ReLU within; `entering` and `leaving` are the grids of int8 maps."""
-        x = self._padded(image, shape.padding, entering) if shape.padding else image
+        """CONV_2D with its ReLU; `quantization` is that of an int8 input and output."""
+        of_input, of_output = quantization
+        x = self._padded(image, shape.padding, of_input) if shape.padding else image
         rows, columns = ((side - shape.kernel) // shape.stride + 1 for side in x.shape[1:3])
-        options = schema.Conv2DOptionsT()
-        options.padding, options.strideH, options.strideW = _VALID, shape.stride, shape.stride
-        options.dilationHFactor = options.dilationWFactor = 1
+        options = conv_options(shape.stride)
         if shape.relu:
             options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         return self.graph.add(
@@ -186,9 +164,9 @@ class TfliteOps(HeadOps[Value]):
             [x, weight, bias],
             (-1, rows, columns, weight.shape[0]),
             options=options,
-            version=3 if leaving else 1,
+            version=3 if of_output else 1,
             dtype=image.dtype.type,
-            quantization=leaving,
+            quantization=of_output,
         )
 
     def _shuffled(self, x: Value, shape: Conv) -> Value:
@@ -199,49 +177,40 @@ class TfliteOps(HeadOps[Value]):
         options = schema.DepthToSpaceOptionsT()
         options.blockSize = shape.shuffle
         larger = (-1, shape.shuffle * rows, shape.shuffle * columns, channels // shape.shuffle**2)
-        return self.graph.add("DEPTH_TO_SPACE", self.name("shuffle"), [x], larger, options=options)
+        return self.builder.op("DEPTH_TO_SPACE", self.name_of("shuffle"), [x], larger, options=options)
 
-    def _widened(self, weight: np.ndarray, scale: np.ndarray) -> Value:
-        """int8 constant with a scale per output channel -> DEQUANTIZE."""
+    def _dequantized(self, weight: np.ndarray, scale: np.ndarray) -> Value:
+        """float32 of int8 weights with a scale per output channel."""
         stored = self.graph.constant(f"{self.here}.weight_q", weight, Quantization(scale))
-        return widened(self.graph, f"{self.here}.weight", stored, version=5)
+        return dequantized(self.graph, f"{self.here}.weight", stored, version=5)
 
-    def shaped(self, name: str, x: Value, shape: tuple[int, ...]) -> Value:
-        """The head's output as (B, *shape), called `name`; maps of several channels with the channels first."""
-        self.begin(name)
-        if len(shape) == 3:
-            x = self.writer.transpose(f"{self._head}/channels_first", x, (0, 3, 1, 2))
-        return self.writer.reshape(name, x, (-1, *shape))
-
-    def _padded(self, image: Value, padding: int, grid: Quantization | None) -> Value:
-        """Zeros around a map; integers of a grid have theirs at its zero point."""
+    def _padded(self, image: Value, padding: int, quantization: Quantization | None) -> Value:
+        """Zeros around a map: in an int8 map, its zero point."""
         around = np.array([[0, 0], [padding, padding], [padding, padding], [0, 0]], np.int32)
         rows, columns = (side + 2 * padding for side in image.shape[1:3])
-        inputs = [image, self.graph.constant(self.name("paddings"), around)]
-        shape = (-1, rows, columns, image.shape[3])
         return self.graph.add(
             "PAD",
-            self.name("padded"),
-            inputs,
-            shape,
-            version=2 if grid else 1,
+            self.name_of("padded"),
+            [image, self.graph.constant(self.name_of("paddings"), around)],
+            (-1, rows, columns, image.shape[3]),
+            version=2 if quantization else 1,
             dtype=image.dtype.type,
-            quantization=grid,
+            quantization=quantization,
         )
 
     def _patches(self, tokens: Value) -> Value:
-        count = self.writer.tokens
-        return self.graph.tokens(self.name("patches"), tokens, count - self.rows * self.columns, count)
+        """(B, N, D) -> (B, patches, D)."""
+        return self.builder.tokens(self.name_of("patches"), tokens, self.prefix, self.tokens)
 
     def _number(self, value: np.ndarray) -> Value:
-        return self.graph.constant(self.name("number"), np.asarray(value, np.float32, order="C"))
+        return self.builder.number(self.name_of("number"), value)
 
 
-def _order(weight: np.ndarray, shape: Conv) -> np.ndarray:
-    """DEPTH_TO_SPACE's order of the output channels, which is the reverse of torch's."""
+def _depth_to_space_order(weight: np.ndarray, shape: Conv) -> np.ndarray:
+    """DEPTH_TO_SPACE's order of the output channels, which is the reverse of torch's pixel shuffle."""
     return np.arange(len(weight)).reshape(-1, shape.shuffle**2).T.ravel()
 
 
-def _int8(grid: StaticInput) -> Quantization:
-    """The plan's uint8 grid, whose integers are 128 lower here."""
-    return Quantization(np.array([grid.scale], np.float32), grid.zero_point - 128)
+def _int8(quantizer: StaticInput) -> Quantization:
+    """The int8 form of the plan's uint8 quantizer: zero point and integers are 128 lower."""
+    return Quantization(np.array([quantizer.scale], np.float32), quantizer.zero_point - 128)

@@ -10,10 +10,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgekit.backends.tflite.gemms import as_hybrid, bias_in_steps, channels_last, ends_of
+from edgekit.backends.base import refuse_differences
+from edgekit.backends.tflite.builder import channels_last
+from edgekit.backends.tflite.gemms import as_hybrid, range_channels, unscaled_bias
 from edgekit.backends.tflite.runner import without_greeting
 from edgekit.errors import ExportError
-from edgekit.graph.heads import HEADS
+from edgekit.metrics import sqnr_db
+from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput
 from edgekit.precision import Precision
 
@@ -54,12 +57,12 @@ def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
         raise ExportError(f"the {precision} file computes values that are not finite", fix="--precision fp32")
     error = np.abs(actual - expected)
     largest, limit = float(error.max()), FP32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    sqnr_db = 10 * np.log10(np.square(expected).sum() / max(float(np.square(error).sum()), 1e-30))
+    reached = sqnr_db(expected, actual)
     if precision == "fp32" and largest > limit:
         raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {limit:.1e}")
-    if precision == "fp16" and sqnr_db < FP16_SQNR_DB:
+    if precision == "fp16" and reached < FP16_SQNR_DB:
         raise ExportError(
-            f"the fp16 file reaches {sqnr_db:.1f} dB only",
+            f"the fp16 file reaches {reached:.1f} dB only",
             why=f"{FP16_SQNR_DB:.0f} dB are expected",
             fix="--precision fp32",
         )
@@ -79,9 +82,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     problems = [p for gemm in plan.gemms.values() for p in _differences(file, gemm, activations=activations)]
     unplanned = sorted(file.quantized() - set(plan.gemms))
     problems += [f"{name} is quantized and the plan keeps it float" for name in unplanned]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
+    refuse_differences(path, problems)
     return len(plan.gemms)
 
 
@@ -93,7 +94,7 @@ class _File:
         graph = model.subgraphs[0]
         self.buffers, self.tensors = model.buffers, graph.tensors
         self.kinds = [_OPERATORS[code.builtinCode] for code in model.operatorCodes]
-        self.makers: dict[int, Any] = {int(output): node for node in graph.operators for output in node.outputs}
+        self.producers: dict[int, Any] = {int(output): node for node in graph.operators for output in node.outputs}
         self.named = {self.tensors[int(node.outputs[0])].name.decode(): node for node in graph.operators}
 
     def kind(self, node: Any) -> str:
@@ -102,7 +103,7 @@ class _File:
 
     def behind(self, index: int, kind: str) -> Any | None:
         """The operator that makes that tensor, if it is of that kind."""
-        node = self.makers.get(int(index))
+        node = self.producers.get(int(index))
         return node if node is not None and self.kind(node) == kind else None
 
     def constant(self, index: int) -> np.ndarray | None:
@@ -119,8 +120,8 @@ class _File:
 
     def weight(self, node: Any) -> int:
         """Index of a GEMM's weights as they are stored."""
-        widened = self.behind(node.inputs[1], "DEQUANTIZE")
-        return int(node.inputs[1] if widened is None else widened.inputs[0])
+        dequantize = self.behind(node.inputs[1], "DEQUANTIZE")
+        return int(node.inputs[1] if dequantize is None else dequantize.inputs[0])
 
     def scales(self, index: int) -> np.ndarray | None:
         """Scales (out, groups) of stored weights that are symmetric along their first axis; None for any others."""
@@ -152,7 +153,7 @@ class _File:
 
 
 def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """The differences between file and plan for one GEMM, one sentence each."""
     node = file.named.get(gemm.name)
     if node is None or file.kind(node) not in {"FULLY_CONNECTED", "CONV_2D"}:
         yield f"{gemm.name} is missing"
@@ -162,7 +163,7 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
     gemm = as_hybrid(gemm)
     bias_wanted = gemm.bias if activations else gemm.bias_dynamic
     if scale is not None and (behind := file.factor(node)) is not None:
-        scale, bias_wanted = scale * behind, bias_in_steps(gemm)
+        scale, bias_wanted = scale * behind, unscaled_bias(gemm)
     if gemm.name == "patch_embed.proj":
         patch = plain_patch(gemm.weight.shape[1])
         expected = channels_last(gemm.weight.reshape(-1, 3, patch, patch)).reshape(len(gemm.weight), -1)
@@ -175,22 +176,22 @@ def _differences(file: _File, gemm: GemmPlan, *, activations: bool) -> Iterator[
                 wanted = (gemm.input,)
             case TokenGroupInput(head=head, tail=tail):
                 wanted = (head, tail)
-    ends, scales = ends_of(gemm) if wanted else 0, gemm.weight_scale
-    if gemm.weight_scale.shape[1] > 1:  # blocks have float16 scales, and one block more of zeros where the ends are
-        scales = np.pad(scales, ((0, 0), (0, ends // gemm.group_size)), constant_values=1).astype(np.float16)
-    expected = np.pad(expected, ((0, 0), (0, ends)))
+    appended, scales = range_channels(gemm) if wanted else 0, gemm.weight_scale
+    if gemm.weight_scale.shape[1] > 1:  # float16 scales, and those of a block of zeros for the range channels
+        scales = np.pad(scales, ((0, 0), (0, appended // gemm.group_size)), constant_values=1).astype(np.float16)
+    expected = np.pad(expected, ((0, 0), (0, appended)))
     if weight is None or weight.dtype != np.int8 or not np.array_equal(weight.reshape(len(weight), -1), expected):
         yield f"{gemm.name} has other integers"
     elif scale is None or not np.array_equal(scale, scales):
         yield f"{gemm.name} has other weight scales"
     if bias is None or not np.array_equal(bias, bias_wanted):
         yield f"{gemm.name} has another bias"
-    if _ranges(file, node.inputs[0], ends_of(gemm)) != [quantizer.ends for quantizer in wanted]:
+    if _ranges(file, node.inputs[0], range_channels(gemm)) != [quantizer.ends for quantizer in wanted]:
         yield f"{gemm.name} has another input quantizer"
 
 
-def _ranges(file: _File, index: int, ends: int) -> list[tuple[np.float32, np.float32]]:
-    """Ranges that the input of a GEMM is clipped to and carries: none, one, or those of two token groups."""
+def _ranges(file: _File, index: int, channels: int) -> list[tuple[np.float32, np.float32]]:
+    """Ranges that the input of a GEMM is pinned to by its last `channels`: none, one, or those of two token groups."""
     joined = file.behind(index, "CONCATENATION")
     found = []
     for part in [index] if joined is None else joined.inputs:
@@ -201,10 +202,11 @@ def _ranges(file: _File, index: int, ends: int) -> list[tuple[np.float32, np.flo
         floor, ceiling = file.constant(raised.inputs[1]), file.constant(clipped.inputs[1])
         if floor is None or ceiling is None:
             continue
-        low, high = floor[-ends], ceiling[1 - ends]
-        own = np.unique(floor[:-ends]), np.unique(ceiling[:-ends]), ceiling[-ends], floor[1 - ends]
-        if own == (low, high, low, high) and not np.any(floor[2 - ends :]) and not np.any(ceiling[2 - ends :]):
-            found.append((low, high))
+        qmin, qmax = floor[-channels], ceiling[1 - channels]
+        others = np.unique(floor[:-channels]), np.unique(ceiling[:-channels]), ceiling[-channels], floor[1 - channels]
+        zeros = not np.any(floor[2 - channels :]) and not np.any(ceiling[2 - channels :])
+        if others == (qmin, qmax, qmin, qmax) and zeros:
+            found.append((qmin, qmax))
     return found
 
 

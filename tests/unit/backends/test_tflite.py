@@ -29,9 +29,10 @@ from tests.support.plans import rtn_plan
 pytest.importorskip("ai_edge_litert")
 
 from edgekit.backends.tflite.backend import TfliteBackend
-from edgekit.backends.tflite.composite import CompositeWriter
-from edgekit.backends.tflite.emitter import build_graph
-from edgekit.backends.tflite.gemms import FloatGemms, as_hybrid, ends_of
+from edgekit.backends.tflite.builder import FloatBuilder
+from edgekit.backends.tflite.composite import CompositeEmitter
+from edgekit.backends.tflite.emitter import model_of
+from edgekit.backends.tflite.gemms import FloatGemms, as_hybrid, range_channels
 from edgekit.backends.tflite.runner import TfliteRunner
 from edgekit.backends.tflite.verify import verify_plan
 
@@ -219,9 +220,9 @@ def test_buffers_are_aligned_and_weights_padded_with_zeros(tiny: DinoV2, plan: Q
     found = [graph.Tensors(i) for i in range(graph.TensorsLength())]
     weight = next(tensor for tensor in found if tensor.Name() == f"{QKV}.weight_q".encode())
     stored = model.Buffers(weight.Buffer()).DataAsNumpy().view(np.int8).reshape(weight.ShapeAsNumpy())
-    ends = ends_of(plan.gemms[QKV])
-    np.testing.assert_array_equal(stored[:, :-ends], plan.gemms[QKV].weight)
-    assert not stored[:, -ends:].any()
+    appended = range_channels(plan.gemms[QKV])
+    np.testing.assert_array_equal(stored[:, :-appended], plan.gemms[QKV].weight)
+    assert not stored[:, -appended:].any()
 
 
 def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
@@ -246,9 +247,9 @@ def test_attention_as_one_composite(scale: float, tiny: DinoV2, tmp_path: Path) 
     scaled = deepcopy(tiny)
     for block in scaled.blocks:
         block.attn.scale = scale
-    folded = FloatGemms(state_of(scaled))  # unfolded: the attention scale is the composite's
-    writer = CompositeWriter(scaled.config, folded.tensors, folded)
-    (tmp_path / "model.tflite").write_bytes(build_graph(writer, "composite", {}))
+    builder, tensors = FloatBuilder(), state_of(scaled)  # unfolded: the attention scale is the composite's
+    e = CompositeEmitter(scaled.config, tensors, FloatGemms(builder, scaled.config, tensors), builder)
+    (tmp_path / "model.tflite").write_bytes(model_of(e, "composite", {}))
     for resolver in (OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES):
         opened = Interpreter(
             model_path=str(tmp_path / "model.tflite"), num_threads=1, experimental_op_resolver_type=resolver

@@ -24,8 +24,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.backends.tflite.backend import TfliteBackend
-from edgekit.backends.tflite.int16.fixed_point import Border, FixedPoint, Ranges
-from edgekit.backends.tflite.int16.ranges import best_border, input_border, seen_ranges
+from edgekit.backends.tflite.int16.fixed_point import Int16Builder, IoQuantParams, Ranges
+from edgekit.backends.tflite.int16.ranges import input_params, observe_ranges, output_params
 from edgekit.backends.tflite.int16.verify import verify_integer
 
 SIZE = (70, 56)
@@ -75,7 +75,7 @@ def artifact(tiny: DinoV2, plan: QuantPlan, tmp_path_factory: pytest.TempPathFac
     return export(tiny, plan, tmp_path_factory.mktemp("integer"))
 
 
-def test_no_tensor_is_float_and_the_borders_are_int8(artifact: Artifact) -> None:
+def test_no_tensor_is_float_and_input_and_outputs_are_int8(artifact: Artifact) -> None:
     model = schema.ModelT.InitFromPackedBuf(artifact.path.read_bytes(), 0)
     kinds = {tensor.type for tensor in model.subgraphs[0].tensors}
     types = schema.TensorType
@@ -86,8 +86,8 @@ def test_no_tensor_is_float_and_the_borders_are_int8(artifact: Artifact) -> None
     assert any("patch_embed.proj is int8 too" in note for note in artifact.notes)
 
 
-def test_only_weights_and_borders_cost_much(artifact: Artifact, plan: QuantPlan, tiny: DinoV2) -> None:
-    """Against the plan's weights under float activations: what int8 borders and int16 between lose, on other images."""
+def test_only_weights_and_int8_outputs_cost_much(artifact: Artifact, plan: QuantPlan, tiny: DinoV2) -> None:
+    """Against the plan's weights under float activations: what int8 outputs and int16 between lose, on new images."""
     x = pictures(4, seed=1)
     reference = expected(float_activations(plan), x)
     assert sqnr_db(reference, tokens(artifact, x)) > 30
@@ -122,7 +122,7 @@ def test_rgb_goes_in_as_it_is(tiny: DinoV2, tmp_path: Path) -> None:
     x = (128 + 50 * pictures(2, seed=1)).clamp(0, 255).round()
     rgb_plan = rtn_plan(model, x)
     made = export(model, rgb_plan, tmp_path, transform)
-    assert input_border(transform) == Border(1.0, -128)
+    assert input_params(transform) == IoQuantParams(1.0, -128)
     assert sqnr_db(expected(model, x), tokens(made, x)) > 25
 
 
@@ -164,11 +164,11 @@ def test_sums_beyond_int32_are_kept_from_wrapping() -> None:
         PerTokenInput(),
     )
     largest = width * 1.27
-    sheet = FixedPoint(Ranges({"x": 0.5, "sum": largest / 2}, {}, {"pixel_values": Border(1 / 128, 0)}))
-    given = sheet.input("pixel_values", (-1, 1, width))
-    x = sheet.op("QUANTIZE", "x", [given], given.shape, options=schema.QuantizeOptionsT(), version=2)
-    made = sheet.linear(gemm, x, np.zeros(2))
-    opened = Interpreter(model_content=sheet.graph.serialize(sheet.inputs, {"sum": made}, "sum", {}))
+    builder = Int16Builder(Ranges({"x": 0.5, "sum": largest / 2}, {}, {"pixel_values": IoQuantParams(1 / 128, 0)}))
+    given = builder.input("pixel_values", (-1, 1, width))
+    x = builder.op("QUANTIZE", "x", [given], given.shape, options=schema.QuantizeOptionsT())
+    made = builder.linear(gemm, x)
+    opened = Interpreter(model_content=builder.graph.serialize(builder.inputs, {"sum": made}, "sum", {}))
     opened.allocate_tensors()
     opened.set_tensor(opened.get_input_details()[0]["index"], np.full((1, 1, width), 127, np.int8))
     opened.invoke()
@@ -179,7 +179,7 @@ def test_sums_beyond_int32_are_kept_from_wrapping() -> None:
 
 def test_ranges_are_those_of_torch(tiny: DinoV2, plan: QuantPlan) -> None:
     x = pictures(4)
-    ranges, hidden = seen_ranges(plan, x.numpy(), TRANSFORM)
+    ranges, hidden = observe_ranges(plan, x.numpy(), TRANSFORM)
     model, seen = float_activations(plan), {}
     first = model.patch_embed.proj
     integers = first.weight.data.flatten(1)
@@ -187,16 +187,17 @@ def test_ranges_are_those_of_torch(tiny: DinoV2, plan: QuantPlan) -> None:
     first.weight.data = ((integers / scale).round() * scale).reshape(first.weight.shape)
     model.blocks[1].mlp.fc1.register_forward_hook(lambda _, __, y: seen.update(fc1=y))
     reference = expected(model, x)
-    assert ranges.peaks["blocks.1.mlp.fc1"] == pytest.approx(float(seen["fc1"].abs().max()), rel=1e-3)
+    assert ranges.abs_max["blocks.1.mlp.fc1"] == pytest.approx(float(seen["fc1"].abs().max()), rel=1e-3)
     assert sqnr_db(reference, hidden) > 50  # GELU in its tanh form
-    assert ranges.floors["norm.inverse.floor"] > 0
+    assert ranges.minima["norm.inverse"] > 0
 
 
 def test_an_output_keeps_the_range_that_costs_least() -> None:
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
-    whole = best_border(x)
-    assert whole.scale * 255 < np.ptp(x)  # tails are worth less than finer steps
-    assert sqnr_db(x, whole.rounded(x)) > sqnr_db(x, Border.over(float(x.min()), float(x.max())).rounded(x))
+    params = output_params(x)
+    assert params.scale * 255 < np.ptp(x)  # tails are worth less than finer steps
+    whole = IoQuantParams.from_range(float(x.min()), float(x.max()))
+    assert sqnr_db(x, params.fake_quantize(x)) > sqnr_db(x, whole.fake_quantize(x))
 
 
 def test_it_needs_images_and_leaves_heads_out(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:

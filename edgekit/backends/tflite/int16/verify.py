@@ -10,8 +10,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+from edgekit.metrics import sqnr_db
 from edgekit.artifact import OUTPUT_NAMES
-from edgekit.backends.tflite.gemms import channels_last
+from edgekit.backends.base import refuse_differences
+from edgekit.backends.tflite.builder import channels_last
 from edgekit.backends.tflite.runner import cores, dequantized, quantized, without_greeting
 from edgekit.errors import ExportError
 
@@ -40,25 +42,22 @@ def verify_integer(path: Path, plan: QuantPlan, pixels: np.ndarray, expected: np
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
     problems = [f"{tensor.name.decode()} is float" for tensor in graph.tensors if tensor.type in _FLOATS]
-    makers = {graph.tensors[int(node.outputs[0])].name.decode(): node for node in graph.operators}
+    producers = {graph.tensors[int(node.outputs[0])].name.decode(): node for node in graph.operators}
     for gemm in plan.gemms.values():
-        problems += _differences(model, makers.get(gemm.name), gemm)
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")
-    error = np.square(_run(path, pixels) - expected).sum()
-    sqnr_db = float(10 * np.log10(np.square(expected).sum() / max(float(error), 1e-30)))
-    if sqnr_db < LEAST_SQNR_DB:
+        problems += _differences(model, producers.get(gemm.name), gemm)
+    refuse_differences(path, problems)
+    reached = sqnr_db(expected, _run(path, pixels))
+    if reached < LEAST_SQNR_DB:
         raise ExportError(
-            f"the w8a16 file reaches {sqnr_db:.1f} dB on images that it was calibrated on",
+            f"the w8a16 file reaches {reached:.1f} dB on images that it was calibrated on",
             why=f"{LEAST_SQNR_DB:.0f} dB are expected",
             fix="--precision w8a8",
         )
-    return sqnr_db
+    return reached
 
 
 def _differences(model: Any, node: Any | None, gemm: GemmPlan) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """The differences between file and plan for one GEMM, one sentence each."""
     if node is None:
         yield f"{gemm.name} is missing"
         return
@@ -73,13 +72,13 @@ def _differences(model: Any, node: Any | None, gemm: GemmPlan) -> Iterator[str]:
     scale = np.float32(weight.quantization.scale)
     if not np.array_equal(scale, gemm.weight_scale[:, 0]) or np.any(weight.quantization.zeroPoint):
         yield f"{gemm.name} has other weight scales"
-    step = np.float64(given.quantization.scale[0]) * gemm.weight_scale[:, 0]
-    whole = np.asarray(model.buffers[bias.buffer].data, np.uint8)
-    whole = whole.view(np.int64 if bias.type == schema.TensorType.INT64 else np.int32).astype(np.float64)
+    accumulator_scale = np.float64(given.quantization.scale[0]) * gemm.weight_scale[:, 0]
+    data = np.asarray(model.buffers[bias.buffer].data, np.uint8)
+    integers = data.view(np.int64 if bias.type == schema.TensorType.INT64 else np.int32).astype(np.float64)
     if len(weight.shape) == 4:  # the zero point of the int8 input is in it
         source = graph.tensors[int(graph.inputs[0])]
-        whole = whole + int(source.quantization.zeroPoint[0]) * gemm.weight.astype(np.int64).sum(axis=1)
-    if np.abs(whole - gemm.bias_dynamic / step).max() > 1 + 1e-6 * np.abs(whole).max():
+        integers = integers + int(source.quantization.zeroPoint[0]) * gemm.weight.astype(np.int64).sum(axis=1)
+    if np.abs(integers - gemm.bias_dynamic / accumulator_scale).max() > 1 + 1e-6 * np.abs(integers).max():
         yield f"{gemm.name} has another bias"
 
 
