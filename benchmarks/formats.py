@@ -24,10 +24,10 @@ from edgekit.backends import get_backend
 from edgekit.backends.fused import as_fused
 from edgekit.backends.placement import placement
 from edgekit.errors import EdgekitError
+from edgekit.host import describe_host
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.context import Materials

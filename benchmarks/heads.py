@@ -35,9 +35,9 @@ from edgekit.heads.dpt import DptDepth
 from edgekit.heads.own import OWN
 from edgekit.heads.read import read_heads
 from edgekit.heads.segmentation import LinearSegmenter
+from edgekit.host import describe_host
 from edgekit.images import load_set
 from edgekit.measure.heads import measure_head_drift
-from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.models.config import DinoV2Config
 from edgekit.plan.quant import QuantPlan

@@ -21,8 +21,8 @@ from statistics import median
 from benchmarks.support import photos
 from benchmarks.support.rows import write_csv
 from edgekit.backends.loading import artifact_at
+from edgekit.host import describe_host
 from edgekit.images.listing import Listing
-from edgekit.measure.host import describe_host
 from edgekit.shards import Crew
 from edgekit.workflows.embed import embed_shards
 

@@ -22,7 +22,7 @@ from benchmarks.support import older_cpu
 from benchmarks.support.candidates import FUSED_FORMS
 from benchmarks.support.rows import keep_row
 from edgekit.backends.onnx.runner import register_ops
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 
 RESULTS = Path(__file__).parent / "results" / "one_process.csv"
 KEY = ("cpu", "folder", "threads", "file")

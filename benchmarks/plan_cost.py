@@ -25,7 +25,7 @@ import torch
 from benchmarks.support import photos
 from benchmarks.support.rows import keep_row
 from benchmarks.support.wide import wide_demo
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
 from edgekit.quantize.engine import quantize

@@ -24,9 +24,9 @@ from benchmarks.support.rows import keep_row
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
+from edgekit.host import describe_host
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import quantize_recipe
 from edgekit.precision import Precision

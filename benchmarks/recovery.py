@@ -21,7 +21,7 @@ import torch
 from benchmarks.support import photos
 from benchmarks.support.rows import keep_row
 from edgekit.distill.reconstruction import RecoveryRecipe, recover
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
 from edgekit.plan.quant import QuantPlan

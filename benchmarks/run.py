@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.support import matrix, older_cpu, photos
 from benchmarks.support.candidates import FUSED_FORMS, Candidate, candidates_of, fused_form
 from benchmarks.support.peers import PEERS
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
 from edgekit.models import zoo
 from edgekit.pipeline import jobs_of

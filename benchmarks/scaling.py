@@ -28,7 +28,7 @@ from benchmarks.support.scaling_chart import ARTIFACTS, chart, exponents
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 from edgekit.measure.latency import LatencyReport, measure_latency
 from edgekit.models import zoo
 from edgekit.pipeline.context import Materials

@@ -119,7 +119,7 @@ class TimingRun(Frozen):
     batch: int
     image_size: tuple[int, int]  # (height, width) in pixels
     busy: float  # share 0..1 of the processor time that other work took meanwhile
-    host: dict[str, Any]  # as `edgekit.measure.host.Host`
+    host: dict[str, Any]  # as `edgekit.host.Host`
 
 
 class Choice(Frozen):

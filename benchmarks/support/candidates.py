@@ -17,9 +17,9 @@ from edgekit.artifact import Artifact, ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.backends.placement import placement
 from edgekit.files import atomic_path
+from edgekit.host import describe_host
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features
-from edgekit.measure.host import describe_host
 from edgekit.measure.worker import Target
 from edgekit.models import zoo
 from edgekit.pipeline import build

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from edgekit.files import atomic_path
-from edgekit.measure.host import Host
+from edgekit.host import Host
 
 RESULTS = Path(__file__).parents[1] / "results"
 Key = tuple[str, int, int, str]  # model, image size, threads, artifact

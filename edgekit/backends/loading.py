@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Choice, Format, Manifest
 from edgekit.backends.base import Runner
+from edgekit.backends.registry import get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
 from edgekit.precision import Precision, Variant
@@ -117,8 +118,6 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     if path.is_dir() and path.suffix not in _SUFFIXES:
         return _load_best(path, threads)
     artifact = artifact_at(path)
-    from edgekit.backends import get_backend
-
     reason = f"{path.name} was asked for"
     if _listed(path) is None:
         reason += "; no manifest lists it, so its content is unverified"
@@ -148,8 +147,6 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
 
 
 def _load_best(folder: Path, threads: int | None) -> LoadedModel:
-    from edgekit.backends import get_backend
-
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and (row.precision, row.variant) in _KINDS]
     order = _order(manifest, made)
@@ -222,7 +219,7 @@ def _true_enough(row: ArtifactRow, choice: Choice | None) -> bool:
 
 
 def _is_here(host: dict[str, Any]) -> bool:
-    from edgekit.measure.host import describe_host
+    from edgekit.host import describe_host
 
     return describe_host().same_machine(host)
 
@@ -250,8 +247,6 @@ def artifact_at(path: Path) -> Artifact:
         )
     if listed := _listed(path):
         return artifact_of(*listed)
-    from edgekit.backends import get_backend
-
     return get_backend(_SUFFIXES[path.suffix]).read(path)
 
 

@@ -16,8 +16,8 @@ def doctor(*, as_json: options.Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from edgekit.backends.cpu import cpu_saturates
     from edgekit.cli.show import terminal
+    from edgekit.cpu import cpu_saturates
 
     console = terminal()
     host = health.host

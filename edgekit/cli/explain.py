@@ -47,7 +47,7 @@ def explain(
 def _show(found: Explanation, console: Console, top: int) -> None:
     from rich.table import Table
 
-    from edgekit.backends.cpu import cpu_saturates
+    from edgekit.cpu import cpu_saturates
 
     inputs = "inputs stay float" if found.inputs_only_db is None else f"inputs alone {found.inputs_only_db:.1f}"
     console.print(

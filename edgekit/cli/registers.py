@@ -12,7 +12,7 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekit.measure.registers import RegistersReport
+    from edgekit.measure.registers.comparison import RegistersReport
 
 
 def registers(

@@ -9,6 +9,7 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.graph.heads import Head
 from edgekit.heads.known import try_out
 from edgekit.heads.layouts import FINDERS, OwnHead, kind_of, saliency_program
+from edgekit.heads.saliency import SaliencyHead
 from edgekit.models.depth_anything import is_depth_anything, title_of
 
 if TYPE_CHECKING:
@@ -29,11 +30,21 @@ def own_kind(source: str) -> str | None:
     return kind if name == OWN else None
 
 
+def decoders_of(loaded: LoadedModel) -> dict[str, SaliencyHead]:
+    """The dense decoders in a checkpoint as torch modules, by the name of their output.
+
+    Raises:
+        DataError: a decoder is incomplete.
+    """
+    decoder = SaliencyHead.from_state(loaded.rest)
+    return {} if decoder is None else {_SALIENCY: decoder}
+
+
 def own_heads(loaded: LoadedModel) -> dict[str, OwnHead]:
     """The heads in a checkpoint that edgekit knows, by the name of their output: Hugging Face's where there is one."""
     config = loaded.model.config
     found: dict[str, OwnHead] = {}
-    if decoder := loaded.heads.get(_SALIENCY):
+    if decoder := decoders_of(loaded).get(_SALIENCY):
         anchor = next(key for key in loaded.rest if key.endswith("upconv1.weight")) if loaded.rest else ""
         prefix = anchor.removesuffix("upconv1.weight")
         keys = frozenset(key for key in loaded.rest if key.startswith(prefix))

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgekit.artifact import Artifact, Frozen, TimingRun
 from edgekit.errors import EdgekitError
+from edgekit.host import describe_host
 from edgekit.measure.energy import EnergyCounter
-from edgekit.measure.host import describe_host
 from edgekit.measure.noise import Noise, OtherWork
 from edgekit.measure.statistics import Estimate, bootstrap_mean
 from edgekit.measure.worker import Target, Timed, Worker

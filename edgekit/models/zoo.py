@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,12 @@ from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence
 from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from edgekit.models.checkpoint import Checkpoint
     from edgekit.models.vit import DinoV2
 
 _UNKNOWN = "unknown: the file does not say"
-_HEADS = {"saliency": "edgekit.heads.saliency:SaliencyHead"}
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
 _ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
 
@@ -72,7 +70,6 @@ class LoadedModel:
     licence: str
     origin: str
     sha256: str
-    heads: dict[str, nn.Module]
     attempts: tuple[str, ...] = ()
     layout: str = ""  # of the keys, see `Checkpoint`
     rest: dict[str, Tensor] = field(default_factory=dict)
@@ -243,12 +240,6 @@ def _loaded(
     from edgekit.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path, config=config)
-    heads: dict[str, nn.Module] = {}
-    for head, target in _HEADS.items():
-        module, _, attribute = target.partition(":")
-        found = getattr(import_module(module), attribute).from_state(checkpoint.rest)
-        if found is not None:
-            heads[head] = found
     if licence == _UNKNOWN:  # what the file or folder states is never overruled
         known_licence, known_origin = _of_family(checkpoint, name)
         licence, origin = known_licence or licence, known_origin or origin
@@ -260,7 +251,6 @@ def _loaded(
         licence,
         origin,
         sha256_of(path),
-        heads,
         attempts,
         checkpoint.layout,
         checkpoint.rest,

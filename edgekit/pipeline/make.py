@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.artifact import Artifact, ArtifactRow
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
+from edgekit.heads.own import decoders_of
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.golden import check_golden
@@ -26,14 +26,6 @@ from edgekit.pipeline.watch import Watcher
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
-
-
-class DenseHead(Protocol):
-    """A task on the frozen backbone that puts out one map per image."""
-
-    def predict(self, last_hidden_state: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """(B, 1 + R + P, D) -> (B, H, W)."""
-        ...
 
 
 LOGS = "logs"  # folder inside a build folder
@@ -141,8 +133,7 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
 
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
     """What each dense head of a model makes of features: by its name, (n, H, W)."""
-    heads = cast("Mapping[str, DenseHead]", loaded.heads)
-    return {name: head.predict(features.tokens, features.grid) for name, head in heads.items()}
+    return {name: head.predict(features.tokens, features.grid) for name, head in decoders_of(loaded).items()}
 
 
 def _tasks(reference: Features, candidate: Features, materials: Materials) -> tuple[TaskDrift, ...]:

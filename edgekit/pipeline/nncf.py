@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.cpu import cpu_saturates
 from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
+from edgekit.cpu import cpu_saturates
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job
 from edgekit.recipe import Recipe

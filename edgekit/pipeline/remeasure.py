@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekit.artifact import Manifest
 from edgekit.errors import DataError
-from edgekit.measure.host import describe_host
+from edgekit.host import describe_host
 from edgekit.pipeline.choose import Measured, choose, main_size
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.records import records_in

@@ -13,10 +13,11 @@ import numpy as np
 from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.errors import EdgekitError
+from edgekit.heads.own import decoders_of
+from edgekit.host import Host
 from edgekit.images.sets import ImageSet
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.host import Host
 from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
@@ -123,7 +124,7 @@ def _assemble(
         latency=measured.latency,
         thumbnails=thumbnails(images.pixel_values, images.preprocess, images.paths),
         panels=_panels(manifest, measured, materials, watcher),
-        head=next(iter(materials.loaded.heads), ""),
+        head=next(iter(decoders_of(materials.loaded)), ""),
         evaluation=_words(images),
         calibration=_words(calibration),
         commands=_commands(materials.recipe),
@@ -152,7 +153,7 @@ def _panels(manifest: Manifest, measured: Measured, materials: Materials, watche
             features[row.name] = features_of(runner, images.pixel_values[show], names=[images.paths[i] for i in show])
         except EdgekitError as error:
             watcher.note(f"no pictures of {row.name}: {error}")
-    head = next(iter(materials.loaded.heads), None)
+    head = next(iter(decoders_of(materials.loaded)), None)
     maps = {name: maps_of(f, materials.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
         return ()

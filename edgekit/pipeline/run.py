@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from edgekit import __version__
 from edgekit.artifact import Manifest
 from edgekit.errors import DataError
-from edgekit.heads.own import own_heads
+from edgekit.heads.own import decoders_of, own_heads
+from edgekit.host import describe_host
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
-from edgekit.measure.host import describe_host
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
@@ -284,7 +284,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
 def _drift_key(images: str, materials: Materials) -> str:
     """Digest of all that decides a drift beside the artifact; `images` is the digest of the evaluation images."""
     return digest_of(
-        images=images, seed=materials.recipe.seed, heads=sorted(materials.loaded.heads), measures=_MEASURES
+        images=images, seed=materials.recipe.seed, heads=sorted(decoders_of(materials.loaded)), measures=_MEASURES
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from edgekit.artifact import IMAGE_NAME, ArtifactRow, Format, Manifest, TimingRun
 from edgekit.backends import artifact_of, get_backend
 from edgekit.errors import DataError
+from edgekit.host import describe_host
 from edgekit.measure.golden import read_golden
-from edgekit.measure.host import describe_host
 from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
 from edgekit.files import atomic_path
+from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
-from edgekit.measure.host import Host
 from edgekit.measure.latency import LatencyReport
 from edgekit.quantize.explanation import Explanation
 from edgekit.report.verdict import Verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.artifact import ArtifactRow, TimingRun
-from edgekit.measure.host import Host
+from edgekit.host import Host
 from edgekit.measure.latency import Speedup
 from edgekit.measure.noise import MAX_LOAD
 from edgekit.measure.ratio import ratio, ratio_range

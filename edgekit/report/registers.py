@@ -18,7 +18,7 @@ from edgekit.report.template import render, svg
 
 if TYPE_CHECKING:
     from edgekit.images.sets import ImageSet
-    from edgekit.measure.registers import Looked, RegistersReport
+    from edgekit.measure.registers.comparison import Looked, RegistersReport
 
 _COLOURS = ("var(--fp16)", "var(--w8a8)")
 _BOX = (217, 118, 26)

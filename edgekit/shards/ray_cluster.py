@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from edgekit.errors import BackendMissing, RecipeError
-from edgekit.measure.host import usable_cores
+from edgekit.host import usable_cores
 
 _STORE = 128 * 2**20  # bytes of a local cluster's object store: it holds names of images, and no image
 _LONGEST = 40  # characters of the temporary folder: Ray's sockets are in it, and their paths end at 107

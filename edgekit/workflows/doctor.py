@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from edgekit.artifact import Frozen
 from edgekit.backends import BACKENDS
 from edgekit.errors import BackendMissing
-from edgekit.measure.host import Host, describe_host
+from edgekit.host import Host, describe_host
 
 # What a part of edgekit needs -> packages and the extra that installs them.
 

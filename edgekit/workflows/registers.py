@@ -9,14 +9,15 @@ import numpy as np
 
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
+from edgekit.heads.own import decoders_of
 from edgekit.images.boxes import Box, read_boxes
 from edgekit.images.demo import DEMO
 from edgekit.images.sets import ImageSet, load_set
-from edgekit.measure.attention import look_inside
-from edgekit.measure.discovery import CORRECT_IOU, correct, iou, localise
 from edgekit.measure.latency import LatencyRun, measure_latency
-from edgekit.measure.norms import measure_norms
-from edgekit.measure.registers import Looked, RegistersReport, Side
+from edgekit.measure.registers.attention import look_inside
+from edgekit.measure.registers.comparison import Looked, RegistersReport, Side
+from edgekit.measure.registers.discovery import CORRECT_IOU, correct, iou, localise
+from edgekit.measure.registers.norms import measure_norms
 from edgekit.measure.torch_runner import target
 from edgekit.models import zoo
 from edgekit.models.zoo import LoadedModel
@@ -124,7 +125,7 @@ def _corloc(looked: Looked, images: ImageSet, truth: dict[str, tuple[Box, ...]])
 
 def _salient_iou(model: LoadedModel, looked: Looked) -> float | None:
     """Mean IoU with the box of the checkpoint's own saliency head, over the images where that sees anything."""
-    head = model.heads.get("saliency")
+    head = decoders_of(model).get("saliency")
     if head is None:
         return None
     maps = head.predict(looked.inside.features.tokens, looked.inside.features.grid)  # type: ignore[operator]

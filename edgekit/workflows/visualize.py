@@ -69,7 +69,7 @@ def visualize(
 
 def _attention(name: str, images: ImageSet, features: Features, show: int) -> np.ndarray:
     """(show, heads, P) of the float model."""
-    from edgekit.measure.attention import look_inside
+    from edgekit.measure.registers.attention import look_inside
     from edgekit.models import zoo
 
     model = zoo.load(name).model

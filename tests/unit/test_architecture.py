@@ -15,8 +15,8 @@ PACKAGE = ROOT / "edgekit"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgekit.{name}" for name in layer.split())
     for layer in (
-        "errors settings precision files progress metrics",
-        "artifact manifest recipe",
+        "errors settings precision files progress metrics cpu",
+        "artifact manifest recipe host",
         "models.config",
         "plan",
         "models images",
@@ -36,20 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 )
 """Lowest first. A module may import its own package and the layers below it; two packages of one layer stay apart."""
 
-LOOSE = frozenset(
-    {
-        "edgekit.errors",
-        "edgekit.settings",
-        "edgekit.precision",
-        "edgekit.files",
-        "edgekit.progress",
-        "edgekit.metrics",
-        "edgekit.artifact",
-        "edgekit.manifest",
-        "edgekit.recipe",
-        "edgekit.ops",
-    }
-)
+LOOSE = frozenset(unit for layer in LAYERS[:2] for unit in layer)
 """Modules that may import others of their own layer: small files without a package around them."""
 
 LOADER = re.compile(r"^(edgekit(?:\.\w+)+):\w+$")  # "module:name", imported by its string

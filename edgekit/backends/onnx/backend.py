@@ -133,7 +133,7 @@ def storage_for(source: ExportSource) -> Storage:
     """uint8 weights where u8*s8 products would saturate, as the source's `overflow` says; "auto" asks this CPU."""
     assert source.plan is not None
     if source.overflow == "auto":
-        from edgekit.backends.cpu import cpu_saturates
+        from edgekit.cpu import cpu_saturates
 
         return "uint8" if source.may_saturate_int16 and cpu_saturates() else "int8"
     return "uint8" if source.overflow == "u8u8" else "int8"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, Artifact
-from edgekit.backends.cpu import cpu_saturates
+from edgekit.cpu import cpu_saturates
 from edgekit.errors import DataError
 
 if TYPE_CHECKING:

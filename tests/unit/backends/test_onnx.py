@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit import cpu
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends import cpu
 from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import backend as onnx_backend
 from edgekit.backends.onnx import runner as onnx_runner

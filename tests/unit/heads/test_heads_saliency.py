@@ -10,6 +10,7 @@ import torch
 
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
+from edgekit.heads.own import decoders_of
 from edgekit.heads.saliency import SaliencyHead
 from edgekit.images import load_set
 from edgekit.models import zoo
@@ -38,7 +39,7 @@ def test_the_backbone_computes_what_the_wheel_computes(demo_model, reference):
 
 def test_the_saliency_head_computes_what_the_wheel_computes(demo, reference):
     _, features, saliency = reference
-    maps = demo.heads["saliency"].predict(features, (16, 16))
+    maps = decoders_of(demo)["saliency"].predict(features, (16, 16))
     assert maps.shape == (2, 224, 224)
     assert maps.dtype == np.float32
     assert saliency.std() > 0.05  # photographs, so the map says something

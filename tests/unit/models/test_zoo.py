@@ -18,6 +18,7 @@ import torch
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
+from edgekit.heads.own import decoders_of
 from edgekit.models import zoo
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.config import ARCHITECTURES
@@ -140,7 +141,7 @@ def test_a_local_file_says_where_it_is_from(checkpoint):
     assert loaded.source == str(checkpoint)
     assert loaded.sha256 == sha256_of(checkpoint)
     assert loaded.licence.startswith("unknown")
-    assert loaded.heads == {}
+    assert decoders_of(loaded) == {}
     assert not loaded.model.training
 
 

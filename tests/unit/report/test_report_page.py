@@ -9,9 +9,9 @@ import pytest
 
 from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.cli import main
+from edgekit.host import describe_host
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
-from edgekit.measure.host import describe_host
 from edgekit.report import BuildReport, write_report
 from edgekit.report.verdict import judge
 

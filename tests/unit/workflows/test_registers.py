@@ -14,9 +14,9 @@ from edgekit.artifact import Preprocess
 from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.images.boxes import read_boxes
-from edgekit.measure.attention import look_inside
-from edgekit.measure.discovery import component, correct, iou, localise
-from edgekit.measure.norms import measure_norms
+from edgekit.measure.registers.attention import look_inside
+from edgekit.measure.registers.discovery import component, correct, iou, localise
+from edgekit.measure.registers.norms import measure_norms
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.vit import DinoV2
 

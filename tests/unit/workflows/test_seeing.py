@@ -13,7 +13,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.cli import main
 from edgekit.errors import DataError
-from edgekit.measure.attention import look_inside
+from edgekit.measure.registers.attention import look_inside
 from edgekit.models.vit import DinoV2
 from edgekit.report.foreground import ForegroundColours
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.artifact import Frozen
-from edgekit.backends.cpu import cpu_flags
+from edgekit.cpu import cpu_flags
 
 # Instruction sets that decide which INT8 or FP16 kernel runs, under the names Linux gives them in /proc/cpuinfo.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support import older_cpu
-from edgekit.backends import cpu
-from edgekit.measure.host import describe_host
+from edgekit import cpu
+from edgekit.host import describe_host
 
 CPUINFO = "processor: 0\nflags\t\t: fpu avx avx2 fma avx512f avx512_vnni amx_int8\nbogomips: 1\n"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from edgekit.artifact import Frozen
 from edgekit.images.boxes import Box
-from edgekit.measure.attention import Inside
-from edgekit.measure.discovery import Found
 from edgekit.measure.latency import Speedup
-from edgekit.measure.norms import NormReport
 from edgekit.measure.ratio import ratio, ratio_range
+from edgekit.measure.registers.attention import Inside
+from edgekit.measure.registers.discovery import Found
+from edgekit.measure.registers.norms import NormReport
 
 
 class Side(Frozen):
