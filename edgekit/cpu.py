@@ -6,13 +6,9 @@ import os
 import platform
 from pathlib import Path
 
+from edgekit.native.build import isas
+
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
-_BEYOND = {  # what a value of EDGEKIT_ISA goes without: how the flags of /proc/cpuinfo begin
-    "base": ("avx", "amx", "fma", "f16c", "asimddp", "i8mm"),
-    "avx2": ("avx512", "avx_vnni", "amx"),
-    "avxvnni": ("avx512", "amx"),
-    "neon_dotprod": ("i8mm",),
-}
 
 
 def cpu_flags() -> frozenset[str]:
@@ -21,7 +17,8 @@ def cpu_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
-    beyond = _BEYOND.get(os.environ.get("EDGEKIT_ISA", ""), ())
+    forced = os.environ.get("EDGEKIT_ISA")
+    beyond = next((isa.lacks for isa in isas() if isa.name == forced), ())
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     return frozenset(flag for flag in flags if not flag.startswith(beyond))
 

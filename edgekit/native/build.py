@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 NATIVE = Path(__file__).parent
@@ -29,23 +31,38 @@ FLAGS = (
     "-Wno-ignored-attributes",
 )
 
-# A unit per instruction set, each with its own flags: the rest of the library runs on any CPU of the architecture.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names of the same
 
-X86_UNITS = {
-    "isa_avx2": ("-mavx2", "-mfma"),
-    "isa_avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
-    "isa_avx512vnni": (
-        "-mavx2",
-        "-mfma",
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512vl",
-        "-mavx512dq",
-        "-mavx512vnni",
-        "-mprefer-vector-width=512",
-    ),
-}
-ARM_UNITS = {"isa_neon_dotprod": ("-march=armv8.2-a+dotprod",), "isa_neon_i8mm": ("-march=armv8.2-a+dotprod+i8mm",)}
+
+@dataclass(frozen=True)
+class Isa:
+    """A row of native/isas.json: an instruction set with its unit `src/isa_<name>.cpp`."""
+
+    name: str
+    machine: str  # "x86_64", "aarch64" or "any"
+    flags: tuple[str, ...]  # of its unit alone: the rest of the library runs on any CPU of the machine
+    lacks: tuple[str, ...]  # prefixes of Linux's names of the CPU features that EDGEKIT_ISA=<name> does without
+    tests_only: bool = False  # chosen only where EDGEKIT_ISA names it
+
+    @property
+    def unit(self) -> str:
+        """Stem of its source file."""
+        return f"isa_{self.name}"
+
+
+def isas(machine: str = "") -> tuple[Isa, ...]:
+    """The instruction sets of a machine (this one by default), best first."""
+    here = (machine or platform.machine()).lower()
+    rows = json.loads((NATIVE / "isas.json").read_text(encoding="utf-8"))["isas"]
+    every = (Isa(**{**row, "flags": tuple(row["flags"]), "lacks": tuple(row["lacks"])}) for row in rows)
+    return tuple(isa for isa in every if isa.machine in ("any", _MACHINES.get(here, here)))
+
+
+def unit_flags(machine: str = "") -> dict[str, tuple[str, ...]]:
+    """Compiler flags by source stem: those of the instruction sets' units, and the list of units for the dispatcher."""
+    rows = isas(machine)
+    units = "".join(f"{'TEST_UNIT' if isa.tests_only else 'UNIT'}({isa.name})" for isa in rows)
+    return {isa.unit: isa.flags for isa in rows} | {"dispatch": (f"-DEDGEKIT_UNITS={units}",)}
 
 
 def compiler() -> str | None:
@@ -58,14 +75,22 @@ def compiler() -> str | None:
 
 def sources() -> list[Path]:
     """Everything the library is made of, sorted."""
-    return sorted(
+    files = (
         path for folder in ("include", "src", "ort") for path in (NATIVE / folder).iterdir() if path.suffix != ".md"
     )
+    return sorted([*files, NATIVE / "isas.json"])
+
+
+def units(machine: str = "") -> list[Path]:
+    """The source files to compile for a machine: those of other machines' instruction sets are left out."""
+    wanted = {isa.unit for isa in isas(machine)}
+    every = (path for path in sources() if path.suffix == ".cpp")
+    return [path for path in every if not path.stem.startswith("isa_") or path.stem in wanted]
 
 
 def digest() -> str:
     """Of the sources and flags: the library holds the one it was built from."""
-    total = hashlib.sha256(repr((FLAGS, X86_UNITS, ARM_UNITS)).encode())
+    total = hashlib.sha256(repr(FLAGS).encode())
     for path in sources():
         total.update(path.name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
@@ -81,10 +106,7 @@ def build(target: Path = LIBRARY, *, extra: tuple[str, ...] = (), machine: str =
     cxx = compiler()
     if cxx is None:
         raise FileNotFoundError("no C++ compiler (c++, g++, clang++ or the environment's CXX)")
-    arm = (machine or platform.machine()).lower() in ("aarch64", "arm64")
-    special = ARM_UNITS if arm else X86_UNITS
-    units = [path for path in sources() if path.suffix == ".cpp" and path.stem not in {**X86_UNITS, **ARM_UNITS}]
-    units += [NATIVE / "src" / f"{name}.cpp" for name in special]
+    special = unit_flags(machine)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
         common = [*shlex.split(cxx), *FLAGS, *extra, f"-I{NATIVE / 'include'}", f'-DEDGEKIT_SOURCES="{digest()}"']
@@ -95,7 +117,7 @@ def build(target: Path = LIBRARY, *, extra: tuple[str, ...] = (), machine: str =
             return str(out)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            objects = list(pool.map(compile_unit, units))
+            objects = list(pool.map(compile_unit, units(machine)))
         linked = Path(folder) / target.name
         _run([*shlex.split(cxx), "-shared", *extra, *objects, "-o", str(linked)])
         os.replace(linked, target)

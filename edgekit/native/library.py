@@ -36,8 +36,8 @@ def ort_library() -> Path:
     if not build.LIBRARY.is_file() or _stale():
         _build()
     library = _loaded(build.LIBRARY)  # a library of another platform fails here, with a reason
-    wanted, available = os.environ.get("EDGEKIT_ISA"), _text(library, "edgekit_isas").split()
-    if wanted and wanted not in available:
+    wanted = os.environ.get("EDGEKIT_ISA")
+    if wanted and wanted not in (_text(library, "edgekit_isa"), *(available := _text(library, "edgekit_isas").split())):
         raise BackendMissing(
             f"EDGEKIT_ISA={wanted} is not what this CPU and library have", fix=f"one of {', '.join(available)}"
         )
@@ -45,7 +45,7 @@ def ort_library() -> Path:
 
 
 def isa() -> str:
-    """The instruction set that the kernels use: "avx512vnni", "avxvnni", "avx2", "neon_i8mm", "neon_dotprod", "base".
+    """The instruction set that the kernels use: a name of `native/isas.json`, "avx2" for example.
 
     Raises:
         BackendMissing: as for `ort_library`.

@@ -15,10 +15,14 @@ import numpy as np
 from edgekit.errors import DataError
 
 Tier = Literal["speed", "quality"]
-AttentionMode = Literal["f32", "hybrid", "u8", "i16"]
+AttentionMode = Literal["f32", "hybrid", "u8", "i16", "bf16"]
 
 ATTENTION: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "i16"}
-"""Of a block: 8-bit scores cost nothing that 8-bit linear layers do not hide, 8-bit mixing costs about 1 dB."""
+"""Of a block: 8-bit scores cost nothing that 8-bit linear layers do not hide, 8-bit mixing costs about 1 dB.
+
+With AMX both tiers take "bf16": 0.4 dB better than "hybrid", 5 dB below the 61 dB of "i16" after 12 blocks, which the
+rounding of the weights (40 dB) hides.
+"""
 
 
 class Levels(NamedTuple):
@@ -93,15 +97,22 @@ class BlockWeights:
 
 
 def qvit_block(
-    x: np.ndarray, weights: BlockWeights, *, heads: int, scale: float, epsilon: float = 1e-6, tier: Tier = "speed"
+    x: np.ndarray,
+    weights: BlockWeights,
+    *,
+    heads: int,
+    scale: float,
+    epsilon: float = 1e-6,
+    tier: Tier = "speed",
+    attention: AttentionMode | None = None,
 ) -> np.ndarray:
     """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * gelu(fc1(norm2(y)))): (B, N, D).
 
     Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`; attention
-    has the tier's mode of `ATTENTION`.
+    has the tier's mode of `ATTENTION` unless another one is given.
     """
     qkv = integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier)
-    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=ATTENTION[tier])
+    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=attention or ATTENTION[tier])
     y = x + integer_linear(mixed, weights.proj, tier)
     hidden = gelu(integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier))
     if weights.fc2_gain is not None:
@@ -133,7 +144,13 @@ def fused_qkv_attention(qkv: np.ndarray, *, heads: int, scale: float, mode: Atte
         raise DataError(f"a packed projection of width {packed} does not hold q, k and v of {heads} heads")
     q, k, v = qkv.reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
     with np.errstate(invalid="ignore", over="ignore"):
-        mixed = _attend(q, k, v, scale) if mode == "f32" else _attend_integers(q, k, v, scale, LEVELS[mode])
+        match mode:
+            case "f32":
+                mixed = _attend(q, k, v, scale)
+            case "bf16":
+                mixed = _attend_bf16(q, k, v, scale)
+            case _:
+                mixed = _attend_integers(q, k, v, scale, LEVELS[mode])
     return np.ascontiguousarray(mixed.transpose(0, 2, 1, 3).reshape(b, n, packed // 3), dtype=np.float32)
 
 
@@ -187,6 +204,25 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.nda
     scores = (q * np.float32(scale)) @ k.swapaxes(-1, -2)  # (B, H, N, N): the spec may, the kernels never do
     numerators = np.exp(scores - scores.max(-1, keepdims=True))
     return numerators @ v / numerators.sum(-1, keepdims=True)
+
+
+def bfloat16(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to the nearest bfloat16, ties to even; denormals become 0."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    normal = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), rounded.view(np.float32))
+    return np.where(np.isnan(x), np.float32(np.nan), normal)
+
+
+def _attend_bf16(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """Products of bfloat16, summed in float32: the scale is in the queries, probabilities are powers of two.
+
+    What is taken off the scores is an integer, here the one above the row's maximum: another integer leaves the
+    mantissas of the probabilities as they are.
+    """
+    scores = bfloat16(q * np.float32(scale / math.log(2))) @ bfloat16(k).swapaxes(-1, -2)
+    numerators = np.exp2(scores - np.ceil(scores.max(-1, keepdims=True)))
+    return bfloat16(numerators) @ bfloat16(v) / numerators.sum(-1, keepdims=True)
 
 
 def _attend_integers(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, levels: Levels) -> np.ndarray:

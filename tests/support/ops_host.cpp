@@ -1,11 +1,15 @@
-// Runs one case of a fused op through the C interface: `ops_host case result`, for other CPUs and for sanitizers.
+// Runs one case of a fused op through the C interface: `ops_host case result`, for other CPUs and for sanitizers. Prints the
+// instruction set and how often permission to use (emulated) tiles was asked for. With FOREIGN_TILES=1 each thread has tiles
+// of another user, as those of ONNX Runtime's and OpenVINO's own kernels are.
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
 
 #include "edgekit_ops.h"
+#include "tiles_emulated.h"
 
 struct Header {  // little-endian, as test_ops_hosts.py writes it
     int64_t op, batch, tokens, width, hidden, heads, kind, gain, threads;
@@ -21,12 +25,29 @@ static std::vector<char> contents(const char* path) {
     return bytes;
 }
 
+// Another user's configuration, which must be there again after each task.
+static void with_foreign_tiles(void (*task)(void*, size_t), void* argument, size_t i) {
+    using namespace edgekit::emulated;
+    static const bool wanted = getenv("FOREIGN_TILES") != nullptr;
+    Config theirs{1, 0, {}, {32, 32, 64, 16}, {8, 8, 8, 4}};
+    if (wanted) tile_config_load(&theirs);
+    task(argument, i);
+    if (wanted && memcmp(&tiles.config, &theirs, sizeof theirs) != 0) {
+        fprintf(stderr, "the configuration of the tiles is not what it was\n");
+        abort();
+    }
+    if (!wanted && tiles.config.palette) {
+        fprintf(stderr, "the tiles are not released\n");
+        abort();
+    }
+}
+
 static void spread(void* pool, void (*task)(void*, size_t), size_t count, void* argument) {
     std::atomic<size_t> next{0};
     std::vector<std::thread> threads;
     for (int64_t i = 0; i < *static_cast<int64_t*>(pool); ++i)
         threads.emplace_back([&] {
-            for (size_t j; (j = next++) < count;) task(argument, j);
+            for (size_t j; (j = next++) < count;) with_foreign_tiles(task, argument, j);
         });
     for (std::thread& thread : threads) thread.join();
 }
@@ -61,7 +82,7 @@ int main(int argc, char** argv) {
         result.scale = take(out), result.bias = take(out);
         return result;
     };
-    edgekit_threads threads{&h.threads, spread};
+    edgekit_threads threads{&h.threads, spread, 0};
     const size_t rows = size_t(h.batch * h.tokens);
     std::vector<float> out(rows * h.width);
     int code;
@@ -87,7 +108,7 @@ int main(int argc, char** argv) {
         fprintf(stderr, "%s\n", edgekit_last_error());
         return 1;
     }
-    printf("%s\n", edgekit_isa());
+    printf("%s %d\n", edgekit_isa(), edgekit::emulated::requests);
     FILE* file = fopen(argv[2], "wb");
     if (!file) return 2;
     const bool written = fwrite(out.data(), sizeof(float), out.size(), file) == out.size();

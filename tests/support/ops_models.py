@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,43 @@ def node_model(
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("edgekit", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+class Linear(ctypes.Structure):
+    """`edgekit_linear` of edgekit_ops.h."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("weight", "scale", "bias", "exact"))
+
+
+class Spec(ctypes.Structure):
+    """`edgekit_block_spec` of edgekit_ops.h; keeps the arrays it points at."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "hidden", "heads")),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon")),
+        *((name, ctypes.c_int32) for name in ("tier", "attention")),
+        *((name, ctypes.c_void_p) for name in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
+        *((name, Linear) for name in ("qkv", "proj", "fc1", "fc2")),
+        ("fc2_gain", ctypes.c_void_p),
+    )
+
+
+def spec_of(weights: BlockWeights, heads: int = 2) -> Spec:
+    """A block of the speed tier for the C interface."""
+    held = []
+
+    def at(array: np.ndarray) -> int:
+        held.append(np.ascontiguousarray(array))
+        return int(held[-1].ctypes.data)
+
+    norms = [at(array) for norm in (weights.norm1, weights.norm2) for array in norm]
+    linears = [
+        Linear(at(part.weight), at(part.scale), at(part.bias), None)
+        for part in (weights.qkv, weights.proj, weights.fc1, weights.fc2)
+    ]
+    spec = Spec(len(weights.norm1[0]), len(weights.fc1.bias), heads, 0.3, 1e-6, 0, -1, *norms, *linears, None)
+    spec.held = held
+    return spec
 
 
 def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:

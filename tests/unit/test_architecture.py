@@ -15,13 +15,14 @@ PACKAGE = ROOT / "edgekit"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"edgekit.{name}" for name in layer.split())
     for layer in (
-        "errors settings precision files progress metrics cpu",
-        "artifact manifest recipe host",
+        "errors settings precision files progress metrics",
+        "artifact manifest recipe",
         "models.config",
         "plan",
         "models images",
         "surgery native",
-        "ops",
+        "ops cpu",
+        "host",
         "graph",
         "heads",
         "backends quantize",

@@ -28,7 +28,8 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> None:
     ("isa", "missing", "saturates"),
     [
         (None, set(), False),
-        ("avx512vnni", set(), False),
+        ("amx", set(), False),
+        ("avx512vnni", {"amx_int8"}, False),
         ("avx2", {"avx512f", "avx512_vnni", "amx_int8"}, True),
         ("base", {"avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"}, True),
     ],

@@ -15,17 +15,21 @@
 extern "C" {
 #endif
 
-/* 0 is success; otherwise edgekit_last_error() holds a sentence until the next call of the same thread. */
+/* 0 is success; otherwise edgekit_last_error() holds a sentence until the next call of the same thread. Checked are: pointers
+   that are NULL where they may not be, sizes, enumerators, and that every constant of a block is finite. Not checked, as it
+   cannot be: that arrays are as long as the sizes say, and that a block has not been destroyed. */
 typedef enum { EDGEKIT_OK = 0, EDGEKIT_INVALID = 1, EDGEKIT_NO_MEMORY = 2 } edgekit_status;
-/* Activations per token as uint8; as int16; weights and activations both float32. */
+/* Activations per token as uint8 or as int16, weights int8; weights and activations both float32. */
 typedef enum { EDGEKIT_SPEED = 0, EDGEKIT_QUALITY = 1, EDGEKIT_EXACT = 2 } edgekit_tier;
-/* Products of scores and of mixing: float32; 8 bits and 16; 8 bits; 16 bits. edgekit/native/reference.py has the levels. */
-typedef enum { EDGEKIT_F32 = 0, EDGEKIT_HYBRID = 1, EDGEKIT_U8 = 2, EDGEKIT_I16 = 3 } edgekit_attention_mode;
+/* Products of scores and of mixing: float32; 8 bits and 16; 8 bits; 16 bits; bfloat16 summed in float32 (where the instruction
+   set has no such tiles: float32). edgekit/native/reference.py has the levels. */
+typedef enum { EDGEKIT_F32 = 0, EDGEKIT_HYBRID = 1, EDGEKIT_U8 = 2, EDGEKIT_I16 = 3, EDGEKIT_BF16 = 4 } edgekit_attention_mode;
 
 /* The host's thread pool: `run` calls task(argument, i) once for each i < count, in any order, and returns after all. */
 typedef struct {
     void* pool;
     void (*run)(void* pool, void (*task)(void* argument, size_t i), size_t count, void* argument);
+    size_t threads; /* that `run` uses; 0 = unknown */
 } edgekit_threads;
 
 /* y = x W^T + b: int8 weight (out, in) row-major, float scale and bias (out).
@@ -42,7 +46,7 @@ typedef struct {
     float scale;        /* multiplies q k^T; 1 once folded into the queries */
     float epsilon;      /* of both norms */
     int32_t tier;       /* edgekit_tier */
-    int32_t attention;  /* edgekit_attention_mode; -1 = the tier's: EDGEKIT_HYBRID, EDGEKIT_I16, EDGEKIT_F32 */
+    int32_t attention;  /* edgekit_attention_mode; -1 = the tier's: EDGEKIT_HYBRID, EDGEKIT_I16 (with AMX both EDGEKIT_BF16), EDGEKIT_F32 */
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
     edgekit_linear qkv, proj, fc1, fc2;
     const float* fc2_gain; /* (hidden) or NULL */
@@ -64,7 +68,8 @@ EDGEKIT_API int edgekit_block_run(const edgekit_block* block, const float* x, fl
 /* qkv (batch, tokens, 3 * width) -> out (batch, tokens, width). */
 EDGEKIT_API int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width,
                                       int64_t heads, float scale, int32_t mode, const edgekit_threads* threads);
-/* Multiply-accumulates per second (1e9) of this ISA's integer dot instruction alone, in registers: the ceiling. */
+/* Multiply-accumulates per second (1e9) of this ISA's dot instruction alone, in registers: the ceiling. Both return 0, and
+   edgekit_last_error() says why, for arguments out of range: tiers, 2 to 8 bits, 1 to 65536 rows, inputs and outputs. */
 EDGEKIT_API double edgekit_ceiling_gmacs(int32_t tier);
 /* The same of the block's GEMM kernel, repeated for about 0.3 s on (rows, in) x (out, in), normal weights of 7 or 8 bits. */
 EDGEKIT_API double edgekit_gemm_gmacs(int32_t tier, int32_t weight_bits, int64_t rows, int64_t in, int64_t out);

@@ -22,7 +22,7 @@ void run_in_plugin(void*, void (*task)(void*, size_t), size_t count, void* argum
     ov::parallel_for(count, [&](size_t i) { task(argument, i); });
 }
 
-const edgekit_threads kThreads = {nullptr, run_in_plugin};
+edgekit_threads threads() { return {nullptr, run_in_plugin, static_cast<size_t>(parallel_get_max_threads())}; }
 
 void check(int status) {
     if (status != EDGEKIT_OK) OPENVINO_THROW("edgekit: ", edgekit_last_error());
@@ -79,7 +79,8 @@ public:
         outputs[0].set_shape(shape);
         const auto batch = static_cast<int64_t>(shape[0]), tokens = static_cast<int64_t>(shape[1]);
         auto* mixed = static_cast<float*>(outputs[0].data());
-        check(edgekit_attention_run(floats(inputs[0]), mixed, batch, tokens, width, heads_, scale_, mode(), &kThreads));
+        const edgekit_threads pool = threads();
+        check(edgekit_attention_run(floats(inputs[0]), mixed, batch, tokens, width, heads_, scale_, mode(), &pool));
         return true;
     }
 
@@ -104,8 +105,9 @@ public:
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
         const auto& shape = inputs[0].get_shape();
         outputs[0].set_shape(shape);
+        const edgekit_threads pool = threads();
         check(edgekit_block_run(packed(inputs), floats(inputs[0]), static_cast<float*>(outputs[0].data()),
-                                static_cast<int64_t>(shape[0]), static_cast<int64_t>(shape[1]), &kThreads));
+                                static_cast<int64_t>(shape[0]), static_cast<int64_t>(shape[1]), &pool));
         return true;
     }
 

@@ -6,7 +6,7 @@ struct AttendScratch {
     size_t query_stride, rows, scores, probabilities, out, bytes;
 };
 
-// What is known of each query: the scale of its scores; of the tile at hand and of all so far the maximum and the sum.
+// Per query: the scale of its scores, and maximum and sum of this tile of keys and of all tiles so far.
 struct QueryRows {
     float scale[query_block], poison[query_block], peak[query_block], top[query_block], tile_sum[query_block], sum[query_block];
     float high[query_block * LANES];  // the maximum lane by lane
@@ -40,15 +40,15 @@ static inline void soften(const float* scores, int rows, int width, char* probab
             q.tile_sum[r] = sum_of(total);
         } else {
             const float peak = q.peak[r];
-            vi total = {};  // of the rounded probabilities
+            vu total = {};  // of the rounded probabilities
             for (int j = 0; j < width; j += 2 * LANES) {
                 const vi a = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j) - peak));
                 const vi b = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j + LANES) - peak));
                 if constexpr (Mode::Mixing::group == 4) store_integers((uint8_t*)probabilities + j, a, b);
                 else store_integers((int16_t*)probabilities + j, a, b);
-                total += a + b;
+                total += (vu)a + (vu)b;
             }
-            q.tile_sum[r] = sum_of(to_float(total));
+            q.tile_sum[r] = sum_of(to_float((vi)total));
         }
     }
 }
@@ -93,8 +93,9 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                 store(q.high + (row + r) * LANES, high);
             }
         };
-        const Panels<typename Mode::Scores> key_panels{packed + size_t(first / panel_outputs) * h.key_steps * step_bytes, h.key_steps};
-        gemm(key_panels, panels, scratch, s.query_stride, rows, keep);
+        const DotPanels<typename Mode::Scores> key_panels(packed + size_t(first / panel_outputs) * h.key_steps * step_bytes,
+                                                          panels, h.key_steps, h.key_steps * step_bytes);
+        key_panels.multiply_rows(scratch, s.query_stride, rows, keep);
         soften<Mode>(scores, rows, panels * panel_outputs, probabilities, p_stride, q);
         for (int r = 0; r < rows; ++r) {
             // `peak` becomes the weight of this tile, `tile_sum` the factor that brings what came before to the new maximum.
@@ -116,9 +117,9 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                 }
         };
         constexpr int group = Mode::Mixing::group;
-        const Panels<typename Mode::Mixing> value_panels{packed + h.values + size_t(first / group) * step_bytes,
-                                                         (keys + group - 1) / group, h.value_steps * step_bytes};
-        gemm(value_panels, h.value_panels, probabilities, p_stride, rows, mix);
+        const DotPanels<typename Mode::Mixing> value_panels(packed + h.values + size_t(first / group) * step_bytes,
+                                                            h.value_panels, (keys + group - 1) / group, h.value_steps * step_bytes);
+        value_panels.multiply_rows(probabilities, p_stride, rows, mix);
     }
     const float* value_scale = (const float*)(packed + h.value_scale);
     const float poison = is_float<Mode> ? 0 : *(const float*)(packed + h.poison);
@@ -133,26 +134,45 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
     }
 }
 
-// The mode that a program asks for at run time, as type.
+// An attention mode in the products of `Mode`.
+template <class Mode>
+struct DotAttention {
+    static int query_rows(const Attention&) { return query_block; }
+    static size_t head_bytes(const Attention& a) { return layout_of<Mode>(a).bytes; }
+    static size_t scratch_bytes(const Attention& a) { return scratch_of<Mode>(a).bytes; }
+    static void pack(const Attention& a, int image, int head, char* packed) { pack_head<Mode>(a, image, head, packed); }
+    static void run(const Attention& a, int image, int head, int first_row, int rows, const char* packed, char* scratch) {
+        attend<Mode>(a, image, head, first_row, rows, packed, scratch);
+    }
+};
+#if !defined(TILES)
+using Bf16Attention = DotAttention<FloatMode>;  // no bfloat16 products here: float32 is at least as exact
+#endif
+
+// Calls call(attention) with the mode that a program asks for at run time, as type.
 template <class Call>
 static inline auto with_mode(int mode, Call&& call) {
     switch (mode) {
-        case EDGEKIT_F32: return call(FloatMode{});
-        case EDGEKIT_I16: return call(WordMode{});
-        case EDGEKIT_HYBRID: return call(HybridMode{});
-        default: return call(ByteMode{});
+        case EDGEKIT_F32: return call(DotAttention<FloatMode>{});
+        case EDGEKIT_I16: return call(DotAttention<WordMode>{});
+        case EDGEKIT_HYBRID: return call(DotAttention<HybridMode>{});
+        case EDGEKIT_BF16: return call(Bf16Attention{});
+        default: return call(DotAttention<ByteMode>{});
     }
 }
 
+static int query_rows(const Attention& a) {
+    return with_mode(a.mode, [&](auto attention) { return attention.query_rows(a); });
+}
 static size_t head_bytes(const Attention& a) {
-    return with_mode(a.mode, [&](auto mode) { return layout_of<decltype(mode)>(a).bytes; });
+    return with_mode(a.mode, [&](auto attention) { return attention.head_bytes(a); });
 }
 static size_t attend_scratch(const Attention& a) {
-    return with_mode(a.mode, [&](auto mode) { return scratch_of<decltype(mode)>(a).bytes; });
+    return with_mode(a.mode, [&](auto attention) { return attention.scratch_bytes(a); });
 }
 static void pack_any(const Attention& a, int image, int head, char* packed) {
-    with_mode(a.mode, [&](auto mode) { pack_head<decltype(mode)>(a, image, head, packed); });
+    with_mode(a.mode, [&](auto attention) { attention.pack(a, image, head, packed); });
 }
 static void attend_any(const Attention& a, int image, int head, int first_row, int rows, const char* packed, char* scratch) {
-    with_mode(a.mode, [&](auto mode) { attend<decltype(mode)>(a, image, head, first_row, rows, packed, scratch); });
+    with_mode(a.mode, [&](auto attention) { attention.run(a, image, head, first_row, rows, packed, scratch); });
 }

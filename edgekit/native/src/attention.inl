@@ -1,24 +1,24 @@
 // One head's keys, values and queries in the number formats of each attention mode.
 
-// What the products are made of, by mode; see reference.py for the levels.
+// Number formats of the two products of each mode; see reference.py for the levels.
 struct FloatMode {
-    using Scores = Floats;
-    using Mixing = Floats;
+    using Scores = DotF32;
+    using Mixing = DotF32;
     static constexpr int keys = 320, score_levels = 0, probability_levels = 0, value_levels = 0;
 };
 struct WordMode {
-    using Scores = Pairs;
-    using Mixing = Pairs;
+    using Scores = DotS16;
+    using Mixing = DotS16;
     static constexpr int keys = 320, score_levels = 1023, probability_levels = 3200, value_levels = 2047;
 };
 struct HybridMode {
-    using Scores = FullQuads;
-    using Mixing = Pairs;
+    using Scores = ScoresU8S8;
+    using Mixing = DotS16;
     static constexpr int keys = 320, score_levels = 127, probability_levels = 3200, value_levels = 2047;
 };
 struct ByteMode {
-    using Scores = FullQuads;
-    using Mixing = UnsignedQuads;
+    using Scores = ScoresU8S8;
+    using Mixing = MixingU8S8;
     static constexpr int keys = 64, score_levels = 127, probability_levels = 255, value_levels = 127;
 };
 static_assert(int64_t{WordMode::score_levels} * WordMode::score_levels * max_head_dim < int64_t{1} << 31);
@@ -27,7 +27,7 @@ static_assert(int64_t{WordMode::probability_levels} * WordMode::value_levels * W
 template <class Mode>
 static constexpr bool is_float = Mode::probability_levels == 0;
 
-// Quads take unsigned activations: queries are stored with 128 added, and 128 * sum(k) comes off again.
+// u8s8 products take unsigned activations: queries are stored with 128 added, and 128 * sum(k) comes off again.
 template <class Mode>
 static constexpr int query_offset = Mode::Scores::group == 4 && !activation_offset ? 128 : 0;
 
@@ -68,10 +68,10 @@ static inline char* column_at(char* panels, int index, int steps) {
 }
 
 // Integers of one row of a head, by a scale that its largest magnitude fits.
-template <class Dot>
+template <class Dot, int levels>
 static inline void store_head(const float* x, int dim, float inverse, int offset, char* to) {
     for (int d = 0; d < dim; d += LANES) {
-        const vi q = round_to_int(load_up_to(x + d, dim - d, 0) * inverse) + offset;
+        const vi q = round_to_int(between(load_up_to(x + d, dim - d, 0) * inverse, -levels, levels)) + offset;
         if constexpr (Dot::group == 4) store_integers((uint8_t*)to + d, q);
         else store_integers((int16_t*)to + d, q);
     }
@@ -102,7 +102,7 @@ static inline void pack_keys(const Attention& a, const float* k, const HeadLayou
             store(centred + d, v);
         }
         const float scale = usable(max_of(high) / Mode::score_levels);
-        store_head<Dot>(centred, dim, 1 / scale, 0, integers);
+        store_head<Dot, Mode::score_levels>(centred, dim, 1 / scale, 0, integers);
         scatter(integers, h.key_steps, column_at(packed, token, h.key_steps));
         key_scale[token] = scale;
     }
@@ -142,8 +142,10 @@ static inline void pack_values(const Attention& a, const float* v, const HeadLay
         char* to = column_at(packed + h.values, d, h.value_steps);
         for (int first = 0; first < a.tokens; first += group) {
             vi step = {};
-            for (int i = 0; i < group && first + i < a.tokens; ++i)
-                step |= (round_to_int(load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse) & mask) << (i * bits);
+            for (int i = 0; i < group && first + i < a.tokens; ++i) {
+                const vf x = load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse;
+                step |= (vi)((vu)(round_to_int(between(x, -Mode::value_levels, Mode::value_levels)) & mask) << (i * bits));
+            }
             __builtin_memcpy(to + size_t(first / group) * step_bytes, &step, sizeof step);
         }
     }
@@ -202,7 +204,7 @@ static inline void load_queries(const Attention& a, const float* q, int rows, ch
                 bad += v * 0.0f;
             }
             const float scale = usable(max_of(high) / Mode::score_levels);
-            store_head<typename Mode::Scores>(q, a.dim, sign / scale, query_offset<Mode>, to);
+            store_head<typename Mode::Scores, Mode::score_levels>(q, a.dim, sign / scale, query_offset<Mode>, to);
             scales[r] = scale * factor * sign, poison[r] = sum_of(bad);
         }
     }

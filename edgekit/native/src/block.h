@@ -11,8 +11,8 @@
 
 namespace edgekit {
 
-// Zeros, aligned to cache lines. From 1 MB on they lie in huge pages where the system gives them: the weights of a model
-// are more pages than a core keeps addresses of, which costs some 2 % of a block.
+// Zeros, aligned to cache lines. From 1 MB on they lie in huge pages where the system gives them: the small pages of a
+// model's weights exceed the L2 TLB, which costs some 2 % of a block.
 class Memory {
 public:
     explicit Memory(size_t bytes);
@@ -42,6 +42,9 @@ private:
     void pack_chains(char* memory);
     void count(bool quality, float* scale, int32_t* sums);
 };
+
+// Keeps the sentence for edgekit_last_error(); EDGEKIT_INVALID.
+int refuse(std::string why);
 
 // Empty when the block can be run, else what is wrong with it.
 std::string problem_of(const edgekit_block_spec& spec);

@@ -1,4 +1,4 @@
-// Quads for CPUs that add products of bytes in 16 bits and saturate (pmaddubsw): the weights decide what may be added.
+// u8s8 weights for CPUs that add products of bytes in 16 bits and saturate (pmaddubsw): the weights decide what may be added.
 #pragma once
 
 #include <vector>

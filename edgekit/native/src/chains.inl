@@ -43,35 +43,6 @@ static inline void multiply_chains(int count, int rows, const char* a, size_t a_
     }
 }
 
-// For gemm(): the panels of a chained linear layer.
-template <Chained Dot>
-struct ChainedPanels {
-    const Linear& linear;
-
-    static constexpr int most_rows = 48;
-    // As many as stay in the first cache beside the weights of a window.
-    static int rows_at_once(size_t a_stride) {
-        const int some = int(20480 / (a_stride < chain_window ? a_stride : chain_window));
-        return lesser(some, most_rows);
-    }
-
-    // Not inlined: with the registers of its caller it has too few.
-    __attribute__((noinline)) void multiply(int rows, const char* a, size_t a_stride, int column, char* tile) const {
-        static_assert(sizeof(typename Dot::narrow) == sizeof(vi) && columns == panel_outputs && longest_chain == 4);
-        __builtin_memset(tile, 0, rows * columns * sizeof(int32_t));
-        const int windows = linear.windows();
-        for (int i = 0; i < windows; ++i) {
-            const ChainedSteps& steps = linear.chained[column / panel_outputs * windows + i];
-            const char* w = linear.packed + steps.first * step_bytes;
-            const uint32_t* order = linear.order + steps.first;
-            multiply_chains<Dot, 4>(int(steps.chains[3]), rows, a, a_stride, w, order, tile);
-            multiply_chains<Dot, 3>(int(steps.chains[2]), rows, a, a_stride, w, order, tile);
-            multiply_chains<Dot, 2>(int(steps.chains[1]), rows, a, a_stride, w, order, tile);
-            multiply_chains<Dot, 1>(int(steps.chains[0]), rows, a, a_stride, w, order, tile);
-        }
-    }
-};
-
 // Chains of 4 in registers alone.
 template <Chained Dot>
 static __attribute__((noinline)) double ceiling_of(int rounds) {
@@ -100,3 +71,41 @@ static __attribute__((noinline)) double ceiling_of(int rounds) {
     }
     return double(rounds) * 12 * longest_chain * LANES * Dot::group;
 }
+
+template <Chained Dot>
+struct ChainedPanels {
+    using acc = vi;
+    static constexpr Format format = Format::u8s8_chained;
+    static constexpr int most_rows = 48;
+    const Linear& linear;
+
+    explicit ChainedPanels(const Linear& layer) : linear(layer) {}
+
+    template <class Sink, class Ahead = Nothing>
+    void multiply_rows(const char* a, size_t a_stride, int rows, Sink&& sink, Ahead&& ahead = {}) const {
+        // As many rows as stay in L1d beside the weights of a window.
+        const int at_once = lesser(int(20480 / (a_stride < chain_window ? a_stride : chain_window)), most_rows);
+        auto multiply = [&](int row, int some, int column, char* tile) {
+            multiply_panel(some, a + row * a_stride, a_stride, column, tile);
+        };
+        tile_by_tile<most_rows>(at_once, linear.panels, rows, multiply, sink, ahead);
+    }
+    static double ceiling(int rounds) { return ceiling_of<Dot>(rounds); }
+
+private:
+    // Not inlined: with the registers of its caller it has too few.
+    __attribute__((noinline)) void multiply_panel(int rows, const char* a, size_t a_stride, int column, char* tile) const {
+        static_assert(sizeof(typename Dot::narrow) == sizeof(vi) && columns == panel_outputs && longest_chain == 4);
+        __builtin_memset(tile, 0, rows * columns * sizeof(int32_t));
+        const int windows = linear.windows();
+        for (int i = 0; i < windows; ++i) {
+            const ChainedSteps& steps = linear.chained[column / panel_outputs * windows + i];
+            const char* w = linear.packed + steps.first * step_bytes;
+            const uint32_t* order = linear.order + steps.first;
+            multiply_chains<Dot, 4>(int(steps.chains[3]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 3>(int(steps.chains[2]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 2>(int(steps.chains[1]), rows, a, a_stride, w, order, tile);
+            multiply_chains<Dot, 1>(int(steps.chains[0]), rows, a, a_stride, w, order, tile);
+        }
+    }
+};

@@ -1,39 +1,69 @@
-// Which instruction set runs: the best the CPU has, or the lower one that the environment variable EDGEKIT_ISA names.
+// Which instruction set runs: the best the CPU has, or the one that the environment variable EDGEKIT_ISA names.
 #include <stdlib.h>
 #include <string.h>
 
+#include <string>
+
 #include "kernels.h"
+
+// The builds make EDGEKIT_UNITS from isas.json: UNIT(name) or TEST_UNIT(name) of each row for this machine, best first.
+#if !defined(EDGEKIT_UNITS)
+#error "EDGEKIT_UNITS is not defined: build with CMake or python -m edgekit.native.build, which read isas.json"
+#endif
 
 namespace edgekit {
 
-// Best first.
-static const Kernels* (*const units[])() = {
-#if defined(__x86_64__) || defined(_M_X64)
-    kernels_avx512vnni, kernels_avxvnni, kernels_avx2,
-#elif defined(__aarch64__)
-    kernels_neon_i8mm, kernels_neon_dotprod,
-#endif
-    kernels_base,
+// Each is null where the CPU or the system lacks what it needs; none of them asks the system for anything.
+#define UNIT(name) const Kernels* kernels_##name();
+#define TEST_UNIT(name) UNIT(name)
+EDGEKIT_UNITS
+#undef UNIT
+#undef TEST_UNIT
+
+namespace {
+
+struct Unit {
+    const Kernels* (*kernels)();
+    bool tests_only;
 };
 
-const Kernels* kernels_at(size_t i) { return i < sizeof units / sizeof *units ? units[i]() : nullptr; }
-size_t kernels_count() { return sizeof units / sizeof *units; }
+#define UNIT(name) {kernels_##name, false},
+#define TEST_UNIT(name) {kernels_##name, true},
+constexpr Unit units[] = {EDGEKIT_UNITS};
+#undef UNIT
+#undef TEST_UNIT
 
-static const Kernels* choose() {
+bool entered(const Kernels* kernels) { return kernels && (!kernels->enter || kernels->enter()); }
+
+// A unit that stands above the one EDGEKIT_ISA names is not entered: EDGEKIT_ISA=avx512vnni never asks for AMX.
+const Kernels* choose() {
     const char* wanted = getenv("EDGEKIT_ISA");
-    const Kernels* best = nullptr;
-    for (size_t i = 0; i < kernels_count(); ++i) {
-        const Kernels* kernels = kernels_at(i);
-        if (!kernels) continue;
-        if (!best) best = kernels;
-        if (wanted && strcmp(wanted, kernels->name) == 0) return kernels;
+    for (const Unit& unit : units) {
+        const Kernels* kernels = unit.kernels();
+        if (wanted && kernels && strcmp(wanted, kernels->name) == 0 && entered(kernels)) return kernels;
     }
-    return best;
+    for (const Unit& unit : units)
+        if (const Kernels* kernels = unit.tests_only ? nullptr : unit.kernels(); entered(kernels)) return kernels;
+    return nullptr;  // not reached: isa_base.cpp runs everywhere
 }
+
+}  // namespace
 
 const Kernels& active_kernels() {
     static const Kernels* const chosen = choose();
     return *chosen;
+}
+
+const char* kernels_available() {
+    active_kernels();  // a unit that was entered and refused is no longer there
+    static const std::string names = [] {
+        std::string all;
+        for (const Unit& unit : units)
+            if (const Kernels* kernels = unit.tests_only ? nullptr : unit.kernels())
+                all += (all.empty() ? "" : " ") + std::string(kernels->name);
+        return all;
+    }();
+    return names.c_str();
 }
 
 }  // namespace edgekit

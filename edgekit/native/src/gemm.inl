@@ -1,6 +1,14 @@
-// The one inner loop: R rows of broadcast activations against panels of weights, for every number format.
+// Panels policies: how packed weights meet rows of activations. A policy P of a linear layer has
+//   P::format                 how pack.cpp packs it
+//   P::acc                    the vector of its sums: vi, or vf of floats
+//   P(linear)                 a view of the packed weights
+//   multiply_rows(a, a_stride, rows, sink, ahead)   calls sink(tile, first row, rows, first column) for each tile
+//                             (rows, columns) of sums, and ahead(first row, rows, first column) before it is computed
+//   P::ceiling(rounds)        multiply-accumulates of `rounds` rounds in registers alone, for the benchmarks
+// DotPanels is R rows of broadcast activations against vectors of weights with a `dot` instruction, ChainedPanels
+// (chains.inl) is for CPUs whose byte products saturate, TilePanels (tiles.inl) for matrix engines.
 
-struct Floats {
+struct DotF32 {
     using acc = vf;
     using element = float;
     static constexpr int group = 1;
@@ -10,12 +18,12 @@ struct Floats {
 static constexpr int columns = VECTORS * LANES;  // of one tile: 16 or 32
 static_assert(columns % panel_outputs == 0 && 32 % columns == 0);
 
-// Bytes from the weights at hand to those that are asked of memory: a model's do not stay in the caches.
+// Prefetch distance of weights in bytes: those of a whole model do not stay in the caches.
 static constexpr size_t weights_ahead = 2048;
 
 // tile (R, columns) = a (R, steps) x w; `a` in units of 4 bytes.
 template <class Dot, int R>
-static inline __attribute__((always_inline)) void multiply_rows(const char* a, size_t a_stride, const char* w,
+static inline __attribute__((always_inline)) void multiply_tile(const char* a, size_t a_stride, const char* w,
                                                                 size_t panel_bytes, int steps, char* tile) {
     typename Dot::acc sums[R][VECTORS] = {};
     for (int s = 0; s < steps; ++s) {
@@ -46,7 +54,7 @@ static inline __attribute__((always_inline)) void multiply_rows(const char* a, s
 template <class Dot, int R = ROWS>
 static void multiply_some(int rows, const char* a, size_t a_stride, const char* w, size_t panel_bytes, int steps, char* tile) {
     if constexpr (R > 0) {
-        if (rows == R) return multiply_rows<Dot, R>(a, a_stride, w, panel_bytes, steps, tile);
+        if (rows == R) return multiply_tile<Dot, R>(a, a_stride, w, panel_bytes, steps, tile);
         multiply_some<Dot, R - 1>(rows, a, a_stride, w, panel_bytes, steps, tile);
     }
 }
@@ -60,36 +68,46 @@ struct Nothing {
     void operator()(int, int, int) const {}
 };
 
-// For gemm(): panels of weights that every row meets in their order.
-template <class Dot>
-struct Panels {
-    const char* packed;
-    int steps;
-    size_t panel_bytes = steps * step_bytes;
-
-    static constexpr int most_rows = ROWS;
-    static int rows_at_once(size_t) { return ROWS; }
-
-    void multiply(int rows, const char* a, size_t a_stride, int column, char* tile) const {
-        multiply_some<Dot>(rows, a, a_stride, packed + column / panel_outputs * panel_bytes, panel_bytes, steps, tile);
-    }
-};
-
-// Calls sink(tile, first row, rows, first column) for each tile of (rows, panels * 16), and before it is computed
-// ahead(first row, rows, first column); a panel stays in the first cache while all rows pass it.
-template <class Weights, class Sink, class Ahead = Nothing>
-static inline void gemm(const Weights& weights, int panels, const char* a, size_t a_stride, int rows, Sink&& sink,
-                        Ahead&& ahead = {}) {
-    alignas(64) char tile[Weights::most_rows * columns * 4];
-    const int most = weights.rows_at_once(a_stride), groups = (rows + most - 1) / most, size = (rows + groups - 1) / groups;
+// Calls multiply(first row, rows, first column, tile) and sink for every tile of at most `at_once` rows; a panel stays in
+// L1d while all rows pass it.
+template <int most_rows, class Multiply, class Sink, class Ahead>
+static inline void tile_by_tile(int at_once, int panels, int rows, Multiply&& multiply, Sink&& sink, Ahead&& ahead) {
+    alignas(64) char tile[most_rows * columns * 4];
+    const int groups = (rows + at_once - 1) / at_once, size = groups ? (rows + groups - 1) / groups : 0;
     for (int column = 0; column < panels * panel_outputs; column += columns)
         for (int row = 0; row < rows; row += size) {
             const int some = lesser(size, rows - row);
             ahead(row, some, column);
-            weights.multiply(some, a + row * a_stride, a_stride, column, tile);
+            multiply(row, some, column, tile);
             sink(tile, row, some, column);
         }
 }
+
+template <class Dot>
+static double ceiling_of(int rounds);
+
+template <class Dot>
+struct DotPanels {
+    using acc = typename Dot::acc;
+    static constexpr Format format = Dot::group == 4 ? Format::u8s8 : Dot::group == 2 ? Format::s16s16 : Format::f32;
+    const char* packed;
+    int panels, steps;
+    size_t panel_bytes;
+
+    DotPanels(const char* weights, int panel_count, int step_count, size_t bytes)
+        : packed(weights), panels(panel_count), steps(step_count), panel_bytes(bytes) {}
+    explicit DotPanels(const Linear& linear)
+        : DotPanels(linear.packed, linear.panels, linear.steps, linear.steps * step_bytes) {}
+
+    template <class Sink, class Ahead = Nothing>
+    void multiply_rows(const char* a, size_t a_stride, int rows, Sink&& sink, Ahead&& ahead = {}) const {
+        auto multiply = [&](int row, int some, int column, char* tile) {
+            multiply_some<Dot>(some, a + row * a_stride, a_stride, packed + column / panel_outputs * panel_bytes, panel_bytes, steps, tile);
+        };
+        tile_by_tile<ROWS>(ROWS, panels, rows, multiply, sink, ahead);
+    }
+    static double ceiling(int rounds) { return ceiling_of<Dot>(rounds); }
+};
 
 template <class Dot>
 static __attribute__((noinline)) double ceiling_of(int rounds) {

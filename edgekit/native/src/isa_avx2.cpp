@@ -14,13 +14,13 @@
 namespace edgekit { namespace avx2 {
 #include "simd.inl"
 
-struct Pairs {
+struct DotS16 {
     using acc = vi;
     using element = int16_t;
     static constexpr int group = 2;
     static inline vi dot(vi sum, vi a, vi w) { return sum + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)w); }
 };
-struct Quads {  // in chains: pmaddubsw saturates at 16 bits
+struct DotU8S8 {  // in chains: pmaddubsw saturates at 16 bits
     using acc = vi;
     typedef int16_t narrow __attribute__((vector_size(32)));
     using element = int8_t;
@@ -28,16 +28,17 @@ struct Quads {  // in chains: pmaddubsw saturates at 16 bits
     static inline narrow products(vi a, vi w) { return (narrow)_mm256_maddubs_epi16((__m256i)a, (__m256i)w); }
     static inline vi widened(narrow sums) { return (vi)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1)); }
 };
-using FullQuads = Pairs;
-using UnsignedQuads = Pairs;
+using ScoresU8S8 = DotS16;
+using MixingU8S8 = DotS16;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed) { return speed ? Format::chains : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::avx2
 
-const edgekit::Kernels* edgekit::kernels_avx2() {
+namespace edgekit {
+const Kernels* kernels_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kernels : nullptr;
 }
+}
 #else
-const edgekit::Kernels* edgekit::kernels_avx2() { return nullptr; }
+namespace edgekit { const Kernels* kernels_avx2() { return nullptr; } }
 #endif

@@ -14,29 +14,17 @@
 namespace edgekit { namespace avx512vnni {
 #include "simd.inl"
 
-struct Pairs {
-    using acc = vi;
-    using element = int16_t;
-    static constexpr int group = 2;
-    static inline vi dot(vi sum, vi a, vi w) { return (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)w); }
-};
-struct Quads {
-    using acc = vi;
-    using element = int8_t;
-    static constexpr int group = 4;
-    static inline vi dot(vi sum, vi a, vi w) { return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)w); }
-};
-using FullQuads = Quads;
-using UnsignedQuads = Quads;
+#include "avx512_dots.inl"
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed) { return speed ? Format::quads : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::avx512vnni
 
-const edgekit::Kernels* edgekit::kernels_avx512vnni() {
+namespace edgekit {
+const Kernels* kernels_avx512vnni() {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
                ? &avx512vnni::kernels : nullptr;
 }
+}
 #else
-const edgekit::Kernels* edgekit::kernels_avx512vnni() { return nullptr; }
+namespace edgekit { const Kernels* kernels_avx512vnni() { return nullptr; } }
 #endif

@@ -15,7 +15,7 @@
 namespace edgekit { namespace avxvnni {
 #include "simd.inl"
 
-struct Pairs {
+struct DotS16 {
     using acc = vi;
     using element = int16_t;
     static constexpr int group = 2;
@@ -23,7 +23,7 @@ struct Pairs {
         return (vi)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)w);
     }
 };
-struct Quads {
+struct DotU8S8 {
     using acc = vi;
     using element = int8_t;
     static constexpr int group = 4;
@@ -31,19 +31,20 @@ struct Quads {
         return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)w);
     }
 };
-using FullQuads = Quads;
-using UnsignedQuads = Quads;
+using ScoresU8S8 = DotU8S8;
+using MixingU8S8 = DotU8S8;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed) { return speed ? Format::quads : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::avxvnni
 
-const edgekit::Kernels* edgekit::kernels_avxvnni() {
+namespace edgekit {
+const Kernels* kernels_avxvnni() {
     // __builtin_cpu_supports does not know "avxvnni" in every compiler: leaf 7, subleaf 1, EAX bit 4.
     unsigned a, b, c, d;
     const bool vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16);
     return vnni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avxvnni::kernels : nullptr;
 }
+}
 #else
-const edgekit::Kernels* edgekit::kernels_avxvnni() { return nullptr; }
+namespace edgekit { const Kernels* kernels_avxvnni() { return nullptr; } }
 #endif

@@ -21,9 +21,9 @@ namespace edgekit { namespace base {
 #include "simd.inl"
 
 #if defined(__aarch64__)
-#include "neon_pairs.inl"
+#include "neon_s16.inl"
 #else
-struct Pairs {
+struct DotS16 {
     using acc = vi;
     using element = int16_t;
     static constexpr int group = 2;
@@ -36,12 +36,11 @@ struct Pairs {
     }
 };
 #endif
-using Quads = Pairs;
-using FullQuads = Pairs;
-using UnsignedQuads = Pairs;
+using DotU8S8 = DotS16;
+using ScoresU8S8 = DotS16;
+using MixingU8S8 = DotS16;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool) { return Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::base
 
-const edgekit::Kernels* edgekit::kernels_base() { return &base::kernels; }
+namespace edgekit { const Kernels* kernels_base() { return &base::kernels; } }

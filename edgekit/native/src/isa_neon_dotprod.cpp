@@ -13,9 +13,9 @@
 
 namespace edgekit { namespace neon_dotprod {
 #include "simd.inl"
-#include "neon_pairs.inl"
+#include "neon_s16.inl"
 
-struct Quads {
+struct DotU8S8 {
     using acc = vi;
     using element = int8_t;
     static constexpr int group = 4;
@@ -23,16 +23,17 @@ struct Quads {
         return (vi)vdotq_s32((int32x4_t)sum, vreinterpretq_s8_s32((int32x4_t)a), vreinterpretq_s8_s32((int32x4_t)w));
     }
 };
-using FullQuads = Quads;
-using UnsignedQuads = Pairs;
+using ScoresU8S8 = DotU8S8;
+using MixingU8S8 = DotS16;
 static constexpr int activation_offset = 128;
-static Format choose_format(bool speed) { return speed ? Format::quads : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::neon_dotprod
 
-const edgekit::Kernels* edgekit::kernels_neon_dotprod() {
+namespace edgekit {
+const Kernels* kernels_neon_dotprod() {
     return arm_has(ArmFeature::dotprod) ? &neon_dotprod::kernels : nullptr;
 }
+}
 #else
-const edgekit::Kernels* edgekit::kernels_neon_dotprod() { return nullptr; }
+namespace edgekit { const Kernels* kernels_neon_dotprod() { return nullptr; } }
 #endif

@@ -13,9 +13,9 @@
 
 namespace edgekit { namespace neon_i8mm {
 #include "simd.inl"
-#include "neon_pairs.inl"
+#include "neon_s16.inl"
 
-struct Quads {
+struct DotU8S8 {
     using acc = vi;
     using element = int8_t;
     static constexpr int group = 4;
@@ -23,16 +23,17 @@ struct Quads {
         return (vi)vusdotq_s32((int32x4_t)sum, vreinterpretq_u8_s32((int32x4_t)a), vreinterpretq_s8_s32((int32x4_t)w));
     }
 };
-using FullQuads = Quads;
-using UnsignedQuads = Quads;
+using ScoresU8S8 = DotU8S8;
+using MixingU8S8 = DotU8S8;
 static constexpr int activation_offset = 0;
-static Format choose_format(bool speed) { return speed ? Format::quads : Format::pairs; }
 #include "unit.inl"
 }}  // namespace edgekit::neon_i8mm
 
-const edgekit::Kernels* edgekit::kernels_neon_i8mm() {
+namespace edgekit {
+const Kernels* kernels_neon_i8mm() {
     return arm_has(ArmFeature::i8mm) ? &neon_i8mm::kernels : nullptr;
 }
+}
 #else
-const edgekit::Kernels* edgekit::kernels_neon_i8mm() { return nullptr; }
+namespace edgekit { const Kernels* kernels_neon_i8mm() { return nullptr; } }
 #endif

@@ -14,13 +14,15 @@ namespace edgekit {
 
 static constexpr int64_t most_width = 1 << 14, most_hidden = 1 << 16, most_heads = 1 << 10, most_head_dim = 1024;
 
+static constexpr int last_mode = EDGEKIT_BF16;
+
 static constexpr size_t huge_page = size_t{1} << 21;
 
 Memory::Memory(size_t bytes) : alignment_(bytes < huge_page / 2 ? 64 : huge_page) {
     bytes = rounded(bytes, alignment_);
     data_ = static_cast<char*>(::operator new(bytes, std::align_val_t(alignment_)));
 #if defined(__linux__)
-    if (alignment_ == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: without, it is only slower
+    if (alignment_ == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);   // advisory; failure is harmless
 #endif
     std::memset(data_, 0, bytes);
 }
@@ -28,11 +30,11 @@ Memory::Memory(size_t bytes) : alignment_(bytes < huge_page / 2 ? 64 : huge_page
 Memory::~Memory() { ::operator delete(data_, std::align_val_t(alignment_)); }
 
 PackedLinear::PackedLinear(const edgekit_linear& linear, int in, int out, Format format) : from(linear) {
-    const int group = format == Format::floats ? 1 : format == Format::pairs ? 2 : 4;
+    const int group = format == Format::f32 ? 1 : format == Format::s16s16 ? 2 : 4;
     view.in = in, view.out = out, view.format = format;
-    view.steps = (in + group - 1) / group;
+    view.steps = int(rounded((in + group - 1) / group, is_tiled(format) ? tile_steps : 1));
     view.panels = int(rounded(out, 32)) / panel_outputs;
-    if (format == Format::chains) {
+    if (format == Format::u8s8_chained) {
         chained = chain(from.weight, in, out, view.panels);
         weight_bytes = rounded(chained.packed.size() + chained.steps.size() * sizeof(ChainedSteps) + chained.order.size() * 4, 64);
     } else {
@@ -49,8 +51,8 @@ void PackedLinear::pack(bool quality, const float* gain, char* memory) {
     view.packed = memory, view.scale = scale, view.bias = bias, view.sums = sums;
     std::copy_n(from.bias, view.out, bias);
     if (gain) std::copy_n(gain, view.out, gains), view.gain = gains;
-    if (view.format == Format::floats) return pack_floats(reinterpret_cast<float*>(memory));
-    if (view.format == Format::chains) pack_chains(memory);
+    if (view.format == Format::f32) return pack_floats(reinterpret_cast<float*>(memory));
+    if (view.format == Format::u8s8_chained) pack_chains(memory);
     else pack_integers(memory);
     count(quality, scale, sums);
 }
@@ -62,7 +64,7 @@ void PackedLinear::pack_floats(float* packed) {
 }
 
 void PackedLinear::pack_integers(char* packed) {
-    const int group = view.format == Format::quads ? 4 : 2;
+    const int group = view.format == Format::s16s16 ? 2 : 4;
     for (int o = 0; o < view.out; ++o) {
         const int8_t* row = from.weight + size_t(o) * view.in;
         char* to = packed + size_t(o / panel_outputs) * view.steps * step_bytes + o % panel_outputs * 4;
@@ -107,6 +109,10 @@ void PackedLinear::count(bool quality, float* scale, int32_t* sums) {
 
 static std::string number(int64_t value) { return std::to_string(value); }
 
+static bool all_finite(const float* values, int64_t count) {
+    return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
+
 std::string problem_of(const edgekit_block_spec& s) {
     if (s.width < 1 || s.width > most_width) return "width " + number(s.width) + " is not in 1.." + number(most_width);
     if (s.hidden < 1 || s.hidden > most_hidden) return "hidden width " + number(s.hidden) + " is not in 1.." + number(most_hidden);
@@ -118,17 +124,25 @@ std::string problem_of(const edgekit_block_spec& s) {
     const bool exact = s.tier == EDGEKIT_EXACT;
     if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY && !exact)
         return "tier " + number(s.tier) + " is neither speed nor quality nor exact";
-    if (s.attention < -1 || s.attention > 3) return "attention mode " + number(s.attention) + " is not in -1..3";
-    if (!s.norm1_weight || !s.norm1_bias || !s.norm2_weight || !s.norm2_bias) return "a norm's weight or bias is missing";
+    if (s.attention < -1 || s.attention > last_mode) return "attention mode " + number(s.attention) + " is not in -1.." + number(last_mode);
+    for (const float* norm : {s.norm1_weight, s.norm1_bias, s.norm2_weight, s.norm2_bias}) {
+        if (!norm) return "a norm's weight or bias is missing";
+        if (!all_finite(norm, s.width)) return "a norm's weight or bias has values that are not finite";
+    }
+    if (s.fc2_gain && !all_finite(s.fc2_gain, s.hidden)) return "fc2_gain has values that are not finite";
     const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
         {"qkv", s.qkv, s.width, 3 * s.width}, {"proj", s.proj, s.width, s.width},
         {"fc1", s.fc1, s.width, s.hidden},    {"fc2", s.fc2, s.hidden, s.width}};
     for (const auto& l : linears) {
         if (exact) {
             if (!l.linear.exact || !l.linear.bias) return std::string(l.name) + " has no weight or bias";
+            if (!all_finite(l.linear.exact, l.in * l.out) || !all_finite(l.linear.bias, l.out))
+                return std::string(l.name) + " has a weight or bias that is not finite";
             continue;
         }
         if (!l.linear.weight || !l.linear.scale || !l.linear.bias) return std::string(l.name) + " has no weight, scale or bias";
+        if (!all_finite(l.linear.scale, l.out) || !all_finite(l.linear.bias, l.out))
+            return std::string(l.name) + " has a scale or bias that is not finite";
         // uint8 products of one output must stay within int32 whatever the input.
         if (l.in > (int64_t{1} << 31) / (255 * 128)) return std::string(l.name) + " has too many inputs for int32 sums";
     }
@@ -143,7 +157,7 @@ std::string problem_of(const Attention& a, int64_t batch, int64_t tokens, int64_
     if (width % heads) return "width " + number(width) + " is not a multiple of num_heads " + number(heads);
     if (width / heads > most_head_dim) return "head dimension " + number(width / heads) + " is above " + number(most_head_dim);
     if (!std::isfinite(a.scale)) return "scale is not finite";
-    if (a.mode < 0 || a.mode > 3) return "attention mode " + number(a.mode) + " is not in 0..3";
+    if (a.mode < 0 || a.mode > last_mode) return "attention mode " + number(a.mode) + " is not in 0.." + number(last_mode);
     return "";
 }
 

@@ -1,7 +1,7 @@
 // Per-token stages of a block: LayerNorm, quantization, GEMM with its epilogue.
 
-// What some tokens are to a linear layer: `values` (rows, stride bytes) of its format, real = (q - zero) * scale; of
-// floats there are the values alone.
+// Quantized activations of a tile of rows: `values` (rows, stride bytes) in the linear layer's format, real = (q - zero) *
+// scale with one scale and zero point per row. Of floats there are the values alone.
 struct Input {
     const char* values;
     size_t stride;
@@ -12,18 +12,28 @@ struct Input {
 static constexpr float smallest = 1.2e-38f;  // a scale below it has no finite inverse: such a token is all zeros
 
 static inline size_t input_bytes(const Linear& linear, int rows) {
-    return padded((linear.steps * 4 + 64) * size_t(rows), 64) + padded(8 * size_t(rows), 64);
+    return padded(linear.row_stride() * padded(rows, row_multiple), 64) + padded(8 * size_t(rows), 64);
+}
+
+// The low and the high bytes of int16 in two planes: what tiles multiply. q = 256 * high + low, high signed.
+static inline void store_planes(const float* x, int n, float inverse, float levels, char* low, char* high) {
+    for (int i = 0; i < n; i += LANES) {
+        const vf q = between(load_up_to(x + i, n - i, 0) * inverse, -levels, levels);
+        const vi integers = round_to_int(q);
+        store_integers((uint8_t*)low + i, integers & 255);
+        store_integers((uint8_t*)high + i, (integers >> 8) & 255);
+    }
 }
 
 template <class Element>
 static inline void store_row(const float* x, int n, float inverse, int32_t shift, float low, float high, char* to) {
     for (int i = 0; i < n; i += LANES) {
-        const vf q = smaller(splat(high), larger(splat(low), load_up_to(x + i, n - i, 0) * inverse));
+        const vf q = between(load_up_to(x + i, n - i, 0) * inverse, low, high);
         store_integers((Element*)to + i, round_to_int(q) + shift);
     }
 }
 
-// What of a token decides its scale; two of them side by side hide the latency of each.
+// Minimum and maximum of a token, which decide its scale; two accumulators side by side hide the latency of each.
 struct Extremes {
     vf low = {}, high = {}, poison = {};  // NaN once a value is not finite
     inline __attribute__((always_inline)) void see(vf v) {
@@ -44,17 +54,19 @@ static inline void quantize_row(const float* x, int n, const Linear& linear, cha
     if (linear.levels) {
         scale = (top > -bottom ? top : -bottom) / float(linear.levels);
         if (!(scale >= smallest)) scale = 1;
-        store_row<int16_t>(x, n, 1 / scale, 0, -float(linear.levels), float(linear.levels), values);
+        const float levels = float(linear.levels);
+        if (linear.format == Format::s16s8_tiles) store_planes(x, n, 1 / scale, levels, values, values + linear.plane_bytes());
+        else store_row<int16_t>(x, n, 1 / scale, 0, -levels, levels, values);
         to_zero = 0;
     } else {
         scale = (top - bottom) / 255.0f;
         if (!(scale >= smallest)) scale = 1;
-        int32_t zero = int32_t(__builtin_rintf(-bottom / scale));
-        zero = zero < 0 ? 0 : zero > 255 ? 255 : zero;
-        if (linear.format != Format::pairs) {
+        const float point = __builtin_rintf(-bottom / scale);
+        const int32_t zero = point > 0 ? int32_t(point < 255 ? point : 255) : 0;  // NaN is 0: its scale says NaN
+        if (has_zero_points(linear.format)) {
             store_row<uint8_t>(x, n, 1 / scale, zero - activation_offset, -float(zero), float(255 - zero), values);
             to_zero = zero - activation_offset;
-        } else {  // pairs hold the difference to the zero point itself
+        } else {  // int16 holds the difference to the zero point itself
             store_row<int16_t>(x, n, 1 / scale, 0, -float(zero), float(255 - zero), values);
             to_zero = 0;
         }
@@ -85,8 +97,9 @@ struct InputSpace {
     size_t stride;
     float* scale;
     int32_t* zero;
-    InputSpace(const Linear& linear, int rows, char* scratch) : values(scratch), stride(linear.steps * 4 + 64) {
-        scale = (float*)(scratch + padded(stride * rows, 64));  // writes run over a row by a vector at most
+    InputSpace(const Linear& linear, int rows, char* scratch) : values(scratch), stride(linear.row_stride()) {
+        // Writes run over a row by a vector at most; a tile reads up to a multiple of its rows.
+        scale = (float*)(scratch + padded(stride * padded(rows, row_multiple), 64));
         zero = (int32_t*)(scale + rows);
     }
     operator Input() const { return {values, stride, scale, zero}; }
@@ -94,7 +107,7 @@ struct InputSpace {
 
 // Tokens x (rows, linear.in), `stride` apart, as the linear layer takes them: floats are used where they stand.
 static inline Input input_of(const Linear& linear, const float* x, size_t stride, int rows, char* scratch) {
-    if (linear.format == Format::floats) return {(const char*)x, stride * sizeof(float), nullptr, nullptr};
+    if (linear.format == Format::f32) return {(const char*)x, stride * sizeof(float), nullptr, nullptr};
     const InputSpace to(linear, rows, scratch);
     for (int r = 0; r < rows; ++r) quantize_row(x + r * stride, linear.in, linear, to.values + r * to.stride, to.scale[r], to.zero[r]);
     return to;
@@ -106,7 +119,7 @@ static inline Input normalized(const Linear& linear, const Norm& norm, const flo
     const int n = linear.in;
     for (int r = 0; r < rows; ++r) {
         char* values = to.values + r * to.stride;
-        if (linear.format == Format::floats) {
+        if (linear.format == Format::f32) {
             normalize_row(x + size_t(r) * n, n, norm, (float*)values);
         } else {
             normalize_row(x + size_t(r) * n, n, norm, row);
@@ -116,44 +129,35 @@ static inline Input normalized(const Linear& linear, const Norm& norm, const flo
     return to;
 }
 
-// Calls sink and ahead as gemm() does.
-template <class Dot, class Sink, class Ahead = Nothing>
-static inline void multiply(const Linear& linear, const char* a, size_t a_stride, int rows, Sink&& sink, Ahead&& ahead = {}) {
-    if constexpr (Chained<Dot>) gemm(ChainedPanels<Dot>{linear}, linear.panels, a, a_stride, rows, sink, ahead);
-    else gemm(Panels<Dot>{linear.packed, linear.steps}, linear.panels, a, a_stride, rows, sink, ahead);
-}
-
-// Calls call(dot) with the dot product of the format.
+// Calls call(panels) with the policy of the linear layer: by its tier, as the unit has chosen.
 template <class Call>
-static inline void with_dot(Format format, Call&& call) {
-    switch (format) {
-        case Format::quads:
-        case Format::chains: return call(Quads{});
-        case Format::pairs: return call(Pairs{});
-        case Format::floats: return call(Floats{});
-    }
+static inline void with_panels(const Linear& linear, Call&& call) {
+    if (linear.format == Format::f32) return call(PanelsF32(linear));
+    if (linear.levels) return call(PanelsS16S8(linear));
+    call(PanelsU8S8(linear));
 }
 
 enum class Then { store, gelu, add };
 
 // out (rows, out_stride) = then(x W^T + bias); `add` is the residual, and only real columns of it exist.
-template <class Dot, Then then>
-static inline void linear_rows(const Linear& linear, Input x, int rows, float* out, size_t out_stride,
+template <Then then, class Panels>
+static inline void linear_rows(const Panels& panels, const Linear& linear, Input x, int rows, float* out, size_t out_stride,
                                const float* add) {
+    constexpr bool floats = Panels::format == Format::f32;
     auto sink = [&](const char* tile, int row, int some, int column) {
         for (int v = 0; v < VECTORS; ++v) {
             const int c = column + v * LANES;
             const vf bias = load(linear.bias + c);
             [[maybe_unused]] vf scale;
             [[maybe_unused]] vi sums;
-            if constexpr (Dot::group > 1) scale = load(linear.scale + c), sums = load(linear.sums + c);
+            if constexpr (!floats) scale = load(linear.scale + c), sums = load(linear.sums + c);
             const vf gain = then == Then::gelu && linear.gain ? load(linear.gain + c) : splat(1.0f);
             for (int r = 0; r < some; ++r) {
-                typename Dot::acc acc;
+                typename Panels::acc acc;
                 __builtin_memcpy(&acc, tile + (r * VECTORS + v) * sizeof(vi), sizeof acc);
                 vf y;
-                if constexpr (Dot::group == 4) acc -= x.zero[row + r] * sums;
-                if constexpr (Dot::group == 1) y = acc + bias;
+                if constexpr (has_zero_points(Panels::format)) acc -= x.zero[row + r] * sums;
+                if constexpr (floats) y = acc + bias;
                 else y = to_float(acc) * (x.scale[row + r] * scale) + bias;
                 if constexpr (then == Then::gelu) y = gelu_of(y) * gain;
                 float* to = out + (row + r) * out_stride + c;
@@ -171,20 +175,20 @@ static inline void linear_rows(const Linear& linear, Input x, int rows, float* o
             }
         }
     };
-    // Where a tile goes, and what is added to it, is on its way to the first cache while the tile is computed.
+    // Prefetch into L1d, while a tile is computed, of where it goes and of what is added to it.
     auto ahead = [&](int row, int some, int column) {
         for (int r = row; r < row + some; ++r) {
             fetch<columns, 1>(out + r * out_stride + column);
             if (then == Then::add && add != out) fetch<columns, 0>(add + r * out_stride + column);
         }
     };
-    multiply<Dot>(linear, x.values, x.stride, rows, sink, ahead);
+    panels.multiply_rows(x.values, x.stride, rows, sink, ahead);
 }
 
 template <Then then>
 static inline void linear_any(const Linear& linear, Input x, int rows, float* out, size_t out_stride,
                               const float* add = nullptr) {
-    with_dot(linear.format, [&](auto dot) { linear_rows<decltype(dot), then>(linear, x, rows, out, out_stride, add); });
+    with_panels(linear, [&](const auto& panels) { linear_rows<then>(panels, linear, x, rows, out, out_stride, add); });
 }
 
 static size_t rows_scratch(const BlockData& block, int rows) {
@@ -217,6 +221,10 @@ static void gemm_only(const Linear& linear, const char* activations, float* out,
         for (int r = 0; r < some; ++r)
             __builtin_memcpy(out + size_t(row + r) * linear.padded_out() + column, tile + r * columns * 4, columns * 4);
     };
-    const size_t stride = linear.steps * 4 + 64;
-    with_dot(linear.format, [&](auto dot) { multiply<decltype(dot)>(linear, activations, stride, rows, sink); });
+    with_panels(linear, [&](const auto& panels) { panels.multiply_rows(activations, linear.row_stride(), rows, sink); });
+}
+
+static double ceiling(Format format, int rounds) {
+    if (format == Format::f32) return PanelsF32::ceiling(rounds);
+    return format == PanelsU8S8::format ? PanelsU8S8::ceiling(rounds) : PanelsS16S8::ceiling(rounds);
 }

@@ -3,6 +3,7 @@
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));  // where sums may wrap: of NaN, say
 typedef int16_t vi16 __attribute__((vector_size(LANES * 2)));
 typedef uint8_t vu8 __attribute__((vector_size(LANES)));
 
@@ -21,6 +22,8 @@ static inline vf smaller(vf a, vf b) { return (vf)VECTOR_MIN(a, b); }
 static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 static inline vf smaller(vf a, vf b) { return a < b ? a : b; }
 #endif
+// NaN is `low`.
+static inline vf between(vf v, float low, float high) { return smaller(larger(v, splat(low)), splat(high)); }
 static inline vf magnitude(vf v) { return (vf)((vi)v & 0x7fffffff); }
 static inline int lesser(int a, int b) { return a < b ? a : b; }
 static inline size_t padded(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -55,8 +58,8 @@ static inline float max_of(vf v) {
 
 // Round half to even, for |v| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits of the float.
 static constexpr float round_magic = 12582912.0f;
-static constexpr int32_t round_bits = 0x4B400000;
-static inline vi round_to_int(vf v) { return (vi)(v + round_magic) - round_bits; }
+static constexpr uint32_t round_bits = 0x4B400000;
+static inline vi round_to_int(vf v) { return (vi)((vu)(v + round_magic) - round_bits); }
 
 // The low 8 or 16 bits of integers that fit them, signed or not. Compilers take narrow vectors apart lane by lane, all but
 // those of AVX-512.
@@ -78,7 +81,7 @@ static inline void store_integers(uint8_t* p, vi v) {
 static inline void store_integers(int16_t* p, vi v) {
     _mm_storel_epi64((__m128i*)p, _mm_packs_epi32((__m128i)v, (__m128i)v));
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && LANES == 4
 static inline void store_integers(uint8_t* p, vi v) {
     const int16x4_t words = vmovn_s32((int32x4_t)v);
     const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
@@ -115,7 +118,7 @@ static inline vf power_of_two(vf v, const float (&terms)[count]) {
 #if defined(__AVX512F__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-    return p * (vf)(((vi)shifted - (round_bits - 127)) << 23);
+    return p * (vf)(((vu)shifted - (round_bits - 127)) << 23);
 #endif
 }
 

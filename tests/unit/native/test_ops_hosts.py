@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import struct
@@ -36,65 +37,100 @@ SHIM = """
 class Case:
     header: tuple[int, ...]
     arrays: list[np.ndarray]
-    expected: np.ndarray
-    bound: float
+    expected: np.ndarray | None  # None: what is not finite has no figures to compare
+    bound: float = 0
 
     def write(self, path: Path) -> None:
         content = struct.pack("<9q2f", *self.header, np.float32(0.3), np.float32(1e-6))
         path.write_bytes(content + b"".join(np.ascontiguousarray(a).tobytes() for a in self.arrays))
 
 
-def cases() -> list[Case]:
+def cases(tiles: bool) -> list[Case]:
     rng = np.random.default_rng(11)
     found = []
-    for tokens, heads, dim in ((1, 1, 64), (37, 2, 64), (70, 3, 20)):
-        for kind, mode in enumerate(("f32", "hybrid", "u8", "i16")):
+    for tokens, heads, dim in ((1, 1, 64), (37, 2, 64), (70, 3, 20), (400, 1, 64)):
+        for kind, mode in enumerate(("f32", "hybrid", "u8", "i16", "bf16" if tiles else "f32")):
             qkv = rng.standard_normal((2, tokens, 3 * heads * dim)).astype(np.float32)
             y = fused_qkv_attention(qkv, heads=heads, scale=np.float32(0.3), mode=mode)
             header = (0, 2, tokens, heads * dim, 0, heads, kind, 0, 3)
-            found.append(Case(header, [qkv], y, 3e-6 if kind == 0 else 2e-3))
-    for width, hidden, heads, bits, gain in ((64, 128, 1, 8, 0), (48, 100, 3, 7, 1), (20, 36, 2, 8, 1)):
+            found.append(Case(header, [qkv], y, 3e-6 if mode == "f32" else 3e-3))
+    for width, hidden, heads, bits, gain in (
+        (64, 128, 1, 8, 0),
+        (48, 100, 3, 7, 1),
+        (20, 36, 2, 8, 1),
+        (72, 1000, 2, 8, 0),
+    ):
+        x = rng.standard_normal((2, 29, width)).astype(np.float32)
         for kind, tier in enumerate(("speed", "quality")):
             weights = block_weights(width, hidden, bits=bits, gain=bool(gain))
-            x = rng.standard_normal((2, 29, width)).astype(np.float32)
-            y = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
+            mode = "bf16" if tiles else None
+            y = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode)
             header = (1, 2, 29, width, hidden, heads, kind, gain, 3)
-            found.append(Case(header, [x, *weights.inputs()], y, 8e-3 if kind == 0 else 3e-4))
+            found.append(Case(header, [x, *weights.inputs()], y, 8e-3 if kind == 0 else 1.5e-3 if tiles else 3e-4))
+            for value in (np.nan, np.inf, -np.inf, 1e38, 3e38):
+                odd = x.copy()
+                odd[0, 3, 2] = odd[1, :, 5] = value
+                found.append(Case(header, [odd, *weights.inputs()], None))
         exact = float_weights(width, hidden)
         y = vit_block(x, exact, heads=heads, scale=np.float32(0.3))
         found.append(Case((1, 2, 29, width, hidden, heads, 2, 0, 3), [x, *exact.inputs()], y, 3e-6))
+    for kind in range(5):
+        qkv = rng.standard_normal((1, 70, 3 * 64)).astype(np.float32)
+        qkv[0, 5, 7], qkv[0, 6, 100], qkv[0, 7, 130] = np.nan, 1e38, -np.inf
+        found.append(Case((0, 1, 70, 64, 0, 1, kind, 0, 3), [qkv], None))
     return found
 
 
 def compiled(
-    folder: Path, compiler: str, machine: str, *flags: str, special: dict[str, tuple[str, ...]] | None = None
+    folder: Path,
+    compiler: str,
+    machine: str,
+    *flags: str,
+    special: dict[str, tuple[str, ...]] | None = None,
+    isas: tuple[str, ...] = (),
 ) -> Path:
-    """The host, with the kernels linked into it; `special` are the flags of each instruction set's unit."""
-    special = special or (build.ARM_UNITS if machine == "aarch64" else build.X86_UNITS)
-    common = [compiler, *build.FLAGS, *flags, f"-I{build.NATIVE / 'include'}"]
+    """The host, with the kernels linked into it.
+
+    `special` are flags of units in place of the table's; `isas` are all the instruction sets there are, best first,
+    where they are not those of the table.
+    """
+    units = build.units(machine)
+    special = build.unit_flags(machine) | (special or {})
+    if isas:
+        units = [path for path in units if not path.stem.startswith("isa_") or path.stem.removeprefix("isa_") in isas]
+        special["dispatch"] = ("-DEDGEKIT_UNITS=" + "".join(f"UNIT({isa})" for isa in isas),)
+    common = [compiler, *build.FLAGS, *flags, f"-I{build.NATIVE / 'include'}", f"-I{build.NATIVE / 'src'}"]
     objects = []
-    for source in [HOST, *sorted((build.NATIVE / "src").glob("*.cpp"))]:
+    for source in [HOST, *(path for path in units if path.parent.name == "src")]:
         objects.append(str(folder / f"{source.stem}.o"))
         subprocess.run([*common, *special.get(source.stem, ()), "-c", str(source), "-o", objects[-1]], check=True)
     subprocess.run([compiler, *flags, *objects, "-pthread", "-o", str(folder / "host")], check=True)
     return folder / "host"
 
 
-def check_all(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
-    """Run every case; returns the name of the instruction set."""
-    name = ""
-    for number, case in enumerate(cases()):
-        given, result = folder / "case", folder / "result"
-        case.write(given)
-        done = subprocess.run(
-            [*command, str(given), str(result)], capture_output=True, text=True, check=False, env=environment
-        )
-        assert done.returncode == 0, f"case {number}: {done.stderr[-3000:]}"
-        y = np.fromfile(result, np.float32).reshape(case.expected.shape)
+def said_by(command: list[str], case: Case, folder: Path, environment: dict[str, str] | None = None) -> dict[str, str]:
+    """What the host says of itself; its result is in `folder`."""
+    case.write(folder / "case")
+    done = subprocess.run(
+        [*command, str(folder / "case"), str(folder / "result")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    assert done.returncode == 0, f"case {case.header}: {done.stderr[-3000:]}"
+    return dict(zip(("isa", "requests"), done.stdout.split(), strict=True))
+
+
+def check_all(command: list[str], folder: Path, isa: str, environment: dict[str, str] | None = None) -> None:
+    """Run every case on the instruction set that is expected to be in use."""
+    for number, case in enumerate(cases(tiles=isa.startswith("amx"))):
+        assert said_by(command, case, folder, environment)["isa"] == isa
+        if case.expected is None:
+            continue
+        y = np.fromfile(folder / "result", np.float32).reshape(case.expected.shape)
         error = np.linalg.norm(y - case.expected) / np.linalg.norm(case.expected)
         assert error < case.bound, f"case {number} {case.header}: {error:.2e}"
-        name = done.stdout.strip()
-    return name
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +145,12 @@ def arm_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_aarch64(arm_host: Path, tmp_path: Path, cpu: str, isa: str) -> None:
     assert EMULATOR is not None
-    assert check_all([EMULATOR, "-cpu", cpu, str(arm_host)], tmp_path) == isa
+    check_all([EMULATOR, "-cpu", cpu, str(arm_host)], tmp_path, isa)
+
+
+def test_aarch64_runs_the_emulated_tiles(arm_host: Path, tmp_path: Path) -> None:
+    assert EMULATOR is not None
+    check_all([EMULATOR, "-cpu", "max", str(arm_host)], tmp_path, "amx_emulated", {"EDGEKIT_ISA": "amx_emulated"})
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="emulates an extension of x86-64")
@@ -121,8 +162,38 @@ def test_avxvnni_through_simde(tmp_path: Path) -> None:
     shim = tmp_path / "avxvnni.h"
     shim.write_text(SHIM)
     unit = ("-mavx2", "-mfma", "-D__AVXVNNI__", "-include", str(shim))
-    host = compiled(tmp_path, compiler, "x86_64", special=build.X86_UNITS | {"isa_avxvnni": unit})
-    assert check_all([str(host)], tmp_path, {"EDGEKIT_ISA": "avxvnni"}) == "avxvnni"
+    host = compiled(tmp_path, compiler, "x86_64", special={"isa_avxvnni": unit})
+    check_all([str(host)], tmp_path, "avxvnni", {"EDGEKIT_ISA": "avxvnni"})
+
+
+@pytest.fixture(scope="module")
+def tile_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A machine whose best instruction set is AMX: the emulated unit is not for tests only there."""
+    compiler = build.compiler()
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("tiles")
+    return compiled(folder, compiler, platform.machine(), isas=("amx_emulated", "base"))
+
+
+def test_tiles_are_asked_for_once_where_they_are_the_best_there_is(tile_host: Path, tmp_path: Path) -> None:
+    for case in cases(tiles=True)[:3]:
+        assert said_by([str(tile_host)], case, tmp_path) == {"isa": "amx_emulated", "requests": "1"}
+
+
+def test_a_refusal_falls_back_without_a_word(tile_host: Path, tmp_path: Path) -> None:
+    refused = {"EDGEKIT_EMULATED_AMX": "refused"}
+    assert said_by([str(tile_host)], cases(tiles=False)[0], tmp_path, refused) == {"isa": "base", "requests": "1"}
+    check_all([str(tile_host)], tmp_path, "base", refused)
+
+
+def test_who_names_a_lower_instruction_set_never_asks_for_tiles(tile_host: Path, tmp_path: Path) -> None:
+    said = said_by([str(tile_host)], cases(tiles=False)[0], tmp_path, {"EDGEKIT_ISA": "base"})
+    assert said == {"isa": "base", "requests": "0"}
+
+
+def test_tiles_of_another_user_of_the_thread_stay_configured(tile_host: Path, tmp_path: Path) -> None:
+    check_all([str(tile_host)], tmp_path, "amx_emulated", {"FOREIGN_TILES": "1"})
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the sanitizers' flags are those of x86-64")
@@ -132,5 +203,6 @@ def test_sanitizers(tmp_path: Path, sanitizer: str) -> None:
     assert compiler is not None
     flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-O1", "-g")
     host = compiled(tmp_path, compiler, "x86_64", *flags)
-    for isa in ("base", "avx2", ""):
-        check_all([str(host)], tmp_path, {"EDGEKIT_ISA": isa})
+    best = said_by([str(host)], cases(tiles=False)[0], tmp_path)["isa"]
+    for isa in ("base", "amx_emulated", best):
+        check_all([str(host)], tmp_path, isa, {"EDGEKIT_ISA": isa, "FOREIGN_TILES": "1"})

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from edgekit import native as ops
+from edgekit.native import build
 
 HERE = Path(__file__).parent
-ISAS = ("base", "avx2", "avxvnni", "avx512vnni", "neon_dotprod", "neon_i8mm")
+ISAS = {isa.name: isa for machine in ("x86_64", "aarch64") for isa in build.isas(machine)}
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", sorted(ISAS))
 def test_parity_on_each_instruction_set(isa: str) -> None:
     ops.ort_library()
-    if isa not in ops.native_status().isas:
+    if isa not in ops.native_status().isas and not ISAS[isa].tests_only:
         pytest.skip(f"this CPU has no {isa}: {ops.native_status().isas}")
     if isa == ops.isa():
         pytest.skip("test_ops_parity.py has it")
@@ -34,6 +35,19 @@ def test_parity_on_each_instruction_set(isa: str) -> None:
     command = [sys.executable, "-m", "pytest", str(HERE / "test_ops_parity.py"), "-p", "no:cacheprovider"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_an_instruction_set_for_tests_is_listed_and_chosen_by_nobody() -> None:
+    ops.ort_library()
+    hidden = {name for name, isa in ISAS.items() if isa.tests_only}
+    assert hidden
+    assert not hidden & {*ops.native_status().isas, ops.native_status().isas[0]}
+
+
+def test_each_row_of_the_table_is_a_file_and_each_file_a_row() -> None:
+    assert {f"{isa.unit}.cpp" for isa in ISAS.values()} == {
+        path.name for path in (build.NATIVE / "src").glob("isa_*.cpp")
+    }
 
 
 def test_status_names_the_library_and_the_compiler() -> None:
@@ -55,7 +69,6 @@ def test_an_instruction_set_that_does_not_exist_is_refused(monkeypatch: pytest.M
 
 def test_an_edited_source_makes_the_library_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from edgekit.errors import BackendMissing
-    from edgekit.native import build
 
     ops.ort_library()
     monkeypatch.setattr(build, "digest", lambda: "0123456789abcdef")

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgekit.native.reference import IntegerLinear, fused_qkv_attention, qvit_block, vit_block
+from edgekit import native as ops
+from edgekit.native.reference import (
+    ATTENTION,
+    AttentionMode,
+    BlockWeights,
+    IntegerLinear,
+    Tier,
+    fused_qkv_attention,
+    qvit_block,
+    vit_block,
+)
 from tests.support.ops_models import attention_model, block_model, block_weights, float_block_model, float_weights, run
+
+TILES = ops.isa().startswith("amx")
+BF16 = 4  # edgekit_attention_mode
+BOUND = {"speed": 8e-3, "quality": 1.5e-3 if TILES else 3e-4}
+"""A value on the edge of two integers may round either way: one step of 255 at the speed tier, of the 1023 of the
+attention's queries and keys at the quality tier, and of bfloat16's 8 bits in tiles."""
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+def block(x: np.ndarray, weights: BlockWeights, heads: int, tier: Tier) -> np.ndarray:
+    """The definition, with the attention that this instruction set has for the tier."""
+    mode: AttentionMode = "bf16" if TILES else ATTENTION[tier]
+    return qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode)
+
+
+def native_attention(qkv: np.ndarray, heads: int, scale: float, mode: int) -> np.ndarray:
+    """Through the C interface: the ONNX op does not offer bfloat16."""
+    library = ctypes.CDLL(str(ops.ort_library()))
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    out = np.empty((batch, tokens, width), np.float32)
+    pointer = ctypes.POINTER(ctypes.c_float)
+    sizes = [ctypes.c_int64(size) for size in (batch, tokens, width, heads)]
+    given = np.ascontiguousarray(qkv, np.float32).ctypes.data_as(pointer), out.ctypes.data_as(pointer)
+    assert not library.edgekit_attention_run(*given, *sizes, ctypes.c_float(scale), ctypes.c_int32(mode), None)
+    return out
 
 
 @pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])
@@ -36,6 +71,51 @@ def test_no_probability_underflows_at_1370_tokens(mode: str, bound: float) -> No
     assert relative(y, fused_qkv_attention(qkv, heads=1, scale=0.125)) < bound
 
 
+@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 33, 64, 65, 321, 700])
+@pytest.mark.parametrize(("heads", "dim"), [(2, 64), (3, 20), (1, 128)])
+def test_bfloat16_attention_is_the_reference_or_better(tokens: int, heads: int, dim: int) -> None:
+    qkv = np.random.default_rng(1).standard_normal((2, tokens, 3 * heads * dim)).astype(np.float32)
+    y = native_attention(qkv, heads, 0.2, BF16)
+    if TILES:
+        assert relative(y, fused_qkv_attention(qkv, heads=heads, scale=0.2, mode="bf16")) < 3e-3
+    assert relative(y, fused_qkv_attention(qkv, heads=heads, scale=0.2)) < (8e-3 if TILES else 2e-6)
+
+
+@pytest.mark.parametrize("key", [3, 70, 330, 699])
+@pytest.mark.parametrize("height", [30, 60, 200, 1000])
+def test_a_late_key_far_above_the_others_takes_all_of_the_attention_it_should(key: int, height: float) -> None:
+    """A score 2^40 times above the first 64 keys' rescales what its query has so far, in this strip and before it."""
+    qkv = np.random.default_rng(2).standard_normal((1, 700, 3 * 64)).astype(np.float32)
+    qkv[0, :, 0] = 1 + np.arange(700) % 3  # queries that see it in different strength
+    qkv[0, key, 64] = height
+    y = native_attention(qkv, 1, 0.5, BF16)
+    assert relative(y, fused_qkv_attention(qkv, heads=1, scale=0.5, mode="bf16" if TILES else "f32")) < 2e-3
+
+
+def test_bfloat16_attention_passes_what_is_not_finite_on_to_its_image_alone() -> None:
+    clean = np.random.default_rng(3).standard_normal((2, 70, 3 * 64)).astype(np.float32)
+    for channel in (3, 70, 130):  # of the query, the key, the value
+        qkv = clean.copy()
+        qkv[0, 66, channel] = np.nan
+        y = native_attention(qkv, 1, 0.1, BF16)
+        assert np.isnan(y[0, 66]).any()
+        assert channel < 64 or np.isnan(y[0]).any(axis=-1).all()
+        assert np.array_equal(y[1], native_attention(clean, 1, 0.1, BF16)[1])
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 33, 300])
+@pytest.mark.parametrize("tier", ["speed", "quality"])
+@pytest.mark.parametrize(("width", "hidden"), [(64, 260), (72, 1000)])
+def test_every_count_of_rows_gives_each_row_its_own_answer(tier: Tier, rows: int, width: int, hidden: int) -> None:
+    """Rows are independent but for attention: one token per image. Tiles, chunks of inputs and blocks end anywhere."""
+    weights = block_weights(width, hidden)
+    x = np.random.default_rng(4).standard_normal((rows, 1, width)).astype(np.float32)
+    model = block_model(weights, tier=tier)
+    y = run(model, x, threads=2)
+    assert relative(y - x, block(x, weights, 2, tier) - x) < BOUND[tier]
+    assert np.array_equal(y[-1:], run(model, x[-1:]))
+
+
 @pytest.mark.parametrize("size", [1e-18, 1e3, 1e6])
 @pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])
 def test_scores_of_any_size_choose_the_same_keys(mode: str, size: float) -> None:
@@ -54,18 +134,17 @@ def test_scores_of_any_size_choose_the_same_keys(mode: str, size: float) -> None
     ("width", "hidden", "heads", "bits", "gain"),
     [(64, 256, 1, 8, False), (384, 1536, 6, 7, True), (48, 100, 3, 8, True), (20, 36, 2, 7, False)],
 )
-def test_block_is_the_reference(tier: str, width: int, hidden: int, heads: int, bits: int, gain: bool) -> None:
+def test_block_is_the_reference(tier: Tier, width: int, hidden: int, heads: int, bits: int, gain: bool) -> None:
     weights = block_weights(width, hidden, bits=bits, gain=gain)
     x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
     y = run(block_model(weights, num_heads=heads, tier=tier), x)
-    expected = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier)
-    # A value on the edge of two integers may round either way: one step of 255 at the speed tier, and of the
-    # 1023 of the attention's queries and keys at the quality tier.
-    assert relative(y - x, expected - x) < (8e-3 if tier == "speed" else 3e-4)
+    expected = block(x, weights, heads, tier)
+    assert relative(y - x, expected - x) < BOUND[tier]
 
 
 @pytest.mark.parametrize("weight", ["127", "-127", "-128", "signs", "edge"])
-def test_no_sum_of_the_largest_integers_saturates(weight: str) -> None:
+@pytest.mark.parametrize("tier", ["speed", "quality"])
+def test_no_sum_of_the_largest_integers_saturates(tier: Tier, weight: str) -> None:
     """Tokens whose activations are 255 but for one, next to the largest weights there are."""
     rng = np.random.default_rng(8)
     weights = block_weights(64, 256)
@@ -86,8 +165,8 @@ def test_no_sum_of_the_largest_integers_saturates(weight: str) -> None:
     x = np.ones((1, 50, 64), np.float32)
     x[0, :, 9] = -60
     x[0, ::3] *= -1
-    y = run(block_model(weights), x)
-    assert relative(y, qvit_block(x, weights, heads=2, scale=np.float32(0.3), tier="speed")) < 2e-3
+    y = run(block_model(weights, tier=tier), x)
+    assert relative(y, block(x, weights, 2, tier)) < 2e-3
 
 
 @pytest.mark.parametrize(("width", "hidden", "heads"), [(64, 256, 1), (384, 1536, 6), (48, 100, 3), (20, 36, 2)])
@@ -103,7 +182,7 @@ def test_float_block_is_the_reference(width: int, hidden: int, heads: int) -> No
 
 @pytest.mark.parametrize("case", ["zeros", "one_hot", "outlier", "denormal", "equal"])
 @pytest.mark.parametrize("tier", ["speed", "quality"])
-def test_extreme_inputs_stay_finite_and_right(tier: str, case: str) -> None:
+def test_extreme_inputs_stay_finite_and_right(tier: Tier, case: str) -> None:
     weights = block_weights(64, 128)
     x = np.zeros((1, 19, 64), np.float32)
     match case:
@@ -117,7 +196,7 @@ def test_extreme_inputs_stay_finite_and_right(tier: str, case: str) -> None:
         case "equal":
             x += 3
     y = run(block_model(weights, tier=tier), x)
-    expected = qvit_block(x, weights, heads=2, scale=np.float32(0.3), tier=tier)
+    expected = block(x, weights, 2, tier)
     assert np.isfinite(y).all()
     assert relative(y, expected) < 1.5e-2
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support.ops_models import attention_model, block_model, block_weights, node_model, run, session
+from edgekit import native as ops
+from tests.support.ops_models import (
+    attention_model,
+    block_model,
+    block_weights,
+    float_weights,
+    node_model,
+    run,
+    session,
+    spec_of,
+)
 
 WEIGHTS = block_weights(64, 128)
+FLOATS = [i for i, array in enumerate(WEIGHTS.inputs()) if array.dtype == np.float32]
 X = np.zeros((1, 3, 64), np.float32)
 
 
@@ -112,6 +124,125 @@ def test_what_random_attributes_and_shapes_do() -> None:
             assert np.isfinite(y).all()
             outcomes["right"] += 1
     assert min(outcomes.values()) > 10
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("index", [*FLOATS, 16])
+def test_constants_that_are_not_finite_are_refused_when_the_block_is_made(index: int, value: float) -> None:
+    weights = replace(WEIGHTS, fc2_gain=np.ones(128, np.float32))
+    arrays = weights.inputs()
+    arrays[index] = arrays[index].copy()
+    arrays[index].flat[-1] = value
+    constants = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(arrays)]
+    with pytest.raises(Exception, match="finite"):
+        session(node_model("QViTBlock", 64, 64, constants, block_attributes()))
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_float_constants_that_are_not_finite_are_refused(index: int) -> None:
+    arrays = float_weights(64, 128).inputs()
+    arrays[index] = arrays[index].copy()
+    arrays[index].flat[0] = np.nan
+    constants = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(arrays)]
+    attributes = {name: value for name, value in block_attributes().items() if name != "tier"}
+    with pytest.raises(Exception, match="finite"):
+        session(node_model("ViTBlock", 64, 64, constants, attributes))
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(ops.ort_library()))
+    library.edgekit_last_error.restype = ctypes.c_char_p
+    library.edgekit_gemm_gmacs.restype = library.edgekit_ceiling_gmacs.restype = ctypes.c_double
+    library.edgekit_block_destroy.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def test_null_where_it_may_not_be_is_an_error_code(library: ctypes.CDLL) -> None:
+    spec, block = spec_of(WEIGHTS), ctypes.c_void_p()
+    sizes = [ctypes.c_int64(size) for size in (1, 3, 64, 2)]
+    x = X.ctypes.data_as(ctypes.c_void_p)
+    assert library.edgekit_block_create(None, ctypes.byref(block)) == 1
+    assert library.edgekit_block_create(ctypes.byref(spec), None) == 1
+    assert library.edgekit_block_run(None, x, x, *sizes[:2], None) == 1
+    assert b"NULL" in library.edgekit_last_error()
+    assert library.edgekit_attention_run(None, x, *sizes, ctypes.c_float(1), 0, None) == 1
+    assert library.edgekit_attention_run(x, None, *sizes, ctypes.c_float(1), 0, None) == 1
+    assert library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)) == 0
+    assert library.edgekit_block_run(block, None, x, *sizes[:2], None) == 1
+    assert library.edgekit_block_run(block, x, None, *sizes[:2], None) == 1
+    assert library.edgekit_block_run(block, x, X.copy().ctypes.data_as(ctypes.c_void_p), *sizes[:2], None) == 0
+    library.edgekit_block_destroy(block)
+    library.edgekit_block_destroy(None)
+
+
+@pytest.mark.parametrize("field", ["norm1_weight", "norm2_bias", "qkv", "proj", "fc1", "fc2"])
+def test_null_constants_are_named(library: ctypes.CDLL, field: str) -> None:
+    spec, block = spec_of(WEIGHTS), ctypes.c_void_p()
+    for name in ("weight", "scale", "bias") if hasattr(getattr(spec, field), "weight") else ("",):
+        broken = spec_of(WEIGHTS)
+        if name:
+            setattr(getattr(broken, field), name, None)
+        else:
+            setattr(broken, field, None)
+        assert library.edgekit_block_create(ctypes.byref(broken), ctypes.byref(block)) == 1
+        assert (field.encode() if name else b"norm") in library.edgekit_last_error()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("width", size) for size in (0, -1, 63, 2**14 + 2, 2**40, 2**63 - 1, -(2**63))),
+        *(("hidden", size) for size in (0, -1, 2**16 + 1, 2**62)),
+        *(("heads", size) for size in (0, -1, 3, 2**11, 2**63 - 1)),
+        *((name, value) for name in ("scale", "epsilon") for value in (float("nan"), float("inf"))),
+        *((name, value) for name in ("tier", "attention") for value in (-2, 5, 2**31 - 1, -(2**31))),
+    ],
+)
+def test_hostile_sizes_of_a_block_are_an_error_code(library: ctypes.CDLL, field: str, value: float) -> None:
+    spec, block = spec_of(WEIGHTS), ctypes.c_void_p(1)
+    setattr(spec, field, value)
+    assert library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)) == 1
+    assert not block.value
+    assert library.edgekit_last_error()
+
+
+@pytest.mark.parametrize("size", [-1, -(2**63), 2**21, 2**63 - 1])
+@pytest.mark.parametrize("place", range(4))
+def test_hostile_sizes_of_a_run_are_an_error_code(library: ctypes.CDLL, place: int, size: int) -> None:
+    sizes = [1, 3, 64, 2]
+    sizes[place] = size
+    x = X.ctypes.data_as(ctypes.c_void_p)
+    given = [ctypes.c_int64(each) for each in sizes]
+    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None) == 1
+    if place < 2:
+        block = ctypes.c_void_p()
+        assert library.edgekit_block_create(ctypes.byref(spec_of(WEIGHTS)), ctypes.byref(block)) == 0
+        assert library.edgekit_block_run(block, x, x, *given[:2], None) == 1
+        library.edgekit_block_destroy(block)
+
+
+def test_more_tokens_than_there_is_memory_for_are_an_error_code(library: ctypes.CDLL) -> None:
+    x = X.ctypes.data_as(ctypes.c_void_p)
+    given = [ctypes.c_int64(size) for size in (2**20, 2**20, 64, 2)]
+    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None) == 2
+    assert b"memory" in library.edgekit_last_error()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((0, 8, *sizes) for sizes in ((-1, 64, 64), (4, 0, 64), (4, 64, -5), (2**40, 64, 64))),
+        *((tier, 8, 4, 64, 64) for tier in (3, -1)),
+        *((0, bits, 4, 64, 64) for bits in (0, 40)),
+    ],
+)
+def test_the_benchmarks_refuse_hostile_sizes(library: ctypes.CDLL, arguments: tuple[int, ...]) -> None:
+    tier, bits, *sizes = arguments
+    given = [ctypes.c_int64(size) for size in sizes]
+    assert library.edgekit_gemm_gmacs(ctypes.c_int32(tier), ctypes.c_int32(bits), *given) == 0
+    assert library.edgekit_last_error()
+    assert tier in (0, 1, 2) or library.edgekit_ceiling_gmacs(ctypes.c_int32(tier)) == 0
 
 
 def block_attributes() -> dict[str, object]:

@@ -1,6 +1,6 @@
 // int16 dot products of plain NEON.
 
-struct Pairs {
+struct DotS16 {
     using acc = vi;
     using element = int16_t;
     static constexpr int group = 2;
