@@ -112,10 +112,11 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     found = {key: text for key, text in about.items() if text}
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
-        calibration, evaluation = _images(recipe, size, watcher)
+        calibration, evaluation = _images(recipe, size, watcher, judged=not plans_only)
         suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
-        found[f"evaluation{suffix}"] = _described(evaluation)
+        if evaluation is not None:
+            found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
     kinds = sorted({(job.size, kind_of(job, recipe.quantize, config)) for job in jobs if job.integer and job.path})
     plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
@@ -145,8 +146,11 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[DinoV2Conf
     return config, {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
 
 
-def _images(recipe: Recipe, size: Size, watcher: Watcher) -> tuple[ImageSet, ImageSet]:
-    """The first images of both sets, as a build would draw them; more of them where some cannot be read."""
+def _images(recipe: Recipe, size: Size, watcher: Watcher, *, judged: bool) -> tuple[ImageSet, ImageSet | None]:
+    """The first images of both sets, as a build would draw them; more of them where some cannot be read.
+
+    A quantization judges nothing: it has no evaluation images.
+    """
     transform = Preprocess.for_size(*size, normalize=recipe.normalize)
     samples = samples_that_fit(recipe)
 
@@ -161,16 +165,20 @@ def _images(recipe: Recipe, size: Size, watcher: Watcher) -> tuple[ImageSet, Ima
             progress=lambda done, total: watcher.stage(f"{split} images", done, total),
         )
 
-    for limit in (_LOOKED_AT, _AT_MOST):
-        first, second = (
+    def first(limit: int) -> tuple[ImageSet, ImageSet | None]:
+        counts = [
             count if source == DEMO else min(count, limit)  # crops are cheap, and too many of them are refused
             for source, count in zip((recipe.calibration.source, recipe.evaluation), samples, strict=True)
-        )
-        calibration = read(recipe.calibration.source, "calibration", first)
-        evaluation = read(recipe.evaluation, "evaluation", second, calibration)
-        if not (calibration.skipped or evaluation.skipped):
-            break
-    return calibration, evaluation
+        ]
+        calibration = read(recipe.calibration.source, "calibration", counts[0])
+        return calibration, read(recipe.evaluation, "evaluation", counts[1], calibration) if judged else None
+
+    try:
+        calibration, evaluation = first(_LOOKED_AT)
+    except DataError:
+        return first(_AT_MOST)
+    broken = calibration.skipped or (evaluation and evaluation.skipped)
+    return first(_AT_MOST) if broken else (calibration, evaluation)
 
 
 def _described(images: ImageSet) -> str:

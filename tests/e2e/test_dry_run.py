@@ -161,6 +161,19 @@ def test_a_plan_alone_too(fault, words, tmp_path, capsys):
     assert dry == real == 1
 
 
+def test_a_plan_alone_judges_nothing(words, pictures, tmp_path, capsys):
+    words["--calib"] = str(tmp_path / "some")
+    shutil.copytree(pictures, words["--calib"])
+    for picture in sorted(Path(words["--calib"]).iterdir())[6:]:
+        picture.write_bytes(b"no picture")  # six are left: enough to calibrate on, and none to judge
+    words["--samples"] = "6"
+    assert codes("quantize", words, capsys)[:2] == (0, 0)
+    words["--out"] = str(tmp_path / "again")
+    dry, real, first, second = codes("export", words, capsys)
+    assert (dry, first) == (real, second)
+    assert dry == 1
+
+
 def test_a_folder_of_another_model_is_refused(built, words, checkpoint, tmp_path, capsys, demo):
     out = tmp_path / "out"
     shutil.copytree(built.out, out)
