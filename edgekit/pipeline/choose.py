@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,10 +46,12 @@ class Measured:
         )
 
 
-def choose(manifest: Manifest, measured: Measured, aim: Aim | None = None) -> tuple[Verdict, Manifest]:
-    """The verdict for `aim` (None: latency), and the manifest that records its choice."""
+def choose(
+    manifest: Manifest, measured: Measured, aim: Aim, among: Collection[str] | None = None
+) -> tuple[Verdict, Manifest]:
+    """The verdict for `aim` on the artifacts `among` names (None: all), and the manifest that records its choice."""
     verdict = judge(
-        manifest.artifacts, measured.drift, measured.latency, reference=measured.reference, aim=aim or Aim()
+        manifest.artifacts, measured.drift, measured.latency, reference=measured.reference, aim=aim, among=among
     )
     return verdict, manifest.model_copy(update={"choice": verdict.recorded()})
 

@@ -134,11 +134,13 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
     report, verdict, redrawn = None, None, False
     if measure != "none":
         from edgekit.pipeline.reporting import report_build
+        from edgekit.report.verdict import Aim
 
         changed = any(name not in kept for name in names)
         watcher.step(_REPORT)
         measured = _measured(jobs, records, materials)
-        verdict, manifest = choose(manifest, measured, request.aim)
+        among = [job.name for job in jobs] if request.aim else None  # a choice that was asked for is of what was named
+        verdict, manifest = choose(manifest, measured, request.aim or Aim(), among)
         manifest.write(out)
         report, redrawn = report_build(manifest, measured, verdict, materials, changed=changed, watcher=watcher)
     elif earlier:

@@ -123,13 +123,14 @@ def test_the_card_has_front_matter_that_the_hub_takes(bundle):
         assert f"]({link})" in card.text
 
 
-def test_the_report_travels_and_its_verdict_is_on_the_card(out, tmp_path):
+def test_the_report_travels_and_a_damaged_one_is_refused(out, tmp_path):
     (out / "report.html").write_text("<p>a report</p>")
-    report = {"verdict": {"sentence": "On this CPU use INT8."}, "evaluation": "6 images", "calibration": "8 images"}
-    (out / "report.json").write_text(json.dumps(report))
     path = write_bundle(out, tmp_path / "bundle", platforms=["python"]).path
     assert (path / "report.html").read_text() == "<p>a report</p>"
-    assert "On this CPU use INT8." in (path / "README.md").read_text()
+    (out / "report.json").write_text("{}")
+    with pytest.raises(DataError, match=r"cannot be read as edgekit\.report"):
+        write_bundle(out, tmp_path / "again", platforms=["python"])
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("kind", ["bundle", "graph_bundle"])

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Artifact, ArtifactRow, Manifest, Preprocess
+from edgekit.artifact import Artifact, ArtifactRow, Choice, Manifest, Preprocess, TimingRun
 from edgekit.backends.base import ExportSource
 from edgekit.backends.loading import artifact_of
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.onnx.metadata import metadata_of
 from edgekit.errors import BackendMissing, DataError
 from edgekit.images import preprocess
+from edgekit.measure.host import describe_host
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.make import row_of
 
@@ -42,8 +43,9 @@ def folder(artifact: Artifact, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_rows(folder: Path, *rows: ArtifactRow) -> None:
-    Manifest(model={"sha256": "0" * 64}, recipe={}, recipe_digest="digest", host={}, artifacts=rows).write(folder)
+def write_rows(folder: Path, *rows: ArtifactRow, **values: object) -> None:
+    kept = {"model": {"sha256": "0" * 64}, "recipe": {}, "recipe_digest": "digest", "host": {}}
+    Manifest(**kept, artifacts=rows, **values).write(folder)
 
 
 def rows_of(folder: Path) -> tuple[ArtifactRow, ...]:
@@ -268,3 +270,69 @@ def test_a_runtime_leaves_no_reports_behind(artifact: Artifact, tmp_path: Path) 
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
     assert not list(tmp_path.rglob("*"))
+
+
+def measured(folder: Path, choice: str, *, here: bool, goal: str = "latency", drift: object = None) -> None:
+    """A folder of fp32 and fp32_fused, with a choice that was measured on this machine or on another one."""
+    (fp32,) = rows_of(folder)
+    fused = fp32.model_copy(update={"name": "onnx/fp32_fused", "latency": {"p50_ms": 2.0}, "drift": drift})
+    host = describe_host().model_dump(mode="json") | ({} if here else {"cpu": "a CPU elsewhere"})
+    run = TimingRun(id="r1", date="2026-11-29T14:03:00Z", threads=1, batch=1, image_size=(70, 70), busy=0, host=host)
+    chosen = Choice(artifact=choice, goal=goal, max_drop=0.01, sentence="", run="r1")
+    rows = (fp32.model_copy(update={"latency": {"p50_ms": 1.0}}), fused.model_copy(update={"variant": "fused"}))
+    write_rows(folder, *rows, runs=(run,), choice=chosen)
+
+
+def standard_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fused rows of these tests hold a file of standard ops."""
+    real = OnnxBackend.runner
+
+    def runner(self: OnnxBackend, artifact: Artifact, threads: int | None = None) -> object:
+        return real(self, artifact.model_copy(update={"variant": "standard"}), threads)
+
+    monkeypatch.setattr(OnnxBackend, "runner", runner)
+
+
+def test_what_was_measured_best_on_this_machine_is_opened_and_said(folder: Path, monkeypatch) -> None:
+    standard_runner(monkeypatch)
+    measured(folder, "onnx/fp32", here=True)
+    reason = edgekit.load(folder).reason
+    assert reason.startswith("onnx/fp32 was chosen for its latency by measurement on this machine")
+    assert "2026-11-29" in reason
+
+
+def test_on_another_machine_the_order_of_kinds_decides_and_the_reason_says_so(folder: Path, monkeypatch) -> None:
+    standard_runner(monkeypatch)
+    measured(folder, "onnx/fp32", here=False)
+    reason = edgekit.load(folder).reason
+    assert reason.startswith("onnx/fp32_fused is the first of 2 artifacts")
+    assert "onnx/fp32 was the choice of a CPU elsewhere" in reason
+    assert "edgekit bench OUT --save" in reason
+
+
+def test_the_smallest_is_the_smallest_on_every_machine(folder: Path, monkeypatch) -> None:
+    standard_runner(monkeypatch)
+    measured(folder, "onnx/fp32", here=False, goal="size")
+    assert "onnx/fp32 was chosen for its size by measurement on another machine" in edgekit.load(folder).reason
+
+
+def test_what_drifts_too_far_comes_last_on_every_machine(folder: Path, monkeypatch) -> None:
+    standard_runner(monkeypatch)
+    measured(folder, "onnx/fp32", here=False, drift={"cls_cosine_mean": 0.9})
+    assert edgekit.load(folder).reason.startswith("onnx/fp32 is the first")
+
+
+def test_a_choice_that_does_not_run_here_is_named_and_the_next_measured_is_taken(folder: Path, monkeypatch) -> None:
+    measured(folder, "onnx/fp32_fused", here=True)
+    real = OnnxBackend.runner
+
+    def runner(self: OnnxBackend, artifact: Artifact, threads: int | None = None) -> object:
+        if artifact.variant == "fused":
+            raise BackendMissing("no op library here", fix="edgekit doctor")
+        return real(self, artifact, threads)
+
+    monkeypatch.setattr(OnnxBackend, "runner", runner)
+    model = edgekit.load(folder)
+    assert model.artifact.name == "onnx/fp32"
+    assert "onnx/fp32_fused, which was chosen for its latency" in model.reason
+    assert "does not run here" in model.reason

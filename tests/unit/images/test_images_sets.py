@@ -193,3 +193,11 @@ def test_images_need_neither_torch_nor_the_packages_that_ship_them():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_image_of_a_folder_is_a_photograph_and_crops_share_theirs(folder):
+    images = load_set(folder, TRANSFORM, samples=None)
+    assert images.groups == images.paths
+    crops = load_set("demo", TRANSFORM, samples=12, split="evaluation")
+    assert set(crops.groups) == {photo.name for photo in PHOTOGRAPHS if photo.split == "evaluation"}
+    assert all(path.startswith(f"{group}#") for path, group in zip(crops.paths, crops.groups, strict=True))
