@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 _TEMPLATE = Path(__file__).with_name("card.jinja")
-_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
+_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-NC-4.0": "cc-by-nc-4.0"}
 _HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 import edgekit
+from edgekit.artifact import Manifest, files_of
 from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.pipeline import BuildResult, build
@@ -22,6 +24,7 @@ from tests.support import official_heads as official
 from tests.support.models import TINY
 
 CLASSES = 5
+NAMES = tuple("abcdefghij")
 GRID = SIZE // 14
 
 
@@ -128,9 +131,92 @@ def test_the_command_line_takes_heads_and_refuses_what_is_none(checkpoint, pictu
     assert "is not NAME=FILE" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    """A Hugging Face folder with named classes, beside a module of another head."""
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    folder = tmp_path_factory.mktemp("classifier")
+    config = Dinov2Config(
+        hidden_size=TINY.width,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        image_size=SIZE,
+        id2label=dict(enumerate(NAMES)),
+    )
+    Dinov2ForImageClassification(config).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"aligner.weight": torch.ones(3, 4)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino", "tflite", "coreml"])
+def test_a_checkpoint_with_a_head_is_built_with_it_and_its_names(
+    format_, classifier: Path, pictures: Path, tmp_path: Path, capsys
+):
+    words = ["--model", str(classifier), "--image-size", str(SIZE), "--calib", str(pictures), "--samples", "4"]
+    words += ["--precision", "fp32", "--format", format_]
+    assert main(["export", *words, "--out", str(tmp_path / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "head logits: classifier of Hugging Face" in printed
+    assert "left out: aligner.* (1 tensor, 12 parameters)" in printed
+    row = Manifest.read(tmp_path / "out").artifacts[0]
+    loaded = edgekit.load(tmp_path / "out")
+    assert loaded.classes == {"logits": NAMES}
+    assert row.outputs[-1].classes == NAMES
+    assert Manifest.read(tmp_path / "out").model["classes"] == {"logits": [*NAMES]}
+    file = tmp_path / "out" / str(row.path)
+    for part in files_of(file) if file.is_file() else [file]:  # the file alone
+        (shutil.copytree if part.is_dir() else shutil.copyfile)(part, tmp_path / part.name)
+    alone = edgekit.load(tmp_path / file.name)
+    assert alone.classes == {"logits": NAMES}
+    assert alone.artifact.outputs == row.outputs
+    assert main(["export", *words, "--heads", "none", "--out", str(tmp_path / "bare")]) == 0
+    assert "--heads logits=model builds it in" in " ".join(capsys.readouterr().out.split())
+    bare = edgekit.load(tmp_path / "bare")
+    assert bare.classes == {}
+    assert [spec.name for spec in bare.artifact.outputs] == ["last_hidden_state", "pooler_output"]
+
+
+def test_own_heads_have_integers_drift_and_a_key_of_their_own(classifier: Path, recipe: Recipe, tmp_path: Path):
+    given = recipe.model_dump() | {"model": str(classifier), "precisions": ["w8a8"]}
+    built = build(Recipe.make(given), tmp_path / "out", measure="drift")
+    row = built.manifest.artifacts[0]
+    assert row.drift is not None
+    assert row.drift["heads"]["logits"]["measure"] == "top-1 agreement"
+    assert (tmp_path / "out" / "plan" / "heads.safetensors").exists()
+    assert built.report is not None
+    bare = build(Recipe.make(given | {"own_heads": "off"}), tmp_path / "out", measure="drift")
+    assert bare.made == ("onnx/w8a8",)
+    assert "heads" not in (bare.manifest.artifacts[0].drift or {})
+    assert "--heads none" in bare.report.read_text(encoding="utf-8")
+    assert build(Recipe.make(given), tmp_path / "out", measure="drift").made == ("onnx/w8a8",)
+
+
+def test_inspect_says_which_family_and_which_head_a_file_is(classifier: Path, capsys):
+    assert main(["inspect", str(classifier)]) == 0
+    printed = capsys.readouterr().out
+    assert "classifier of Hugging Face, 10 classes: a, b, c, d, e, ..." in printed
+    assert "aligner.* (1 tensor, 12 parameters)" in printed
+    assert main(["inspect", str(classifier), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["family"], facts["keys"], facts["tasks"]) == ("DINOv2", "huggingface", "logits")
+
+
+def test_names_that_fit_head_writes_reach_the_file(recipe: Recipe, tmp_path: Path):
+    state = official.randomised(official.Classifier(TINY.width, 1, 3)).state_dict()
+    save_file(state, tmp_path / "cls.safetensors", metadata={"classes": json.dumps(["hen", "ox", "yak"])})
+    given = recipe.model_dump() | {"heads": {"cls": str(tmp_path / "cls.safetensors")}, "precisions": ["fp32"]}
+    build(Recipe.make(given), tmp_path / "out", measure="none")
+    assert edgekit.load(tmp_path / "out").classes == {"cls": ("hen", "ox", "yak")}
+    save_file(state, tmp_path / "cls.safetensors", metadata={"classes": json.dumps(["hen", "ox"])})
+    with pytest.raises(DataError, match="2 names of classes for a head of 3"):
+        build(Recipe.make(given), tmp_path / "out", measure="none")
+
+
 def test_a_recipe_has_the_digest_that_it_had_before_the_fields_it_does_not_use():
     values = Recipe().model_dump(mode="json")
-    for newer in ("heads", "head_precision", "fused_attention", "coreml"):
+    for newer in ("heads", "own_heads", "head_precision", "fused_attention", "coreml"):
         del values[newer]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert Recipe().digest == hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,6 +16,9 @@ from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.graph.heads import Head
 from edgekit.graph.torch_emitter import run_with_heads
+from edgekit.heads.classification import PooledClassifier
+from edgekit.heads.depth_anything import DepthAnything
+from edgekit.models.depth_anything import DepthKind
 from edgekit.models.vit import DinoV2, random_model
 from edgekit.pipeline.jobs import fused_missing
 from edgekit.plan.heads import HeadPlan
@@ -44,7 +47,44 @@ def model() -> DinoV2:
 
 @pytest.fixture(scope="module")
 def heads() -> dict[str, Head]:
-    return official.every_kind(CONFIG)
+    """One of every kind, and what only files of other libraries hold."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    every = tuple(range(CONFIG.depth))
+    return official.every_kind(CONFIG) | {
+        "pooled": PooledClassifier(
+            normal(7, WIDTH) / 8, normal(7), (LAST,), "avg", (1 + normal(WIDTH) / 8, normal(WIDTH))
+        ),
+        "relative": depth_anything(DepthKind("v2", every)),
+        "metric": depth_anything(DepthKind("v2", every, max_depth=20.0)),
+    }
+
+
+def depth_anything(kind: DepthKind) -> DepthAnything:
+    """Random, its last convolution well above zero, where a ReLU would hide everything."""
+    channels, fused = (8, 16, 24, 32), 16
+    shapes: dict[str, tuple[int, ...]] = {f"projects.{i}": (c, WIDTH, 1, 1) for i, c in enumerate(channels)}
+    shapes |= {"resize_layers.0": (8, 8, 4, 4), "resize_layers.1": (16, 16, 2, 2), "resize_layers.3": (32, 32, 3, 3)}
+    shapes |= {f"scratch.layer{i + 1}_rn": (fused, c, 3, 3) for i, c in enumerate(channels)}
+    shapes |= {f"scratch.refinenet{i}.out_conv": (fused, fused, 1, 1) for i in range(1, 5)}
+    shapes |= {
+        f"scratch.refinenet{i}.resConfUnit{unit}.conv{conv}": (fused, fused, 3, 3)
+        for i in range(1, 5)
+        for unit in (1, 2)
+        for conv in (1, 2)
+    }
+    shapes |= {"scratch.output_conv1": (8, fused, 3, 3), "scratch.output_conv2.0": (32, 8, 3, 3)}
+    shapes |= {"scratch.output_conv2.2": (1, 32, 1, 1)}
+    rng = np.random.default_rng(2)
+    state = {}
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32)
+        state[f"{name}.bias"] = (rng.standard_normal(shape[0]) / 5).astype(np.float32)
+    state["scratch.output_conv2.2.bias"] += 2 if kind.max_depth is None else 0
+    return DepthAnything.from_state(state, CONFIG, kind)
 
 
 @pytest.fixture(scope="module")
