@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.cli import COMMANDS, command_of, fix_for
 
-ROOT = Path(__file__).parents[2] / "edgekit"
+ROOT = Path(__file__).parents[3] / "edgekit"
 OTHER_PROGRAMS = re.compile(r"\b(pip|ray|npm|python -m pip|ensurepip) [^,;]*")
 VALUE = "4"  # in place of what is only known at run time: a number and a file name alike
 OURS = ("what", "why", "fix")
