@@ -109,7 +109,7 @@ def test_huggingface_shards(tmp_path):
         "",
         "a\0b",
         "folder",
-        "absent.safetensors",
+        "gone.safetensors",
         5,
         None,
         ["a"],
