@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgekit.measure.host import describe_host
 from PIL import Image
 
 import edgekit
@@ -21,6 +20,7 @@ from edgekit.backends.loading import artifact_of
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.onnx.metadata import metadata_of
 from edgekit.errors import BackendMissing, DataError
+from edgekit.host import describe_host
 from edgekit.images import preprocess
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.make import row_of
