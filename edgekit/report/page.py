@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.artifact import ArtifactRow
 from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
+from edgekit.measure.latency import Speedup
 from edgekit.measure.ratio import ratio_range
 from edgekit.quantize.explanation import Explanation
 from edgekit.report import numbers
@@ -69,9 +70,15 @@ def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
         "p50": numbers.milliseconds(latency.p50_ms if latency else None),
         "p90": numbers.milliseconds(latency.p90_ms if latency else None),
         "speed": numbers.speed(speedup),
-        "speed_range": ratio_range(speedup.low, speedup.high) if speedup else "",
+        "speed_range": _speed_range(speedup),
         "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
     }
+
+
+def _speed_range(speedup: Speedup | None) -> str:
+    """The interval, unless it stands in the place of the ratio already."""
+    interval = ratio_range(speedup.low, speedup.high) if speedup else ""
+    return "" if interval == numbers.speed(speedup) else interval
 
 
 def _judged(report: BuildReport) -> str:

@@ -159,10 +159,7 @@ def test_the_fastest_kind_that_runs_here_is_taken(folder: Path) -> None:
     assert model.passed_over == ()
 
 
-def test_what_cannot_run_here_is_passed_over_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (fp32,) = rows_of(folder)
-    fused = fp32.model_copy(update={"name": "onnx/fp32_fused", "variant": "fused"})
-    write_rows(folder, fp32, fused)
+def without_fused_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     real = OnnxBackend.runner
 
     def runner(self: OnnxBackend, artifact: Artifact, threads: int | None = None) -> object:
@@ -171,6 +168,13 @@ def test_what_cannot_run_here_is_passed_over_and_said(folder: Path, monkeypatch:
         return real(self, artifact, threads)
 
     monkeypatch.setattr(OnnxBackend, "runner", runner)
+
+
+def test_what_cannot_run_here_is_passed_over_and_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fp32,) = rows_of(folder)
+    fused = fp32.model_copy(update={"name": "onnx/fp32_fused", "variant": "fused"})
+    write_rows(folder, fp32, fused)
+    without_fused_ops(monkeypatch)
     model = edgekit.load(folder)
     assert model.artifact.name == "onnx/fp32"
     ((name, why),) = model.passed_over
@@ -324,14 +328,7 @@ def test_what_drifts_too_far_comes_last_on_every_machine(folder: Path, monkeypat
 
 def test_a_choice_that_does_not_run_here_is_named_and_the_next_measured_is_taken(folder: Path, monkeypatch) -> None:
     measured(folder, "onnx/fp32_fused", here=True)
-    real = OnnxBackend.runner
-
-    def runner(self: OnnxBackend, artifact: Artifact, threads: int | None = None) -> object:
-        if artifact.variant == "fused":
-            raise BackendMissing("no op library here", fix="edgekit doctor")
-        return real(self, artifact, threads)
-
-    monkeypatch.setattr(OnnxBackend, "runner", runner)
+    without_fused_ops(monkeypatch)
     model = edgekit.load(folder)
     assert model.artifact.name == "onnx/fp32"
     assert "onnx/fp32_fused, which was chosen for its latency" in model.reason

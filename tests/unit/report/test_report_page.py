@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.artifact import ArtifactRow, Manifest, TimingRun
 from edgekit.cli import main
 from edgekit.host import describe_host
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
+from edgekit.measure.latency import LatencyReport, Speedup
+from edgekit.measure.noise import Noise
 from edgekit.report import BuildReport, write_report
 from edgekit.report.verdict import judge
 
@@ -93,3 +95,44 @@ def test_the_verdict_can_be_drawn_for_another_goal(report, tmp_path):
     assert BuildReport.read_json(tmp_path / "report.json").verdict.aim.goal == "size"
     assert Manifest.read(tmp_path).choice.goal == "size"
     assert main(["report", str(tmp_path), "--optimize-for", "beauty"]) == 2
+
+
+def test_a_doubt_stands_under_the_headline_and_the_run_in_the_heading(report, tmp_path):
+    doubt = "In doubt: the host was busy, other work took 60% of its processor time meanwhile."
+    verdict = report.verdict.model_copy(update={"sentence": f"Use onnx/w8a8. {doubt}", "doubt": doubt})
+    run = TimingRun(
+        id="r1",
+        date="2026-11-29T14:03:00Z",
+        threads=2,
+        batch=1,
+        image_size=(28, 28),
+        busy=0.6,
+        host=describe_host().model_dump(mode="json"),
+    )
+    speedup = Speedup(reference="onnx/fp32", value=3.1, low=1.9, high=5.2)
+    times = {"times_ms": ((1.0, 2.0),) * 3, "p50_ms": 1.5, "p90_ms": 2.0, "p99_ms": None, "min_ms": 1.0, "mean_ms": 1.5}
+    latency = LatencyReport(
+        name="onnx/w8a8",
+        batch=1,
+        image_size=(28, 28),
+        threads=2,
+        rounds=3,
+        **times,
+        load_ms=1,
+        first_ms=1,
+        throughput_ips=1,
+        peak_rss_mb=2,
+        base_rss_mb=1,
+        energy_mj=None,
+        noise=Noise.of(times["times_ms"], 0.6),
+        speedup=speedup,
+        run=run,
+    )
+    timed = report.model_copy(update={"verdict": verdict, "latency": {"onnx/w8a8": latency}})
+    page = write_report(timed, tmp_path).read_text(encoding="utf-8")
+    assert "<h1>Use onnx/w8a8.</h1>" in page
+    assert f"<b>{doubt}</b>" in page
+    assert "2 threads, 2026-11-29 14:03 UTC, host busy (60%" in page
+    assert "1.9× to 5.2×" in page
+    assert "3.1×" not in page
+    assert BuildReport.read_json(tmp_path / "report.json") == timed
