@@ -1,4 +1,4 @@
-"""What stands in a Core ML package: GEMMs with integer weights and inputs, attention as one operation."""
+"""Counts what a saved Core ML package holds: GEMMs with integer weights and inputs, attention as one operation."""
 
 from __future__ import annotations
 

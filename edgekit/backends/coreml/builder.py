@@ -36,7 +36,10 @@ def mil_name(name: str) -> str:
 
 
 def fake_quantize(name: str, x: Var, quantizer: StaticInput) -> Var:
-    """`quantize` to int8 and `dequantize`: the values of the plan's uint8 quantizer, whose integers are 128 higher."""
+    """`quantize` to int8 and `dequantize`: the values of the plan's uint8 quantizer, whose integers are 128 higher.
+
+    `name` is that of the dequantized variable.
+    """
     scale, zero_point = np.float16(quantizer.scale), np.int8(quantizer.zero_point - SHIFT)
-    q = mb.quantize(input=x, scale=scale, zero_point=zero_point, output_dtype="int8", name=f"{name}_input_q")
-    return mb.dequantize(input=q, scale=scale, zero_point=zero_point, name=f"{name}_input")
+    q = mb.quantize(input=x, scale=scale, zero_point=zero_point, output_dtype="int8", name=f"{name}_q")
+    return mb.dequantize(input=q, scale=scale, zero_point=zero_point, name=name)

@@ -77,7 +77,7 @@ class CoreMlEmitter(CoreMlHeadEmitter):
 
     @override
     def add(self, a: Var, b: Var, name: str = "") -> Var:
-        return mb.add(x=a, y=b, name=self._named(name, "plus"))
+        return mb.add(x=a, y=b, name=self._named(name, "add"))
 
     @override
     def layer_norm(self, x: Var, weight: np.ndarray, bias: np.ndarray, name: str = "") -> Var:
@@ -93,7 +93,7 @@ class CoreMlEmitter(CoreMlHeadEmitter):
 
     @override
     def matmul(self, x: Var, matrix: np.ndarray, name: str = "") -> Var:
-        return mb.linear(x=x, weight=self.options.number(matrix.T), name=self._named(name, "turn"))
+        return mb.linear(x=x, weight=self.options.number(matrix.T), name=self._named(name, "matmul"))
 
     @override
     def activate(self, x: Var, function: Activation, name: str = "") -> Var:
@@ -115,7 +115,7 @@ class CoreMlEmitter(CoreMlHeadEmitter):
             begin=[0, 0, 0],
             end=[1, 1, self.config.width],
             squeeze_mask=[False, True, False],
-            name=self._named(name, "cls"),
+            name=self._named(name, "class_token"),
             **(whole if self.options.batch == -1 else {}),
         )
 
@@ -141,7 +141,7 @@ def program_of(e: CoreMlEmitter, heads: Mapping[str, Head] | None = None, batch:
 
     @mb.program(input_specs=[spec], opset_version=getattr(ct.target, options.target))  # type: ignore[untyped-decorator]
     def program(pixel_values: Var) -> tuple[Var, ...]:
-        pixels = mb.cast(x=pixel_values, dtype="fp16", name=f"{INPUT_NAME}_half") if narrow else pixel_values
+        pixels = mb.cast(x=pixel_values, dtype="fp16", name=f"{INPUT_NAME}_fp16") if narrow else pixel_values
         backbone = emit_backbone(e, pixels)
         outputs = dict(zip(OUTPUT_NAMES, (backbone.hidden, backbone.pooled), strict=True))
         for name, x in emit_heads(e, heads, backbone.blocks, backbone.hidden).items():

@@ -163,10 +163,10 @@ class StaticGemms(WeightGemms):
     def _token_scaled(self, gemm: GemmPlan, quantizer: TokenScaledInput, x: Var) -> Var:
         """Quantizer and product over the tokens divided by their abs-max; times the abs-max again, then the bias."""
         name = mil_name(gemm.name)
-        magnitudes = mb.abs(x=x, name=f"{name}_sizes")
+        magnitudes = mb.abs(x=x, name=f"{name}_abs")
         largest = mb.reduce_max(x=magnitudes, axes=[-1], keep_dims=True, name=f"{name}_largest")
         peak = mb.maximum(x=largest, y=self.options.dtype(LEAST_PEAK), name=f"{name}_peak")  # (B, N, 1)
-        quotient = fake_quantize(name, mb.real_div(x=x, y=peak, name=f"{name}_quotient"), quantizer.quotient)
+        quotient = fake_quantize(f"{name}_input", mb.real_div(x=x, y=peak, name=f"{name}_quotient"), quantizer.quotient)
         product = mb.linear(x=quotient, weight=self.weight(gemm.name), name=name)
         product = mb.mul(x=product, y=peak, name=f"{name}_scaled")
         return mb.add(x=product, y=self.bias(gemm.name), name=f"{name}_bias")
@@ -185,10 +185,11 @@ class StaticGemms(WeightGemms):
         name = mil_name(gemm.name)
         match gemm.input:
             case StaticInput():
-                return fake_quantize(name, x, gemm.input)
+                return fake_quantize(f"{name}_input", x, gemm.input)
             case TokenGroupInput(split, head, tail):
                 first, rest = mb.split(x=x, split_sizes=[split, x.shape[1] - split], axis=1, name=f"{name}_groups")
-                parts = [fake_quantize(f"{name}_head", first, head), fake_quantize(f"{name}_tail", rest, tail)]
+                groups = ("head", first, head), ("tail", rest, tail)
+                parts = [fake_quantize(f"{name}_{part}_input", rows, q) for part, rows, q in groups]
                 return mb.concat(values=parts, axis=1, name=f"{name}_joined")
             case _:
                 raise ExportError(

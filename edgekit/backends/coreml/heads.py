@@ -54,11 +54,11 @@ class CoreMlHeadEmitter(Emitter[Var]):
     @override
     def patch_map(self, tokens: Var) -> Var:
         x = mb.transpose(x=self._patches(tokens), perm=[0, 2, 1], name=self.name_of("transpose"))  # (1, D, P)
-        return mb.reshape(x=x, shape=[1, self.config.width, self.rows, self.columns], name=self.name_of("grid"))
+        return mb.reshape(x=x, shape=[1, self.config.width, self.rows, self.columns], name=self.name_of("reshape"))
 
     @override
     def concat(self, values: Sequence[Var]) -> Var:
-        return values[0] if len(values) == 1 else mb.concat(values=list(values), axis=1, name=self.name_of("join"))
+        return values[0] if len(values) == 1 else mb.concat(values=list(values), axis=1, name=self.name_of("concat"))
 
     @override
     def resize(self, image: Var, size: Grid, corners: Corners) -> Var:
@@ -89,7 +89,7 @@ class CoreMlHeadEmitter(Emitter[Var]):
     @override
     def l2_normalize(self, vector: Var) -> Var:
         # Divided by its abs-max first: the square of that might be more than float16 holds.
-        magnitudes = mb.abs(x=vector, name=self.name_of("size"))
+        magnitudes = mb.abs(x=vector, name=self.name_of("abs"))
         peak = mb.reduce_max(x=magnitudes, axes=[1], keep_dims=True, name=self.name_of("peak"))  # (1, 1)
         x = self.divide(vector, peak)
         length = mb.reduce_l2_norm(x=x, axes=[1], keep_dims=True, name=self.name_of("length"))  # (1, 1)
@@ -114,8 +114,8 @@ class CoreMlHeadEmitter(Emitter[Var]):
             return self._float_conv(image, weight, layer.bias, shape)
         name = mil_name(self.here)
         if self._quantizers.get(image.name) != layer.input:
-            image = fake_quantize(name, image, layer.input)
-        x = fake_quantize(f"{name}_behind", self._conv(image, weight, layer.bias, shape), layer.output)
+            image = fake_quantize(f"{name}_input", image, layer.input)
+        x = fake_quantize(f"{name}_output", self._conv(image, weight, layer.bias, shape), layer.output)
         self._quantizers[x.name] = layer.output
         return self._shuffled(x, shape)
 

@@ -1,4 +1,4 @@
-"""What the CPU plugin makes of an IR: which GEMMs run in int8, which attention is one kernel, what falls back."""
+"""Reads the CPU plugin's execution graph of an IR: GEMMs in int8, attention in one kernel, reference code."""
 
 from __future__ import annotations
 
