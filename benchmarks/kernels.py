@@ -91,7 +91,7 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
 
 
 def of_each_isa(module: str) -> list[dict[str, object]]:
-    """What `python -m module --one` prints for each instruction set, in a process of its own: the library chooses once."""
+    """The rows of a module's `--one` for each instruction set, each in its own process: the library chooses once."""
     ops.ort_library()
     rows: list[dict[str, object]] = []
     for isa in ops.native_status().isas:
