@@ -7,7 +7,7 @@ TEST_JOBS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet
 
-.PHONY: demo test test-full lint clean
+.PHONY: demo test test-full lint docs clean
 
 demo: .venv/ready
 	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8,w8a8 --out $(DEMO_OUT)
@@ -29,8 +29,12 @@ lint: .venv/ready-for-tests
 	.venv/bin/ruff check .
 	$(PY) -m mypy
 
+# The documentation as a site in site/, from an environment of its own.
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv $(DEMO_OUT)
+	rm -rf .venv .venv-docs site $(DEMO_OUT)
 
 # torch first: its index may be another one, and what follows must not replace it
 .venv/torch:
@@ -46,3 +50,8 @@ clean:
 .venv/ready-for-tests: .venv/torch pyproject.toml
 	$(PIP) -e ".[all,dev]"
 	@touch $@ .venv/ready
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -e ".[docs]"
+	@touch $@
