@@ -29,7 +29,7 @@ lint: .venv/ready-for-tests
 	.venv/bin/ruff check .
 	$(PY) -m mypy
 
-# The documentation as a site in site/, from an environment of its own.
+# The documentation as a site in site/, from an environment of its own: it needs none of edgekit's packages.
 docs: .venv-docs/ready
 	.venv-docs/bin/mkdocs build --strict
 
@@ -53,5 +53,6 @@ clean:
 
 .venv-docs/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet -e ".[docs]"
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet -r .venv-docs/requirements.txt
 	@touch $@

@@ -69,7 +69,7 @@ def build(
 
     Args:
         recipe: what to build.
-        out: the build folder, see the contract in the README.
+        out: the build folder, see the contract in docs/quickstart.md.
         measure: drift and latency, drift alone, or neither.
         threads: of each runtime while latency is measured; None leaves it to the runtime.
         aim: choose among the artifacts for this, and record the choice in the manifest.

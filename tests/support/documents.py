@@ -72,18 +72,23 @@ class Text:
                 yield found[1]
 
 
+@cache
+def files() -> tuple[Path, ...]:
+    """The files of the repository's root and of its folders, but for what running made."""
+    found = list(ROOT.glob("*.*"))
+    for folder in ("docs", "recipes", *FOLDERS):
+        found += [path for path in (ROOT / folder).rglob("*.*") if not _UNREAD & set(path.parts)]
+    return tuple(sorted(found))
+
+
 def documents() -> list[Path]:
     """The pages that this project writes about itself."""
-    pages = [path for path in ROOT.glob("*.md")]
-    for folder in ("docs", *FOLDERS):
-        pages += [path for path in (ROOT / folder).rglob("*.md") if not _UNREAD & set(path.parts)]
-    return sorted(pages)
+    return [path for path in files() if path.suffix == ".md"]
 
 
 def sources() -> list[Path]:
     """The modules of the package, the benchmarks and the tests."""
-    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    return sorted(path for path in found if not _UNREAD & set(path.parts))
+    return [path for path in files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in FOLDERS]
 
 
 @cache

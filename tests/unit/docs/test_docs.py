@@ -15,7 +15,7 @@ import typer
 
 from edgekit.cli import COMMANDS, app
 from edgekit.recipe import Recipe
-from tests.support.documents import ROOT, Text, anchors, documents, layers, links, sources, texts
+from tests.support.documents import ROOT, Text, anchors, documents, files, layers, links, sources, texts
 
 README_BYTES = 8 * 1024
 PAGES = [text for text in texts() if text.is_page]
@@ -142,7 +142,7 @@ def test_flags_in_inline_code_exist(text):
 def test_source_files_in_inline_code_exist(text):
     """Pages of a bundle's samples name files of other projects too; `tests/unit/bundle` looks at them."""
     named = {span for span in text.spans() if re.fullmatch(r"[\w-]+\.(py|cpp|h|inl|md|yml)", span)}
-    assert named <= {path.name for path in ROOT.rglob("*.*") if not {".venv", ".git"} & set(path.parts)}
+    assert named <= {path.name for path in files()}
 
 
 @page
