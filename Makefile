@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-full lint clean
+.PHONY: demo test test-full lint docs clean
 
 demo: .venv/ready
 	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -30,8 +30,12 @@ lint: .venv/ready-for-tests
 	.venv/bin/ruff check .
 	$(PY) -m mypy
 
+# The documentation as a site in site/, from an environment of its own: it needs none of edgekit's packages.
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv $(DEMO_OUT)
+	rm -rf .venv .venv-docs site $(DEMO_OUT)
 
 # torch first: its index may be another one, and what follows must not replace it
 .venv/torch:
@@ -47,3 +51,9 @@ clean:
 .venv/ready-for-tests: .venv/torch pyproject.toml
 	$(PIP) -e ".[all,dev]"
 	@touch $@ .venv/ready
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet -r .venv-docs/requirements.txt
+	@touch $@

@@ -1,7 +1,7 @@
 """Every format beside the simulator of the plan it was written from: drift, agreement, size, seconds to write.
 
     edgekit build --model demo --format onnx,openvino,coreml,tflite --precision fp32,fp16,w8,w8a8 --out OUT
-    python benchmarks/support/photos.py photos                 # photographs unlike those that OUT was calibrated on
+    python -m benchmarks.support.photos photos                   # photographs unlike those that OUT was calibrated on
     python -m benchmarks.formats OUT --eval photos [--csv benchmarks/results/formats.csv]
 
 Each artifact is exported again: that shows what the export takes, and that it gives the bytes of the build's file.

@@ -1,6 +1,6 @@
 """Drift of every way to quantize one DINOv2, ours and the common tools', on the same weights and photographs.
 
-    python -m benchmarks.quantization                  # the table of README, a few minutes per size
+    python -m benchmarks.quantization                  # at 224 px; a few minutes per size
     python -m benchmarks.quantization --image-size 518 --samples 16
 
 Calibration: photographs of one kind. Judged on other photographs of that kind ("like") and on another kind ("unlike").

@@ -1,6 +1,6 @@
 """What more work costs: latency and peak memory of FP32, INT8 and fused ONNX files as tokens and batch grow.
 
-    python -m benchmarks.scaling                                # writes results/scaling.csv and results/scaling.svg
+    python -m benchmarks.scaling                                # writes results/scaling.csv and the chart of its page
     python -m benchmarks.scaling --image-size 224,308 --batch 1,2 --rounds 3 --csv /path/to/scaling.csv
     python -m benchmarks.scaling --draw                         # only the chart, of the CSV that is there
 
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import vl_convert
 
+from benchmarks.support.matrix import CHARTS
 from benchmarks.support.rows import write_csv
 from benchmarks.support.scaling_chart import ARTIFACTS, chart, exponents
 from edgekit.artifact import Artifact, Preprocess
@@ -146,7 +147,8 @@ def main() -> None:
         read = list(csv.DictReader(file))
     for fit in exponents(read):
         print(fit)
-    options.csv.with_suffix(".svg").write_text(vl_convert.vegalite_to_svg(chart(read)), encoding="utf-8")
+    target = CHARTS / "scaling.svg" if options.csv == RESULTS else options.csv.with_suffix(".svg")
+    target.write_text(vl_convert.vegalite_to_svg(chart(read)), encoding="utf-8")
 
 
 if __name__ == "__main__":

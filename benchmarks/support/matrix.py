@@ -11,6 +11,7 @@ from edgekit.files import atomic_path
 from edgekit.host import Host
 
 RESULTS = Path(__file__).parents[1] / "results"
+CHARTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "charts"
 Key = tuple[str, int, int, str]  # model, image size, threads, artifact
 
 

@@ -1,6 +1,6 @@
 """Draws the matrix of every host: what each way to run a model costs and loses, a panel per image size.
 
-python benchmarks/support/plots.py      # writes benchmarks/results/matrix-<host>-<model>-<threads>.svg
+python -m benchmarks.support.plots      # writes docs/benchmarks/charts/matrix-<host>-<model>-<threads>.svg
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def drawings(path: Path) -> list[Path]:
     for model, threads in sorted({(row.model, row.threads) for row in rows}):
         part = [row for row in rows if (row.model, row.threads) == (model, threads)]
         svg = vl_convert.vegalite_to_svg(chart(part).to_dict())
-        target = path.with_name(f"{path.stem}-{Path(model).stem}-{threads}.svg")
+        target = matrix.CHARTS / f"{path.stem}-{Path(model).stem}-{threads}.svg"
         target.write_text(svg, encoding="utf-8")
         written.append(target)
     return written

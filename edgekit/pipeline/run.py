@@ -86,7 +86,7 @@ def build(
 
     Args:
         recipe: what to build, or only its model: a name of the zoo, or a checkpoint.
-        out: the build folder, see the contract in the README.
+        out: the build folder, see the contract in docs/quickstart.md.
         measure: drift and latency, drift alone, or neither.
         threads: of each runtime while latency is measured; None leaves it to the runtime.
         aim: choose among the artifacts for this; None is for latency. The manifest records the choice.

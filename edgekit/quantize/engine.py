@@ -1,8 +1,16 @@
 """The quantization engine: a baked float model and calibration pixels in, a QuantPlan out, one block at a time.
 
-Two streams of calibration images run side by side: one through the float model, one through what is already quantized.
-Each block is first rewritten by exact surgery whose parameters are read off the float stream, then its GEMMs are
-quantized in the order they run, each fitted to give the float stream's output from the quantized stream's input.
+Two streams of calibration images run side by side: the exact stream through the float model, and the quantized stream
+through what is already integer, so that every GEMM is fitted to the inputs that it will really get. In order:
+
+1. Hold out an eighth of the images. Fold LayerScale and the attention scale, rotate the residual stream if asked.
+2. Make synthetic calibration images; they widen ranges and fit no weights.
+3. For each block: observe the GEMM inputs of the exact stream, rewrite the block by exact surgery with parameters read
+   off it, and choose the range of each input (`condition`).
+4. For each GEMM of the block in the order they run (`stages`): stream the Hessian of its quantized input, round the
+   weights by GPTQ, correct the bias (`fit`, `rounding`), and run both streams through it.
+5. Save the block (`checkpoint`): a killed run continues with the next one.
+6. On the held-out images: promote the most sensitive GEMMs to more bits if asked, and verify the plan (`sensitivity`).
 """
 
 from __future__ import annotations

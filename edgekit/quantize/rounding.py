@@ -1,4 +1,17 @@
-"""Weight rounding: round to nearest, MSE-optimal clipping, and GPTQ with error feedback over the input Hessian."""
+"""Weight rounding: round to nearest, MSE-optimal clipping, and GPTQ with error feedback over the input Hessian.
+
+Rounding W (out, in) to Q changes the output of a GEMM by (W - Q) x. Its mean square over the calibration inputs is
+tr((W - Q) H (W - Q)^T) with the Hessian H = X^T X, so that errors on correlated inputs can cancel each other. GPTQ
+(Frantar et al. 2022, arXiv 2210.17323) minimises it greedily, for all output channels at once, in three steps:
+
+1. Fix the quantization grid (`covering`, `least_error`), damp H by a share of its mean diagonal, and sort the input
+   channels by falling diagonal ("act order"): those that matter most are rounded while the others can still follow.
+2. Take the upper Cholesky factor U of H^-1: its row j holds how rounding channel j is best made up for by later ones.
+3. Round channel j to the nearest step, divide its error by U[j, j], and subtract that times U[j, k] from every channel
+   k > j that is still open; go on with j + 1.
+
+At 4 bits `refit_scale` and `descend` then improve scales and integers in turn on the same objective.
+"""
 
 from __future__ import annotations
 
