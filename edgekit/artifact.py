@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
 from edgekit.precision import Precision, Variant
 
-Format = Literal["onnx", "openvino", "coreml", "tflite"]
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One file format: its backend, and the packages that write and run its files."""
+
+    backend: str  # "module:class", the module relative to `edgekit.backends`
+    distributions: tuple[str, ...]  # whose versions decide the bytes of a file
+
+
+FORMATS: dict[str, FormatRow] = {
+    "onnx": FormatRow(".onnx.backend:OnnxBackend", ("onnx", "onnx-ir", "onnxruntime")),
+    "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
+    "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
+    "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+}
+"""The table of formats. The first is the default, and its FP32 file the reference where there are several."""
+
+
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"{name!r} is no format, known are {', '.join(FORMATS)}")
+    return name
+
+
+Format = Annotated[str, AfterValidator(_known)]
+"""A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 
 BUILD_SCHEMA: Final = "edgekit.build/1"

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from edgekit.artifact import Format, Frozen
+from edgekit.artifact import FORMATS, Format, Frozen
 from edgekit.errors import RecipeError
-from edgekit.precision import Precision
+from edgekit.precision import DEFAULT_PRECISIONS, Precision
 from edgekit.settings import read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
@@ -86,8 +86,8 @@ class Recipe(Frozen):
 
     model: str = "demo"
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
-    formats: tuple[Format, ...] = ("onnx",)
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+    formats: tuple[Format, ...] = (next(iter(FORMATS)),)
+    precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     fused: bool = True
     fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with

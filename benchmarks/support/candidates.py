@@ -25,7 +25,6 @@ from edgekit.models import zoo
 from edgekit.pipeline import build
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.records import read_record
-from edgekit.pipeline.timing import untimed
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe
 from edgekit.workflows.compare import artifacts_in
@@ -115,7 +114,7 @@ def _ours(row: ArtifactRow, artifacts: dict[str, Artifact], folder: Path, blank:
         return Candidate(known, None)
     record = read_record(folder, row.name)
     known = replace(known, placement=placement(row.audit or {}), **_drift(record.drift if record else None))
-    if why := untimed(row.format) or get_backend(row.format).runner_missing():
+    if why := get_backend(row.format).why_untimed(row.precision):
         return Candidate(replace(known, status="not here", reason=why), None)
     return Candidate(known, Target.of(artifacts[row.name]))
 

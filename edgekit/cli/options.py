@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgekit.precision import FACTS
+
 if TYPE_CHECKING:
     from edgekit.recipe import Recipe
 
@@ -15,9 +17,7 @@ Model = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
-Precisions = Annotated[
-    str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w8a16,w4,w4a8.", metavar="A,B")
-]
+Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[
     str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
 ]

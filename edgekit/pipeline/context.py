@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgekit import __version__
 from edgekit.artifact import Preprocess
-from edgekit.backends.base import WEIGHT_ONLY, ExportSource
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
 from edgekit.files import sha256_of
 from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
@@ -26,6 +27,7 @@ from edgekit.pipeline.watch import Watcher
 from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import FACTS
 from edgekit.quantize.checkpoint import ENGINE
 from edgekit.quantize.explanation import FILE as EXPLAINED
 from edgekit.recipe import Recipe
@@ -65,6 +67,7 @@ class Materials:
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
         plan = self.plan(job.size, self.plan_kind(job)) if job.integer else None
+        integer_only = job.precision in get_backend(job.format).integer_only
         return ExportSource(
             model=self.model(job.size),
             preprocess=self.preprocess(job.size),
@@ -76,7 +79,7 @@ class Materials:
             overflow=self.recipe.quantize.overflow,
             heads=self.heads,
             head_plan=self._head_plan_of(job),
-            calibration=self.calibration(job.size).pixel_values if job.precision == "w8a16" else None,
+            calibration=self.calibration(job.size).pixel_values if integer_only else None,
         )
 
     def heads_key(self) -> dict[str, str]:
@@ -91,8 +94,9 @@ class Materials:
         return keys
 
     def has_head_plan(self, job: Job) -> bool:
-        """Whether heads have integers in an artifact; w8a16 has no heads."""
-        return job.integer and bool(self.heads) and job.precision != "w8a16" and self.recipe.head_precision == "int8"
+        """Whether heads have integers in an artifact; one of integers throughout has no heads."""
+        with_heads = bool(self.heads) and job.precision not in get_backend(job.format).integer_only
+        return job.integer and with_heads and self.recipe.head_precision == "int8"
 
     def head_plan_key(self, size: Size) -> str:
         """Digest of all that decides the integers of heads."""
@@ -247,7 +251,7 @@ class Materials:
         if not self.has_head_plan(job):
             return None
         plan = self.head_plan(job.size)
-        return plan.weights_alone() if job.precision in WEIGHT_ONLY and job.format != "onnx" else plan
+        return plan.weights_alone() if FACTS[job.precision].weight_only and job.format != "onnx" else plan
 
     def _reference(self, size: Size) -> Features:
         """Features of the float model in torch on the evaluation images, and what the heads make of them."""

@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from edgekit.artifact import ArtifactRow, Choice, Frozen
+from edgekit.backends import get_backend
 from edgekit.measure.drift import DriftReport, Grade
 from edgekit.measure.latency import LatencyReport, Speedup, paired_speedup
 from edgekit.measure.noise import MAX_LOAD
 from edgekit.measure.ratio import ratio
 from edgekit.measure.retrieval import Retrieval
-from edgekit.precision import Precision
+from edgekit.precision import FACTS, Precision, is_float
 
 Goal = Literal["latency", "size", "accuracy"]
 
@@ -27,9 +28,6 @@ _NO_BETTER: dict[Goal, str] = {
     "size": "is both smaller and true enough",
     "accuracy": "is faster beyond doubt and true enough",
 }
-_INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
-_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
-_ELSEWHERE: frozenset[Precision] = frozenset({"w8a16"})  # made for other devices than the one that measures
 
 
 class Aim(Frozen):
@@ -91,7 +89,7 @@ def candidates(
     """The artifacts that were measured in both ways, fastest first; the reference drifts from itself by nothing."""
     found = []
     for row in rows:
-        if row.precision in _ELSEWHERE:
+        if row.precision in get_backend(row.format).untimed_precisions:  # made for other devices than this one
             continue
         if row.status != "ok" or row.name not in latency or (row.name not in drift and row.name != reference):
             continue
@@ -205,7 +203,7 @@ def _against(latency: Mapping[str, LatencyReport], name: str, rival: str) -> Spe
 def _retrieval(candidate: Candidate, drift: Mapping[str, DriftReport]) -> str:
     """What changes for an application that looks up neighbours, in a gallery of FP32 features and in its own."""
     report = drift.get(candidate.name)
-    if report is None or candidate.precision in _FLOAT or report.own.nn_agreement.value is None:
+    if report is None or is_float(candidate.precision) or report.own.nn_agreement.value is None:
         return ""
     shares = [f"{found.nn_agreement.value or 0:.0%}{_interval(found)}" for found in (report.mixed, report.own)]
     return (
@@ -293,7 +291,7 @@ def alike(drop: float) -> str:
 def _int8(
     found: Sequence[Candidate], fit: Sequence[Candidate], latency: Mapping[str, LatencyReport]
 ) -> tuple[Int8 | None, str]:
-    integers = [c for c in found if c.precision in _INTEGER]
+    integers = [c for c in found if FACTS[c.precision].activations != "float"]
     if not integers:
         return None, ""
     good = [c for c in integers if c in fit]
@@ -301,7 +299,7 @@ def _int8(
         nearest = min(integers, key=lambda c: c.drop)
         return "loses too much", f"INT8 loses too much here: the best, {nearest.name}, reaches {alike(nearest.drop)}."
     best = good[0]
-    rival = next((c for c in fit if c.precision in _FLOAT), None)
+    rival = next((c for c in fit if is_float(c.precision)), None)
     against = f"the fastest float model, {rival.name}" if rival else "FP32"
     value, low, high = best.speedup, best.speedup_low, best.speedup_high
     if rival:

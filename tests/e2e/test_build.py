@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Manifest
-from edgekit.backends import BACKENDS, load
+from edgekit.artifact import FORMATS, FormatRow, Manifest
+from edgekit.backends import load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.files import sha256_of
@@ -173,7 +173,7 @@ def test_what_is_built_but_cannot_be_run_here_says_so(recipe, tmp_path, monkeypa
 
 
 def test_a_format_this_edgekit_does_not_have_is_not_here(recipe, tmp_path, monkeypatch):
-    monkeypatch.setitem(BACKENDS, "tflite", "edgekit.backends.nowhere:Nothing")
+    monkeypatch.setitem(FORMATS, "tflite", FormatRow("edgekit.backends.nowhere:Nothing", ()))
     result = build(changed(recipe, formats=["onnx", "tflite"], precisions=["fp32"]), tmp_path / "o", measure="none")
     assert [row.status for row in result.manifest.artifacts] == ["ok", "not here"]
     assert "no tflite backend" in result.manifest.artifacts[1].reason
@@ -189,7 +189,7 @@ def test_an_artifact_unlike_its_reference_fails_but_shows_its_drift(recipe, tmp_
 
 
 def test_native_code_that_crashes_is_a_failed_row(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.pipeline.jobs.fused_missing", lambda format_: None)
+    monkeypatch.setattr("edgekit.backends.onnx.backend.OnnxBackend.fused_missing", lambda self: None)
     export = OnnxBackend.export
 
     def plain(self, source, precision, variant, path):  # no need for the native library: the crash is what matters

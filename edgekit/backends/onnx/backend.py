@@ -31,7 +31,6 @@ class OnnxBackend(Backend):
     suffix: ClassVar[str] = ".onnx"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx_ir", "onnxruntime")
     runtime_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    distributions: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),

@@ -52,7 +52,6 @@ class TfliteBackend(Backend):
     suffix: ClassVar[str] = ".tflite"
     packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)  # whose schema the writer uses
     runtime_packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
-    distributions: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),
@@ -68,6 +67,8 @@ class TfliteBackend(Backend):
     untimed_precisions: ClassVar[dict[Precision, str]] = {
         "w8a16": "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
     }
+    integer_only: ClassVar[frozenset[Precision]] = frozenset({"w8a16"})
+    weight_zero_points: ClassVar[bool] = False
     runtime: Runtime | None = None
 
     @override
