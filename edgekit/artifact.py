@@ -41,7 +41,7 @@ Format = Annotated[str, AfterValidator(_known)]
 """A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 
-BUILD_SCHEMA: Final = "edgekit.build/1"
+BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
 IMAGE_NAME = "image"  # of a file that takes uint8 RGB (B, height, width, 3): of any size, if it resizes by itself
 OUTPUT_NAMES = ("last_hidden_state", "pooler_output")
@@ -163,7 +163,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
-    schema_: Literal["edgekit.build/1"] = BUILD_SCHEMA
+    schema_: Literal["edgekit.build/2"] = BUILD_SCHEMA
     model: dict[str, Any]  # name, source, licence, sha256, config
     recipe: dict[str, Any]
     recipe_digest: str
@@ -197,6 +197,7 @@ class Manifest(BaseModel):
         try:
             data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
+            _refuse_earlier(data["schema_"], folder)
             manifest = cls.model_validate(data)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
@@ -215,3 +216,13 @@ class Manifest(BaseModel):
             if row.path is not None:
                 inside(folder, row.path, said_by=str(path))
         return manifest
+
+
+def _refuse_earlier(schema: object, folder: Path) -> None:
+    """Raises DataError for a build folder of a schema before ours, whose names meant other things."""
+    if schema != BUILD_SCHEMA and str(schema).startswith("edgekit.build/"):
+        raise DataError(
+            f"{folder} is a build folder of {schema}, this edgekit reads {BUILD_SCHEMA}",
+            why="files have been renamed to what they hold: build it again in a new folder",
+            fix="edgekit build --model demo --out ANOTHER_FOLDER",
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
-Variant = Literal["standard", "fused", "composite"]
+Variant = Literal["standard", "fused", "per_token", "dynamic", "composite"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class PrecisionFacts:
 
 
 FACTS: dict[Precision, PrecisionFacts] = {
-    "fp32": PrecisionFacts(32, "float", 0.999999, 4, ("#5b6470", "#a3acb8")),
-    "fp16": PrecisionFacts(16, "float", 0.9999, 5, ("#3f7cc4", "#74aeef")),
-    "w8": PrecisionFacts(8, "float", 0.99, 1, ("#1e9e8a", "#4fcdb8")),
+    "fp32": PrecisionFacts(32, "float", 0.999999, 5, ("#5b6470", "#a3acb8")),
+    "fp16": PrecisionFacts(16, "float", 0.9999, 6, ("#3f7cc4", "#74aeef")),
+    "w8": PrecisionFacts(8, "float", 0.99, 2, ("#1e9e8a", "#4fcdb8")),
     "w8a8": PrecisionFacts(8, "int8", 0.99, 0, ("#d9761a", "#f2a04d")),
-    "w8a16": PrecisionFacts(8, "int16", 0.99, 6, ("#8a6d3b", "#c9a86a")),
-    "w4": PrecisionFacts(4, "float", 0.8, 3, ("#c2557a", "#ea92b2")),
-    "w4a8": PrecisionFacts(4, "int8", 0.8, 2, ("#a1408f", "#d683c6")),
+    "w8a16": PrecisionFacts(8, "int16", 0.99, 1, ("#8a6d3b", "#c9a86a")),
+    "w4": PrecisionFacts(4, "float", 0.8, 4, ("#c2557a", "#ea92b2")),
+    "w4a8": PrecisionFacts(4, "int8", 0.8, 3, ("#a1408f", "#d683c6")),
 }
 """In the order in which a build makes them: float first, since the parity of those files is known."""
 
@@ -45,26 +45,29 @@ REFERENCE: Final = "fp32"
 """The precision that others are compared with."""
 INT8: Final = "w8a8"
 """The precision that a plan is made for, and an app takes, unless another is asked for."""
-DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
+DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
 """Those of a recipe that names none."""
+FUSED_BESIDE: dict[Precision, Precision] = {"w8a16": "w8a8"}
+"""Precisions whose fused file is made wherever another precision is asked for."""
 
 
 @dataclass(frozen=True)
 class VariantFacts:
-    """One more form of a precision's file."""
+    """One form of a precision's file."""
 
-    switch: Literal["fused", "fused_attention"] | None  # the field of a recipe that turns it on; None: always made
-    pace: int = 0  # place in the order of speed: those of 1 behind all of 0
+    pace: int  # place in the order of speed among files of one precision, 0 is the fastest
+    switch: Literal["fused", "fused_attention"] | None = None  # the field of a recipe that turns it on; None: always on
+    special: bool = False  # for runtimes that know more than the usual operators: opened last
 
 
 VARIANTS: dict[Variant, VariantFacts] = {
-    "standard": VariantFacts(None),
-    "fused": VariantFacts("fused"),  # edgekit's block ops
-    "composite": VariantFacts("fused_attention", pace=1),  # attention as one operator, for delegates that know it
+    "standard": VariantFacts(2),
+    "fused": VariantFacts(0, "fused"),  # edgekit's block ops
+    "per_token": VariantFacts(1, "fused"),  # a range for the inputs of each token, taken at run time
+    "dynamic": VariantFacts(3, "fused"),  # a range for the inputs of each GEMM, taken at run time
+    "composite": VariantFacts(4, "fused_attention", special=True),  # attention as one operator, for some delegates
 }
 """In the order in which a build makes them."""
-
-FASTEST_VARIANT_FIRST: tuple[Variant, ...] = ("fused", "standard", "composite")
 
 
 def is_float(precision: Precision) -> bool:
@@ -77,6 +80,6 @@ def is_reference(precision: Precision, variant: Variant) -> bool:
     return precision == REFERENCE and variant == "standard"
 
 
-def speed_rank(precision: Precision, variant: Variant) -> tuple[int, int, int]:
+def speed_rank(precision: Precision, variant: Variant) -> tuple[bool, int, int]:
     """Sorts kinds of files by speed on CPUs in general, fastest first; what this very machine prefers is measured."""
-    return VARIANTS[variant].pace, FACTS[precision].pace, FASTEST_VARIANT_FIRST.index(variant)
+    return VARIANTS[variant].special, FACTS[precision].pace, VARIANTS[variant].pace

@@ -36,7 +36,6 @@ class QuantizeRecipe(Frozen):
     group_size: int | None = None  # input channels that share a weight scale; None = whole row
     zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
     overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
-    tier: Literal["speed", "quality"] = "speed"  # of the fused ops: 8-bit or 16-bit activations
     smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs
     fc2_scale: Literal["off", "search"] = "search"  # explicit per-channel scale behind GELU
     centre_keys: bool = True
@@ -88,7 +87,7 @@ class Recipe(Frozen):
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
     formats: tuple[Format, ...] = (next(iter(FORMATS)),)
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
-    fused: bool = True
+    fused: bool = True  # and the other forms of a precision; False: the standard file of each alone
     fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"

@@ -52,11 +52,11 @@ def candidates_of(recipe: Recipe, folder: Path, suite: str) -> list[Candidate]:
 
 
 # Fused files that `--older-cpu` adds to those of the recipe, by what their names end in.
-FUSED_FORMS = {"7.5bit": {"weight_bits": 7.5}, "quality": {"tier": "quality"}}
+FUSED_FORMS = {"7.5bit": {"weight_bits": 7.5}}
 
 
 def fused_form(recipe: Recipe, form: str, folder: Path, suite: str) -> list[Candidate]:
-    """The fused files of a recipe in one of `FUSED_FORMS`: weights of 7.5 bits, or activations of 16."""
+    """The fused files of a recipe in one of `FUSED_FORMS`: weights of 7.5 bits."""
     quantize = recipe.quantize.model_copy(update=FUSED_FORMS[form])
     formats = tuple(name for name in recipe.formats if name in ("onnx", "openvino"))
     recipe = recipe.model_copy(

@@ -117,7 +117,7 @@ class Materials:
 
     def plan_kind(self, job: Job) -> PlanKind:
         """The plan that an integer artifact is written from."""
-        return kind_of(job, self.recipe.quantize, self.loaded.model.config)
+        return kind_of(job, self.recipe.quantize)
 
     def plan_key(self, size: Size, kind: PlanKind) -> str:
         """Digest of all that decides a plan."""
@@ -251,7 +251,7 @@ class Materials:
         if not self.has_head_plan(job):
             return None
         plan = self.head_plan(job.size)
-        return plan.weights_alone() if FACTS[job.precision].weight_only and job.format != "onnx" else plan
+        return plan if FACTS[job.precision].activations == "int8" else plan.weights_alone()
 
     def _reference(self, size: Size) -> Features:
         """Features of the float model in torch on the evaluation images, and what the heads make of them."""

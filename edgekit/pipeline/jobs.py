@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from edgekit.artifact import ArtifactRow, Format, Status
 from edgekit.backends import Backend, get_backend
 from edgekit.errors import RecipeError
-from edgekit.precision import FACTS, VARIANTS, Precision, Variant, is_float
+from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Precision, Variant, is_float
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -74,31 +74,27 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
             why="the recipe names no format, no precision or no image size",
             fix="edgekit build --format onnx --precision fp32,w8a8 --out OUT",
         )
-    precisions = [precision for precision in FACTS if precision in recipe.precisions]
     jobs = []
     for index, size in enumerate(dict.fromkeys(recipe.image_size)):
         suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
         for format_ in dict.fromkeys(recipe.formats):
-            jobs += _of_format(recipe, format_, precisions, size, suffix)
+            jobs += _of_format(recipe, format_, size, suffix)
     return tuple(jobs)
 
 
-def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], size: Size, suffix: str) -> list[Job]:
+def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list[Job]:
+    precisions = [precision for precision in FACTS if precision in recipe.precisions]
     backend, blocked = backend_of(format_)
     if backend is None:
         return [Job(format_, precision, "standard", size, suffix, "", blocked) for precision in precisions]
     jobs = []
-    written = backend.variants()
-    for precision in precisions:
+    for precision in FACTS:
         if not is_float(precision) and "edgekit" not in recipe.engines:
             continue
-        variants = [variant for variant in VARIANTS if (precision, variant) in written]
-        if not variants:
-            why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
+        variants, why = _forms(backend, precision, recipe)
+        if why:
             jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
         for variant in variants:
-            if not _wanted(variant, recipe):
-                continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
             why_not = blocked or (backend.fused_missing() if variant == "fused" else None)
@@ -113,8 +109,21 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
     return jobs
 
 
-def _wanted(variant: Variant, recipe: Recipe) -> bool:
-    """Whether a recipe asks for a form of its precisions."""
+def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list[Variant], str]:
+    """The forms in which a recipe wants a precision, and why there is none where it asks for it all the same."""
+    written = [variant for variant in VARIANTS if (precision, variant) in backend.variants()]
+    wanted = [variant for variant in written if _switched_on(variant, recipe)]
+    if precision in recipe.precisions:
+        if not written:
+            known = ", ".join(dict.fromkeys(p for p, _ in backend.variants()))
+            return [], f"{backend.format} does not write {precision}; it writes {known}"
+        off = ", ".join(f"{precision}_{variant}" for variant in written)
+        return wanted, "" if wanted else f"{backend.format} writes {off} only, which the recipe switches off"
+    beside = FUSED_BESIDE.get(precision) in recipe.precisions
+    return [variant for variant in wanted if beside and variant == "fused"], ""
+
+
+def _switched_on(variant: Variant, recipe: Recipe) -> bool:
     switch = VARIANTS[variant].switch
     return switch is None or getattr(recipe, switch) in (True, "on")
 

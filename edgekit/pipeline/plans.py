@@ -9,7 +9,6 @@ from edgekit.backends import get_backend
 from edgekit.precision import FACTS
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
     from edgekit.pipeline.jobs import Job, Size
     from edgekit.quantize.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
@@ -23,23 +22,18 @@ _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe s
 _W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the recipe says otherwise
 
 
-def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
+def kind_of(job: Job, recipe: QuantizeRecipe) -> PlanKind:
     """The plan for an integer artifact.
 
-    ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.
-    Fused blocks of the "quality" tier keep 16 bits of each activation, next to which only the weights' rounding counts;
-    a SwiGLU model has none of them, its fused file falls back on static ranges. w8a16 keeps 16 bits everywhere.
-    TFLite's blocks of 4-bit weights have no zero points.
+    Beside activations of 16 bits only the weights' rounding counts, as beside float ones. Blocks of 4-bit weights have
+    no zero points where the format has none.
     """
-    facts, backend = FACTS[job.precision], get_backend(job.format)
-    floating = facts.weight_only and job.format != "onnx"
-    floating |= job.variant == "fused" and recipe.tier == "quality" and config.ffn == "mlp" and job.format != "tflite"
-    floating |= facts.activations == "int16"
+    facts = FACTS[job.precision]
     if facts.weight_bits == 4:
-        if recipe.zero_points and not backend.weight_zero_points:
+        if recipe.zero_points and not get_backend(job.format).weight_zero_points:
             return "int4_symmetric"
-        return "int4_weights" if floating else "int4"
-    return "int8_weights" if floating else "int8"
+        return "int4_weights" if facts.weight_only else "int4"
+    return "int8" if facts.activations == "int8" else "int8_weights"
 
 
 def plan_file(kind: str, size: Size, main: Size) -> str:

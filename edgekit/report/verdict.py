@@ -150,6 +150,8 @@ def judge(
     int8, int8_sentence = _int8(allowed, fit, latency)
     doubt = _doubt(best, fit, latency, aim.goal)
     sentence = _sentence(best, base, aim.goal) if best else _none_fit(allowed, aim)
+    if best and (truer := _truer(best, fit)):
+        sentence = f"{sentence} {truer}"
     return Verdict(
         aim=aim,
         choice=best.name if best else None,
@@ -269,6 +271,15 @@ def _sentence(best: Candidate, base: Candidate | None, goal: Goal) -> str:
     return f"{_FOR[goal]} use {best.name}: {_pace(best)} FP32{size}, {features}."
 
 
+def _truer(best: Candidate, fit: Sequence[Candidate]) -> str:
+    """What 16-bit activations would bring instead of the choice's 8-bit ones, where they halve the drop at least."""
+    found = [c for c in fit if FACTS[c.precision].activations == "int16" and 2 * c.drop < best.drop]
+    if FACTS[best.precision].activations != "int8" or not found:
+        return ""
+    c = min(found, key=lambda c: c.p50_ms)
+    return f"{c.name} keeps more, a cosine of {alike(c.drop)}, in {c.p50_ms:.1f} ms instead of {best.p50_ms:.1f}."
+
+
 def _pace(best: Candidate) -> str:
     """`2.9× faster than`, with no more digits than the measurement carries; "about as fast as" where it cannot tell."""
     if best.speedup >= 1.05 and best.speedup_low > 1:
@@ -297,7 +308,8 @@ def _int8(
     good = [c for c in integers if c in fit]
     if not good:
         nearest = min(integers, key=lambda c: c.drop)
-        return "loses too much", f"INT8 loses too much here: the best, {nearest.name}, reaches {alike(nearest.drop)}."
+        said = f"the best, {nearest.name}{_wide(nearest)}, reaches {alike(nearest.drop)}"
+        return "loses too much", f"INT8 loses too much here: {said}."
     best = good[0]
     rival = next((c for c in fit if is_float(c.precision)), None)
     against = f"the fastest float model, {rival.name}" if rival else "FP32"
@@ -305,9 +317,14 @@ def _int8(
     if rival:
         gain = _against(latency, best.name, rival.name)
         value, low, high = gain.value, gain.low, gain.high
-    said = f"{best.name} is {ratio(value, low, high)} as fast as {against}."
+    said = f"{best.name}{_wide(best)} is {ratio(value, low, high)} as fast as {against}."
     if min(low, best.speedup_low) >= WORTH:
         return "worth it", f"INT8 is worth it here: {said}"
     if high >= WORTH:
         return "in doubt", f"Whether INT8 is worth it here is in doubt: {said}"
     return "not worth it", f"INT8 is not worth it here for speed: {said}"
+
+
+def _wide(candidate: Candidate) -> str:
+    """What INT8 is in a file that has only its weights in 8 bits, in brackets."""
+    return " (8-bit weights, 16-bit activations)" if FACTS[candidate.precision].activations == "int16" else ""

@@ -32,7 +32,7 @@ def changed(recipe: Recipe, **values: object) -> Recipe:
 
 def test_the_folder_is_what_the_contract_says(built, recipe):
     data = json.loads((built.out / "manifest.json").read_text())
-    assert data["schema"] == "edgekit.build/1"
+    assert data["schema"] == "edgekit.build/2"
     assert data["recipe_digest"] == recipe.digest
     assert [(row["name"], row["status"]) for row in data["artifacts"]] == [("onnx/fp32", "ok"), ("onnx/w8a8", "ok")]
     for row in data["artifacts"]:
@@ -120,21 +120,21 @@ def test_a_failing_artifact_is_a_row_with_a_log_and_the_others_go_on(recipe, tmp
     def sometimes(self, source, precision, variant, path):
         if precision == "fp16":
             raise ZeroDivisionError("a bug in a converter")
-        if precision == "w8":
+        if precision == "w8a8":
             raise ExportError("cannot be expressed")
         return export(self, source, precision, variant, path)
 
     monkeypatch.setattr(OnnxBackend, "export", sometimes)
-    result = build(changed(recipe, precisions=["fp32", "fp16", "w8", "w8a8"]), tmp_path / "out", measure="none")
+    result = build(changed(recipe, precisions=["fp32", "fp16", "w8a8", "w4a8"]), tmp_path / "out", measure="none")
     rows = {row.name: row for row in result.manifest.artifacts}
     assert [row.status for row in rows.values()] == ["ok", "failed", "failed", "ok"]
     assert "ZeroDivisionError: a bug in a converter" in rows["onnx/fp16"].reason
     assert "Traceback" in (tmp_path / "out" / "logs" / "onnx_fp16.log").read_text()
     assert result.exit_code == 0
     monkeypatch.setattr(OnnxBackend, "export", export)  # the next run mends what failed
-    again = build(changed(recipe, precisions=["fp32", "fp16", "w8", "w8a8"]), tmp_path / "out", measure="none")
-    assert again.made == ("onnx/fp16", "onnx/w8")
-    assert again.kept == ("onnx/fp32", "onnx/w8a8")
+    again = build(changed(recipe, precisions=["fp32", "fp16", "w8a8", "w4a8"]), tmp_path / "out", measure="none")
+    assert again.made == ("onnx/fp16", "onnx/w8a8")
+    assert again.kept == ("onnx/fp32", "onnx/w4a8")
 
 
 def test_a_failing_fp32_is_an_error_even_if_others_worked(recipe, tmp_path, monkeypatch):
@@ -299,3 +299,10 @@ def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_folder_of_the_schema_before_is_refused_with_the_way_out(out):
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace("edgekit.build/2", "edgekit.build/1"))
+    with pytest.raises(DataError, match=r"is a build folder of edgekit\.build/1, this edgekit reads edgekit\.build/2"):
+        load(out)

@@ -18,8 +18,6 @@ HOMES = ("precision.py", "artifact.py", "backends/", "bundle/platforms.py", "bun
 ALLOWED = {
     "cli/join.py": {"fp16"},  # the default of a flag of Core ML alone
     "native/openvino_library.py": {"openvino"},  # the Python package, and the folder of the extension's source
-    "pipeline/plans.py": {"onnx", "tflite"},
-    "pipeline/context.py": {"onnx"},
     "recipe.py": {"coreml"},  # the name of a field
 }
 """Modules outside the homes that name a precision or a format: this may only shrink."""

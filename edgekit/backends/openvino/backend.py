@@ -47,6 +47,7 @@ class OpenVinoBackend(Backend):
         ("w8a8", "standard"),
         ("fp32", "fused"),
         ("w8a8", "fused"),
+        ("w8a16", "fused"),
     )
     image_input: ClassVar[bool] = True
     peers: ClassVar[Mapping[Engine, Precision]] = {"nncf": "w8a8"}
@@ -107,6 +108,8 @@ class OpenVinoBackend(Backend):
         if source.plan is None:
             return []
         notes = source.mixed_precision_notes()
+        if precision == "w8a16":
+            notes.append("inside the fused blocks 16 bits per activation, one range per token, exact integer sums")
         standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
         if precision == "w8a8" and standard and source.may_saturate_int16:
             from edgekit.backends.openvino.runner import int8_saturates
@@ -154,7 +157,7 @@ def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
     emitter = FusedOpenVinoEmitter if variant == "fused" else OpenVinoEmitter
     e = emitter(config, tensors, gemms, source.head_plan)
     if isinstance(e, FusedOpenVinoEmitter):
-        e.fuse(plan)
+        e.fuse(plan, precision)
     return model_of(e, source.heads)
 
 

@@ -125,7 +125,8 @@ def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Var
 
 @pytest.mark.parametrize("format_", MOST)
 @pytest.mark.parametrize(
-    ("precision", "variant"), [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused")]
+    ("precision", "variant"),
+    [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"), ("w8a16", "fused")],
 )
 def test_heads_see_the_features_of_the_precision(
     format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path
