@@ -63,6 +63,7 @@ def write_bundle(
     build, to = Path(build), Path(to)
     _must_be_ours(to)
     built = Manifest.read(build)
+    _require_described(built, build)
     served, chosen = select(build, built, platforms, sizes)
     with atomic_path(to) as folder:
         folder.mkdir()
@@ -126,6 +127,19 @@ def _with_choice(manifest: Manifest, report: BuildReport | None, names: Mapping[
     runs = tuple(run for run in manifest.runs if any(manifest.run_of(row) == run for row in manifest.artifacts))
     choice = verdict_among(report, names, manifest.choice).recorded() if report else None
     return manifest.model_copy(update={"choice": choice, "runs": runs})
+
+
+def _require_described(built: Manifest, build: Path) -> None:
+    """Raises DataError unless the manifest says of the model what a card and a licence file need."""
+    config = built.model.get("config")
+    lacking = [key for key in ("name", "licence", "origin", "sha256") if key not in built.model]
+    lacking += [] if isinstance(config, dict) and isinstance(config.get("arch"), str) else ["config.arch"]
+    if lacking:
+        raise DataError(
+            f"{build / 'manifest.json'} does not say the model's {', '.join(lacking)}",
+            why="a bundle states whose weights it holds",
+            fix=f"edgekit build --out {build}",
+        )
 
 
 def _must_be_ours(to: Path) -> None:
@@ -203,7 +217,7 @@ def _describe(
 
 
 def _licence_of_weights(model: dict[str, Any]) -> str:
-    licence, origin = str(model["licence"]), str(model["origin"])
+    licence, origin = str(model.get("licence", "unknown")), str(model.get("origin", "unknown"))
     known = {file.stem: file for file in _LICENCES.glob("*.txt")}.get(licence)
     text = known.read_text(encoding="utf-8") if known else "Ask whoever made the checkpoint.\n"
     return f"Weights: {origin}\nLicence: {licence}\n\n" + text.replace("{holder}", f"the authors of {origin}")
