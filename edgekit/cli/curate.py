@@ -35,10 +35,10 @@ def curate(
     stopped, and another -n or --seed needs no model again.
     """
     from edgekit.cli.show import Live, terminal
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
     from edgekit.workflows.curate import curate_folder
 
-    crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
+    pool = WorkerPool(engine=engine, workers=workers, threads=threads, address=ray_address)
     with Live(terminal(stderr=True)) as live:
         done = curate_folder(
             source,
@@ -48,7 +48,7 @@ def curate(
             side=image_size,
             seed=seed or 0,
             watcher=live,
-            crew=crew,
+            pool=pool,
             features=features,
             shard_size=shard_size,
         )

@@ -10,7 +10,7 @@ import typer
 from edgekit.cli import options
 
 if TYPE_CHECKING:
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
 
 Tokens = Literal["cls", "patches", "all"]
 
@@ -51,7 +51,7 @@ def embed(
 
     from edgekit.cli.show import Live, terminal
     from edgekit.errors import RecipeError
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
     from edgekit.workflows.embed import embed_folder
 
     if visualize:
@@ -78,7 +78,7 @@ def embed(
             model,
             images,
             out,
-            Crew(engine=engine, workers=workers, threads=threads, address=ray_address),
+            WorkerPool(engine=engine, workers=workers, threads=threads, address=ray_address),
             tokens=tokens,
             samples=samples,
             batch=batch,
@@ -122,7 +122,7 @@ def _sharded(
     model: Path,
     images: str,
     out: Path,
-    crew: Crew,
+    pool: WorkerPool,
     *,
     tokens: Tokens,
     samples: int | None,
@@ -144,7 +144,7 @@ def _sharded(
             model,
             images,
             out,
-            crew,
+            pool,
             tokens=tokens,
             batch=batch,
             shard_size=shard_size,

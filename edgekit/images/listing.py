@@ -62,7 +62,7 @@ class Listing:
 
 
 def _images_below(root: Path) -> Iterator[tuple[str, int, int]]:
-    """(relative path, bytes, time in ns); hidden files and folders (.git, macOS's ._copies) are no images."""
+    """Images as (relative path, bytes, time in ns); hidden files and folders (.git, macOS's ._copies) are none."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot list {error.filename}", why=error.strerror or str(error))

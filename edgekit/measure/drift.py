@@ -34,7 +34,7 @@ _GRADES: tuple[tuple[Grade, float, float], ...] = (
 
 
 class ImageDrift(Frozen):
-    """One image: cosines of its class token and patches, SQNR in dB over all its tokens, and whom it now resembles."""
+    """Drift of one image: cosines of its class token and patches, SQNR in dB over all its tokens, and its neighbour."""
 
     name: str
     cls_cosine: float

@@ -147,7 +147,7 @@ def measure_latency(
                 notify(f"load {target.name}")
             try:
                 worker = stack.enter_context(Worker(target, folder / "pixels.npy", threads))
-                usual = float(np.median(worker.run(warmup, settle=1))) if warmup else worker.start.first_ms
+                usual = float(np.median(worker.run(warmup, untimed=1))) if warmup else worker.start.first_ms
             except EdgekitError as error:
                 failures[target.name] = error.why or error.what
                 continue
@@ -219,7 +219,7 @@ def interleave(
             notify(f"round {i + 1} of {rounds}")
         for name in order.permutation(list(targets)).tolist():
             time.sleep(gap_s)
-            targets[name].run(0, settle=1)  # caches and clock speed belong to the turn before
+            targets[name].run(0, untimed=1)  # caches and clock speed belong to the turn before
             before = counter.read()
             times[name].append(targets[name].run(iterations[name]))
             joules[name] += counter.since(before)

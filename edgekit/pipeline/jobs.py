@@ -103,7 +103,7 @@ def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], siz
             why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
             jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
         for variant in variants:
-            if not {"fused": recipe.fused, "composite": recipe.fused_attention == "on"}.get(variant, True):
+            if not {"fused": recipe.fused, "composite": recipe.fused_attention}.get(variant, True):
                 continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))

@@ -177,7 +177,7 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     words += ["--precision", ",".join(recipe.precisions)]
     words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
-    if recipe.heads or recipe.own_heads == "off":
+    if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]
     words += ["--eval", recipe.evaluation, "--seed", str(recipe.seed), "--out", "OUT"]
     return Command(text=shlex.join(words), meaning="this build again"), _AGAIN

@@ -152,7 +152,7 @@ def latency_of(
 
 
 def _target(artifact: Artifact, hint: Hint) -> Target:
-    """What a worker loads; the hint is in the name where it matters."""
+    """The target of a worker; the hint is in the name where it matters."""
     target = Target.of(artifact)
     if hint == "latency" or artifact.format != "openvino":
         return target

@@ -24,7 +24,7 @@ from edgekit.pipeline.folder import held
 from edgekit.pipeline.watch import Silent, Watcher
 
 if TYPE_CHECKING:
-    from edgekit.distill.distributed import World
+    from edgekit.distill.distributed import DistributedContext
     from edgekit.distill.group import Group
     from edgekit.distill.images import Split
     from edgekit.distill.student import StudentSpec
@@ -51,7 +51,7 @@ class GraduateRow(Frozen):
 
 
 class Distilled(Frozen):
-    """What a run made; also `distill.json` in its folder."""
+    """The result of a distillation run; also `distill.json` in its folder."""
 
     run: str
     teacher: str
@@ -117,41 +117,41 @@ def distil_folder(
         raise BackendMissing("distillation needs torch", fix=BOARD_FIX)
     import torch
 
-    from edgekit.distill.distributed import autocast_of, joined
+    from edgekit.distill.distributed import autocast_of, distributed_context
     from edgekit.distill.images import Split
     from edgekit.distill.student import StudentSpec
 
     if threads:
         torch.set_num_threads(threads)
     specs = [StudentSpec.parse(text) for text in students]
-    with joined(device) as world:
-        watcher = watcher if world.first else Silent()
-        with world.in_turn():
+    with distributed_context(device) as context:
+        watcher = watcher if context.first else Silent()
+        with context.in_turn():
             loaded = zoo.load(teacher, notify=watcher.note)
-        if recipe.batch % world.size:
+        if recipe.batch % context.size:
             raise RecipeError(
-                f"a batch of {recipe.batch} does not divide among {world.size} processes",
-                fix=f"--batch {max(1, recipe.batch // world.size) * world.size}",
+                f"a batch of {recipe.batch} does not divide among {context.size} processes",
+                fix=f"--batch {max(1, recipe.batch // context.size) * context.size}",
             )
-        autocast_of(recipe, world.device)
+        autocast_of(recipe, context.device)
         split = Split.of(data, recipe)
-        with world.in_turn():  # a checkpoint of `init` may be fetched, too
+        with context.in_turn():  # a checkpoint of `init` may be fetched, too
             groups, inits = _groups(specs, loaded, recipe)
         name = _name(loaded, groups, inits, split, recipe)
-        world.agree(name)
-        if world.first and board == "auto" and board_missing():
+        context.agree(name)
+        if context.first and board == "auto" and board_missing():
             watcher.note(f"no TensorBoard files: {BOARD_FIX}")
-        with held(out) if world.first else nullcontext():
-            kept = world.told(_kept(out, name) if world.first else None)
+        with held(out) if context.first else nullcontext():
+            kept = context.broadcast(_kept(out, name) if context.first else None)
             if kept is not None:
                 watcher.note(f"{out} is finished already")
-                return Outcome(kept, "kept") if world.first else None
-            if world.first:
+                return Outcome(kept, "kept") if context.first else None
+            if context.first:
                 _claim(out, name, teacher, specs, data, recipe)
             for group, init in zip(groups, inits, strict=True):
                 count = len(group.students)
                 watcher.note(f"{group.name}: {count} student{'s' if count > 1 else ''}, begun with {init}")
-            return _trained(loaded, groups, inits, split, recipe, world, name, out, board, watcher, keep)
+            return _trained(loaded, groups, inits, split, recipe, context, name, out, board, watcher, keep)
 
 
 def _groups(
@@ -162,20 +162,20 @@ def _groups(
     from edgekit.distill.student import begin
 
     loss = TokenLoss(recipe.cls_weight, recipe.patch_weight, recipe.cosine_weight, recipe.smooth_l1_weight)
-    begun = [begin(spec, loaded.model, side=recipe.image_size, seed=recipe.seed) for spec in specs]
+    beginnings = [begin(spec, loaded.model, side=recipe.image_size, seed=recipe.seed) for spec in specs]
     seen: Counter[str] = Counter()
     groups = []
-    for each in begun:
+    for each in beginnings:
         seen[each.name] += 1
         name = each.name if seen[each.name] == 1 else f"{each.name}-{seen[each.name]}"
         groups.append(Group.of(name, each, recipe.copies, loaded.model.config.width, loss, recipe.seed))
-    return groups, [each.init for each in begun]
+    return groups, [each.init for each in beginnings]
 
 
 def _name(
     loaded: zoo.LoadedModel, groups: Sequence[Group], inits: Sequence[str], split: Split, recipe: DistillRecipe
 ) -> str:
-    """Of a run: a digest of the teacher, the students' first weights, the images and the settings."""
+    """The name of a run: a digest of the teacher, the students' first weights, the images and the settings."""
     total = hashlib.sha256(f"{loaded.sha256} {split.digest} {recipe.digest}".encode())
     for group, init in zip(groups, inits, strict=True):
         total.update(f"{group.name} {init}".encode())
@@ -247,7 +247,7 @@ def _trained(
     inits: Sequence[str],
     split: Split,
     recipe: DistillRecipe,
-    world: World,
+    context: DistributedContext,
     name: str,
     out: Path,
     board: Board,
@@ -264,9 +264,9 @@ def _trained(
     held_out, unreadable = held_out_pixels(split, recipe.image_size)
     frozen = loaded.model.bake(recipe.image_size, recipe.image_size).requires_grad_(False)
     teacher = Student(frozen, frozen.config.width, groups[0].ema.loss, recipe.seed).eval()
-    run = Run(teacher, groups, recipe, world, name)
-    trained = run.train(split, held_out, out, board=board, told=watcher.stage, note=watcher.note)
-    if not world.first:
+    run = Run(teacher, groups, recipe, context, name)
+    trained = run.train(split, held_out, out, board=board, progress=watcher.stage, note=watcher.note)
+    if not context.first:
         return None
     licence = "" if loaded.licence.startswith("unknown") else loaded.licence
     origin = f"distilled from {loaded.name} ({loaded.origin}) by edgekit {__version__}"
@@ -296,11 +296,11 @@ def _trained(
         held_out_images=len(held_out),
         skipped=(*unreadable, *trained.unreadable),
         recipe=recipe,
-        processes=world.size,
-        device=str(world.device),
+        processes=context.size,
+        device=str(context.device),
         graduates=tuple(rows),
     )
     with atomic_path(out / RESULT) as temporary:
         temporary.write_text(distilled.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / FILE).unlink(missing_ok=True)  # three times the students' size, and nothing is left to resume
-    return Outcome(distilled, "resumed" if trained.begun_at else "new")
+    return Outcome(distilled, "resumed" if trained.first_step else "new")

@@ -20,7 +20,7 @@ from edgekit.measure.features import Features
 from edgekit.measure.statistics import decibel
 from edgekit.measure.terms import Terms
 from edgekit.pipeline.watch import Silent, Watcher
-from edgekit.shards import Crew, Ran, Shard, cut, files, run_shards
+from edgekit.shards import Ran, Shard, WorkerPool, cut, files, run_shards
 from edgekit.shards.drifting import CENTRE, REPORT, SIZE, TABLE, CentreTask, DriftTask, same_size
 
 
@@ -29,7 +29,7 @@ def drift_in_shards(
     candidates: Sequence[Artifact],
     source: str,
     out: Path,
-    crew: Crew,
+    pool: WorkerPool,
     *,
     samples: int,
     seed: int = 0,
@@ -48,7 +48,7 @@ def drift_in_shards(
         candidates: of the same image size.
         source: a folder of images.
         out: a new folder, or that of an earlier run.
-        crew: who computes.
+        pool: who computes.
         samples: images drawn by `seed`, as `load_set` draws them.
         seed: also of the bootstrap.
         shard_size: images per shard, 1024 by default.
@@ -61,10 +61,10 @@ def drift_in_shards(
         DataError: no images, another image size than the reference's, values that are not finite, or `out` is another
             folder.
         BackendMissing: a runtime, pyarrow or Ray is missing.
-        RecipeError: the demo photographs, which are no folder, or an impossible crew.
+        RecipeError: the demo photographs, which are no folder, or an impossible pool.
     """
     watcher = watcher or Silent()
-    crew.require_engine()
+    pool.require_engine()
     files.require_pyarrow()
     if source == DEMO:
         raise RecipeError("the demo photographs are no folder", why="shards are of files", fix="--eval DIR")
@@ -87,7 +87,7 @@ def drift_in_shards(
         first,
         shards,
         out / CENTRE,
-        crew,
+        pool,
         about=about,
         progress=lambda done, total: watcher.stage(f"{reference.name}: mean", done, total),
     )
@@ -103,7 +103,7 @@ def drift_in_shards(
     shards = cut(images, shard_size or SIZE, task.digest())
     about = {**about, "candidates": [_words(candidate) for candidate in others]}
     ran = run_shards(
-        task, shards, out, crew, about=about, progress=lambda done, total: watcher.stage("drift", done, total)
+        task, shards, out, pool, about=about, progress=lambda done, total: watcher.stage("drift", done, total)
     )
     if ran.failures != before.failures:
         raise DataError(f"images in {source} changed while they were measured", fix="the same command again")

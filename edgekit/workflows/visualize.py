@@ -1,4 +1,4 @@
-"""What one artifact, or two side by side, see in a folder of images."""
+"""Pictures of the features of one artifact, or of two side by side, on a folder of images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def visualize(
 
 
 def _attention(name: str, images: ImageSet, features: Features, show: int) -> np.ndarray:
-    """(show, heads, P) of the float model."""
+    """Attention (show, heads, P) of the float model."""
     from edgekit.measure.registers.attention import look_inside
     from edgekit.models import zoo
 
@@ -79,7 +79,7 @@ def _attention(name: str, images: ImageSet, features: Features, show: int) -> np
 
 
 def normalised(images: ImageSet) -> np.ndarray:
-    """(n, 3, H, W) as the float model takes them, also where the artifact's graph normalises by itself."""
+    """Pixels (n, 3, H, W) as the float model takes them, also where the artifact's graph normalises by itself."""
     transform: Preprocess = images.preprocess
     if transform.normalize == "host":
         return images.pixel_values
