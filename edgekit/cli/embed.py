@@ -55,20 +55,12 @@ def embed(
     from edgekit.workflows.embed import embed_folder
 
     if visualize:
+        from edgekit.workflows.visualize import Options
         from edgekit.workflows.visualize import visualize as draw
 
         with Live(terminal(stderr=True)) as live:
-            page = draw(
-                model,
-                images,
-                out,
-                beside=beside,
-                attention=attention,
-                samples=samples,
-                show=show,
-                threads=threads,
-                progress=live.stage,
-            )
+            shown = Options(beside, attention, samples, show)
+            page = draw(model, images, out, shown, threads=threads, progress=live.stage)
         print(json.dumps({"page": str(page)}) if as_json else page)
         return
     if beside is not None or attention is not None:

@@ -43,7 +43,7 @@ def drift(
     from edgekit.errors import DriftExceeded, RecipeError
     from edgekit.shards import WorkerPool
     from edgekit.workflows.compare import artifacts_in, drift_between, reference_of
-    from edgekit.workflows.drift import drift_in_shards
+    from edgekit.workflows.drift import Draw, drift_in_shards
 
     sharded = (workers, threads, ray_address, shard_size) != (None,) * 4 or engine != "local"
     if sharded and out is None:
@@ -63,8 +63,7 @@ def drift(
                 eval_ or "demo",
                 out,
                 pool,
-                samples=samples,
-                seed=seed or 0,
+                draw=Draw(samples, seed or 0),
                 shard_size=shard_size,
                 watcher=live,
             )

@@ -115,9 +115,9 @@ def _assemble(
     size = materials.recipe.image_size[0]
     images, calibration = materials.evaluation(size), materials.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
-    report = BuildReport.assemble(
-        manifest,
-        Host.model_validate(manifest.host),
+    return BuildReport(
+        manifest=manifest,
+        host=Host.model_validate(manifest.host),
         reference=measured.reference,
         verdict=verdict,
         drift=measured.drift,
@@ -130,8 +130,8 @@ def _assemble(
         commands=_commands(materials.recipe),
         explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
+        images_digest=images.digest,
     )
-    return report.model_copy(update={"images_digest": images.digest})
 
 
 def _panels(manifest: Manifest, measured: Measured, materials: Materials, watcher: Watcher) -> tuple[ImagePanel, ...]:

@@ -14,9 +14,9 @@ from edgekit.backends.loading import artifact_at
 from edgekit.errors import DataError, EdgekitError
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
-from edgekit.measure.drift import DriftReport, measure_drift
+from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyRun, TimingOptions, measure_latency
 from edgekit.measure.worker import Target
 from edgekit.pipeline.timing import reference_name, untimed
 from edgekit.pipeline.watch import Silent, Watcher
@@ -109,7 +109,7 @@ def drift_between(
             reference_name=reference.name,
             candidate_name=candidate.name,
             seed=seed,
-            accuracy=judge.measure(found) if judge else (),
+            on_tasks=OnTasks(accuracy=judge.measure(found) if judge else ()),
         )
     return reports
 
@@ -145,9 +145,8 @@ def latency_of(
     targets = [_target(artifact, hint) for artifact in artifacts]
     floats = [artifact.precision == "fp32" and artifact.variant == "standard" for artifact in artifacts]
     reference = next((t.name for t, is_float in zip(targets, floats, strict=True) if is_float), None)
-    run = measure_latency(
-        targets, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed, notify=watcher.stage
-    )
+    timing = TimingOptions(rounds=rounds, seed=seed)
+    run = measure_latency(targets, pixels, timing, threads=threads, reference=reference, notify=watcher.stage)
     return run.model_copy(update={"failures": run.failures | skipped})
 
 

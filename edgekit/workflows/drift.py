@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,20 @@ from edgekit.images.demo import DEMO
 from edgekit.images.listing import Listing
 from edgekit.images.sets import in_order_of_trial
 from edgekit.measure.accuracy import AccuracyJudge
-from edgekit.measure.drift import DriftReport, report_of, searched
+from edgekit.measure.drift import DriftReport, OnTasks, report_of, searched
 from edgekit.measure.features import Features
 from edgekit.measure.statistics import decibel
 from edgekit.measure.terms import Terms
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.shards import Ran, Shard, WorkerPool, cut, files, run_shards
 from edgekit.shards.drifting import CENTRE, REPORT, SIZE, TABLE, CentreTask, DriftTask, same_size
+
+
+class Draw(NamedTuple):
+    """The number of images that are drawn from a folder, and the seed."""
+
+    samples: int
+    seed: int = 0
 
 
 def drift_in_shards(
@@ -31,8 +39,7 @@ def drift_in_shards(
     out: Path,
     pool: WorkerPool,
     *,
-    samples: int,
-    seed: int = 0,
+    draw: Draw,
     shard_size: int | None = None,
     watcher: Watcher | None = None,
 ) -> tuple[dict[str, DriftReport], Ran]:
@@ -49,8 +56,7 @@ def drift_in_shards(
         source: a folder of images.
         out: a new folder, or that of an earlier run.
         pool: who computes.
-        samples: images drawn by `seed`, as `load_set` draws them.
-        seed: also of the bootstrap.
+        draw: of the images, as `load_set` draws them; its seed is also the bootstrap's.
         shard_size: images per shard, 1024 by default.
         watcher: told of the progress.
 
@@ -63,7 +69,7 @@ def drift_in_shards(
         BackendMissing: a runtime, pyarrow or Ray is missing.
         RecipeError: the demo photographs, which are no folder, or an impossible pool.
     """
-    watcher = watcher or Silent()
+    watcher, (samples, seed) = watcher or Silent(), draw
     pool.require_engine()
     files.require_pyarrow()
     if source == DEMO:
@@ -135,7 +141,7 @@ def _reports(
             reference_name=task.reference.name,
             candidate_name=candidate.name,
             seed=seed,
-            accuracy=judge.measure(_features(terms.candidate_cls[compared])) if judge else (),
+            on_tasks=OnTasks(accuracy=judge.measure(_features(terms.candidate_cls[compared])) if judge else ()),
         )
         for name, values in _per_image(terms).items():
             table.setdefault(name, []).append(values)

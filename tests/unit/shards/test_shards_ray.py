@@ -20,7 +20,7 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.models.vit import DinoV2
 from edgekit.shards import WorkerPool, ray_cluster
 from edgekit.workflows.compare import drift_between
-from edgekit.workflows.drift import drift_in_shards
+from edgekit.workflows.drift import Draw, drift_in_shards
 from edgekit.workflows.embed import embed_shards
 from tests.support import shard_material as material
 
@@ -77,7 +77,7 @@ def test_the_same_bytes_as_here_and_only_what_is_missing(models, tmp_path):
 def test_drift_is_that_of_the_images_in_memory(models, tmp_path):
     photos, pair = material.photos(tmp_path / "photos", 60), (models["fp32"], [models["fp16"]])
     expected = drift_between(*pair, str(photos), samples=55, seed=1)
-    found, _ = drift_in_shards(*pair, str(photos), tmp_path / "out", RAY, samples=55, seed=1, shard_size=8)
+    found, _ = drift_in_shards(*pair, str(photos), tmp_path / "out", RAY, draw=Draw(55, 1), shard_size=8)
     assert found == expected
 
 
