@@ -91,7 +91,7 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
 
 
 def of_each_isa(module: str) -> list[dict[str, object]]:
-    """Rows that `python -m module --one` prints for each instruction set; a process chooses its kernels once."""
+    """The rows that a module prints with `--one`, for each instruction set; a process chooses its kernels once."""
     ops.ort_library()
     rows: list[dict[str, object]] = []
     for isa in ops.native_status().isas:
