@@ -93,7 +93,7 @@ _Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  #
 
 
 class Preprocess(Frozen):
-    """How pixels become `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 eval transform.
+    """Preprocessing to `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 transform.
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
@@ -247,7 +247,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read `folder/manifest.json`.
+        """Read the manifest of a folder.
 
         Raises:
             DataError: it is missing, unreadable or of another schema, or names a file that is not inside `folder`.

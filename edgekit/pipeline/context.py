@@ -199,13 +199,15 @@ class Materials:
             cache=blocks,
             progress=lambda what, done, total: self._watcher.stage(f"quantize to {what_for}: {what}", done, total),
         )
-        if self.recipe.quantize.recover == "on" and kind != "int8_weights":  # whose rounding costs next to nothing
-            from edgekit.distill.reconstruction import recover
+        if self.recipe.quantize.recover and kind != "int8_weights":  # whose rounding costs next to nothing
+            from edgekit.distill.reconstruction import reconstruct
 
-            plan = recover(
+            plan = reconstruct(
                 plan,
                 self.calibration(size).pixel_values,
-                progress=lambda what, done, total: self._watcher.stage(f"recover {what_for}: {what}", done, total),
+                progress=lambda what, done, total: self._watcher.stage(
+                    f"block reconstruction of {what_for}: {what}", done, total
+                ),
             )
         plan = replace(
             plan,

@@ -114,8 +114,8 @@ def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | 
     assert OnnxBackend().audit(artifact)["gemms_int4"] == 8
     assert sqnr_db(expected(model), run(artifact)) > 30
     name, gemm = next(iter(whole.gemms.items()))
-    zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero is None else gemm.weight_zero - 1
-    other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero=zero)})
+    zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero_point is None else gemm.weight_zero_point - 1
+    other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero_point=zero)})
     with pytest.raises(ExportError, match=f"{name} weights"):
         verify_plan(artifact.path, other, "w4a8")
 
