@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from edgekit.cli import main
 from edgekit.errors import DataError
-from edgekit.graph.torch_emitter import TorchOps
+from edgekit.graph.torch_emitter import TorchEmitter
 from edgekit.heads.read import read_head
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.vit import random_model
@@ -46,7 +47,8 @@ def test_a_head_read_back_gives_the_classes_of_its_images(kind: Kind, count: int
     save_file(fitted.state, tmp_path / "head.safetensors")
     head = read_head(tmp_path / "head.safetensors", TINY)
     assert head.shape(GRID) == (count,)
-    outputs = head.emit(TorchOps(GRID), [torch.from_numpy(tokens)], GRID).numpy()
+    e = TorchEmitter(replace(TINY, grid=GRID), {})
+    outputs = head.emit(e, [torch.from_numpy(tokens)], GRID).numpy()
     assert np.array_equal(outputs.argmax(1), labels)
 
 
