@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,10 +23,35 @@ from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
 from edgekit.precision import Precision, Variant
 
-Format = Literal["onnx", "openvino", "coreml", "tflite"]
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One file format: its backend, and the packages that write and run its files."""
+
+    backend: str  # "module:class", the module relative to `edgekit.backends`
+    distributions: tuple[str, ...]  # whose versions decide the bytes of a file
+
+
+FORMATS: dict[str, FormatRow] = {
+    "onnx": FormatRow(".onnx.backend:OnnxBackend", ("onnx", "onnx-ir", "onnxruntime")),
+    "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
+    "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
+    "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+}
+"""The table of formats. The first is the default, and its FP32 file the reference where there are several."""
+
+
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"{name!r} is no format, known are {', '.join(FORMATS)}")
+    return name
+
+
+Format = Annotated[str, AfterValidator(_known)]
+"""A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 
-BUILD_SCHEMA: Final = "edgekit.build/1"
+BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
 IMAGE_NAME = "image"  # of a file that takes uint8 RGB (B, height, width, 3): of any size, if it resizes by itself
 OUTPUT_NAMES = ("last_hidden_state", "pooler_output")
@@ -66,7 +93,7 @@ _Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  #
 
 
 class Preprocess(Frozen):
-    """How pixels become `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 eval transform.
+    """Preprocessing to `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 transform.
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
@@ -187,7 +214,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
-    schema_: Literal["edgekit.build/1"] = BUILD_SCHEMA
+    schema_: Literal["edgekit.build/2"] = BUILD_SCHEMA
     model: dict[str, Any]  # name, source, licence, origin, sha256 (texts), config
     recipe: dict[str, Any]
     recipe_digest: str
@@ -220,7 +247,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read `folder/manifest.json`.
+        """Read the manifest of a folder.
 
         Raises:
             DataError: it is missing, unreadable or of another schema, or names a file that is not inside `folder`.
@@ -229,6 +256,7 @@ class Manifest(BaseModel):
         try:
             data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
+            _refuse_earlier(data["schema_"], folder)
             manifest = cls.model_validate(data)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
@@ -247,3 +275,13 @@ class Manifest(BaseModel):
             if row.path is not None:
                 inside(folder, row.path, said_by=str(path))
         return manifest
+
+
+def _refuse_earlier(schema: object, folder: Path) -> None:
+    """Raises DataError for a build folder of a schema before ours, whose names meant other things."""
+    if schema != BUILD_SCHEMA and str(schema).startswith("edgekit.build/"):
+        raise DataError(
+            f"{folder} is a build folder of {schema}, this edgekit reads {BUILD_SCHEMA}",
+            why="files have been renamed to what they hold: build it again in a new folder",
+            fix="edgekit build --model demo --out ANOTHER_FOLDER",
+        )

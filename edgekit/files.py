@@ -50,7 +50,7 @@ def inside(folder: Path, name: str, *, said_by: str, also: Path | None = None) -
 
 
 def _problem(name: str) -> str:
-    """What is wrong with a relative path as such; "" where nothing is."""
+    """The fault of a relative path as such; "" where it has none."""
     if not name or "\0" in name:
         return "that is no path"
     if "\\" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
@@ -129,7 +129,7 @@ def checked(path: Path, sha256: str | None, *, said_by: str, fix: str) -> Path:
 
 
 def _identity(path: Path) -> tuple[tuple[str, int, int, int, int], ...]:
-    """What changes when one of the files of an artifact does, without reading them."""
+    """A stamp that changes when one of the files of an artifact does, without reading them."""
     found = []
     for file in files_of(path):
         state = os.stat(file)

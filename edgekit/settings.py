@@ -6,9 +6,9 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import read_text
@@ -16,6 +16,16 @@ from edgekit.files import read_text
 MOST_THREADS = 1024  # of a runtime: more is a slip, and 100,000 never start
 _MOST_FAULTS = 20  # named in one message
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _true_or_false(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("a switch is true or false")
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_true_or_false)]
+"""A bool that no other value stands for: "off" in a recipe is refused, and not taken for one of the two."""
 
 
 def validated(model: type[Model], values: dict[str, Any], problem: str, *, command: str) -> Model:

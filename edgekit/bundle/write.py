@@ -24,6 +24,7 @@ from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
 
@@ -169,7 +170,7 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
 
 def _reference(source: Path, built: Manifest, size: Size) -> Runner:
     """An FP32 artifact that runs here and passes its golden check: it embeds the golden pictures."""
-    rows = [row for row in built.artifacts if row.status == "ok" and row.precision == "fp32" and row.preprocess]
+    rows = [row for row in built.artifacts if row.status == "ok" and row.precision == REFERENCE and row.preprocess]
     rows = [row for row in rows if row.preprocess and row.preprocess.input_size == size]
     home = source if (source / "manifest.json").is_file() else source.parent
     why = []

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgekit.precision import FACTS
+
 if TYPE_CHECKING:
     from edgekit.recipe import Recipe
 
@@ -15,9 +17,7 @@ Model = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
-Precisions = Annotated[
-    str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w8a16,w4,w4a8.", metavar="A,B")
-]
+Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[
     str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
 ]
@@ -86,7 +86,10 @@ Remeasure = Annotated[
     bool, typer.Option("--remeasure", help="Time everything in OUT again, even where nothing has changed.")
 ]
 Recover = Annotated[
-    bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")
+    bool,
+    typer.Option(
+        "--recover", help="Block reconstruction: train the integers to give the float features again; takes far longer."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Look at images, heads and checkpoint, print the plan and stop.")
@@ -134,14 +137,14 @@ def recipe_from(
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if heads is not None:
-        values["own_heads"] = "on" if given["heads"] else "off"
+        values["own_heads"] = bool(given["heads"])
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
     if fused_attention:
-        values["fused_attention"] = "on"
+        values["fused_attention"] = True
     if recover:
-        values["quantize"]["recover"] = "on"
+        values["quantize"]["recover"] = True
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
     return Recipe.make(values)
 

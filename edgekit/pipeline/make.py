@@ -13,7 +13,7 @@ from edgekit.artifact import Artifact, ArtifactRow
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.heads.own import decoders_of
-from edgekit.measure.drift import DriftReport, measure_drift
+from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
@@ -127,9 +127,11 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
         reference_name=REFERENCE,
         candidate_name=job.name,
         seed=materials.recipe.seed,
-        tasks=_tasks(reference, features, materials),
-        accuracy=judge.measure(features) if judge else (),
-        heads=_heads(reference, features, materials),
+        on_tasks=OnTasks(
+            maps=_tasks(reference, features, materials),
+            accuracy=judge.measure(features) if judge else (),
+            heads=_heads(reference, features, materials),
+        ),
     )
 
 

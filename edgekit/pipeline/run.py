@@ -18,15 +18,16 @@ from edgekit.measure.golden import golden_files, write_golden
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import Job, jobs_of
+from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.make import UNWRITTEN, golden_home, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
 from edgekit.pipeline.records import Record, digest_of, read_record, records_in
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
 from edgekit.pipeline.timing import Timing, runs_of, timed
 from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.precision import REFERENCE
 from edgekit.progress import Step
-from edgekit.recipe import CoreMlRecipe, Recipe
+from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgekit.report.verdict import Aim, Verdict
@@ -62,7 +63,7 @@ class BuildResult:
         rows = self.manifest.artifacts
         if any(row.name in self.failed and row.reason.startswith(UNWRITTEN) for row in rows):
             return 1
-        fp32_failed = any(row.precision == "fp32" and row.status == "failed" for row in rows)
+        fp32_failed = any(row.precision == REFERENCE and row.status == "failed" for row in rows)
         return int(fp32_failed or not any(row.status == "ok" for row in rows))
 
 
@@ -283,7 +284,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if materials.heads else {}),
         **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
-        **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
+        **exporter_of(job, recipe).settings_of(recipe),
     )
     return key, "" if measure == "none" else _drift_key(materials.evaluation(job.size).digest, materials)
 
@@ -293,11 +294,6 @@ def _drift_key(images: str, materials: Materials) -> str:
     return digest_of(
         images=images, seed=materials.recipe.seed, heads=sorted(decoders_of(materials.loaded)), measures=_MEASURES
     )
-
-
-def _other_package(job: Job, recipe: Recipe) -> bool:
-    """Whether it is a Core ML package written in another way than by default."""
-    return job.format == "coreml" and recipe.coreml != CoreMlRecipe()
 
 
 def _engine_key(job: Job, materials: Materials) -> str:

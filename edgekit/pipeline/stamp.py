@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
-from edgekit.artifact import Format, Manifest
+from edgekit.artifact import FORMATS, Format, Manifest
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, files_of
 from edgekit.heads.own import own_kind
@@ -31,13 +31,6 @@ Measure = Literal["all", "drift", "none"]
 
 _FILE = "stamp"
 
-_TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
-    "onnx": ("torch", "onnx", "onnx-ir", "onnxruntime"),
-    "openvino": ("torch", "openvino"),
-    "coreml": ("torch", "coremltools"),
-    "tflite": ("torch", "ai-edge-litert"),
-}
-
 
 @dataclass(frozen=True)
 class Request:
@@ -54,7 +47,7 @@ class Request:
 def tools_of(format_: Format) -> dict[str, str]:
     """Installed packages that decide what a format's files hold, with their versions."""
     found = {}
-    for package in _TOOLS[format_]:
+    for package in ("torch", *FORMATS[format_].distributions):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The integers of heads: what `edgekit.plan.quant` is for the backbone, for the layers of one build's heads."""
+"""The HeadPlan: integers, scales and zero points of the layers of one build's heads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ENGINE = 1  # raised when `quantize_heads` makes other integers of the same head
 class LayerPlan:
     """A convolution, or a linear layer, with integer weights.
 
-    A convolution rounds its input to uint8, sums integers, and rounds what comes out (behind its ReLU, which the range
-    from 0 on is) to uint8 again: the form that every runtime has a fast kernel for. Without the two quantizers a layer
-    has integer weights alone, for the size of the file: linear layers, which work on a single vector, and convolutions
-    whose input does not bear rounding.
+    A convolution rounds its input to uint8, sums integers, and rounds its output to uint8 again (its ReLU is the clamp
+    at zero_point): the form that every runtime has a fast kernel for. Without the two quantizers a layer has integer
+    weights alone, for the size of the file: linear layers, which work on a single vector, and convolutions that are too
+    sensitive to input rounding.
     """
 
     weight: np.ndarray  # int8 (out, in, k, k) or (out, in), symmetric
@@ -34,7 +34,7 @@ class LayerPlan:
     output: StaticInput | None = None
 
     def dequantized(self) -> np.ndarray:
-        """The weights that the integers stand for: float32, in their shape."""
+        """Dequantized weights: float32, in their shape."""
         scale = self.weight_scale.reshape(-1, *[1] * (self.weight.ndim - 1))
         return (self.weight * scale).astype(np.float32)
 
@@ -51,7 +51,7 @@ class LayerPlan:
                 grid.require_sound(name)
 
     def accumulator_scale(self) -> np.ndarray:
-        """What one step of a convolution's sum is worth: float32 (out,)."""
+        """Scale of a convolution's int32 accumulator: float32 (out,)."""
         assert self.input is not None
         scale: np.ndarray = np.float32(self.input.scale) * self.weight_scale
         return scale
@@ -79,7 +79,7 @@ class HeadPlan:
         return notes + [f"{name}: {reason}" for name, reason in self.kept_float.items()]
 
     def weights_alone(self) -> HeadPlan:
-        """The same integers for files whose arithmetic is float."""
+        """The weight-only plan: the same integers for files whose arithmetic is float."""
         layers = {name: replace(layer, input=None, output=None) for name, layer in self.layers.items()}
         return replace(self, layers=layers)
 

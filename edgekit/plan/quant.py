@@ -7,7 +7,7 @@ integer weights, weight scales and the quantizer of its input. y = x @ W^T + b i
     y[n, o]   = acc[n, o] * (x_scale_n * w_scale[o]) + bias[o]   in float32
 
 with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). 8-bit weights are
-symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may have a zero point each (`weight_zero`).
+symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may have a zero point each.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class StaticInput:
 
 @dataclass(frozen=True)
 class TokenGroupInput:
-    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches)."""
+    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches).
+
+    `head` quantizes the first token group, `tail` the second; neither has to do with attention or task heads.
+    """
 
     split: int
     head: StaticInput
@@ -94,7 +97,7 @@ class GemmPlan:
     """One quantized GEMM.
 
     `weight` int8 (out, in); `weight_scale` float32 (out, groups), groups = 1 for a scale per output channel, else
-    in / group_size; `weight_zero` int8 (out, groups) is what stands for 0, None where 0 does.
+    in / group_size; `weight_zero_point` int8 (out, groups) is the zero point per group, None = symmetric.
     `bias` float32 (out,) belongs to the static input quantizer (bias correction included); `bias_dynamic` is the
     uncorrected one, for runtimes that quantize activations per token.
     The patch embedding is stored as a GEMM too: (out, 3 * patch * patch) in the convolution's own element order.
@@ -107,27 +110,27 @@ class GemmPlan:
     bias: np.ndarray
     bias_dynamic: np.ndarray
     input: InputQuantizer
-    weight_zero: np.ndarray | None = None
+    weight_zero_point: np.ndarray | None = None
 
     @property
     def group_size(self) -> int:
         """Input channels that share a weight scale."""
         return int(self.weight.shape[1]) // int(self.weight_scale.shape[1])
 
-    def zeros(self) -> np.ndarray:
-        """What stands for 0 at every weight: int8, (out, in) or (1, 1)."""
-        if self.weight_zero is None:
+    def zero_points(self) -> np.ndarray:
+        """Zero points broadcast to the weight's shape: int8 (out, in), or (1, 1) of a symmetric weight."""
+        if self.weight_zero_point is None:
             return np.zeros((1, 1), np.int8)
-        return np.repeat(self.weight_zero, self.group_size, axis=1)
+        return np.repeat(self.weight_zero_point, self.group_size, axis=1)
 
-    def steps(self) -> np.ndarray:
-        """The weights (out, in) int8 in steps of their scales: the integers less what stands for 0."""
-        return self.weight - self.zeros()
+    def centered_int8(self) -> np.ndarray:
+        """`weight - weight_zero_point`, not yet scaled: int8 (out, in)."""
+        return self.weight - self.zero_points()
 
     def dequantized(self) -> np.ndarray:
         """Float32 weights (out, in) that the integers stand for."""
         scale = np.repeat(self.weight_scale, self.group_size, axis=1)
-        return (self.steps().astype(np.float32) * scale).astype(np.float32)
+        return (self.centered_int8().astype(np.float32) * scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class MatmulPlan:
 
 
 def dither(tokens: int, scale: float) -> np.ndarray:
-    """What is added to the softmax numerators of each column before they are rounded: (tokens,) float32.
+    """Dither of the softmax numerators, an offset per column before they are rounded: (tokens,) float32.
 
     Evenly spread over one step: frac(j * golden ratio) - 1/2, in units of `scale`. Rounding to nearest would lose the
     many small numerators of a row that has a large one, and with them up to a fifth of its mass; with an offset per
@@ -169,7 +172,7 @@ class QuantPlan:
     provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
 
     def mixed_precision_notes(self) -> list[str]:
-        """Sentences on the GEMMs that are more precise than the others."""
+        """Mixed precision in words: a sentence for each GEMM that is more precise than the others."""
         kept = [f"{name} stays float: {reason}" for name, reason in self.kept_float.items()]
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 
@@ -198,9 +201,10 @@ class QuantPlan:
             "provenance": self.provenance,
         }
         for name, gemm in self.gemms.items():
-            for part in ("weight", "weight_scale", "weight_zero", "bias", "bias_dynamic"):
-                if getattr(gemm, part) is not None:
-                    tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
+                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            if gemm.weight_zero_point is not None:
+                tensors[f"gemm/{name}/weight_zero"] = np.ascontiguousarray(gemm.weight_zero_point)
             meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
         for name, matmul in self.matmuls.items():
             for part in ("query_scale", "key_scale", "value_scale"):

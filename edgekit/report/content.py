@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -70,43 +69,6 @@ class BuildReport(BaseModel):
     commands: tuple[Command, ...] = ()
     explanation: Explanation | None = None  # of the plan of 8 bits, once `edgekit explain` has looked
     skipped: tuple[SkippedImage, ...] = ()
-
-    @classmethod
-    def assemble(
-        cls,
-        manifest: Manifest,
-        host: Host,
-        *,
-        reference: str,
-        verdict: Verdict,
-        drift: Mapping[str, DriftReport] | None = None,
-        latency: Mapping[str, LatencyReport] | None = None,
-        thumbnails: Mapping[str, DataUri] | None = None,
-        panels: Sequence[ImagePanel] = (),
-        head: str = "",
-        evaluation: str = "",
-        calibration: str = "",
-        commands: Sequence[Command] = (),
-        explanation: Explanation | None = None,
-        skipped: Sequence[SkippedImage] = (),
-    ) -> BuildReport:
-        """Put a report together; `verdict` is the one of these measurements, see `edgekit.report.verdict.judge`."""
-        return cls(
-            manifest=manifest,
-            host=host,
-            reference=reference,
-            verdict=verdict,
-            drift=dict(drift or {}),
-            latency=dict(latency or {}),
-            thumbnails=dict(thumbnails or {}),
-            panels=tuple(panels),
-            head=head,
-            evaluation=evaluation,
-            calibration=calibration,
-            commands=tuple(commands),
-            explanation=explanation,
-            skipped=tuple(skipped),
-        )
 
     @property
     def run(self) -> TimingRun | None:
