@@ -33,7 +33,7 @@ _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written."""
+    """The written bundle."""
 
     path: Path
     platforms: tuple[Platform, ...]
@@ -87,7 +87,7 @@ def write_bundle(
 
 
 def _report(build: Path) -> BuildReport | None:
-    """What the build measured, None where it did not.
+    """The report of the build, None where there is none.
 
     Raises:
         DataError: its report.json is damaged.
@@ -98,7 +98,7 @@ def _report(build: Path) -> BuildReport | None:
 def _measured_places(
     built: Manifest, build: Path, chosen: Sequence[Chosen], report: BuildReport | None
 ) -> dict[str, ArtifactRow]:
-    """By its name in the build, the bundle's row of every file that the report measured, byte for byte."""
+    """Rows of the bundle, by name in the build, of every file that the report measured, byte for byte."""
     measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
     rows = {build / row.path: row for row in built.artifacts if row.path}
     found = [(rows[each.source], each.row) for each in chosen]

@@ -28,7 +28,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
+    """The contents of a file: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
 
     config: DinoV2Config
     tensors: dict[str, Tensor]

@@ -28,12 +28,12 @@ _LICENCE_LINE = re.compile(r"^license(_name)?:\s*['\"]?([^'\"\n#]+?)['\"]?\s*(?:
 
 
 def licence_in_header(metadata: Mapping[str, str]) -> str:
-    """What the header of a safetensors file states, "" where it does not."""
+    """The licence in the header of a safetensors file, "" where there is none."""
     return next((named(metadata[key]) for key in _HEADER_KEYS if metadata.get(key)), "")
 
 
 def licence_in_folder(folder: Path, described: Mapping[str, Any]) -> str:
-    """What a folder states, "" where it does not.
+    """The licence that a folder states, "" where it does not.
 
     Args:
         folder: of a checkpoint.

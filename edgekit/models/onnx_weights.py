@@ -89,7 +89,7 @@ def read_onnx(path: Path) -> OnnxExport:
 
 
 def _static_grid(graph: GraphProto) -> tuple[int, int] | None:
-    """(rows, columns) of patches of a static input (B, 3, H, W), None when H or W is symbolic."""
+    """The patch grid (rows, columns) of a static input (B, 3, H, W), None when H or W is symbolic."""
     sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]
     return (sides[0] // 14, sides[1] // 14) if len(sides) == 2 and all(sides) else None
 

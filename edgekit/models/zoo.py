@@ -51,7 +51,7 @@ class ZooEntry:
 
     @property
     def interpolation(self) -> Interpolation:
-        """How position embeddings are resized to another image size."""
+        """The way position embeddings are resized to another image size."""
         return self.config.interpolation
 
 
