@@ -198,6 +198,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
 
 
+@contextmanager
+def sealed_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` for one file that gets its digest beside it: `<name>.sha256`, as `sha256sum -c` reads it.
+
+    The digest is put in place first: whenever a process ends, the file is the one that its digest describes, or is
+    known not to be.
+    """
+    with atomic_path(path) as temporary:
+        yield temporary
+        line = f"{sha256_of(temporary)}  {path.name}\n"
+        _seal_of(temporary).write_text(line, encoding="utf-8")
+
+
+def sealed(path: Path) -> str:
+    """Why the file is not the one that `sealed_path` wrote, in a clause; "" where it is."""
+    try:
+        wanted = read_text(_seal_of(path), 1000).partition(" ")[0]
+        found = sha256_of(path)
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, DataError) as error:
+        return str(error)
+    return "" if found == wanted else f"its SHA-256 is {found[:12]}…, not {wanted[:12]}… as {path.name}.sha256 says"
+
+
+def unlink_sealed(path: Path) -> None:
+    """Remove a file that `sealed_path` wrote, and its digest."""
+    path.unlink(missing_ok=True)
+    _seal_of(path).unlink(missing_ok=True)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary folders that a killed `atomic_path` left right below `folder`: those with its marker."""
     for path in folder.iterdir():

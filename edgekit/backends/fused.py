@@ -11,11 +11,20 @@ from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
-from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
+from edgekit.native.blocks import (
+    ATTENTION,
+    BLOCK,
+    FEED_FORWARD,
+    FLOAT_BLOCK,
+    Tier,
+    block_of,
+    first_inputs,
+    whole_blocks,
+)
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
+from edgekit.precision import FACTS, Precision
 
 Attributes = dict[str, str | int | float]  # of a custom op
-_FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 class FusedBlocks(Emitter[V]):
@@ -25,18 +34,20 @@ class FusedBlocks(Emitter[V]):
     """
 
     plan: QuantPlan | None
+    tier: Tier
     reasons: Mapping[str, str | None]
 
-    def fuse(self, plan: QuantPlan | None) -> None:
-        """Take the integers of whole blocks from `plan`; None writes float blocks.
+    def fuse(self, plan: QuantPlan | None, precision: Precision) -> None:
+        """Take the integers of whole blocks from `plan`, None writes float blocks; `precision` says the activations.
 
         Raises:
             ExportError: there is a plan, but no block of it is whole.
         """
+        self.tier = "quality" if FACTS[precision].activations == "int16" else "speed"
         self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
         if plan is not None and None not in self.reasons.values():
             why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-            raise ExportError("no block could be fused", why=why, fix="edgekit build without --fused")
+            raise ExportError("no block could be fused", why=why, fix="fused = false in the recipe")
 
     @abstractmethod
     def custom_op(self, kind: str, inputs: list[V], attributes: Attributes, name: str) -> V:
@@ -65,18 +76,20 @@ class FusedBlocks(Emitter[V]):
                 self.constant(f"{name}.{part}.{key}", value)
                 for key, value in numbers_of(plan.gemms[f"{name}.{part}"]).items()
             ]
-            for part in FIRST_INPUT
+            for part in first_inputs(plan.config.ffn)
         }
+        inner, outer = FEED_FORWARD[plan.config.ffn]
         norm1, norm2 = self._parameters(f"{name}.norm1"), self._parameters(f"{name}.norm2")
-        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms["mlp.fc1"], *gemms["mlp.fc2"]]
+        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms[inner], *gemms[outer]]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(self.constant(gain, self.tensors[gain]))
-        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": tier_of(plan)}, name)
+        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": self.tier}, name)
 
     def _float_block(self, name: str, x: V) -> V | None:
-        if self.config.ffn != "mlp" or f"{name}.ls1.gamma" in self.tensors:
+        if f"{name}.ls1.gamma" in self.tensors:
             return None
-        parameters = [value for part in _FLOAT_PARTS for value in self._parameters(f"{name}.{part}")]
+        parts = ("norm1", "attn.qkv", "attn.proj", "norm2", *FEED_FORWARD[self.config.ffn])
+        parameters = [value for part in parts for value in self._parameters(f"{name}.{part}")]
         return self.custom_op(FLOAT_BLOCK, [x, *parameters], self._attributes(name), name)
 
     def _parameters(self, name: str) -> list[V]:
@@ -100,8 +113,8 @@ def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
 def as_fused(plan: QuantPlan) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. Tier "quality" has 16-bit
-    activations, which the simulator treats as float: its plan has integer weights only. The patch embedding stays
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. The simulator treats 16-bit
+    activations as float: the plan of w8a16 has integer weights only. The patch embedding stays
     float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
     whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
@@ -113,9 +126,3 @@ def as_fused(plan: QuantPlan) -> QuantPlan:
         elif name != "patch_embed.proj":
             gemms[name] = gemm
     return replace(plan, gemms=gemms, matmuls={})
-
-
-def tier_of(plan: QuantPlan) -> Tier:
-    """The tier that the plan's recipe asked for; "speed" where a plan does not say."""
-    recipe = plan.provenance.get("recipe", {})
-    return "quality" if recipe.get("tier") == "quality" else "speed"

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.errors import MarkupError
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
 from rich.table import Table
@@ -34,9 +35,20 @@ _FAILURES = 10  # images named that could not be used
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 
 
+class _Console(Console):
+    """A console to which text that is no markup ("[/bold]" in a file name) is plain text."""
+
+    @override
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        try:
+            return super().render_str(text, **options)
+        except MarkupError:
+            return super().render_str(text, **{**options, "markup": False})
+
+
 def terminal(*, stderr: bool = False) -> Console:
     """Where a command prints: as wide as the terminal, or wide enough for every table in a pipe or a log."""
-    console = Console(stderr=stderr, highlight=False)
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console

@@ -17,6 +17,7 @@ from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
 from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
 from edgekit.measure.task import TaskDrift
 from edgekit.measure.terms import Centre, Terms, patch_sum, terms_of
+from edgekit.precision import REFERENCE
 
 Grade = Literal["excellent", "good", "acceptable", "broken"]
 
@@ -137,7 +138,7 @@ def measure_drift(
     reference: Features,
     candidate: Features,
     *,
-    reference_name: str = "fp32",
+    reference_name: str = REFERENCE,
     candidate_name: str = "candidate",
     patch: int = 14,
     seed: int = 0,

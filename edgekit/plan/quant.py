@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import sealed, sealed_path
 
 if TYPE_CHECKING:
     from edgekit.models.config import DinoV2Config
@@ -42,6 +42,11 @@ class StaticInput:
         """The real values that q = 0 and q = 255 stand for."""
         scale = np.float64(np.float32(self.scale))
         return np.float32(-self.zero_point * scale), np.float32((255 - self.zero_point) * scale)
+
+    def require_sound(self, name: str) -> None:
+        """Raises ValueError unless the scale is a positive number and the zero point one of 8 bits."""
+        if not (np.isfinite(self.scale) and self.scale > 0 and 0 <= self.zero_point <= 255):
+            raise ValueError(f"the input of {name} has scale {self.scale} and zero point {self.zero_point}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class QuantPlan:
         return dict(self.provenance.get("promoted", {}))
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors; the JSON part is in its header metadata) atomically."""
+        """Write `path` (safetensors; the JSON part is in its header metadata) atomically, its digest beside it."""
         from safetensors.numpy import save_file
 
         tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
@@ -205,35 +210,40 @@ class QuantPlan:
             for part in ("query_scale", "key_scale", "value_scale"):
                 tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
             meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
-        with atomic_path(path) as temporary:
+        with sealed_path(path) as temporary:
             save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path) -> QuantPlan:
-        """Read a plan written by `save`; raises DataError when it is missing, truncated or no plan."""
+        """Read a plan written by `save`.
+
+        Raises:
+            DataError: missing, another file than its digest describes, no plan, or numbers that none has (NaN).
+        """
         from safetensors import SafetensorError, safe_open
 
-        from edgekit.models.config import DinoV2Config
-
+        fix = f"edgekit quantize --model MODEL --out {path.parent.parent}"
         try:
+            if damage := sealed(path):
+                raise ValueError(damage)
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})["edgekit.plan"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise DataError(
-                f"{path} is not a readable quantization plan",
-                why=str(error),
-                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
-            ) from None
-        if meta["schema"] != PLAN_SCHEMA:
-            raise DataError(
-                f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
-                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
-            )
-        config = meta["config"]
-        config["grid"] = tuple(config["grid"])
+            if meta["schema"] != PLAN_SCHEMA:
+                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}")
+            plan = cls._of(meta, tensors)
+            plan.require_sound()
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            raise DataError(f"{path} is not a readable quantization plan", why=str(error)[:300], fix=fix) from None
+        return plan
+
+    @classmethod
+    def _of(cls, meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> QuantPlan:
+        """From the parts of a file."""
+        from edgekit.models.config import config_of
+
         return cls(
-            config=DinoV2Config(**config),
+            config=config_of(meta["config"]),
             image_size=tuple(meta["image_size"]),
             float_tensors={k.removeprefix("float/"): v for k, v in tensors.items() if k.startswith("float/")},
             gemms={
@@ -262,6 +272,41 @@ class QuantPlan:
             kept_float=meta["kept_float"],
             provenance=meta["provenance"],
         )
+
+    def require_sound(self) -> None:
+        """Raises ValueError for numbers that no plan has: not finite, scales of 0, zero points beyond 8 bits."""
+        for name, tensor in self.float_tensors.items():
+            _require_finite(name, tensor)
+        for name, gemm in self.gemms.items():
+            if gemm.weight.dtype != np.int8 or gemm.weight.ndim != 2:
+                raise ValueError(f"the weight of {name} is {gemm.weight.dtype} {gemm.weight.shape}")
+            if gemm.weight_scale.ndim != 2 or gemm.weight.shape[1] % gemm.weight_scale.shape[1]:
+                raise ValueError(f"the weight scales of {name} have shape {gemm.weight_scale.shape}")
+            for part in (gemm.weight_scale, gemm.bias, gemm.bias_dynamic):
+                _require_finite(name, part)
+            for grid in _grids(gemm.input):
+                grid.require_sound(name)
+        for name, matmul in self.matmuls.items():
+            for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
+                _require_finite(name, part)
+
+
+def _require_finite(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values, or no floats ({values.dtype})")
+
+
+def _grids(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
+    """The static quantizers in one of any kind."""
+    match quantizer:
+        case StaticInput():
+            return (quantizer,)
+        case TokenGroupInput():
+            return (quantizer.head, quantizer.tail)
+        case TokenScaledInput():
+            return (quantizer.quotient,)
+        case _:
+            return ()
 
 
 def _input_from(entry: dict[str, Any]) -> InputQuantizer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import DataError
+from edgekit.files import unlink_sealed
 from edgekit.plan.quant import QuantPlan
 
 if TYPE_CHECKING:
@@ -54,4 +55,4 @@ class Saved:
     def remove(self) -> None:
         """Delete the file of a finished run."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            unlink_sealed(self.path)

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from edgekit.artifact import Frozen
-from edgekit.files import atomic_path
+from edgekit.errors import DataError
+from edgekit.files import atomic_path, read_text
 
 FILE = "explain.json"  # inside a build folder
 
@@ -56,8 +57,8 @@ class Explanation(Frozen):
     def read(cls, folder: Path) -> Explanation | None:
         """The explain.json of a build folder; None when there is none, or none that this edgekit can read."""
         try:
-            return cls.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return cls.model_validate_json(read_text(folder / FILE))
+        except (OSError, ValueError, DataError):
             return None
 
     def write(self, folder: Path) -> Path:

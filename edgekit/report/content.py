@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
@@ -90,12 +90,14 @@ class BuildReport(BaseModel):
     def read_json(cls, path: Path) -> BuildReport:
         """Read what `write_json` wrote; raises DataError when it is missing, damaged or of another schema."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
             data["manifest"]["schema_"] = data["manifest"].pop("schema")
             return cls.model_validate(data)
         except FileNotFoundError:
             raise DataError(f"there is no report at {path}", fix=f"edgekit build --out {path.parent}") from None
-        except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
-            why = str(error).splitlines()[0]
+        except OSError as error:
+            raise DataError(f"{path} cannot be read", why=error.strerror or str(error), fix="build again") from None
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ValidationError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error

@@ -18,7 +18,7 @@ from edgekit.distill.judge import Score
 from edgekit.distill.log import BOARD_FIX, Board, board_missing
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import BackendMissing, DataError, RecipeError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, read_text
 from edgekit.models import zoo
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.watch import Silent, Watcher
@@ -203,8 +203,8 @@ def _name(
 def _kept(out: Path, name: str) -> Distilled | None:
     """The result of this very run, if it is whole."""
     try:
-        found = Distilled.model_validate_json((out / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = Distilled.model_validate_json(read_text(out / RESULT))
+    except (OSError, ValueError, DataError):
         return None
     return found if found.run == name and all((out / row.file).is_file() for row in found.graduates) else None
 
@@ -225,7 +225,7 @@ def _claim(out: Path, name: str, teacher: str, specs: Sequence[StudentSpec], dat
     }
     path = out / RUN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except FileNotFoundError:
         others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
         if others:
@@ -235,8 +235,10 @@ def _claim(out: Path, name: str, teacher: str, specs: Sequence[StudentSpec], dat
                 fix="name a new folder with --out",
             ) from None
         found = None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged", why=str(error), fix=f"delete {out}, or name another --out") from None
+    if not isinstance(found, dict | None):
+        raise DataError(f"{path} is damaged", why="it is no object", fix=f"delete {out}, or name another --out")
     if found is not None and found.get("run") != name:
         keys = ("teacher", "data", "students", "recipe")
         differ = [_difference(key, found.get(key), wanted[key]) for key in keys if found.get(key) != wanted[key]]
