@@ -163,7 +163,7 @@ class ArtifactRow(Frozen):
     @field_validator("drift", "latency")
     @classmethod
     def _figures_are_numbers(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
-        """What is compared and formatted are numbers (NaN of a failed file, too)."""
+        """Refuse figures that are no numbers, since they are compared and formatted (NaN of a failed file is one)."""
         for key, value in (values or {}).items():
             if _FIGURE.search(key) and not _is_figure(value):
                 raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
