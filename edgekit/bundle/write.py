@@ -100,7 +100,7 @@ def _require_private(folder: Path, places: Mapping[str, str]) -> None:
             raise DataError(
                 f"{path.relative_to(folder)} of the bundle would name {found}",
                 why="a bundle is made for upload, and must not tell of this machine",
-                fix="edgekit build --out OUT makes the report anew",
+                fix="edgekit build --out OUT",
             )
 
 
