@@ -270,7 +270,7 @@ def test_metadata_names_the_model_and_no_date(tiny: DinoV2, tmp_path: Path) -> N
     assert metadata["model"] == "tiny"
     assert not [key for key in metadata if "date" in key]
     _without_manifest(path)
-    with pytest.raises(DataError, match="is no Core ML package of edgekit"):
+    with pytest.raises(DataError, match="was not written by edgekit"):
         CoreMlBackend().read(path)
 
 

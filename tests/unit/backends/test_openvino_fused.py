@@ -202,7 +202,7 @@ def _shorten(model: ir.Model, name: str, axis: int) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda model: _shorten(model, "blocks.0.mlp.fc2.weight", 1), "input 14 of shape"),
+        (lambda model: _shorten(model, "blocks.0.mlp.fc2.weight", 1), "input 11 of shape"),
         (lambda model: _shorten(model, "blocks.0.attn.qkv.weight", 0), "input 3 of shape"),
         (lambda model: _shorten(model, "blocks.0.attn.proj.weight_scale", 0), "input 7 of shape"),
         (lambda model: _shorten(model, "blocks.0.norm1.weight", 0), "norm of 127 channels"),
