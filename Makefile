@@ -27,6 +27,7 @@ test-full: .venv/ready-for-tests
 	$(PY) -m pytest
 
 lint: .venv/ready-for-tests
+	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	$(PY) -m mypy
 

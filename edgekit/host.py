@@ -61,7 +61,7 @@ _MACHINE = ("cpu", "architecture", "isa", "cores", "cores_usable")  # what decid
 
 
 class Host(Frozen):
-    """One machine. `isa` holds the instruction sets that matter here, `cores_usable` those this process may run on."""
+    """Facts about one machine: `isa` are instruction sets, `cores_usable` cores that this process may use."""
 
     cpu: str  # "AMD EPYC as avx2" where EDGEKIT_ISA lowers it
     architecture: str  # "x86_64", "arm64"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ import numpy as np
 
 from edgekit.artifact import FORMATS, INPUT_NAME, OUTPUT_NAMES, Artifact, Format, Preprocess, TensorSpec
 from edgekit.backends.metadata import artifact_from
-from edgekit.errors import BackendMissing, ExportError
+from edgekit.errors import BackendMissing, DataError, EdgekitError, ExportError
 from edgekit.files import atomic_path, sha256_of, size_mb_of
 from edgekit.precision import Precision, Variant, is_float
 
@@ -264,7 +265,8 @@ class Backend(ABC):
             BackendMissing: a package that reads the format is not installed.
             DataError: missing, damaged, or not written by edgekit.
         """
-        return artifact_from(path, self.manifest_of(path))
+        with runtime_errors(f"{path} is not a file of {self.title} that can be read"):
+            return artifact_from(path, self.manifest_of(path))
 
     @final
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
@@ -276,14 +278,16 @@ class Backend(ABC):
         """
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=self.install)
-        return self.load(artifact, threads)
+        with runtime_errors(f"{self.title} cannot load {artifact.path}"):
+            return self.load(artifact, threads)
 
     @final
     def audit(self, artifact: Artifact) -> dict[str, object]:
         """Placement and fusion: GEMMs in INT8 and in float, attention blocks fused, ops that fell back."""
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=self.install)
-        return self.inspect(artifact)
+        with runtime_errors(f"{self.title} cannot look into {artifact.path}"):
+            return self.inspect(artifact)
 
     def with_image_input(self, sibling: Artifact, source: ExportSource, path: Path) -> Artifact:
         """Write the file at `path` that computes the same as `sibling` and takes uint8 images.
@@ -354,6 +358,23 @@ class Backend(ABC):
             "tools": {package: version(package) for package in self.distributions},
             "notes": self.notes(source, precision, variant),
         }
+
+
+@contextmanager
+def runtime_errors(problem: str) -> Iterator[None]:
+    """Turn whatever a runtime raises of a file or an input into a DataError: each has exceptions of its own, and many.
+
+    Args:
+        problem: what cannot be done, with the file.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
+        raise DataError(problem, why=why, fix="edgekit build --out OUT") from error
 
 
 def stem_of(precision: Precision, variant: Variant) -> str:

@@ -11,12 +11,20 @@ from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
-from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
+from edgekit.native.blocks import (
+    ATTENTION,
+    BLOCK,
+    FEED_FORWARD,
+    FLOAT_BLOCK,
+    Tier,
+    block_of,
+    first_inputs,
+    whole_blocks,
+)
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
 from edgekit.precision import FACTS, Precision
 
 Attributes = dict[str, str | int | float]  # of a custom op
-_FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 class FusedBlocks(Emitter[V]):
@@ -68,18 +76,20 @@ class FusedBlocks(Emitter[V]):
                 self.constant(f"{name}.{part}.{key}", value)
                 for key, value in numbers_of(plan.gemms[f"{name}.{part}"]).items()
             ]
-            for part in FIRST_INPUT
+            for part in first_inputs(plan.config.ffn)
         }
+        inner, outer = FEED_FORWARD[plan.config.ffn]
         norm1, norm2 = self._parameters(f"{name}.norm1"), self._parameters(f"{name}.norm2")
-        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms["mlp.fc1"], *gemms["mlp.fc2"]]
+        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms[inner], *gemms[outer]]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(self.constant(gain, self.tensors[gain]))
         return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": self.tier}, name)
 
     def _float_block(self, name: str, x: V) -> V | None:
-        if self.config.ffn != "mlp" or f"{name}.ls1.gamma" in self.tensors:
+        if f"{name}.ls1.gamma" in self.tensors:
             return None
-        parameters = [value for part in _FLOAT_PARTS for value in self._parameters(f"{name}.{part}")]
+        parts = ("norm1", "attn.qkv", "attn.proj", "norm2", *FEED_FORWARD[self.config.ffn])
+        parameters = [value for part in parts for value in self._parameters(f"{name}.{part}")]
         return self.custom_op(FLOAT_BLOCK, [x, *parameters], self._attributes(name), name)
 
     def _parameters(self, name: str) -> list[V]:

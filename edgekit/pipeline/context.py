@@ -13,7 +13,7 @@ from edgekit.artifact import Artifact, ArtifactRow, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
-from edgekit.files import sha256_of
+from edgekit.files import sealed, sha256_of
 from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
@@ -96,6 +96,16 @@ class Materials:
             else:
                 keys[name] = f"{source} {own[name].title}" if own[name].kinds else source
         return keys
+
+    def mend_plans(self, job: Job) -> None:
+        """Make the plans of an artifact that is kept anew where they are damaged or gone: `edgekit explain` reads them.
+
+        They are compared with the digests beside them, not loaded.
+        """
+        if job.integer and sealed(self.plan_path(job.size, self.plan_kind(job))):
+            self.plan(job.size, self.plan_kind(job))
+        if self.has_head_plan(job) and sealed(self.plan_path(job.size, "heads")):
+            self.head_plan(job.size)
 
     def has_head_plan(self, job: Job) -> bool:
         """Whether heads have integers in an artifact; one of integers throughout has no heads."""
@@ -193,13 +203,15 @@ class Materials:
             cache=blocks,
             progress=lambda what, done, total: self._watcher.stage(f"quantize to {what_for}: {what}", done, total),
         )
-        if self.recipe.quantize.recover == "on" and kind != "int8_weights":  # whose rounding costs next to nothing
-            from edgekit.distill.reconstruction import recover
+        if self.recipe.quantize.recover and kind != "int8_weights":  # whose rounding costs next to nothing
+            from edgekit.distill.reconstruction import reconstruct
 
-            plan = recover(
+            plan = reconstruct(
                 plan,
                 self.calibration(size).pixel_values,
-                progress=lambda what, done, total: self._watcher.stage(f"recover {what_for}: {what}", done, total),
+                progress=lambda what, done, total: self._watcher.stage(
+                    f"block reconstruction of {what_for}: {what}", done, total
+                ),
             )
         plan = replace(
             plan,
@@ -227,8 +239,8 @@ class Materials:
             return None
         try:
             plan = kind.load(path)
-        except DataError:
-            self._watcher.note(f"{path.name} is damaged and is made anew")
+        except DataError as error:
+            self._watcher.note(f"{path.name} is damaged and is made anew: {error.why}")
             return None
         return plan if plan.key == key else None
 

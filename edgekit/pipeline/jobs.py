@@ -127,7 +127,7 @@ def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list
 
 def _switched_on(variant: Variant, recipe: Recipe) -> bool:
     switch = VARIANTS[variant].switch
-    return switch is None or getattr(recipe, switch) in (True, "on")
+    return switch is None or bool(getattr(recipe, switch))
 
 
 def _with_image_input(job: Job) -> Job:

@@ -116,9 +116,9 @@ def _assemble(
     size = materials.recipe.image_size[0]
     images, calibration = materials.evaluation(size), materials.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
-    report = BuildReport.assemble(
-        manifest,
-        Host.model_validate(manifest.host),
+    return BuildReport(
+        manifest=manifest,
+        host=Host.model_validate(manifest.host),
         reference=measured.reference,
         verdict=verdict,
         drift=measured.drift,
@@ -131,8 +131,8 @@ def _assemble(
         commands=_commands(materials.recipe),
         explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
+        images_digest=images.digest,
     )
-    return report.model_copy(update={"images_digest": images.digest})
 
 
 def _panels(manifest: Manifest, measured: Measured, materials: Materials, watcher: Watcher) -> tuple[ImagePanel, ...]:
@@ -178,7 +178,7 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     words += ["--precision", ",".join(recipe.precisions)]
     words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
-    if recipe.heads or recipe.own_heads == "off":
+    if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]
     words += ["--eval", recipe.evaluation, "--seed", str(recipe.seed), "--out", "OUT"]
     return Command(text=shlex.join(words), meaning="this build again"), _AGAIN

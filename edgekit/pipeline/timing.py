@@ -14,7 +14,7 @@ from edgekit.backends import artifact_of, get_backend
 from edgekit.errors import DataError
 from edgekit.host import describe_host
 from edgekit.measure.golden import read_golden
-from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyReport, LatencyRun, TimingOptions, measure_latency
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import REFERENCE, is_reference
@@ -120,12 +120,9 @@ def _measure(
     return measure_latency(
         [artifact_of(row, manifest, out) for row in rows],
         _pixels(out, size, timing.seed),
+        TimingOptions(rounds=timing.rounds, budget_s=_BUDGET_S, gap_s=0.1, seed=timing.seed),
         threads=timing.threads,
         reference=reference_name(rows, suffix=None),
-        rounds=timing.rounds,
-        budget_s=_BUDGET_S,
-        gap_s=0.1,
-        seed=timing.seed,
         notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + timing.rounds),
     )
 

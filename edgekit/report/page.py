@@ -144,7 +144,7 @@ def _charts(report: BuildReport) -> list[Chart]:
 
 
 def _explained(found: Explanation) -> list[Chart]:
-    """What `edgekit explain` left, as drawings."""
+    """The charts of explain.json, where `edgekit explain` left one."""
     from edgekit.report import explained
 
     drawn = [

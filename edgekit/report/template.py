@@ -1,4 +1,4 @@
-"""What every page of edgekit is made of: a template, the style sheet, numbers as text, and charts as drawings."""
+"""The parts of every page of edgekit: a template, the style sheet, numbers as text, and charts as drawings."""
 
 from __future__ import annotations
 

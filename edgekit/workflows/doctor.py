@@ -1,4 +1,4 @@
-"""What this machine can do: host, packages, backends, fused ops and caches, each with the command that mends it."""
+"""Capabilities of this machine: host, packages, backends, fused ops and caches, each with the command that mends it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 
 class BackendHealth(Frozen):
-    """One format: why it cannot be exported or run here, None where it can."""
+    """Health of one format: why it cannot be exported or run here, None where it can."""
 
     name: str
     export: str | None

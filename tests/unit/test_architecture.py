@@ -14,10 +14,13 @@ from tests.support.documents import layers
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "edgekit"
 
-LAYERS = tuple(
-    frozenset(f"edgekit.{name}" for name in layer)
-    for layer in layers((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
-) + (frozenset({"edgekit.__main__"}),)
+LAYERS = (
+    *(
+        frozenset(f"edgekit.{name}" for name in layer)
+        for layer in layers((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    ),
+    frozenset({"edgekit.__main__"}),
+)
 """Lowest first, from the page. A module may import its own package and the layers below it."""
 
 LOOSE = frozenset(unit for layer in LAYERS for unit in layer if (PACKAGE / f"{unit.partition('.')[2]}.py").is_file())

@@ -104,7 +104,7 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
     if not np.array_equal(np.ravel(maker.scale.val), weight_scale(gemm, gain).ravel()):
         yield f"{gemm.name} has other weight scales"
     offset = maker.offset if blockwise else maker.zero_point
-    zero = 0 if gemm.weight_zero is None else gemm.weight_zero.ravel()
+    zero = 0 if gemm.weight_zero_point is None else gemm.weight_zero_point.ravel()
     if not np.all((0 if offset is None else np.ravel(offset.val)) == zero):
         yield f"{gemm.name} has other weight zero points"
     bias = np.float16((gemm.bias if activations else gemm.bias_dynamic) * gain)

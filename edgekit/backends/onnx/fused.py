@@ -15,7 +15,7 @@ from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.onnx.emitter import OnnxEmitter
 from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
 from edgekit.backends.onnx.weights import channel_scale, integer_weight
-from edgekit.native.blocks import BLOCK, DOMAIN, FIRST_INPUT, VERSION, whole_blocks
+from edgekit.native.blocks import BLOCK, DOMAIN, VERSION, first_inputs, whole_blocks
 from edgekit.plan.quant import FloatInput, GemmPlan, QuantPlan
 
 
@@ -66,7 +66,7 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
     whole = whole_blocks(plan)
     problems = [f"{name} is not fused" for name in whole if whole[name] is None and name not in nodes]
     for block, node in nodes.items():
-        for part, first in FIRST_INPUT.items():
+        for part, first in first_inputs(plan.config.ffn).items():
             gemm = plan.gemms[f"{block}.{part}"]
             expected = numbers_of(gemm).values()
             for array, name in zip(expected, node.input[first : first + 3], strict=True):

@@ -217,7 +217,7 @@ def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iter
         return
     # of the file (blocks, out), perhaps finer than the plan's groups
     scale, zero = (_every_input(file.constant(weight, i), gemm.weight.shape[1]) for i in (1, 2))
-    yield from _weight_problems(gemm.name, gemm.steps(), file.constant(weight, 0), zero)
+    yield from _weight_problems(gemm.name, gemm.centered_int8(), file.constant(weight, 0), zero)
     yield from _same(f"{gemm.name} weight scale", np.repeat(gemm.weight_scale, gemm.group_size, axis=1).T, scale)
     yield from _same(f"{gemm.name} bias", gemm.bias_dynamic, _second(file, f"{gemm.name}/Add"))
 

@@ -19,7 +19,7 @@ from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import DinoV2Config
-from edgekit.native.blocks import BLOCK, FIRST_INPUT, whole_blocks
+from edgekit.native.blocks import BLOCK, first_inputs, whole_blocks
 from edgekit.native.openvino_library import openvino_extension
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import FloatInput, QuantPlan
@@ -88,7 +88,7 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
         if node is None:
             problems.append(f"{name} is not fused")
             continue
-        for part, first in FIRST_INPUT.items():
+        for part, first in first_inputs(plan.config.ffn).items():
             expected = numbers_of(plan.gemms[f"{name}.{part}"])
             for place, (kind, value) in enumerate(expected.items(), first):
                 stored = node.input_value(place).get_node()

@@ -78,7 +78,7 @@ def test_fused_artifacts_are_asked_for_only_when_wanted():
 def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
     pytest.importorskip("ai_edge_litert")
     plain = recipe(formats=["tflite", "onnx"], precisions=["fp32", "w8a8"])
-    asked = plain.model_copy(update={"fused_attention": "on"})
+    asked = plain.model_copy(update={"fused_attention": True})
     added = {job.name: job.path for job in jobs_of(asked)}.items() - {
         job.name: job.path for job in jobs_of(plain)
     }.items()
@@ -213,7 +213,7 @@ def test_bits_that_no_kernel_knows_are_refused():
 )
 def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
     formats = ["onnx", "openvino", "coreml", "tflite"]
-    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention="on")
+    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention=True)
     job = next(job for job in jobs_of(asked) if job.name == name)
     assert kind_of(job, asked.quantize) == kind
     assert inputs_of(kind) == ("float" if kind.endswith("weights") else "integer")
