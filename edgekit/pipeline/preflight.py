@@ -16,7 +16,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
-from edgekit.pipeline.jobs import Job, Size, jobs_of
+from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.recipe import CalibrationRecipe, Recipe
@@ -100,8 +100,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     """
     watcher = watcher or Silent()
     jobs = jobs_of(recipe)
-    if plans_only:
-        jobs = tuple(integer_jobs(jobs))
+    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs)
     recipe = located(recipe)
     refuse_unwritable(out)
     if find_spec("torch") is None:

@@ -22,7 +22,6 @@ from edgekit.errors import BackendMissing, DataError
 from edgekit.host import describe_host
 from edgekit.images import preprocess
 from edgekit.models.vit import DinoV2
-from edgekit.pipeline.make import row_of
 from tests.support.plans import export_source
 
 pytest.importorskip("onnxruntime")
@@ -39,7 +38,7 @@ def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Ar
 def folder(artifact: Artifact, tmp_path: Path) -> Path:
     """A build folder with that one artifact, whose manifest the tests rewrite."""
     shutil.copytree(artifact.path.parent, tmp_path / "onnx")
-    write_rows(tmp_path, row_of(artifact, artifact.path.parents[1]))
+    write_rows(tmp_path, artifact.to_row(artifact.path.parents[1]))
     return tmp_path
 
 
