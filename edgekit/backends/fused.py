@@ -22,6 +22,7 @@ from edgekit.native.blocks import (
     whole_blocks,
 )
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
+from edgekit.precision import FACTS, Precision
 
 Attributes = dict[str, str | int | float]  # of a custom op
 
@@ -33,18 +34,20 @@ class FusedBlocks(Emitter[V]):
     """
 
     plan: QuantPlan | None
+    tier: Tier
     reasons: Mapping[str, str | None]
 
-    def fuse(self, plan: QuantPlan | None) -> None:
-        """Take the integers of whole blocks from `plan`; None writes float blocks.
+    def fuse(self, plan: QuantPlan | None, precision: Precision) -> None:
+        """Take the integers of whole blocks from `plan`, None writes float blocks; `precision` says the activations.
 
         Raises:
             ExportError: there is a plan, but no block of it is whole.
         """
+        self.tier = "quality" if FACTS[precision].activations == "int16" else "speed"
         self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
         if plan is not None and None not in self.reasons.values():
             why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-            raise ExportError("no block could be fused", why=why, fix="edgekit build without --fused")
+            raise ExportError("no block could be fused", why=why, fix="fused = false in the recipe")
 
     @abstractmethod
     def custom_op(self, kind: str, inputs: list[V], attributes: Attributes, name: str) -> V:
@@ -80,7 +83,7 @@ class FusedBlocks(Emitter[V]):
         inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms[inner], *gemms[outer]]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(self.constant(gain, self.tensors[gain]))
-        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": tier_of(plan)}, name)
+        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": self.tier}, name)
 
     def _float_block(self, name: str, x: V) -> V | None:
         if f"{name}.ls1.gamma" in self.tensors:
@@ -110,8 +113,8 @@ def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
 def as_fused(plan: QuantPlan) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. Tier "quality" has 16-bit
-    activations, which the simulator treats as float: its plan has integer weights only. The patch embedding stays
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. The simulator treats 16-bit
+    activations as float: the plan of w8a16 has integer weights only. The patch embedding stays
     float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
     whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
@@ -123,9 +126,3 @@ def as_fused(plan: QuantPlan) -> QuantPlan:
         elif name != "patch_embed.proj":
             gemms[name] = gemm
     return replace(plan, gemms=gemms, matmuls={})
-
-
-def tier_of(plan: QuantPlan) -> Tier:
-    """The tier that the plan's recipe asked for; "speed" where a plan does not say."""
-    recipe = plan.provenance.get("recipe", {})
-    return "quality" if recipe.get("tier") == "quality" else "speed"

@@ -16,6 +16,7 @@ from edgekit.heads.depth_anything import DepthAnything, official_key
 from edgekit.heads.known import farthest, head_of, with_classes
 from edgekit.models.config import DinoV2Config
 from edgekit.models.depth_anything import DepthKind, depth_kind, is_depth_anything, title_of
+from edgekit.models.described import require_floats
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
@@ -44,7 +45,8 @@ class OwnHead:
 
 
 def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """{name: float32} of {name: key in the file}. Raises DataError when one is not finite."""
+    """Float32 arrays by name, of {name: key in the file}. Raises DataError when one is not finite."""
+    require_floats({key: loaded.rest[key] for key in keys.values() if loaded.rest[key].ndim})
     arrays = {name: loaded.rest[key].detach().float().numpy() for name, key in keys.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -55,7 +57,7 @@ def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarra
 
 
 def saliency_program(module: Any, config: DinoV2Config) -> Head:
-    """The demo's decoder, which is loaded with its checkpoint."""
+    """The saliency decoder of the demo, which is loaded with its checkpoint."""
     from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 
     assert isinstance(module, SaliencyHead)
@@ -88,7 +90,7 @@ def depth_anything(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnH
 
 
 def kind_of(loaded: LoadedModel, config: DinoV2Config, said: str = "") -> DepthKind:
-    """What a Depth Anything checkpoint is, see `depth_kind`."""
+    """The kind of a Depth Anything checkpoint, see `depth_kind`."""
     return depth_kind(config.depth, said=said, described=loaded.described, name=loaded.name)
 
 

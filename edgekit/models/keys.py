@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _HUGGINGFACE = tuple(
         (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+        (r"^encoder\.layer\.([0-9]+)\.", r"blocks.\1."),
         (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
         (r"\.attention\.q_proj\.", ".attn.query."),
         (r"\.attention\.k_proj\.", ".attn.key."),
@@ -39,9 +39,11 @@ _HUGGINGFACE = tuple(
         (r"^layernorm\.", "norm."),
     )
 )
+_DEEPEST = 50  # mappings inside each other in a pickle
+_MOST_ENTRIES = 100_000  # of one: ViT-g has 500 tensors, a training checkpoint a few thousand
 # (separate projections, the packed one they form by rows)
 _PACKED = ((("attn.query", "attn.key", "attn.value"), "attn.qkv"), (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"))
-_CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
+_CHUNKED_BLOCK = re.compile(r"^blocks\.[0-9]+\.([0-9]+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,31 @@ class OfficialState:
     prefix: str = ""  # of the backbone's keys in the file
 
 
-def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Tensor]:
-    """Tensors of a nested checkpoint under dotted keys: {"teacher": {"norm.bias": t}} -> {"teacher.norm.bias": t}."""
+def flatten(tree: Mapping[Any, object]) -> dict[str, Tensor]:
+    """Tensors of a nested checkpoint under dotted keys: {"teacher": {"norm.bias": t}} -> {"teacher.norm.bias": t}.
+
+    Raises:
+        DataError: more than 50 mappings inside each other (one that holds itself never ends), or 100,000 entries.
+    """
     flat: dict[str, Tensor] = {}
-    for key, value in tree.items():
-        if isinstance(value, Tensor):
-            flat[f"{prefix}{key}"] = value
-        elif isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+    waiting: list[tuple[str, Mapping[Any, object], int]] = [("", tree, 0)]
+    seen = 0
+    while waiting:
+        prefix, mapping, depth = waiting.pop()
+        seen += len(mapping)
+        if depth > _DEEPEST or seen > _MOST_ENTRIES:
+            raise DataError(
+                "the checkpoint is nested without end",
+                why=f"more than {_DEEPEST} mappings inside each other, or {_MOST_ENTRIES} entries",
+                fix="save its state_dict() as .safetensors",
+            )
+        inner = []
+        for key, value in mapping.items():
+            if isinstance(value, Tensor):
+                flat[f"{prefix}{key}"] = value
+            elif isinstance(value, Mapping):
+                inner.append((f"{prefix}{key}.", value, depth + 1))
+        waiting += reversed(inner)
     return flat
 
 
@@ -78,10 +97,10 @@ def find_backbone(keys: Mapping[str, object]) -> tuple[Layout, str] | None:
 
 
 def to_official(state: Mapping[str, Tensor]) -> OfficialState:
-    """Find the backbone in a flat state dict and rename it to the official keys, float32.
+    """Find the backbone in a flat state dict and rename it to the official keys; numbers stay of their type.
 
     Raises:
-        DataError: the dict holds no DINOv2 backbone.
+        DataError: the dict holds no DINOv2 backbone, or parts of a layer that do not fit together.
     """
     found = find_backbone(state)
     if found is None:
@@ -97,7 +116,7 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
         tensors = _pack({_rename(key): value for key, value in tensors.items()})
     else:
         tensors = {_CHUNKED_BLOCK.sub(r"blocks.\1.", key): value for key, value in tensors.items()}
-    return OfficialState({key: value.detach().float() for key, value in tensors.items()}, rest, layout, prefix)
+    return OfficialState({key: value.detach() for key, value in tensors.items()}, rest, layout, prefix)
 
 
 def _rename(key: str) -> str:
@@ -117,5 +136,8 @@ def _pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             block = stem.removesuffix(parts[0])
             names = [f"{block}{part}.{kind}" for part in parts]
             if all(name in tensors for name in names):
+                shapes = [tuple(tensors[name].shape[1:]) for name in names]
+                if len(set(shapes)) > 1 or not all(tensors[name].ndim for name in names):
+                    raise DataError(f"{names[0]} and what belongs to it have other shapes", fix="edgekit models")
                 packed[f"{block}{whole}.{kind}"] = torch.cat([packed.pop(name) for name in names])
     return packed

@@ -14,7 +14,6 @@ from edgekit.heads.read import read_head, read_heads
 from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
-from edgekit.models.config import DinoV2Config
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
 from edgekit.pipeline.jobs import Job, Size, jobs_of
@@ -108,7 +107,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     if find_spec("torch") is None:
         raise BackendMissing(f"loading {recipe.model} needs torch", fix="pip install 'edgekit[torch]'")
     watcher.stage(f"look at {recipe.model}")
-    config, about = _model(recipe, out, refuse_other=not plans_only)
+    about = _model(recipe, out, refuse_other=not plans_only)
     found = {key: text for key, text in about.items() if text}
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
@@ -118,12 +117,12 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
         if evaluation is not None:
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
-    kinds = sorted({(job.size, kind_of(job, recipe.quantize, config)) for job in jobs if job.integer and job.path})
+    kinds = sorted({(job.size, kind_of(job, recipe.quantize)) for job in jobs if job.integer and job.path})
     plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
     return Preflight(recipe, jobs, plans, found, doomed)
 
 
-def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[DinoV2Config, dict[str, str]]:
+def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> dict[str, str]:
     """Load the checkpoint and its heads if it is on this machine; of one that is not, only what its entry tells."""
     path = zoo.path_of(recipe.model)
     entry = None if path else zoo.find(recipe.model)
@@ -135,15 +134,14 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[DinoV2Conf
                 read_head(Path(source), entry.config)
         where = f"{entry.size_mb} MB from {entry.sources[0].describe()}"
         about = f"{entry.name}, not on this machine yet: {where}"
-        return entry.config, {"model": about, "heads": ", ".join(recipe.heads)}
+        return {"model": about, "heads": ", ".join(recipe.heads)}
     loaded = zoo.load(recipe.model)
     if refuse_other:
         refuse_other_model(out, loaded.name, loaded.sha256)
     wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
     read_heads(wanted, loaded)
-    config = loaded.model.config
-    about = f"{loaded.name}, {config.parameters / 1e6:.1f} M parameters, read from {path or loaded.source}"
-    return config, {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
+    about = f"{loaded.name}, {loaded.model.config.parameters / 1e6:.1f} M parameters, read from {path or loaded.source}"
+    return {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
 
 
 def _images(recipe: Recipe, size: Size, watcher: Watcher, *, judged: bool) -> tuple[ImageSet, ImageSet | None]:

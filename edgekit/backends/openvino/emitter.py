@@ -77,8 +77,9 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
     @override
     def layer_norm(self, x: ov.Output, weight: np.ndarray, bias: np.ndarray, name: str = "") -> ov.Output:
         axes, epsilon = self.ints([-1], name and f"{name}.axes"), self.config.norm_eps
-        x = op.mvn(x, axes, True, epsilon, "inside_sqrt", name=f"{name}.mvn" if name else self.name_of("mvn"))
-        rank = len(x.output(0).get_partial_shape())  # 3 of tokens, 2 of a vector
+        mvn = op.mvn(x, axes, True, epsilon, "inside_sqrt", name=f"{name}.mvn" if name else self.name_of("mvn"))
+        x = mvn.output(0)
+        rank = len(x.get_partial_shape())  # 3 of tokens, 2 of a vector
         gain = self._per_channel(weight, rank, name and f"{name}.weight")
         x = op.multiply(x, gain, name=f"{name}/weight" if name else self.name_of("multiply"))
         return self.add(x, self._per_channel(bias, rank, name and f"{name}.bias"), name)

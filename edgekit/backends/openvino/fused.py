@@ -15,14 +15,14 @@ from edgekit.backends.base import refuse_differences
 from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.openvino.builder import constant
 from edgekit.backends.openvino.emitter import OpenVinoEmitter
-from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms
+from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import DinoV2Config
 from edgekit.native.blocks import BLOCK, first_inputs, whole_blocks
 from edgekit.native.openvino_library import openvino_extension
 from edgekit.plan.heads import HeadPlan
-from edgekit.plan.quant import QuantPlan
+from edgekit.plan.quant import FloatInput, QuantPlan
 
 
 def fused_core() -> ov.Core:
@@ -38,6 +38,13 @@ def fused_core() -> ov.Core:
 
 class FusedGemms(StaticGemms):
     """The plan's integers in blocks that are not whole; the patch embedding is float."""
+
+    @override
+    def linear(self, name: str, x: ov.Output) -> ov.Output:
+        """Beside 16-bit activations the plan has integer weights alone: those of a block that is not whole."""
+        gemm = self.plan.gemms.get(name)
+        weights_alone = gemm is not None and isinstance(gemm.input, FloatInput)
+        return WeightGemms(self.plan).linear(name, x) if weights_alone else super().linear(name, x)
 
     @override
     def patch_embed(self, name: str, pixels: ov.Output) -> ov.Output:
