@@ -16,7 +16,6 @@ from edgekit.settings import read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
-PATCH = 14  # pixels per patch side, the same in every DINOv2 model
 WEIGHT_BITS = (4, 7, 7.5, 8)
 
 
@@ -106,12 +105,11 @@ class Recipe(Frozen):
 
     @field_validator("image_size")
     @classmethod
-    def _sizes_are_whole_patches(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    def _sizes_are_positive(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         for height, width in sizes:
             for side in (height, width):
-                if side <= 0 or side % PATCH:
-                    near = max(PATCH, round(side / PATCH) * PATCH)
-                    raise ValueError(f"image size {side} is not a positive multiple of {PATCH}; the nearest is {near}")
+                if side <= 0:
+                    raise ValueError(f"image size {side} is not a positive number of pixels")
         if not sizes:
             raise ValueError("at least one image size is needed")
         return sizes

@@ -43,7 +43,9 @@ Heads = Annotated[
 ]
 Sizes = Annotated[
     str | None,
-    typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
+    typer.Option(
+        "--image-size", help="Multiples of the model's patch: 224 or 224x308; the first is the main one.", metavar="S,S"
+    ),
 ]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[
@@ -176,19 +178,11 @@ def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
     if text is None:
         return None
     from edgekit.errors import RecipeError
-    from edgekit.recipe import PATCH
 
     sizes = []
     for word in words_of(text) or []:
         sides = word.lower().split("x")
-        if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+        if not all(side.isdecimal() and int(side) for side in sides) or len(sides) > 2:
             raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")
-        near = "x".join(str(max(PATCH, round(int(side) / PATCH) * PATCH)) for side in sides)
-        if near != "x".join(str(int(side)) for side in sides):
-            raise RecipeError(
-                f"image size {word} is not a positive multiple of {PATCH}",
-                why=f"the models cut images into patches of {PATCH}x{PATCH} pixels",
-                fix=f"--image-size {near}",
-            )
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes

@@ -13,7 +13,7 @@ from edgekit.plan.heads import HEADS
 
 if TYPE_CHECKING:
     from edgekit.graph.gemms import GemmStrategy
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.heads import HeadPlan, LayerPlan
 
 Grid = tuple[int, int]  # (rows, columns)
@@ -47,7 +47,7 @@ class BackboneEmitter(ABC, Generic[V]):
     """
 
     def __init__(
-        self, config: DinoV2Config, tensors: Tensors, gemms: GemmStrategy[V], head_plan: HeadPlan | None = None
+        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[V], head_plan: HeadPlan | None = None
     ) -> None:
         """For a baked model.
 

@@ -17,7 +17,7 @@ from edgekit.models.vit import DinoV2
 from edgekit.surgery import state_of
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.heads import HeadPlan, LayerPlan
     from edgekit.plan.quant import StaticInput
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TorchGemms:
     """Every product in float32."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
         self.config, self.tensors = config, tensors
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class TorchGemms:
 class TorchEmitter(Emitter[Tensor]):
     """`Emitter` that computes at once instead of writing; integers of heads are held as float32."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
         super().__init__(config, tensors, TorchGemms(config, tensors), head_plan)
 
     @override

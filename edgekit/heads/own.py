@@ -36,7 +36,7 @@ def decoders_of(loaded: LoadedModel) -> dict[str, SaliencyHead]:
     Raises:
         DataError: a decoder is incomplete.
     """
-    decoder = SaliencyHead.from_state(loaded.rest)
+    decoder = SaliencyHead.from_state(loaded.rest, loaded.model.config.patch)
     return {} if decoder is None else {_SALIENCY: decoder}
 
 

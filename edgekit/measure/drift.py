@@ -129,7 +129,6 @@ def measure_drift(
     *,
     reference_name: str = "fp32",
     candidate_name: str = "candidate",
-    patch: int = 14,
     seed: int = 0,
     tasks: tuple[TaskDrift, ...] = (),
     accuracy: tuple[AccuracyDrift, ...] = (),
@@ -142,7 +141,6 @@ def measure_drift(
         candidate: of the quantized or converted one.
         reference_name: shown in the report.
         candidate_name: shown in the report.
-        patch: pixels per patch side.
         seed: of the bootstrap.
         tasks: drift of heads on top of these features, see `measure_map_drift`.
         accuracy: of k-NN and of a probe on these features, see `AccuracyJudge`.
@@ -158,7 +156,7 @@ def measure_drift(
     return report_of(
         terms,
         reference.names,
-        (reference.grid[0] * patch, reference.grid[1] * patch),
+        (reference.grid[0] * reference.patch, reference.grid[1] * reference.patch),
         reference_name=reference_name,
         candidate_name=candidate_name,
         seed=seed,

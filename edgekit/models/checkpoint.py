@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgekit.errors import DataError, ExportError
 from edgekit.files import atomic_path, inside
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
 from edgekit.models.keys import Layout, flatten, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header
 from edgekit.models.vit import DinoV2
@@ -30,7 +30,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 class Checkpoint:
     """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
 
-    config: DinoV2Config
+    config: ViTConfig
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
     layout: str  # "official", "huggingface", each with " (onnx)" when it came from a graph
@@ -51,14 +51,14 @@ class _Raw:
     """Tensors as a file names them, and what else it says of the architecture."""
 
     state: dict[str, Tensor]
-    hints: dict[str, Any]  # fields of DinoV2Config that shapes cannot tell
-    config: DinoV2Config | None = None
+    hints: dict[str, Any]  # fields of ViTConfig that shapes cannot tell
+    config: ViTConfig | None = None
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
 
 
-def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoint:
     """Read a .safetensors, .pth/.pt/.ckpt/.bin, .onnx (FP32) file or a folder with one, official or Hugging Face keys.
 
     Args:
@@ -151,7 +151,7 @@ def _read_safetensors(path: Path) -> _Raw:
         return _Raw(state, {}, about={"licence": licence} if licence else {})
     values = json.loads(metadata[_CONFIG_KEY])
     about = values.pop(_ABOUT, {})
-    return _Raw(state, {}, DinoV2Config(**values | {"grid": tuple(values["grid"])}), about=about)
+    return _Raw(state, {}, ViTConfig(**values | {"grid": tuple(values["grid"])}), about=about)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -253,7 +253,7 @@ def _refuse_other_blocks(unused: Mapping[str, Tensor]) -> None:
         )
 
 
-def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> DinoV2Config:
+def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> ViTConfig:
     """Architecture from shapes; heads of 64 channels unless a hint says otherwise."""
     try:
         width = tensors["cls_token"].shape[-1]
@@ -282,10 +282,11 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
             fix="keep the config.json of the checkpoint beside it",
         )
     plain: Interpolation = "offset" if layout == "official" else "size"
-    config = DinoV2Config(
+    config = ViTConfig(
         arch="",
         width=width,
         heads=int(heads),
+        patch=patch,
         registers=registers,
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
@@ -298,7 +299,7 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
     return replace(config, arch=arch_of(config))
 
 
-def arch_of(config: DinoV2Config) -> str:
+def arch_of(config: ViTConfig) -> str:
     """The official name of these shapes, or a descriptive one."""
     for name, known in ARCHITECTURES.items():
         if replace(config, grid=known.grid, interpolation=known.interpolation, arch=name) == known:
@@ -306,13 +307,13 @@ def arch_of(config: DinoV2Config) -> str:
     return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
 
 
-def _shapes(config: DinoV2Config) -> dict[str, tuple[int, ...]]:
+def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """Official keys and shapes of an architecture."""
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
 
 
-def _fit(tensors: dict[str, Tensor], config: DinoV2Config) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _fit(tensors: dict[str, Tensor], config: ViTConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
     wanted = _shapes(config)
     tensors = dict(tensors)

@@ -1,22 +1,34 @@
-"""The architecture of a DINOv2 model as data: what fixes a checkpoint's shapes, readable without torch."""
+"""The architecture of a vision transformer as data: what fixes a checkpoint's shapes, readable without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit.artifact import IMAGENET_MEAN, IMAGENET_STD, SATELLITE_MEAN, SATELLITE_STD, Normalize, Preprocess
+from edgekit.errors import RecipeError
+
 Interpolation = Literal["offset", "antialias", "size"]
+Positions = Literal["learned", "rope"]
+Periods = Literal["float32", "bfloat16"]
+Normalization = Literal["imagenet", "satellite"]
 Ffn = Literal["mlp", "swiglu"]
+_STATISTICS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "satellite": (SATELLITE_MEAN, SATELLITE_STD)}
 
 
 @dataclass(frozen=True)
-class DinoV2Config:
+class ViTConfig:
     """Everything that fixes the architecture.
 
-    `interpolation` names one of three ways in which position embeddings are resized in the field: "offset" (official
-    plain models: scale factor with 0.1 added, no antialias), "antialias" (official register models: target size, with
-    antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the (rows, columns) of
-    patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's own once baked.
+    `interpolation` names one of three ways in which learned position embeddings are resized in the field: "offset"
+    (official plain DINOv2: scale factor with 0.1 added, no antialias), "antialias" (official register models, and timm
+    for all: target size, with antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the
+    (rows, columns) of patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's
+    own once baked.
+
+    With `positions` "rope" nothing is added to the patches; queries and keys are rotated by their patch's place instead
+    (see `edgekit.models.rope`). `rope_periods` says how exact the periods are: "float32" as Hugging Face and timm
+    compute them, "bfloat16" rounded to it as Meta's files store them.
     """
 
     arch: str
@@ -30,6 +42,10 @@ class DinoV2Config:
     grid: tuple[int, int] = (37, 37)
     interpolation: Interpolation = "offset"
     norm_eps: float = 1e-6  # of every LayerNorm
+    positions: Positions = "learned"
+    rope_base: float = 100.0  # ratio of the longest to the shortest period, nearly
+    rope_periods: Periods = "float32"
+    normalization: Normalization = "imagenet"  # mean and deviation of the pixels it was trained on
 
     @property
     def ffn_hidden(self) -> int:
@@ -44,10 +60,16 @@ class DinoV2Config:
         return self.width // self.heads
 
     @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches: the class token and the registers."""
+        return 1 + self.registers
+
+    @property
     def parameters(self) -> int:
         """Number of parameters, mask token included: four times as many bytes in float32."""
         d, f = self.width, self.ffn_hidden
-        tokens = (2 + 1 + self.grid[0] * self.grid[1] + self.registers) * d  # CLS, mask, positions, registers
+        positions = 1 + self.grid[0] * self.grid[1] if self.positions == "learned" else 0
+        tokens = (2 + positions + self.registers) * d  # CLS, mask, positions, registers
         patches = (3 * self.patch**2 + 1) * d
         attention = (d + 1) * 3 * d + (d + 1) * d
         feed_forward = (d + 1) * f * (1 if self.ffn == "mlp" else 2) + (f + 1) * d
@@ -56,21 +78,56 @@ class DinoV2Config:
 
     def tokens(self, height: int, width: int) -> int:
         """Sequence length N = 1 + R + patches for an image of that many pixels."""
-        return 1 + self.registers + (height // self.patch) * (width // self.patch)
+        return self.prefix + (height // self.patch) * (width // self.patch)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches of an image of that many pixels.
+
+        Raises:
+            RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
+        """
+        return grid_of(height, width, self.patch)
+
+    def preprocess(self, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
+        """How images become input of that many pixels.
+
+        Raises:
+            RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
+        """
+        self.grid_of(height, width)
+        mean, std = _STATISTICS[self.normalization]
+        transform = Preprocess.for_size(height, width, normalize=normalize)
+        return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch})
 
 
-_SIZES: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, heads, feed-forward
+def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """(rows, columns) of patches of an image of that many pixels.
+
+    Raises:
+        RecipeError: a side is not a positive multiple of `patch`; names the nearest size that is.
+    """
+    if min(height, width) <= 0 or height % patch or width % patch:
+        near = [max(patch, round(side / patch) * patch) for side in (height, width)]
+        raise RecipeError(
+            f"image size {height}x{width} is not a positive multiple of {patch}",
+            why=f"the model cuts images into patches of {patch}x{patch} pixels",
+            fix=f"--image-size {near[0]}" + (f"x{near[1]}" if height != width else ""),
+        )
+    return height // patch, width // patch
+
+
+_DINOV2: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, heads, feed-forward
     ("vits14", 384, 12, 6, "mlp"),
     ("vitb14", 768, 12, 12, "mlp"),
     ("vitl14", 1024, 24, 16, "mlp"),
     ("vitg14", 1536, 40, 24, "swiglu"),
 )
 
-ARCHITECTURES: dict[str, DinoV2Config] = {
+ARCHITECTURES: dict[str, ViTConfig] = {
     config.arch: config
-    for name, width, depth, heads, ffn in _SIZES
+    for name, width, depth, heads, ffn in _DINOV2
     for config in (
-        DinoV2Config(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
-        DinoV2Config(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
+        ViTConfig(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
+        ViTConfig(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
     )
 }

@@ -79,19 +79,19 @@ def read_onnx(path: Path) -> OnnxExport:
             fix="use the checkpoint it was exported from",
         )
     layout, prefix = found
-    width = state[prefix + ANCHORS[layout]].shape[0]
+    width, *_, patch = state[prefix + ANCHORS[layout]].shape
     for part, tokens in view.tokens(width).items():
         state.setdefault(prefix + _TOKEN_KEYS[layout][part], tokens)
     if model.producer_name == "edgekit":
         _undo_rewrites(state, model, path)
     interpolation = view.interpolation()
-    return OnnxExport(state, interpolation, None if interpolation else _static_grid(model.graph))
+    return OnnxExport(state, interpolation, None if interpolation else _static_grid(model.graph, patch))
 
 
-def _static_grid(graph: GraphProto) -> tuple[int, int] | None:
+def _static_grid(graph: GraphProto, patch: int) -> tuple[int, int] | None:
     """(rows, columns) of patches of a static input (B, 3, H, W), None when H or W is symbolic."""
     sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]
-    return (sides[0] // 14, sides[1] // 14) if len(sides) == 2 and all(sides) else None
+    return (sides[0] // patch, sides[1] // patch) if len(sides) == 2 and all(sides) else None
 
 
 def _undo_rewrites(state: dict[str, Tensor], model: ModelProto, path: Path) -> None:

@@ -15,18 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.errors import RecipeError
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
 
-__all__ = ["ARCHITECTURES", "LAYER_NORM_EPS", "DinoV2", "DinoV2Config", "Interpolation", "random_model"]
-
-LAYER_NORM_EPS = 1e-6
+__all__ = ["ARCHITECTURES", "DinoV2", "Interpolation", "ViTConfig", "random_model"]
 
 
 class PatchEmbed(nn.Module):
-    """Image to patch tokens by one unpadded 14x14 convolution of stride 14."""
+    """Image to patch tokens by one unpadded convolution whose kernel and stride are a patch."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch)
 
@@ -48,7 +45,7 @@ class LayerScale(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with one packed qkv projection; `scale` becomes 1 once folded into the queries."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.scale = config.head_dim**-0.5
@@ -75,7 +72,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """fc1 -> GELU -> fc2; `fc2_gain` (F,) is set by the smoothing rewrite and multiplies the GELU output."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.ffn_hidden)
         self.fc2 = nn.Linear(config.ffn_hidden, config.width)
@@ -93,7 +90,7 @@ class Mlp(nn.Module):
 class SwiGluFfn(nn.Module):
     """w3(silu(a) * b) with a, b the halves of w12, as in the official giant model."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.w12 = nn.Linear(config.width, 2 * config.ffn_hidden)
         self.w3 = nn.Linear(config.ffn_hidden, config.width)
@@ -110,12 +107,12 @@ class SwiGluFfn(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with LayerScale on both branches (nn.Identity once folded)."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attn = Attention(config)
         self.ls1: nn.Module = LayerScale(config.width)
-        self.norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp: Mlp | SwiGluFfn = Mlp(config) if config.ffn == "mlp" else SwiGluFfn(config)
         self.ls2: nn.Module = LayerScale(config.width)
 
@@ -127,7 +124,7 @@ class Block(nn.Module):
 class DinoV2(nn.Module):
     """The backbone. State-dict keys equal the official ones, so official checkpoints load with `strict=True`."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -137,7 +134,7 @@ class DinoV2(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.patch_embed = PatchEmbed(config)
         self.blocks: Sequence[Block] = nn.ModuleList(Block(config) for _ in range(config.depth))  # type: ignore[assignment]
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
 
     def position_embedding(self, height: int, width: int) -> Tensor:
@@ -164,15 +161,9 @@ class DinoV2(nn.Module):
         Raises:
             RecipeError: a side is not a positive multiple of the patch size.
         """
-        patch = self.config.patch
-        for side in (height, width):
-            if side <= 0 or side % patch:
-                raise RecipeError(
-                    f"image size {height}x{width} is not a positive multiple of {patch}",
-                    fix=f"--image-size {max(patch, round(side / patch) * patch)}",
-                )
+        grid = self.config.grid_of(height, width)
         baked = deepcopy(self)
-        baked.config = replace(self.config, grid=(height // patch, width // patch))
+        baked.config = replace(self.config, grid=grid)
         baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())
         return baked.eval()
 
@@ -214,7 +205,7 @@ class DinoV2(nn.Module):
         return hidden, hidden[:, 0]
 
 
-def random_model(config: DinoV2Config, seed: int = 0) -> DinoV2:
+def random_model(config: ViTConfig, seed: int = 0) -> DinoV2:
     """A model with seeded random weights and LayerScale of order one, so that every part of it matters in a test."""
     generator = torch.Generator().manual_seed(seed)
     model = DinoV2(config).eval()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
 
@@ -31,7 +31,7 @@ class ZooEntry:
     """One named checkpoint. `sources` are tried in order; `config.interpolation` is the variant it was made with."""
 
     name: str
-    config: DinoV2Config
+    config: ViTConfig
     sources: tuple[Source, ...]
     licence: str
     origin: str
@@ -234,7 +234,7 @@ def _loaded(
     source: str,
     licence: str,
     origin: str,
-    config: DinoV2Config | None = None,
+    config: ViTConfig | None = None,
     attempts: tuple[str, ...] = (),
 ) -> LoadedModel:
     from edgekit.models.checkpoint import load_checkpoint

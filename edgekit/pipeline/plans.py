@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from edgekit.backends.base import WEIGHT_ONLY
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.pipeline.jobs import Job, Size
     from edgekit.quantize.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
@@ -23,7 +23,7 @@ _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe s
 _W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the recipe says otherwise
 
 
-def kind_of(job: Job, recipe: QuantizeRecipe, config: DinoV2Config) -> PlanKind:
+def kind_of(job: Job, recipe: QuantizeRecipe, config: ViTConfig) -> PlanKind:
     """The plan for an integer artifact.
 
     ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Manifest
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.heads.own import own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_head, read_heads
 from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
 from edgekit.pipeline.jobs import Job, Size, jobs_of
@@ -51,8 +51,11 @@ def located(recipe: Recipe) -> Recipe:
     """The same recipe with absolute paths: what a manifest keeps of it means the same in another folder.
 
     Raises:
-        RecipeError: its model is neither a name of the zoo nor a file or folder.
+        RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
+    if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
+        for size in recipe.image_size:
+            zoo.find(recipe.model).config.grid_of(*size)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
     return recipe.model_copy(
@@ -112,7 +115,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     found = {key: text for key, text in about.items() if text}
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
-        calibration, evaluation = _images(recipe, size, watcher, judged=not plans_only)
+        calibration, evaluation = _images(recipe, config, size, watcher, judged=not plans_only)
         suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
         if evaluation is not None:
@@ -123,7 +126,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     return Preflight(recipe, jobs, plans, found, doomed)
 
 
-def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[DinoV2Config, dict[str, str]]:
+def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig, dict[str, str]]:
     """Load the checkpoint and its heads if it is on this machine; of one that is not, only what its entry tells."""
     path = zoo.path_of(recipe.model)
     entry = None if path else zoo.find(recipe.model)
@@ -146,12 +149,14 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[DinoV2Conf
     return config, {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
 
 
-def _images(recipe: Recipe, size: Size, watcher: Watcher, *, judged: bool) -> tuple[ImageSet, ImageSet | None]:
+def _images(
+    recipe: Recipe, config: ViTConfig, size: Size, watcher: Watcher, *, judged: bool
+) -> tuple[ImageSet, ImageSet | None]:
     """The first images of both sets, as a build would draw them; more of them where some cannot be read.
 
     A quantization judges nothing: it has no evaluation images.
     """
-    transform = Preprocess.for_size(*size, normalize=recipe.normalize)
+    transform = config.preprocess(*size, normalize=recipe.normalize)
     samples = samples_that_fit(recipe)
 
     def read(source: str, split: Split, count: int, disjoint_from: ImageSet | None = None) -> ImageSet:

@@ -12,7 +12,6 @@ import numpy as np
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Frozen, Preprocess
 from edgekit.errors import DataError
 from edgekit.measure.terms import Centre, Terms, patch_sum, terms_of
-from edgekit.recipe import PATCH
 from edgekit.shards import files
 from edgekit.shards.model import Run, fingerprint, open_model
 from edgekit.shards.plan import Shard
@@ -53,8 +52,8 @@ class _OneFile(Frozen):
     @property
     def patches(self) -> int:
         """Of an image."""
-        height, width = self.reference.preprocess.input_size
-        return (height // PATCH) * (width // PATCH)
+        rows, columns = self.reference.preprocess.grid
+        return rows * columns
 
 
 class CentreTask(_OneFile):

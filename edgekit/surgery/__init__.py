@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2, DinoV2Config
+    from edgekit.models.vit import DinoV2, ViTConfig
 
 
 def state_of(model: DinoV2) -> dict[str, np.ndarray]:
@@ -19,7 +19,7 @@ def state_of(model: DinoV2) -> dict[str, np.ndarray]:
     return tensors
 
 
-def restore(config: DinoV2Config, tensors: dict[str, np.ndarray]) -> DinoV2:
+def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> DinoV2:
     """Rebuild a rewritten model: absent LayerScale means folded, present `fc2_gain` / `unrotate` are set."""
     import torch
     from torch import nn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Preprocess
+from edgekit.artifact import OUTPUT_NAMES
 from edgekit.errors import DataError
 from edgekit.files import atomic_path
 from edgekit.images.curation import curate
@@ -78,7 +78,7 @@ def curate_folder(
             name=loaded.name,
             place=zoo.place_of(model),
             sha256=loaded.sha256,
-            preprocess=Preprocess.for_size(side, side),
+            preprocess=loaded.model.config.preprocess(side, side),
         ),
     )
     del loaded

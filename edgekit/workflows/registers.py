@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.artifact import Preprocess
-from edgekit.errors import DataError
+from edgekit.errors import DataError, RecipeError
 from edgekit.heads.own import decoders_of
 from edgekit.images.boxes import Box, read_boxes
 from edgekit.images.demo import DEMO
@@ -45,7 +45,7 @@ def compare_registers(
         a: name of the zoo or checkpoint, usually without registers.
         b: the other.
         images: a folder, or "demo".
-        side: of the square images, a multiple of 14.
+        side: of the square images, a multiple of the patch of both.
         samples: at most this many images; None takes all.
         boxes: file of true boxes, see `edgekit.images.boxes`; only with it there is a CorLoc.
         cutoff: norm above which a patch is an outlier; None chooses one for each model.
@@ -60,7 +60,7 @@ def compare_registers(
     models = [zoo.load(name) for name in (a, b)]
     names = [model.name for model in models]
     names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)] if names[0] == names[1] else names
-    shown = load_set(images, Preprocess.for_size(side, side), samples=samples, split="evaluation")
+    shown = load_set(images, _transform(models, side), samples=samples, split="evaluation")
     truth = {} if boxes is None else _truth(boxes, images, shown)
     looked = [_look(name, model, shown, progress) for name, model in zip(names, models, strict=True)]
     targets = [target(name, given, (side, side)) for name, given in zip(names, (a, b), strict=True)]
@@ -96,6 +96,17 @@ def compare_registers(
         speedup=second.speedup if second else None,
     )
     return report, (looked[0], looked[1]), shown
+
+
+def _transform(models: Sequence[LoadedModel], side: int) -> Preprocess:
+    """How both models want their images; RecipeError where they want them prepared in two ways."""
+    first, second = (model.model.config.preprocess(side, side) for model in models)
+    if (first.mean, first.std) != (second.mean, second.std):
+        raise RecipeError(
+            f"{models[0].name} and {models[1].name} cannot look at the same pixels",
+            why="they were trained with other means and deviations",
+        )
+    return first
 
 
 def _look(name: str, model: LoadedModel, images: ImageSet, progress: Progress | None) -> Looked:

@@ -61,7 +61,9 @@ def visualize(
                 why="only artifacts that are fed the same pixels can be shown side by side",
             )
         told = None if progress is None else _stage(progress, name)
-        features[name] = features_of(loaded.runner, found.pixel_values, names=found.paths, progress=told)
+        features[name] = features_of(
+            loaded.runner, found.pixel_values, patch=found.preprocess.patch, names=found.paths, progress=told
+        )
     maps = None if attention is None else (attention, _attention(attention, found, next(iter(features.values())), show))
     out.mkdir(parents=True, exist_ok=True)
     return write_seeing(found, features, out, attention=maps, show=show)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgekit.models.vit import ARCHITECTURES, DinoV2, DinoV2Config, SwiGluFfn
+from edgekit.models.vit import ARCHITECTURES, DinoV2, SwiGluFfn, ViTConfig
 
-TINY = DinoV2Config("tiny", width=128, depth=2, heads=2, grid=(5, 5), interpolation="offset")
+TINY = ViTConfig("tiny", width=128, depth=2, heads=2, grid=(5, 5), interpolation="offset")
 TINY_REG = replace(TINY, arch="tiny_reg", registers=4, interpolation="antialias")
 TINY_SWIGLU = replace(TINY_REG, arch="tiny_swiglu_reg", ffn="swiglu")
 

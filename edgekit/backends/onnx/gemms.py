@@ -22,7 +22,7 @@ from edgekit.backends.onnx.weights import (
 )
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Tensors
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
     FloatInput,
     GemmPlan,
@@ -46,7 +46,7 @@ class Rows:
 class FloatGemms:
     """Every product in the graph's float type: MatMul then Add, weights stored transposed as (in, out)."""
 
-    def __init__(self, graph: GraphBuilder, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, graph: GraphBuilder, config: ViTConfig, tensors: Tensors) -> None:
         self.graph, self.config, self.tensors = graph, config, tensors
 
     def linear(self, name: str, x: ir.Value) -> ir.Value:

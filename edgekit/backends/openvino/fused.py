@@ -18,7 +18,7 @@ from edgekit.backends.openvino.emitter import OpenVinoEmitter
 from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.native.blocks import BLOCK, FIRST_INPUT, whole_blocks
 from edgekit.native.openvino_library import openvino_extension
 from edgekit.plan.heads import HeadPlan
@@ -48,7 +48,7 @@ class FusedOpenVinoEmitter(FusedBlocks[ov.Output], OpenVinoEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
     def __init__(
-        self, config: DinoV2Config, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
     ) -> None:
         """As every emitter. Raises BackendMissing when the extension is not built here."""
         super().__init__(config, tensors, gemms, head_plan)

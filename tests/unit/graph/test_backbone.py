@@ -12,7 +12,7 @@ import torch
 
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
-from edgekit.models.vit import DinoV2, DinoV2Config, random_model
+from edgekit.models.vit import DinoV2, ViTConfig, random_model
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
@@ -43,7 +43,7 @@ def hidden_scaled(model: DinoV2) -> None:
 
 
 @torch.no_grad()
-def largest_difference(model: DinoV2, config: DinoV2Config | None = None) -> float:
+def largest_difference(model: DinoV2, config: ViTConfig | None = None) -> float:
     """Of all that `emit_backbone` returns, against the modules of `model` run one after the other."""
     pixels = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     hidden, blocks = tokens_of(model, pixels)
@@ -61,7 +61,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("config", "rewrite"), CASES, ids=[f"{c.arch}-{r.__name__}" for c, r in CASES])
-def test_the_program_is_the_model(config: DinoV2Config, rewrite: Callable[[DinoV2], None]) -> None:
+def test_the_program_is_the_model(config: ViTConfig, rewrite: Callable[[DinoV2], None]) -> None:
     model = random_model(config).bake(*SIZE)
     rewrite(model)
     assert largest_difference(model) < 1e-5

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import exporter_of, jobs_of
@@ -24,7 +24,7 @@ from edgekit.pipeline.timing import reference_name
 from edgekit.recipe import QuantizeRecipe, Recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-SMALL = DinoV2Config("vit_small", width=384, depth=12, heads=6)
+SMALL = ViTConfig("vit_small", width=384, depth=12, heads=6)
 
 
 def recipe(**values: object) -> Recipe:
