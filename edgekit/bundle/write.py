@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.artifact import Manifest
+from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import Runner, get_backend
 from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card, verdict_among
@@ -66,7 +66,7 @@ def write_bundle(
         folder.mkdir()
         rows = tuple(_copied(each, folder) for each in chosen)
         report = _report(build)
-        places = {_built_name(built, build, each): each.row for each in chosen}
+        places = _measured_places(built, build, chosen, report)
         names = {name: row.name for name, row in places.items()}
         manifest = _with_choice(built.model_copy(update={"artifacts": rows}), report, names)
         main = sizes[0] if sizes else sizes_of(built)[0]
@@ -95,9 +95,14 @@ def _report(build: Path) -> BuildReport | None:
     return BuildReport.read_json(build / "report.json") if (build / "report.json").is_file() else None
 
 
-def _built_name(built: Manifest, build: Path, chosen: Chosen) -> str:
-    """The name that an artifact of the bundle has in the build."""
-    return next(row.name for row in built.artifacts if row.path and build / row.path == chosen.source)
+def _measured_places(
+    built: Manifest, build: Path, chosen: Sequence[Chosen], report: BuildReport | None
+) -> dict[str, ArtifactRow]:
+    """By its name in the build, the bundle's row of every file that the report measured, byte for byte."""
+    measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
+    rows = {build / row.path: row for row in built.artifacts if row.path}
+    found = [(rows[each.source], each.row) for each in chosen]
+    return {row.name: placed for row, placed in found if measured.get(row.name) == row.sha256}
 
 
 def _with_choice(manifest: Manifest, report: BuildReport | None, names: Mapping[str, str]) -> Manifest:

@@ -183,3 +183,10 @@ def test_a_report_is_judged_for_another_aim_and_load_follows(out, capsys):
     assert main(["report", str(out), "--optimize-for", "size", "--max-drop", "0.9"]) == 0
     assert Manifest.read(out).choice.goal == "size"
     assert load(out).artifact.name == BuildReport.read_json(out / "report.json").verdict.choice == "onnx/w8a8"
+
+
+def test_a_file_that_was_made_anew_since_the_report_is_not_recommended_by_a_card(out, recipe, tmp_path):
+    other = Recipe.make(recipe.model_dump() | {"calibration": {"source": recipe.calibration.source, "samples": 9}})
+    assert build(other, out, measure="none").made == ("onnx/w8a8",)
+    choice = Manifest.read(write_bundle(out, tmp_path / "bundle", platforms=["python"]).path).choice
+    assert choice.artifact in ("onnx/fp32", None)

@@ -27,7 +27,7 @@ class OperatorBuilder(ABC):
     def emit(
         self, operator: str, inputs: Sequence[Value], outputs: Mapping[str, Shape], options: object | None, scale: Scale
     ) -> list[Value]:
-        """An operator.
+        """Appends an operator and returns its outputs.
 
         Args:
             operator: its name in the schema, e.g. "BATCH_MATMUL".
@@ -59,7 +59,7 @@ class OperatorBuilder(ABC):
         return self.number(name, np.array([value]))
 
     def reshape(self, name: str, x: Value, shape: Shape) -> Value:
-        """RESHAPE."""
+        """RESHAPE; -1 in the shape is the batch."""
         options = schema.ReshapeOptionsT()
         options.newShape = np.array(shape, np.int32)
         target = self.graph.constant(f"{name}.shape", np.array(shape, np.int32))
@@ -70,7 +70,7 @@ class OperatorBuilder(ABC):
         return self.reshape(name, x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
 
     def transpose(self, name: str, x: Value, order: tuple[int, ...]) -> Value:
-        """TRANSPOSE."""
+        """TRANSPOSE; axis i of the output is axis `order[i]` of x."""
         permutation = self.graph.constant(f"{name}.order", np.array(order, np.int32))
         shape, options = tuple(x.shape[axis] for axis in order), schema.TransposeOptionsT()
         return self.op("TRANSPOSE", name, [x, permutation], shape, options=options, scale=x)
@@ -107,7 +107,7 @@ class OperatorBuilder(ABC):
         return self.op("MUL", name, [a, b], a.shape, options=schema.MulOptionsT())
 
     def sigmoid(self, name: str, x: Value) -> Value:
-        """LOGISTIC."""
+        """LOGISTIC: 1 / (1 + exp(-x))."""
         return self.op("LOGISTIC", name, [x], x.shape, scale=UNIT_SCALE)
 
     def softmax(self, name: str, x: Value) -> Value:

@@ -170,7 +170,7 @@ class TfliteHeadEmitter(Emitter[Value]):
         )
 
     def _shuffled(self, x: Value, shape: Conv) -> Value:
-        """DEPTH_TO_SPACE."""
+        """DEPTH_TO_SPACE: shuffle^2 channels become one of a map that many times larger."""
         if shape.shuffle == 1:
             return x
         _, rows, columns, channels = x.shape

@@ -119,7 +119,9 @@ NOTHING = [
 ]
 
 
-@pytest.mark.parametrize("wrong", NOTHING, ids=lambda wrong: f"{type(wrong).__name__}-{id(wrong) % 997}")
+@pytest.mark.parametrize(
+    "wrong", NOTHING, ids=[f"{type(wrong).__name__}-{place}" for place, wrong in enumerate(NOTHING)]
+)
 def test_what_a_model_does_not_take_is_answered_with_what_it_takes(artifact: Artifact, wrong: object) -> None:
     with pytest.raises(DataError) as caught:
         edgekit.load(artifact.path)(wrong)
@@ -142,7 +144,11 @@ def test_an_impossible_number_of_threads_is_refused(artifact: Artifact, threads:
         edgekit.load(artifact.path, threads)
 
 
-@pytest.mark.parametrize("path", [None, 5, b"out", "", "nul\0.onnx", ["out"], object()], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [None, 5, b"out", "", "nul\0.onnx", ["out"], object()],
+    ids=["None", "int", "bytes", "empty", "nul", "list", "object"],
+)
 def test_load_says_what_it_takes(path: object) -> None:
     with pytest.raises(DataError, match=r"edgekit\.load was given"):
         edgekit.load(path)
