@@ -11,9 +11,13 @@ from edgekit.errors import RecipeError
 Interpolation = Literal["offset", "antialias", "size"]
 Positions = Literal["learned", "rope"]
 Periods = Literal["float32", "bfloat16"]
-Normalization = Literal["imagenet", "satellite"]
+Normalization = Literal["imagenet", "satellite", "unit"]
 Ffn = Literal["mlp", "swiglu"]
-_STATISTICS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "satellite": (SATELLITE_MEAN, SATELLITE_STD)}
+STATISTICS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "satellite": (SATELLITE_MEAN, SATELLITE_STD),
+    "unit": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ViTConfig:
     positions: Positions = "learned"
     rope_base: float = 100.0  # ratio of the longest to the shortest period, nearly
     rope_periods: Periods = "float32"
-    normalization: Normalization = "imagenet"  # mean and deviation of the pixels it was trained on
+    normalization: Normalization = "imagenet"  # of the pixels it was trained on; "unit": 0 to 1 as they are
 
     @property
     def ffn_hidden(self) -> int:
@@ -95,7 +99,7 @@ class ViTConfig:
             RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
         """
         self.grid_of(height, width)
-        mean, std = _STATISTICS[self.normalization]
+        mean, std = STATISTICS[self.normalization]
         transform = Preprocess.for_size(height, width, normalize=normalize)
         return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch})
 
@@ -123,6 +127,35 @@ _DINOV2: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, h
     ("vitg14", 1536, 40, 24, "swiglu"),
 )
 
+# Source: facebookresearch/dinov3, dinov3/hub/backbones.py: patches of 16, 4 registers, LayerNorm of epsilon 1e-5.
+_DINOV3: tuple[tuple[str, int, int, int, Ffn], ...] = (
+    ("vits16", 384, 12, 6, "mlp"),
+    ("vits16plus", 384, 12, 6, "swiglu"),
+    ("vitb16", 768, 12, 12, "mlp"),
+    ("vitl16", 1024, 24, 16, "mlp"),
+    ("vitl16plus", 1024, 24, 16, "swiglu"),
+    ("vith16plus", 1280, 32, 20, "swiglu"),
+)
+
+
+def _dinov3(name: str, width: int, depth: int, heads: int, ffn: Ffn) -> ViTConfig:
+    """A distilled DINOv3; `grid` is that of 224 pixels and says nothing, since no table of positions is stored."""
+    hidden = 4 * width if ffn == "swiglu" else 0  # of each half: ratio 6 * 2/3
+    return ViTConfig(
+        f"dinov3_{name}",
+        width,
+        depth,
+        heads,
+        ffn,
+        hidden,
+        registers=4,
+        patch=16,
+        grid=(14, 14),
+        norm_eps=1e-5,
+        positions="rope",
+    )
+
+
 ARCHITECTURES: dict[str, ViTConfig] = {
     config.arch: config
     for name, width, depth, heads, ffn in _DINOV2
@@ -130,4 +163,4 @@ ARCHITECTURES: dict[str, ViTConfig] = {
         ViTConfig(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
         ViTConfig(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
     )
-}
+} | {config.arch: config for config in (_dinov3(*size) for size in _DINOV3)}

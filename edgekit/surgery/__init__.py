@@ -20,7 +20,7 @@ def state_of(model: DinoV2) -> dict[str, np.ndarray]:
 
 
 def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> DinoV2:
-    """Rebuild a rewritten model: absent LayerScale means folded, present `fc2_gain` / `unrotate` are set."""
+    """Rebuild a rewritten model: absent LayerScale is folded, present `fc2_gain`, `key_centre`, `unrotate` are set."""
     import torch
     from torch import nn
 
@@ -32,6 +32,8 @@ def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> DinoV2:
         for scale in ("ls1", "ls2"):
             if f"blocks.{i}.{scale}.gamma" not in tensors:
                 setattr(block, scale, nn.Identity())
+        if f"blocks.{i}.attn.key_centre" in tensors:
+            block.attn.key_centre = nn.Parameter(torch.empty(config.width))
         if f"blocks.{i}.mlp.fc2_gain" in tensors:
             block.mlp.fc2_gain = nn.Parameter(torch.empty(config.ffn_hidden))
     if "unrotate" in tensors:

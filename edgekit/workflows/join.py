@@ -91,10 +91,10 @@ def at_size(plan: QuantPlan, model: DinoV2) -> QuantPlan:
             fix='rotate = "off" in the recipe',
         )
     height, width = (side * model.config.patch for side in model.config.grid)
-    position = model.pos_embed.detach().numpy()
+    position = {} if model.rotation is not None else {"pos_embed": model.pos_embed.detach().numpy()}
     return replace(
         plan,
         config=replace(plan.config, grid=model.config.grid),
         image_size=(height, width),
-        float_tensors={**plan.float_tensors, "pos_embed": position},
+        float_tensors={**plan.float_tensors, **position},
     )
