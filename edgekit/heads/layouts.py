@@ -16,6 +16,7 @@ from edgekit.heads.depth_anything import DepthAnything, official_key
 from edgekit.heads.known import farthest, head_of, with_classes
 from edgekit.models.config import ViTConfig
 from edgekit.models.depth_anything import DepthKind, depth_kind, is_depth_anything, title_of
+from edgekit.models.described import require_floats
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
@@ -45,6 +46,7 @@ class OwnHead:
 
 def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
     """{name: float32} of {name: key in the file}. Raises DataError when one is not finite."""
+    require_floats({key: loaded.rest[key] for key in keys.values() if loaded.rest[key].ndim})
     arrays = {name: loaded.rest[key].detach().float().numpy() for name, key in keys.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +17,18 @@ from torch import Tensor
 
 from edgekit.errors import DataError, ExportError
 from edgekit.files import atomic_path, inside
-from edgekit.models.config import ARCHITECTURES, STATISTICS, Interpolation, Periods, ViTConfig
+from edgekit.models.config import ARCHITECTURES, STATISTICS, Interpolation, Periods, ViTConfig, require_possible
+from edgekit.models.described import (
+    HubConfig,
+    config_in_header,
+    hub_config,
+    read_index,
+    read_json,
+    require_dense,
+    require_floats,
+    require_same,
+    require_stored,
+)
 from edgekit.models.keys import OfficialState, flatten, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
 from edgekit.models.rope import periods_of
@@ -62,6 +75,8 @@ class _Raw:
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
+    said: HubConfig = field(default_factory=HubConfig)  # its numbers
+    file_bytes: int | None = None  # of the files; None where their tensors cannot be larger than they are
 
 
 def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoint:
@@ -76,12 +91,14 @@ def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoin
     """
     raw = _read(path)
     try:
+        require_dense(raw.state, raw.file_bytes or sys.maxsize)
         official = to_official(raw.state)
         given = official.tensors if "norm.weight" in official.tensors else _with_pooled_norm(official.tensors)
         hints = {"normalization": "satellite"} | raw.hints if "sat493m" in path.name.lower() else raw.hints
         found = raw.config or _infer(replace(official, tensors=given), hints)
         wanted = config or found
-        tensors, unused = _fit(given, wanted)
+        tensors, unused = _fit(given, wanted, raw.file_bytes)
+        require_same(wanted, raw.said)
         if not raw.suffix:  # a graph holds constants beside its parameters
             _refuse_other_blocks(unused)
     except DataError as error:
@@ -134,11 +151,12 @@ def _read(path: Path) -> _Raw:
         return _read_directory(path)
     if not path.is_file():
         raise DataError(f"there is no checkpoint {path}", fix="edgekit models")
+    _require_utf8(path)
     match path.suffix:
         case ".safetensors":
             return _read_safetensors(path)
         case ".pth" | ".pt" | ".ckpt" | ".bin":
-            return _Raw(_read_pickle(path), {})
+            return _Raw(_read_pickle(path), {}, file_bytes=path.stat().st_size)
         case ".onnx":
             from edgekit.models.onnx_weights import read_onnx
 
@@ -149,26 +167,36 @@ def _read(path: Path) -> _Raw:
             raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
 
 
+def _require_utf8(path: Path) -> None:
+    """Raises DataError for a name that is no UTF-8: the readers, all native code, cannot open it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise DataError(f"the name of {shown} is not in UTF-8", why="no reader can open it", fix="rename it") from None
+
+
 def _read_safetensors(path: Path) -> _Raw:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged or truncated", why=str(error), fix="download it again") from None
+    except Exception as error:  # SafetensorError, OSError, and what torch says of types that it does not know
+        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
+    size = path.stat().st_size
     if _CONFIG_KEY not in metadata:
         licence = licence_in_header(metadata)
-        return _Raw(state, {}, about={"licence": licence} if licence else {})
-    values = json.loads(metadata[_CONFIG_KEY])
-    about = values.pop(_ABOUT, {})
-    return _Raw(state, {}, ViTConfig(**values | {"grid": tuple(values["grid"])}), about=about)
+        return _Raw(state, {}, about={"licence": licence} if licence else {}, file_bytes=size)
+    config, about = config_in_header(metadata[_CONFIG_KEY], path)
+    return _Raw(state, {}, config, about=about, file_bytes=size)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     import pickle
 
+    require_stored(path)
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -177,28 +205,33 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             why=_reason(error),
             fix="save its state_dict() as .safetensors: no code is ever unpickled",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler raises whatever damaged bytes lead to
         raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
     if not isinstance(tree, Mapping):
-        raise DataError(f"{path} holds a {type(tree).__name__}, not a state dict")
-    return flatten(tree)
+        raise DataError(
+            f"{path} holds a {type(tree).__name__}, not a state dict", fix="save model.state_dict() with torch.save"
+        )
+    try:
+        return flatten(tree)
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
 
 
 def _read_directory(path: Path) -> _Raw:
     """A Hugging Face folder (config.json beside whole or sharded weights), or a folder with one checkpoint file."""
-    described = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    described = read_json(path / "config.json") if (path / "config.json").exists() else {}
     backbone = described.get("backbone_config")  # of a model made for a task
     architecture = backbone if isinstance(backbone, dict) else described
     _refuse_other_settings(path / "config.json", architecture)
+    said = hub_config(architecture, path / "config.json")
     raw = _read_weights(path)
-    hints: dict[str, Any] = {"heads": architecture.get("num_attention_heads")} if described else {}
+    hints: dict[str, Any] = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
     if architecture.get("model_type") == _ROPE_MODEL:
-        hints |= {"norm_eps": architecture.get("layer_norm_eps", _ROPE_EPS)}
-        hints |= {"rope_base": architecture.get("rope_theta", 100.0)}
+        hints |= {"norm_eps": said.layer_norm_eps, "rope_base": said.rope_theta}
     hints |= _normalization(path, described)
     licence = raw.about.get("licence") or licence_in_folder(path, described)
     about = raw.about | ({"licence": licence} if licence else {})
-    return replace(raw, hints=hints | raw.hints, described=described, about=about)
+    return replace(raw, hints=hints | raw.hints, described=described, about=about, said=said)
 
 
 def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
@@ -216,7 +249,7 @@ def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
 def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
     """What the folder says of pixels: Hugging Face's preprocessor_config.json, or `pretrained_cfg` of timm."""
     file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
-    values = _read_json(file) if file.is_file() else {}
+    values = read_json(file) if file.is_file() else {}
     mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
     if mean is None:
         return {}
@@ -233,9 +266,10 @@ def _read_weights(path: Path) -> _Raw:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         state: dict[str, Tensor] = {}
-        for shard in _shards(path, index):
+        shards = _shards(path, index)
+        for shard in shards:
             state |= _read(shard).state
-        return _Raw(state, {})
+        return _Raw(state, {}, file_bytes=sum(shard.stat().st_size for shard in shards))
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return _read(path / name)
@@ -251,25 +285,12 @@ def _read_weights(path: Path) -> _Raw:
 
 def _shards(folder: Path, index: Path) -> list[Path]:
     """The files that an index names, all inside its folder; the hub's cache has links to its blobs there."""
-    named = _read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise DataError(f"{index} has no weight_map of file names", fix="download it again")
     blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
-    shards = [inside(folder, name, said_by=str(index), also=blobs) for name in sorted(set(named.values()))]
+    shards = [inside(folder, name, said_by=str(index), also=blobs) for name in read_index(index)]
     for shard in shards:
         if not shard.is_file():
             raise DataError(f"{shard} is missing", why=f"{index.name} names it", fix="download it again")
     return shards
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON", why=str(error)) from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}", why="an object of JSON is needed")
-    return values
 
 
 def _reason(error: BaseException) -> str:
@@ -296,16 +317,12 @@ def _refuse_other_blocks(unused: Mapping[str, Tensor]) -> None:
 def _infer(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig:
     """Architecture from shapes; heads of 64 channels unless a hint says otherwise."""
     tensors = official.tensors
-    try:
-        width = tensors["cls_token"].shape[-1]
-        patch = tensors["patch_embed.proj.weight"].shape[-1]
-        swiglu = "blocks.0.mlp.w12.weight" in tensors
-        hidden = (
-            tensors["blocks.0.mlp.w12.weight"].shape[0] // 2 if swiglu else tensors["blocks.0.mlp.fc1.weight"].shape[0]
-        )
-        positions = _rotary(official, hints) if "rope" in official.marks else _learned(official, hints, patch)
-    except KeyError as error:
-        raise DataError(f"the backbone lacks {error.args[0]}") from None
+    swiglu = "blocks.0.mlp.w12.weight" in tensors
+    width = _shape(tensors, "cls_token", 3)[-1]
+    patch = _shape(tensors, "patch_embed.proj.weight", 4)[-1]
+    first = _shape(tensors, "blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight", 2)[0]
+    hidden = first // 2 if swiglu else first
+    positions = _rotary(official, hints) if "rope" in official.marks else _learned(official, hints, patch)
     heads = hints.get("heads") or width / positions.pop("head_dim", _HEAD_DIM)
     if heads != int(heads) or width % heads:
         raise DataError(
@@ -318,13 +335,17 @@ def _infer(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig:
         width=width,
         heads=int(heads),
         patch=patch,
-        registers=tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0,
+        registers=_shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0,
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
-        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
+        depth=_depth(tensors),
         normalization="satellite" if "satellite" in official.marks else hints.get("normalization", "imagenet"),
         **positions,
     )
+    try:
+        require_possible(config)
+    except ValueError as error:
+        raise DataError(f"its tensors are of no model: {error}", fix="edgekit models") from None
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
     return replace(config, arch=arch_of(config))
@@ -332,7 +353,7 @@ def _infer(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig:
 
 def _learned(official: OfficialState, hints: Mapping[str, Any], patch: int) -> dict[str, Any]:
     """Fields of a config with a table of positions: its grid, and how it is resized."""
-    positions = official.tensors["pos_embed"].shape[1] - 1
+    positions = _shape(official.tensors, "pos_embed", 3)[1] - 1
     if patch != 14:
         raise DataError(
             f"patches of {patch} pixels and a table of positions",
@@ -361,14 +382,40 @@ def _rotary(official: OfficialState, hints: Mapping[str, Any]) -> dict[str, Any]
     stored = official.periods
     if stored is None:
         return fields
-    head_dim = 4 * len(stored)
+    head_dim = 4 * stored.numel()
     for exact in get_args(Periods):
-        if np.allclose(stored.numpy(), periods_of(fields["rope_base"], head_dim, exact), rtol=1e-6, atol=0):
+        if np.allclose(
+            stored.float().flatten().numpy(), periods_of(fields["rope_base"], head_dim, exact), rtol=1e-6, atol=0
+        ):
             return fields | {"rope_periods": exact, "head_dim": head_dim}
     raise DataError(
-        f"rope_embed.periods are {', '.join(f'{p:.4g}' for p in stored[:3].tolist())} ...",
+        f"rope_embed.periods are {', '.join(f'{p:.4g}' for p in stored.flatten()[:3].tolist())} ...",
         why=f"neither those of base {fields['rope_base']:g} nor these rounded to bfloat16",
     )
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor that the architecture follows from; DataError where it is missing or of another rank."""
+    if key not in tensors:
+        raise DataError(f"the backbone lacks {key}", fix="edgekit models")
+    shape = tuple(tensors[key].shape)
+    if len(shape) != dimensions or not all(shape):
+        raise DataError(
+            f"{key} has shape {shape}", why=f"it has {dimensions} dimensions in a DINOv2 model", fix="edgekit models"
+        )
+    return shape
+
+
+def _depth(tensors: Mapping[str, Tensor]) -> int:
+    """How many blocks there are; raises DataError unless they are numbered from 0 without a gap."""
+    names = {key.split(".")[1] for key in tensors if key.startswith("blocks.")}
+    if foreign := sorted(names - {str(number) for number in range(len(names))}):
+        raise DataError(
+            f"there are tensors of {len(names)} blocks, one of them called {foreign[0][:60]!r}",
+            why=f"they are numbered from 0 to {len(names) - 1} in a whole checkpoint",
+            fix="download it again",
+        )
+    return len(names)
 
 
 def arch_of(config: ViTConfig) -> str:
@@ -387,14 +434,17 @@ def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
         return {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
 
 
-def _fit(tensors: dict[str, Tensor], config: ViTConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _fit(
+    tensors: dict[str, Tensor], config: ViTConfig, file_bytes: int | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
-    wanted = _shapes(config)
+    wanted, given = _shapes(config), tensors.keys()
     tensors = dict(tensors)
     if not any(".ls1." in key for key in tensors):  # folded before it was saved
         tensors |= {key: torch.ones(shape) for key, shape in wanted.items() if key.endswith(".gamma")}
     if "mask_token" in tensors:
-        tensors["mask_token"] = tensors["mask_token"].reshape(1, -1)
+        if tensors["mask_token"].numel() == config.width:
+            tensors["mask_token"] = tensors["mask_token"].reshape(1, -1)
     else:  # only pre-training uses it, exports leave it out
         tensors["mask_token"] = torch.zeros(wanted["mask_token"])
     missing = sorted(wanted.keys() - tensors.keys())
@@ -410,6 +460,10 @@ def _fit(tensors: dict[str, Tensor], config: ViTConfig) -> tuple[dict[str, Tenso
                 why="it is a checkpoint of another model",
                 fix="edgekit models",
             )
+    made = 12 * config.width * config.depth if config.positions == "rope" else 0  # biases that most layouts leave out
+    require_floats({key: tensors[key] for key in wanted if key in given}, file_bytes and file_bytes + made)
+    for key in wanted:
+        tensors[key] = tensors[key].float()
         if not torch.isfinite(tensors[key]).all():
             raise DataError(
                 f"{key} holds NaN or infinite values", why="the checkpoint is damaged", fix="download it again"

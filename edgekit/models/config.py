@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from edgekit.artifact import IMAGENET_MEAN, IMAGENET_STD, SATELLITE_MEAN, SATELLITE_STD, Normalize, Preprocess
 from edgekit.errors import RecipeError
@@ -164,3 +171,62 @@ ARCHITECTURES: dict[str, ViTConfig] = {
         ViTConfig(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
     )
 } | {config.arch: config for config in (_dinov3(*size) for size in _DINOV3)}
+
+_MOST = {  # of what any file may claim: the largest official model has 1536 channels, 40 blocks and 4 registers
+    "width": 16_384,
+    "depth": 200,
+    "heads": 1024,
+    "hidden": 131_072,
+    "registers": 4096,
+    "patch": 128,
+}
+_MAY_BE_ZERO = ("hidden", "registers")
+_MOST_ROWS = 1024  # of a grid of patches: images of 14336 pixels
+_NAME = re.compile(r"[A-Za-z0-9_.+-]{0,100}")  # "" of one that is not known yet
+_FIELDS = fields(ViTConfig)
+
+
+def config_of(values: Mapping[str, Any]) -> ViTConfig:
+    """The architecture that a file describes: each field of its own type, and within what a model can have.
+
+    Raises:
+        ValueError: a field is missing, unknown, of another type or impossible; the message names it with its value.
+    """
+    try:
+        found = _typed().model_validate_json(json.dumps(dict(values)))  # of JSON, where a tuple is a list
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the config"
+        shown = "" if first["type"] == "missing" else f" = {str(first['input'])[:60]!r}"
+        raise ValueError(f"{where}{shown}: {first['msg']}") from None
+    config = ViTConfig(**dict(found))
+    require_possible(config)
+    return config
+
+
+@cache
+def _typed() -> type[BaseModel]:
+    """The fields of `ViTConfig` as a pydantic model, which takes no text for a number and no unknown field."""
+    hints = get_type_hints(ViTConfig)
+    given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in _FIELDS}
+    return create_model("Config", __config__=ConfigDict(extra="forbid", strict=True), **given)
+
+
+def require_possible(config: ViTConfig) -> None:
+    """Raises ValueError where a number is none that a model can have, before anything of that size is made."""
+    for name, most in _MOST.items():
+        value = getattr(config, name)
+        if not (0 if name in _MAY_BE_ZERO else 1) <= value <= most:
+            raise ValueError(f"{name} = {str(value)[:60]}: a model has at most {most}")
+    if config.width % config.heads:
+        raise ValueError(f"heads = {config.heads}: they do not divide the width, {config.width}")
+    if len(config.grid) != 2 or not all(1 <= side <= _MOST_ROWS for side in config.grid):
+        raise ValueError(f"grid = {str(config.grid)[:60]}: wanted are two numbers of patches, at most {_MOST_ROWS}")
+    if config.head_dim % 4 and config.positions == "rope":
+        raise ValueError(f"heads = {config.heads}: rotary positions need heads of a multiple of 4 channels")
+    if not (math.isfinite(config.rope_base) and config.rope_base > 1):
+        raise ValueError(f"rope_base = {config.rope_base}: wanted is a number above 1")
+    if not (math.isfinite(config.norm_eps) and 0 < config.norm_eps < 1):
+        raise ValueError(f"norm_eps = {config.norm_eps}: wanted is a number between 0 and 1")
+    if not _NAME.fullmatch(config.arch):
+        raise ValueError(f"arch = {config.arch[:60]!r}: a name has letters, digits and . _ - only")

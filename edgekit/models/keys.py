@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ _HUGGINGFACE = tuple(
         (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
-        (r"^(?:encoder\.|model\.)?layer\.(\d+)\.", r"blocks.\1."),
+        (r"^(?:encoder\.|model\.)?layer\.([0-9]+)\.", r"blocks.\1."),
         (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
         (r"\.attention\.q_proj\.", ".attn.query."),
         (r"\.attention\.k_proj\.", ".attn.key."),
@@ -41,6 +41,8 @@ _HUGGINGFACE = tuple(
         (r"^layernorm\.", "norm."),
     )
 )
+_DEEPEST = 50  # mappings inside each other in a pickle
+_MOST_ENTRIES = 100_000  # of one: ViT-g has 500 tensors, a training checkpoint a few thousand
 # (separate projections, the packed one they form by rows)
 _PACKED = (
     (("attn.query", "attn.key", "attn.value"), "attn.qkv"),
@@ -58,7 +60,7 @@ _OTHERS = tuple(
 )
 # made anew from the config, or for training alone
 _UNUSED = re.compile(r"^(?:rope_embeddings|rope|local_cls_norm)\.")
-_CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
+_CHUNKED_BLOCK = re.compile(r"^blocks\.[0-9]+\.([0-9]+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
 
 
 Mark = Literal["rope", "satellite", "timm"]
@@ -78,14 +80,31 @@ class OfficialState:
     periods: Tensor | None = None  # of rotary positions, where the file holds them
 
 
-def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Tensor]:
-    """Tensors of a nested checkpoint under dotted keys: {"teacher": {"norm.bias": t}} -> {"teacher.norm.bias": t}."""
+def flatten(tree: Mapping[Any, object]) -> dict[str, Tensor]:
+    """Tensors of a nested checkpoint under dotted keys: {"teacher": {"norm.bias": t}} -> {"teacher.norm.bias": t}.
+
+    Raises:
+        DataError: more than 50 mappings inside each other (one that holds itself never ends), or 100,000 entries.
+    """
     flat: dict[str, Tensor] = {}
-    for key, value in tree.items():
-        if isinstance(value, Tensor):
-            flat[f"{prefix}{key}"] = value
-        elif isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+    waiting: list[tuple[str, Mapping[Any, object], int]] = [("", tree, 0)]
+    seen = 0
+    while waiting:
+        prefix, mapping, depth = waiting.pop()
+        seen += len(mapping)
+        if depth > _DEEPEST or seen > _MOST_ENTRIES:
+            raise DataError(
+                "the checkpoint is nested without end",
+                why=f"more than {_DEEPEST} mappings inside each other, or {_MOST_ENTRIES} entries",
+                fix="save its state_dict() as .safetensors",
+            )
+        inner = []
+        for key, value in mapping.items():
+            if isinstance(value, Tensor):
+                flat[f"{prefix}{key}"] = value
+            elif isinstance(value, Mapping):
+                inner.append((f"{prefix}{key}.", value, depth + 1))
+        waiting += reversed(inner)
     return flat
 
 
@@ -102,10 +121,10 @@ def find_backbone(keys: Mapping[str, object]) -> tuple[Layout, str] | None:
 
 
 def to_official(state: Mapping[str, Tensor]) -> OfficialState:
-    """Find the backbone in a flat state dict and rename it to the official keys, float32.
+    """Find the backbone in a flat state dict and rename it to the official keys; numbers stay of their type.
 
     Raises:
-        DataError: the dict holds no DINOv2 backbone.
+        DataError: the dict holds no DINOv2 backbone, or parts of a layer that do not fit together.
     """
     found = find_backbone(state)
     if found is None:
@@ -120,17 +139,24 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
     marks = _marks(tensors, layout)
     layout = "timm" if "timm" in marks else layout
     periods = tensors.pop("rope_embed.periods", None)
-    tensors = {key: value.detach().float() for key, value in tensors.items() if not _UNUSED.match(key)}
+    tensors = {key: value.detach() for key, value in tensors.items() if not _UNUSED.match(key)}
+    try:
+        tensors = _translated(tensors, layout, rope="rope" in marks)
+    except (RuntimeError, TypeError, IndexError) as error:  # of tensors whose shapes are no model's
+        raise DataError("parts of a layer do not fit together", why=str(error)[:200], fix="edgekit models") from None
+    return OfficialState(tensors, rest, layout, prefix, marks, None if periods is None else periods.detach())
+
+
+def _translated(tensors: dict[str, Tensor], layout: Layout, *, rope: bool) -> dict[str, Tensor]:
+    """Tensors of a backbone under the official keys."""
     renames = _OTHERS if layout in ("official", "timm") else _HUGGINGFACE
     tensors = {_rename(key, renames): value for key, value in tensors.items()}
     if layout == "timm" and "pos_embed" in tensors:
         tensors = _with_class_position(tensors)
-    if "rope" in marks:
+    if rope:
         tensors = _with_masked_bias(tensors)
     tensors = _pack(tensors)
-    if "rope" in marks or layout == "timm":
-        tensors = _with_ffn_names(tensors)
-    return OfficialState(tensors, rest, layout, prefix, marks, None if periods is None else periods.detach().float())
+    return _with_ffn_names(tensors) if rope or layout == "timm" else tensors
 
 
 def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
@@ -151,7 +177,7 @@ def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
 
 def _is_square(positions: Tensor | None) -> bool:
     """Whether a position embedding (1, n, D) covers patches alone: timm's, where there are registers."""
-    return positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
+    return positions is not None and positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
 
 
 def _with_class_position(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -214,5 +240,8 @@ def _pack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             block = stem.removesuffix(parts[0])
             names = [f"{block}{part}.{kind}" for part in parts]
             if all(name in tensors for name in names):
+                shapes = [tuple(tensors[name].shape[1:]) for name in names]
+                if len(set(shapes)) > 1 or not all(tensors[name].ndim for name in names):
+                    raise DataError(f"{names[0]} and what belongs to it have other shapes", fix="edgekit models")
                 packed[f"{block}{whole}.{kind}"] = torch.cat([packed.pop(name) for name in names])
     return packed

@@ -32,8 +32,10 @@ _TEXTS = (  # how the texts of licences begin
     ("Attribution-NonCommercial 4.0 International", "CC-BY-NC-4.0"),
     ("Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA-4.0"),
 )
+_MOST_READ = 65_536  # bytes of a card or licence
+_MOST_NAMED = 200  # characters of a licence's name
 _HEADER_KEYS = ("license", "licence", "modelspec.license")  # of safetensors files; the last is the ModelSpec standard
-_FRONT_MATTER = re.compile(r"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t\r]*\n(.*?)\n---", re.DOTALL)
 _LICENCE_LINE = re.compile(r"^license(_name)?:\s*['\"]?([^'\"\n#]+?)['\"]?\s*(?:#.*)?$", re.MULTILINE)
 
 
@@ -85,23 +87,31 @@ def require_text(path: Path, licence: str, text: str) -> None:
 
 def named(text: str) -> str:
     """The SPDX name where it is one of the usual, else what is written there."""
-    return _SPDX.get(text.strip().lower(), text.strip())
+    text = text[: 2 * _MOST_NAMED].strip()[:_MOST_NAMED]
+    return _SPDX.get(text.lower(), text)
 
 
 def _of_card(path: Path) -> str:
     """`license` of the front matter; the `license_name` of an "other"."""
-    try:
-        front = _FRONT_MATTER.match(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return ""
+    front = _FRONT_MATTER.match(_head(path))
     found = {bool(name): value for name, value in _LICENCE_LINE.findall(front.group(1))} if front else {}
     plain = found.get(False, "")
     return named(found.get(True, plain) if plain.lower() in ("", "other") else plain)
 
 
 def _of_text(path: Path) -> str:
-    try:
-        head = path.read_text(encoding="utf-8", errors="replace")[:400]
-    except OSError:
+    head = _head(path)[:400]
+    if not head:
         return ""
     return next((name for start, name in _TEXTS if start in head), f"see {path.name} of its folder")
+
+
+def _head(path: Path) -> str:
+    """How a text begins; "" of what is no regular file, or cannot be read."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as stream:
+            return stream.read(_MOST_READ).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -30,6 +30,8 @@ _TOKEN_KEYS: dict[Layout, dict[str, str]] = {
 }
 # operators that move, cast or resize values without mixing channels
 _MOVES = {"Reshape", "Transpose", "Cast", "Resize", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
+_MOST_VISITS = 2_000_000  # of nodes in all walks; ViT-g takes some thousand
+_MOST_SCOPE = 10_000  # characters of a module path
 _FLOATS = (1, 10, 11)  # TensorProto float32, float16, float64
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's dynamo exporter keeps module paths
 _NORMALIZES = re.compile(r'"normalize":\s*"graph"')  # in the manifest that edgekit's exports carry
@@ -69,7 +71,21 @@ def read_onnx(path: Path) -> OnnxExport:
     except Exception as error:  # protobuf, checker and external-data errors share no base class
         why = str(error).splitlines()[0] if str(error) else "truncated"
         raise DataError(f"{path} is not a readable ONNX file", why=why, fix="export or download it again") from None
-    view = _Graph(model.graph)
+    try:
+        view = _Graph(model.graph)
+        return _export(view, model, path)
+    except DataError:
+        raise
+    except Exception as error:  # numpy's, protobuf's and Python's own, of a graph that is not what it says
+        raise DataError(
+            f"{path} is not a readable ONNX file",
+            why=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="export or download it again",
+        ) from error
+
+
+def _export(view: _Graph, model: ModelProto, path: Path) -> OnnxExport:
+    """What the graph holds. Raises DataError as `read_onnx`."""
     state = view.state()
     found = find_backbone(state)
     if found is None:
@@ -79,7 +95,12 @@ def read_onnx(path: Path) -> OnnxExport:
             fix="use the checkpoint it was exported from",
         )
     layout, prefix = found
-    width, *_, patch = state[prefix + ANCHORS[layout]].shape
+    anchor = state[prefix + ANCHORS[layout]]
+    if anchor.ndim != 4:
+        raise DataError(
+            f"{path}: {prefix}{ANCHORS[layout]} has shape {tuple(anchor.shape)}", fix="export or download it again"
+        )
+    width, *_, patch = anchor.shape
     for part, tokens in view.tokens(width).items():
         state.setdefault(prefix + _TOKEN_KEYS[layout][part], tokens)
     if model.producer_name == "edgekit":
@@ -90,6 +111,8 @@ def read_onnx(path: Path) -> OnnxExport:
 
 def _static_grid(graph: GraphProto, patch: int) -> tuple[int, int] | None:
     """(rows, columns) of patches of a static input (B, 3, H, W), None when H or W is symbolic."""
+    if not graph.input:
+        return None
     sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]
     return (sides[0] // patch, sides[1] // patch) if len(sides) == 2 and all(sides) else None
 
@@ -118,6 +141,7 @@ class _Graph:
         from onnx import numpy_helper
 
         self.nodes = list(graph.node)
+        self._visits = 0
         self.tensors = {
             t.name: torch.from_numpy(numpy_helper.to_array(t).copy())
             for t in graph.initializer
@@ -133,7 +157,7 @@ class _Graph:
         """Every float initializer under its own name, and linear weights as (out, in) under their layer's name."""
         state = dict(self.tensors)
         for node in self.nodes:
-            if node.op_type not in ("MatMul", "Gemm"):
+            if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
                 continue
             name, transposed = self._origin(node.input[1])
             if name is None or self.tensors[name].ndim != 2:
@@ -143,17 +167,21 @@ class _Graph:
             weight = self.tensors[name] if transposed else self.tensors[name].T
             state.pop(name, None)
             state[name if name.endswith(".weight") else f"{_scope(node)}.weight"] = weight.contiguous()
-            if node.op_type == "Gemm" and len(node.input) > 2 and not node.input[2].endswith(".bias"):
-                state[f"{_scope(node)}.bias"] = self.tensors[node.input[2]]
+            bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
+            if bias in self.tensors and not bias.endswith(".bias"):
+                state[f"{_scope(node)}.bias"] = self.tensors[bias]
         return state
 
     def _origin(self, value: str) -> tuple[str | None, bool]:
         """Initializer behind a value and whether it is transposed on the way."""
-        transposed = False
+        transposed, passed = False, set()
         while value not in self.tensors:
             node = self.producer.get(value)
-            if node is None or node.op_type not in ("Transpose", "Identity", "Cast"):
+            if node is None or node.op_type not in ("Transpose", "Identity", "Cast") or value in passed:
                 return None, False
+            if not node.input:
+                return None, False
+            passed.add(value)
             transposed ^= node.op_type == "Transpose"
             value = node.input[0]
         return value, transposed
@@ -178,17 +206,31 @@ class _Graph:
         return found
 
     def _downstream(self, value: str) -> Iterator[NodeProto]:
-        """Readers of a value, and of what they make as long as they only move or resize it."""
-        for node in self.readers[value]:
-            yield node
-            if node.op_type in _MOVES:
-                yield from self._downstream(node.output[0])
+        """Readers of a value, and of what they make as long as they only move or resize it; each node once."""
+        waiting, passed = [value], {value}
+        while waiting:
+            for node in self.readers.get(waiting.pop(), ()):
+                self._visits += 1
+                if self._visits > _MOST_VISITS:
+                    raise DataError(
+                        "the graph has too many ways from its constants to their readers",
+                        why=f"more than {_MOST_VISITS}: no exporter writes such a graph",
+                        fix="use the checkpoint it was exported from",
+                    )
+                yield node
+                if node.op_type in _MOVES:
+                    made = [output for output in node.output if output not in passed]
+                    passed.update(made)
+                    waiting += made
 
     def _are_patches(self, value: str) -> bool:
         """Whether a value is the output of a convolution, moved."""
-        node = self.producer.get(value)
-        while node is not None and node.op_type in _MOVES:
-            node = self.producer.get(node.input[0])
+        node, passed = self.producer.get(value), set()
+        while node is not None and node.op_type in _MOVES and node.input and value not in passed:
+            passed.add(value)
+            value = node.input[0]
+            node = self.producer.get(value)
+            self._visits += 1
         return node is not None and node.op_type == "Conv"
 
     def interpolation(self) -> Interpolation | None:
@@ -206,6 +248,6 @@ def _scope(node: NodeProto) -> str:
     """Dotted path of the module that a node belongs to, as either torch exporter notes it."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
-            scopes: list[str] = ast.literal_eval(entry.value)  # from the root to the op itself
-            return scopes[-2] if len(scopes) > 1 else ""
+            scopes = ast.literal_eval(entry.value[:_MOST_SCOPE])  # from the root to the op itself
+            return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
     return node.name.strip("/").rpartition("/")[0].replace("/", ".")

@@ -1,4 +1,4 @@
-"""DINOv3: every key layout gives the function of transformers' own model, at several sizes, non-square ones included."""
+"""DINOv3: every key layout gives the function of transformers' own model, at two sizes, one not square."""
 
 from __future__ import annotations
 
