@@ -31,8 +31,14 @@ class FusedBlocks(Emitter[V]):
         """Take the integers of whole blocks from `plan`; None writes float blocks.
 
         Raises:
-            ExportError: there is a plan, but no block of it is whole.
+            ExportError: there is a plan, but no block of it is whole; or positions are rotary.
         """
+        if not self.learned_positions:
+            raise ExportError(
+                f"no block of {self.config.arch} can be fused",
+                why="the fused ops turn no queries and keys by rotary positions",
+                fix="edgekit build --no-fused",
+            )
         self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
         if plan is not None and None not in self.reasons.values():
             why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())

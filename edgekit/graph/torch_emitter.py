@@ -54,17 +54,19 @@ class TorchEmitter(Emitter[Tensor]):
 
     @override
     def prepend_tokens(self, patches: Tensor) -> Tensor:
-        position = _tensor(self.tensors["pos_embed"])  # (1, 1 + P, D)
-        prefix = [_tensor(self.tensors["cls_token"]) + position[:, :1]]
-        if self.config.registers:  # which carry no position
-            prefix.append(_tensor(self.tensors["register_tokens"]))
-        tokens = torch.cat(prefix, dim=1).expand(len(patches), -1, -1)  # (B, 1 + R, D)
-        return torch.cat((tokens, patches + position[:, 1:]), dim=1)
+        tokens = _tensor(self.prefix_tokens).expand(len(patches), -1, -1)  # (B, 1 + R, D)
+        return torch.cat((tokens, patches + _tensor(self.patch_positions)), dim=1)
 
     @override
     def split_heads(self, name: str, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = packed.unflatten(2, (3, self.config.heads, self.config.head_dim)).permute(2, 0, 3, 1, 4)
         return q, k, v
+
+    @override
+    def turn(self, name: str, x: Tensor, shift: np.ndarray | None) -> Tensor:
+        cos, sin = map(_tensor, self.rotation)
+        turned = x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+        return turned if shift is None else turned + _tensor(shift)
 
     @override
     def join_heads(self, name: str, x: Tensor) -> Tensor:

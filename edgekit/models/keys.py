@@ -168,22 +168,17 @@ def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
         eva = any(key.endswith(".gamma_1") for key in tensors)  # timm's module of that name, which runs its DINOv3
         if "rope_embed.periods" in tensors or "storage_tokens" in tensors or (eva and "pos_embed" not in tensors):
             marks.add("rope")
-        if eva or "reg_token" in tensors or _is_square(tensors.get("pos_embed")):
+        if eva or "reg_token" in tensors:
             marks.add("timm")
     if any(key.startswith("local_cls_norm.") for key in tensors):
         marks.add("satellite")
     return frozenset(marks)
 
 
-def _is_square(positions: Tensor | None) -> bool:
-    """Whether a position embedding (1, n, D) covers patches alone: timm's, where there are registers."""
-    return positions is not None and positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
-
-
 def _with_class_position(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm adds the class token's position to the token itself where there are registers: it has none of its own."""
     positions = tensors["pos_embed"]
-    if not _is_square(positions):
+    if "register_tokens" not in tensors or math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
         return tensors
     return tensors | {"pos_embed": torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)}
 

@@ -121,6 +121,8 @@ def _undo_rewrites(state: dict[str, Tensor], model: ModelProto, path: Path) -> N
     """Take back what edgekit's export folds into weights, or refuse where that cannot be done exactly."""
     if any(_NORMALIZES.search(entry.value) for entry in model.metadata_props if entry.key.startswith("edgekit")):
         raise DataError(f"{path} normalises pixels inside the graph", fix="use the checkpoint it was exported from")
+    if "rope.cos" in state:
+        raise DataError(f"{path} has rotary positions of one image size", fix="use the checkpoint it was exported from")
     rewritten = sorted(key for key in state if key == "unrotate" or key.endswith("fc2_gain"))
     if rewritten:
         raise DataError(
