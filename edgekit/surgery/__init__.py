@@ -1,4 +1,7 @@
-"""Exact float rewrites: each takes a baked DinoV2 and returns an equal function that quantizes better."""
+"""Exact float rewrites: each takes a baked model and returns an equal function that quantizes better.
+
+A rewrite that is exact for some architectures only says for which: `valid_for(config)` of its module.
+"""
 
 from __future__ import annotations
 
