@@ -91,6 +91,7 @@ class Recipe(Frozen):
     fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
+    interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
@@ -117,7 +118,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml")
+        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

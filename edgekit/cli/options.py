@@ -47,6 +47,14 @@ Sizes = Annotated[
         "--image-size", help="Multiples of the model's patch: 224 or 224x308; the first is the main one.", metavar="S,S"
     ),
 ]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolation",
+        help="How learned positions are resized: offset (Meta), antialias (timm), size (transformers).",
+        metavar="WORD",
+    ),
+]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[
     str | None,
@@ -111,6 +119,7 @@ def recipe_from(
     seed: int | None = None,
     recover: bool = False,
     fused_attention: bool = False,
+    interpolation: str | None = None,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -132,6 +141,7 @@ def recipe_from(
         "evaluation": evaluation,
         "evaluation_samples": eval_samples,
         "seed": seed,
+        "interpolation": interpolation,
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if heads is not None:

@@ -134,7 +134,7 @@ def timm_head(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | N
     keys = {key.removeprefix(prefix): key for key in loaded.rest if key.startswith(mine)}
     linear = {name for name in keys if name.startswith("head.")}
     known = {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}
-    if not linear or keys.keys() - known or not loaded.layout.startswith("official"):
+    if not linear or keys.keys() - known or not loaded.layout.startswith(("official", "timm")):
         return None
     normed = "fc_norm.weight" in keys
     pool = _timm_setting(loaded, "global_pool") or ("avg" if normed else "token")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -32,12 +33,14 @@ from edgekit.models.described import (
 from edgekit.models.keys import OfficialState, flatten, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
 from edgekit.models.rope import periods_of
+from edgekit.models.strangers import stranger
 from edgekit.models.vit import DinoV2
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
 _ABOUT = "about"  # beside the config's fields
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
+_TIMM = re.compile(r"^vit_[a-z0-9]+_patch14(?:_reg4)?_dinov2")  # names of its models
 _ROPE_MODEL = "dinov3_vit"  # Hugging Face's name of the architecture
 _ROPE_EPS = 1e-5  # of DINOv3's LayerNorms
 _REQUIRED_ROPE = {"query_bias": True, "value_bias": True, "proj_bias": True, "mlp_bias": True}
@@ -94,7 +97,7 @@ def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoin
         require_dense(raw.state, raw.file_bytes or sys.maxsize)
         official = to_official(raw.state)
         given = official.tensors if "norm.weight" in official.tensors else _with_pooled_norm(official.tensors)
-        hints = {"normalization": "satellite"} | raw.hints if "sat493m" in path.name.lower() else raw.hints
+        hints = _named(path, raw, official) | raw.hints
         found = raw.config or _infer(replace(official, tensors=given), hints)
         wanted = config or found
         tensors, unused = _fit(given, wanted, raw.file_bytes)
@@ -246,6 +249,18 @@ def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
             )
 
 
+def _named(path: Path, raw: _Raw, official: OfficialState) -> dict[str, Any]:
+    """What the name of a file tells, and which library runs it where keys do not.
+
+    timm drops the mask token of DINOv2's official files and keeps all their other names.
+    """
+    hints: dict[str, Any] = {"normalization": "satellite"} if "sat493m" in path.name.lower() else {}
+    plain = official.layout == "official" and not official.prefix and not raw.suffix
+    if plain and ("pretrained_cfg" in raw.described or "mask_token" not in official.tensors or _TIMM.search(path.name)):
+        hints["interpolation"] = "antialias"
+    return hints
+
+
 def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
     """What the folder says of pixels: Hugging Face's preprocessor_config.json, or `pretrained_cfg` of timm."""
     file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
@@ -309,7 +324,7 @@ def _refuse_other_blocks(unused: Mapping[str, Tensor]) -> None:
     if foreign := sorted(key for key in unused if key.startswith("blocks.")):
         raise DataError(
             f"the blocks hold {len(foreign)} tensors that DINOv2's have not ({', '.join(foreign[:3])} ...)",
-            why="it is another architecture, or adapters that are not merged into the weights",
+            why=stranger(foreign) or "it is another architecture, or adapters that are not merged into the weights",
             fix="edgekit models",
         )
 
@@ -357,7 +372,7 @@ def _learned(official: OfficialState, hints: Mapping[str, Any], patch: int) -> d
     if patch != 14:
         raise DataError(
             f"patches of {patch} pixels and a table of positions",
-            why="every DINOv2 model has patches of 14, and DINOv3 rotary positions",
+            why="it looks like DINO, DeiT, MAE or a ViT of timm: DINOv2 has patches of 14, DINOv3 rotary positions",
             fix="edgekit models",
         )
     grid = hints.get("grid") or (math.isqrt(positions),) * 2

@@ -111,6 +111,13 @@ class ViTConfig:
         return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch})
 
 
+def family_of_config(config: ViTConfig) -> str:
+    """ "DINOv3", "DINOv2 with registers" or "DINOv2"."""
+    if config.positions == "rope":
+        return "DINOv3"
+    return "DINOv2 with registers" if config.registers else "DINOv2"
+
+
 def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
     """(rows, columns) of patches of an image of that many pixels.
 

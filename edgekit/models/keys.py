@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
+from edgekit.models.strangers import stranger
 
 Layout = Literal["official", "huggingface", "huggingface dinov3", "timm"]
 
@@ -130,8 +131,9 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
     if found is None:
         some = ", ".join(list(state)[:3]) or "nothing"
         raise DataError(
-            f"no DINOv2 backbone among {len(state)} tensors ({some} ...)",
-            why="neither " + " nor ".join(ANCHORS.values()) + " is there",
+            f"no DINOv2 or DINOv3 backbone among {len(state)} tensors ({some} ...)",
+            why=stranger(state) or "neither " + " nor ".join(ANCHORS.values()) + " is there",
+            fix="edgekit models",
         )
     layout, prefix = found
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
@@ -170,7 +172,8 @@ def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
             marks.add("rope")
         if eva or "reg_token" in tensors:
             marks.add("timm")
-    if any(key.startswith("local_cls_norm.") for key in tensors):
+    giant = any(key.endswith("blocks.30.norm1.weight") for key in tensors)  # the 7B has that norm whatever it saw
+    if any(key.startswith("local_cls_norm.") for key in tensors) and not giant:
         marks.add("satellite")
     return frozenset(marks)
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig, family_of_config
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.licences import DINOV3, require_text
 from edgekit.models.sources import GatedSource, HubSource, Source, UrlSource, WheelSource
@@ -39,6 +39,11 @@ class ZooEntry:
     origin: str
     aliases: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """ "DINOv3", "DINOv2 with registers" or "DINOv2"."""
+        return family_of_config(self.config)
 
     @property
     def sha256(self) -> str | None:
@@ -134,6 +139,14 @@ _DEMO = ZooEntry(
 )
 
 
+def _timm(arch: str) -> ZooEntry:
+    """The same weights as timm runs them: it resizes all position embeddings with antialias."""
+    size, registers = _HUB_SIZES[arch.split("_")[1]], "_reg4" if arch.endswith("_reg") else ""
+    name = f"vit_{size}_patch14{registers}_dinov2.lvd142m"
+    config = replace(ARCHITECTURES[arch], interpolation="antialias")
+    return ZooEntry(name, config, (HubSource(f"timm/{name}"),), "Apache-2.0", _ORIGIN)
+
+
 def _gated(arch: str) -> ZooEntry:
     """A DINOv3 model, which only its user can get: he has to accept the licence for himself."""
     data = "lvd1689m"
@@ -145,6 +158,7 @@ ENTRIES: tuple[ZooEntry, ...] = (
     _DEMO,
     *map(_official, _OFFICIAL_SHA256),
     *map(_hub, _OFFICIAL_SHA256),
+    *map(_timm, _OFFICIAL_SHA256),
     *(_gated(arch) for arch in ARCHITECTURES if arch not in _OFFICIAL_SHA256),
 )
 
@@ -209,12 +223,18 @@ def refuse_gated(entry: ZooEntry) -> None:
         )
 
 
-def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
+def load(
+    name_or_path: str | Path,
+    *,
+    notify: Callable[[str], None] | None = None,
+    interpolation: Interpolation | Literal["auto"] = "auto",
+) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
     Args:
         name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
+        interpolation: how positions are resized to another image size; "auto" as the checkpoint's own library does.
 
     Raises:
         RecipeError: unknown model, with the nearest names.
@@ -223,6 +243,14 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     """
     if find_spec("torch") is None:
         raise BackendMissing(f"loading {name_or_path} needs torch", fix="pip install 'edgekit[torch]'")
+    loaded = _load(name_or_path, notify)
+    if interpolation != "auto":
+        loaded.model.config = replace(loaded.model.config, interpolation=interpolation)
+    return loaded
+
+
+def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> LoadedModel:
+    """A model as its checkpoint has it."""
     path = path_of(name_or_path)
     if path is not None:
         return _loaded(path, name=path.name, source=str(path), licence=_UNKNOWN, origin="local checkpoint")

@@ -140,9 +140,9 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig,
         where = f"{entry.size_mb} MB from {entry.sources[0].describe()}"
         about = f"{entry.name}, not on this machine yet: {where}"
         return entry.config, {"model": about, "heads": ", ".join(recipe.heads)}
-    loaded = zoo.load(recipe.model)
+    loaded = zoo.load(recipe.model, interpolation=recipe.interpolation)
     if refuse_other:
-        refuse_other_model(out, loaded.name, loaded.sha256)
+        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
     wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
     read_heads(wanted, loaded)
     config = loaded.model.config
@@ -206,8 +206,11 @@ def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> di
     return {job.name: why for job in jobs if job.integer and not job.blocked}
 
 
-def refuse_other_model(out: Path, name: str, sha256: str) -> None:
-    """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`."""
+def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "") -> None:
+    """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`.
+
+    The same with positions resized in another way is another model, too; "" is not looked at.
+    """
     if not (out / "manifest.json").exists():
         return
     other = Manifest.read(out).model
@@ -215,5 +218,11 @@ def refuse_other_model(out: Path, name: str, sha256: str) -> None:
         raise DataError(
             f"{out} holds a build of {other.get('name')}, not of {name}",
             why="a build folder belongs to one checkpoint",
+            fix="--out ANOTHER_FOLDER",
+        )
+    resized = other.get("config", {}).get("interpolation", interpolation)
+    if interpolation and resized != interpolation:
+        raise DataError(
+            f"{out} holds a build of {name} whose positions are resized as {resized!r}, not {interpolation!r}",
             fix="--out ANOTHER_FOLDER",
         )

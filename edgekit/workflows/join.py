@@ -54,7 +54,7 @@ def join_sizes(
     """
     recipe = Recipe.make(Manifest.read(build).recipe)
     recipe = recipe.model_copy(update={"evaluation_samples": samples})
-    materials = Materials(recipe, zoo.load(recipe.model), build, watcher)
+    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), build, watcher)
     backend = get_backend("coreml")
     name = backend.filename(precision, "standard")
     main = materials.source(Job("coreml", precision, "standard", recipe.image_size[0], "", f"coreml/{name}"))
