@@ -37,7 +37,7 @@ class FusedBlocks(Emitter[V]):
             raise ExportError(
                 f"no block of {self.config.arch} can be fused",
                 why="the fused ops turn no queries and keys by rotary positions",
-                fix="edgekit build --no-fused",
+                fix="fused = false in the recipe",
             )
         self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
         if plan is not None and None not in self.reasons.values():

@@ -371,7 +371,7 @@ def test_an_onnx_file_of_something_else(tmp_path):
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(DataError, match="no DINOv2 or DINOv3 backbone"):
+    with pytest.raises(DataError, match="no DINOv2 backbone"):
         load_checkpoint(tmp_path / "other.onnx")
 
 

@@ -134,11 +134,12 @@ def test_parameter_counts_are_the_official_ones(arch, parameters):
 
 
 def test_every_official_architecture_is_there_with_its_variant():
-    assert len(ARCHITECTURES) == 8
+    assert len(ARCHITECTURES) == 8 + 6
     for name, config in ARCHITECTURES.items():
         assert config.arch == name
         assert config.head_dim == 64
-        assert (config.registers, config.interpolation) == ((4, "antialias") if "_reg" in name else (0, "offset"))
+        if config.positions == "learned":
+            assert (config.registers, config.interpolation) == ((4, "antialias") if "_reg" in name else (0, "offset"))
     assert ARCHITECTURES["dinov2_vitg14"].ffn_hidden == 4096
     assert ARCHITECTURES["dinov2_vits14"].tokens(224, 224) == 257
     assert ARCHITECTURES["dinov2_vits14_reg"].tokens(518, 518) == 1374
