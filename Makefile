@@ -11,7 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 .PHONY: demo test test-full lint docs clean
 
 demo: .venv/ready
-	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
+	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
 	@echo "the report: $(abspath $(DEMO_OUT))/report.html"
 
 # The demo model in a web page on this machine: needs Node 20 and npm, ends with the address.
@@ -27,6 +27,7 @@ test-full: .venv/ready-for-tests
 	$(PY) -m pytest
 
 lint: .venv/ready-for-tests
+	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	$(PY) -m mypy
 

@@ -35,7 +35,7 @@ from edgekit.measure.features import Features, features_of
 from edgekit.models import zoo
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.watch import Silent
-from edgekit.workflows.distill import Distilled, distil_folder
+from edgekit.workflows.distill import Distilled, Running, distil_folder
 
 RESULTS = Path(__file__).parent / "results" / "distillation.csv"
 STUDENT = "depth=6"
@@ -94,16 +94,7 @@ def distil(data: Path, out: Path, recipe: DistillRecipe, threads: int) -> tuple[
     note = out.with_suffix(".json")
     wall, cpu = time.monotonic(), _cpu_seconds()
     outcome = distil_folder(
-        "demo",
-        [STUDENT],
-        data,
-        out,
-        recipe,
-        device="cpu",
-        board="auto",
-        threads=threads,
-        watcher=Progress(),
-        keep="all",
+        "demo", [STUDENT], data, out, recipe, Running("cpu", threads=threads, keep="all"), Progress()
     )
     assert outcome is not None
     if outcome.fate == "new":

@@ -32,7 +32,7 @@ from edgekit.models import zoo
 from edgekit.models.vit import DinoV2
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
-from edgekit.pipeline.plans import PlanKind, inputs_of
+from edgekit.pipeline.plans import PlanKind
 from edgekit.pipeline.watch import Silent
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Variant
@@ -57,7 +57,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
             continue
         source = materials.source(job)
         kind = materials.plan_kind(job), job.variant
-        planned = job.precision.endswith("a8") or inputs_of(kind[0]) == "float"  # ONNX's w8 takes ranges at run time
+        planned = job.variant != "dynamic"  # whose ranges, taken at run time, the simulator does not know
         if source.plan is not None and planned and kind not in oracles:
             oracles[kind] = _features(_oracle(source.plan, job), pixels)
         with tempfile.TemporaryDirectory() as folder:

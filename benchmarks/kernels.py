@@ -83,6 +83,7 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
             ctypes.c_float(0.125),
             ctypes.c_int32(mode),
             None,
+            None,
         )
         best = min(best, time.thread_time() - start)
         if status:
@@ -91,7 +92,7 @@ def _attention(library: ctypes.CDLL, tokens: int, mode: int) -> float:
 
 
 def of_each_isa(module: str) -> list[dict[str, object]]:
-    """Rows that `python -m module --one` prints for each instruction set; a process chooses its kernels once."""
+    """Rows that a benchmark prints with --one, for each instruction set; a process chooses its kernels once."""
     ops.ort_library()
     rows: list[dict[str, object]] = []
     for isa in ops.native_status().isas:

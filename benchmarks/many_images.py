@@ -23,14 +23,14 @@ from benchmarks.support.rows import write_csv
 from edgekit.backends.loading import artifact_at
 from edgekit.host import describe_host
 from edgekit.images.listing import Listing
-from edgekit.shards import Crew
+from edgekit.shards import WorkerPool
 from edgekit.workflows.embed import embed_shards
 
 RESULTS = Path(__file__).parent / "results" / "many_images.csv"
 CREWS = {
-    "local": Crew(threads=1),
-    "ray, 1 worker": Crew(engine="ray", workers=1, threads=1),
-    "ray, 2 workers": Crew(engine="ray", workers=2, threads=1),
+    "local": WorkerPool(threads=1),
+    "ray, 1 worker": WorkerPool(engine="ray", workers=1, threads=1),
+    "ray, 2 workers": WorkerPool(engine="ray", workers=2, threads=1),
 }
 
 
@@ -44,7 +44,7 @@ def subset(source: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def timed(model: Path, images: Path, out: Path, crew: Crew, shard: int) -> dict[str, float]:
+def timed(model: Path, images: Path, out: Path, crew: WorkerPool, shard: int) -> dict[str, float]:
     """Rate after the first shard, seconds until that, and the largest memory of a worker."""
     begin, marks = time.perf_counter(), [(0, 0.0)]
 

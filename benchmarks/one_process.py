@@ -32,7 +32,7 @@ TIMED = 2
 def files_of(folder: Path) -> dict[str, Path]:
     """The reference first, then what is fused, then the other tools' files."""
     files = {"fp32": folder / "onnx" / "model.onnx"}
-    files |= {f"{name}_fused": folder / "onnx" / f"model_{name}_fused.onnx" for name in ("fp32", "w8a8")}
+    files |= {f"{name}_fused": folder / "onnx" / f"model_{name}_fused.onnx" for name in ("fp32", "w8a8", "w8a16")}
     for form in FUSED_FORMS:
         files[f"w8a8_fused_{form}"] = folder.with_name(f"{folder.name}-{form}") / "onnx" / "model_w8a8_fused.onnx"
     files |= {path.stem.removeprefix("onnx_"): path for path in sorted((folder / "peers").glob("onnx_*.onnx"))}

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.support import photos
 from benchmarks.support.rows import keep_row
-from edgekit.distill.reconstruction import RecoveryRecipe, recover
+from edgekit.distill.reconstruction import ReconstructionRecipe, reconstruct
 from edgekit.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--samples", type=int, default=64, help="images that calibrate and train")
     parser.add_argument("--judges", type=int, default=24, help="images of each kind that judge")
-    parser.add_argument("--block-steps", type=int, default=RecoveryRecipe().block_steps)
-    parser.add_argument("--end-steps", type=int, default=RecoveryRecipe().end_steps)
-    parser.add_argument("--end-share", type=float, default=RecoveryRecipe().end_share)
+    parser.add_argument("--block-steps", type=int, default=ReconstructionRecipe().block_steps)
+    parser.add_argument("--end-steps", type=int, default=ReconstructionRecipe().end_steps)
+    parser.add_argument("--end-share", type=float, default=ReconstructionRecipe().end_share)
     parser.add_argument("--csv", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     calibration, judges = photos.load(arguments.image_size, arguments.samples, arguments.judges)
     model = zoo.load(arguments.model).model.bake(arguments.image_size, arguments.image_size)
-    recipe = RecoveryRecipe(
+    recipe = ReconstructionRecipe(
         block_steps=arguments.block_steps, end_steps=arguments.end_steps, end_share=arguments.end_share
     )
     start = time.monotonic()
@@ -83,7 +83,7 @@ def main() -> None:
     steps = quantize_recipe(QuantizeRecipe(), arguments.plan)
     plan = quantize(model, calibration.pixel_values, steps, inputs=inputs_of(arguments.plan))
     judge("quantized", plan)
-    recovered = recover(plan, calibration.pixel_values, recipe)
+    recovered = reconstruct(plan, calibration.pixel_values, recipe)
     judge(f"recovered: {recovered.provenance['recovery']}", recovered)
 
 

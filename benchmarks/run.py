@@ -25,7 +25,7 @@ from benchmarks.support import matrix, older_cpu, photos
 from benchmarks.support.candidates import FUSED_FORMS, Candidate, candidates_of, fused_form
 from benchmarks.support.peers import PEERS
 from edgekit.host import describe_host
-from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyReport, LatencyRun, TimingOptions, measure_latency
 from edgekit.models import zoo
 from edgekit.pipeline import jobs_of
 from edgekit.recipe import Recipe
@@ -77,11 +77,9 @@ def timed(candidates: list[Candidate], suite: Suite, threads: int) -> list[matri
     run = measure_latency(
         targets,
         pixels,
+        TimingOptions(rounds=suite.rounds, gap_s=GAP_S, budget_s=suite.budget_s),
         threads=threads,
         reference=REFERENCE if REFERENCE in names else None,
-        rounds=suite.rounds,
-        gap_s=GAP_S,
-        budget_s=suite.budget_s,
         notify=lambda text: print(f"{size} px, {threads} threads: {text}", file=sys.stderr),
     )
     return [_with_times(candidate.row, run, threads) for candidate in candidates]

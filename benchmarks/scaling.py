@@ -30,7 +30,7 @@ from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.host import describe_host
-from edgekit.measure.latency import LatencyReport, measure_latency
+from edgekit.measure.latency import LatencyReport, TimingOptions, measure_latency
 from edgekit.models import zoo
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.watch import Silent
@@ -87,7 +87,7 @@ def measured(
 ) -> list[dict[str, Any]]:
     """One group, timed in turns."""
     pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
-    run = measure_latency(artifacts, pixels, threads=threads, rounds=rounds, warmup=1, budget_s=budget_s)
+    run = measure_latency(artifacts, pixels, TimingOptions(rounds=rounds, warmup=1, budget_s=budget_s), threads=threads)
     for name, reason in run.failures.items():
         print(f"{name} at {size} px, batch {batch}: {reason}", file=sys.stderr)
     return [_row(report, size, batch) for report in run.reports.values()]

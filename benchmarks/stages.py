@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from kernels import HEADS, WIDTH, of_each_isa
 
+from benchmarks.kernels import HEADS, WIDTH, of_each_isa
 from benchmarks.support.rows import write_csv
 from edgekit import native as ops
 
@@ -43,6 +43,7 @@ class _Spec(ctypes.Structure):
         *((name, Floats) for name in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
         *((name, _Linear) for name in LINEARS),
         ("fc2_gain", Floats),
+        ("activation", ctypes.c_int32),
     )
 
 
@@ -96,7 +97,7 @@ def _block(library: ctypes.CDLL, tier: int, limit: int) -> ctypes.c_void_p:
         integers = held[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         linears.append(_Linear(integers, floats(out, 1e-3), floats(out, 0), floats(out * inputs, 1e-3)))
     norms = [floats(WIDTH, value) for value in (1.0, 0.0, 1.0, 0.0)]
-    spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, -1, *norms, *linears, None)
+    spec = _Spec(WIDTH, HIDDEN, HEADS, 0.125, 1e-6, tier, -1, *norms, *linears, None, 0)
     block = ctypes.c_void_p()
     if library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)):
         raise SystemExit("the library refused the block")
@@ -106,7 +107,7 @@ def _block(library: ctypes.CDLL, tier: int, limit: int) -> ctypes.c_void_p:
 def _block_call(library: ctypes.CDLL, block: ctypes.c_void_p, tokens: int):
     x, y = _tokens(tokens, WIDTH), np.empty((tokens, WIDTH), np.float32)
     return lambda: library.edgekit_block_run(
-        block, x.ctypes.data_as(Floats), y.ctypes.data_as(Floats), ctypes.c_int64(1), ctypes.c_int64(tokens), None
+        block, x.ctypes.data_as(Floats), y.ctypes.data_as(Floats), ctypes.c_int64(1), ctypes.c_int64(tokens), None, None
     )
 
 
@@ -119,6 +120,7 @@ def _attention_call(library: ctypes.CDLL, tokens: int, mode: int):
         *sizes,
         ctypes.c_float(0.125),
         ctypes.c_int32(mode),
+        None,
         None,
     )
 

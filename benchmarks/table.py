@@ -34,7 +34,7 @@ ESSENTIAL = (
     "onnx/w8a8_fused",
     "openvino/w8a8_fused",
     "openvino/w8a8_nncf",
-    "tflite/w8a8_fused",
+    "tflite/w8a8_per_token",
     "onnx/w8a8",
     "onnx/ort_dynamic",
     "onnx/ort_static",

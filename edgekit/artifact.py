@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
 from edgekit.precision import Precision, Variant
 
-Format = Literal["onnx", "openvino", "coreml", "tflite"]
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One file format: its backend, and the packages that write and run its files."""
+
+    backend: str  # "module:class", the module relative to `edgekit.backends`
+    distributions: tuple[str, ...]  # whose versions decide the bytes of a file
+
+
+FORMATS: dict[str, FormatRow] = {
+    "onnx": FormatRow(".onnx.backend:OnnxBackend", ("onnx", "onnx-ir", "onnxruntime")),
+    "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
+    "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
+    "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+}
+"""The table of formats. The first is the default, and its FP32 file the reference where there are several."""
+
+
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"{name!r} is no format, known are {', '.join(FORMATS)}")
+    return name
+
+
+Format = Annotated[str, AfterValidator(_known)]
+"""A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 Normalize = Literal["host", "graph"]  # who subtracts the mean and divides by the standard deviation of pixels
 
-BUILD_SCHEMA: Final = "edgekit.build/1"
+BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
 IMAGE_NAME = "image"  # of a file that takes uint8 RGB (B, height, width, 3): of any size, if it resizes by itself
 OUTPUT_NAMES = ("last_hidden_state", "pooler_output")
 
+_MOST_TEXT = 10_000  # characters of a name or licence
+MOST_SIDE = 16_384  # pixels of an image as a model sees it
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SATELLITE_MEAN = (0.430, 0.411, 0.296)  # of SAT-493M, on which two models of DINOv3 were trained
@@ -52,21 +90,26 @@ class TensorSpec(Frozen):
         return {key: value for key, value in values.items() if key != "classes" or value}
 
 
+_Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+_Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  # pixels are divided by it
+
+
 class Preprocess(Frozen):
-    """How pixels become `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 eval transform.
+    """Preprocessing to `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 transform.
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
     `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
     """
 
-    input_size: tuple[int, int]  # (height, width) of the crop
-    resize: int  # length of the shortest edge before the centre crop
+    input_size: tuple[_Side, _Side]  # (height, width) of the crop
+    resize: _Side  # length of the shortest edge before the centre crop
     interpolation: Literal["bicubic"] = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[_Mean, _Mean, _Mean] = IMAGENET_MEAN
+    std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     normalize: Normalize = "host"
-    patch: int = 14
+    patch: int = Field(default=14, ge=1, le=128)
 
     @classmethod
     def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
@@ -104,6 +147,14 @@ class Artifact(Frozen):
     notes: tuple[str, ...] = ()  # e.g. "exact U8U8 weights: this CPU saturates u8*s8"
 
 
+_CHANNELS = 3
+_FIGURE = re.compile(r"(_ms|_mean|_mb|_per_s|_min|_max)$")  # keys whose values are numbers wherever they stand
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 class ArtifactRow(Frozen):
     """One row of the manifest: what was asked for and what became of it. `drift` and `latency` are report summaries."""
 
@@ -124,6 +175,32 @@ class ArtifactRow(Frozen):
     drift: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
     audit: dict[str, Any] | None = None  # fusion and placement: what really runs in INT8
+
+    @field_validator("drift", "latency")
+    @classmethod
+    def _figures_are_numbers(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What is compared and formatted are numbers (NaN of a failed file, too)."""
+        for key, value in (values or {}).items():
+            if _FIGURE.search(key) and not _is_figure(value):
+                raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
+        return values
+
+    @field_validator("latency")
+    @classmethod
+    def _latency_has_a_median(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        if values is not None and values.get("p50_ms") is None:
+            raise ValueError("latency has no p50_ms")
+        return values
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        """An input of fixed size (B, 3, H, W) or (B, H, W, 3) is that of the preprocessing."""
+        sides = [d for d in self.inputs[0].shape[1:] if isinstance(d, int) and d != _CHANNELS] if self.inputs else []
+        if self.preprocess and len(sides) == 2 and tuple(sides) != self.preprocess.input_size:
+            raise ValueError(f"input_size {self.preprocess.input_size}, but the input is {sides[0]}x{sides[1]}")
+        if self.status == "ok" and self.path is not None and self.preprocess is not None and not self.inputs:
+            raise ValueError("an artifact that was made has inputs")
+        return self
 
 
 class TimingRun(Frozen):
@@ -153,14 +230,22 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
-    schema_: Literal["edgekit.build/1"] = BUILD_SCHEMA
-    model: dict[str, Any]  # name, source, licence, sha256, config
+    schema_: Literal["edgekit.build/2"] = BUILD_SCHEMA
+    model: dict[str, Any]  # name, source, licence, origin, sha256 (texts), config
     recipe: dict[str, Any]
     recipe_digest: str
     host: dict[str, Any]
     artifacts: tuple[ArtifactRow, ...]
     choice: Choice | None = None  # of every measured build; on the machine that measured `edgekit.load` opens it
     runs: tuple[TimingRun, ...] = ()  # of the rows' latencies, one per image size
+
+    @field_validator("model")
+    @classmethod
+    def _texts_are_texts(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key in ("name", "source", "licence", "origin", "sha256"):
+            if not isinstance(values.get(key, ""), str) or len(values.get(key, "")) > _MOST_TEXT:
+                raise ValueError(f"model.{key} = {str(values[key])[:60]!r} is no text")
+        return values
 
     def run_of(self, row: ArtifactRow) -> TimingRun | None:
         """The run that a row's latency is of; None where it has none, or is of an earlier version."""
@@ -178,7 +263,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read `folder/manifest.json`.
+        """Read the manifest of a folder.
 
         Raises:
             DataError: it is missing, unreadable or of another schema, or names a file that is not inside `folder`.
@@ -187,6 +272,7 @@ class Manifest(BaseModel):
         try:
             data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
+            _refuse_earlier(data["schema_"], folder)
             manifest = cls.model_validate(data)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
@@ -205,3 +291,13 @@ class Manifest(BaseModel):
             if row.path is not None:
                 inside(folder, row.path, said_by=str(path))
         return manifest
+
+
+def _refuse_earlier(schema: object, folder: Path) -> None:
+    """Raises DataError for a build folder of a schema before ours, whose names meant other things."""
+    if schema != BUILD_SCHEMA and str(schema).startswith("edgekit.build/"):
+        raise DataError(
+            f"{folder} is a build folder of {schema}, this edgekit reads {BUILD_SCHEMA}",
+            why="files have been renamed to what they hold: build it again in a new folder",
+            fix="edgekit build --model demo --out ANOTHER_FOLDER",
+        )

@@ -50,7 +50,7 @@ def inside(folder: Path, name: str, *, said_by: str, also: Path | None = None) -
 
 
 def _problem(name: str) -> str:
-    """What is wrong with a relative path as such; "" where nothing is."""
+    """The fault of a relative path as such; "" where it has none."""
     if not name or "\0" in name:
         return "that is no path"
     if "\\" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
@@ -129,7 +129,7 @@ def checked(path: Path, sha256: str | None, *, said_by: str, fix: str) -> Path:
 
 
 def _identity(path: Path) -> tuple[tuple[str, int, int, int, int], ...]:
-    """What changes when one of the files of an artifact does, without reading them."""
+    """A stamp that changes when one of the files of an artifact does, without reading them."""
     found = []
     for file in files_of(path):
         state = os.stat(file)
@@ -196,6 +196,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def sealed_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` for one file that gets its digest beside it: `<name>.sha256`, as `sha256sum -c` reads it.
+
+    The digest is put in place first: whenever a process ends, the file is the one that its digest describes, or is
+    known not to be.
+    """
+    with atomic_path(path) as temporary:
+        yield temporary
+        line = f"{sha256_of(temporary)}  {path.name}\n"
+        _seal_of(temporary).write_text(line, encoding="utf-8")
+
+
+def sealed(path: Path) -> str:
+    """Why the file is not the one that `sealed_path` wrote, in a clause; "" where it is."""
+    try:
+        wanted = read_text(_seal_of(path), 1000).partition(" ")[0]
+        found = sha256_of(path)
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, DataError) as error:
+        return str(error)
+    return "" if found == wanted else f"its SHA-256 is {found[:12]}…, not {wanted[:12]}… as {path.name}.sha256 says"
+
+
+def unlink_sealed(path: Path) -> None:
+    """Remove a file that `sealed_path` wrote, and its digest."""
+    path.unlink(missing_ok=True)
+    _seal_of(path).unlink(missing_ok=True)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def sweep(folder: Path) -> None:

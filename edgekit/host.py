@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgekit.artifact import Frozen
+from edgekit.artifact import FORMATS, Frozen
 from edgekit.cpu import cpu_flags
 
 # Instruction sets that decide which INT8 or FP16 kernel runs, under the names Linux gives them in /proc/cpuinfo.
@@ -51,13 +51,9 @@ _PACKAGES = (
     "edgekit",
     "numpy",
     "torch",
-    "onnx",
-    "onnxruntime",
-    "openvino",
+    *(package for row in FORMATS.values() for package in row.distributions),
     "nncf",
-    "coremltools",
     "litert-torch",
-    "ai-edge-litert",
     "tflite-runtime",
 )
 
@@ -65,7 +61,7 @@ _MACHINE = ("cpu", "architecture", "isa", "cores", "cores_usable")  # what decid
 
 
 class Host(Frozen):
-    """One machine. `isa` holds the instruction sets that matter here, `cores_usable` those this process may run on."""
+    """Facts about one machine: `isa` are instruction sets, `cores_usable` cores that this process may use."""
 
     cpu: str  # "AMD EPYC as avx2" where EDGEKIT_ISA lowers it
     architecture: str  # "x86_64", "arm64"

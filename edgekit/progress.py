@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from typing_extensions import override
+
 
 class Step(NamedTuple):
     """One part of a call. `weight` is its expected duration, in any unit that all steps of the call share."""
@@ -34,20 +36,24 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
+class Silent(Reporter):
     """A Reporter that ignores everything."""
 
+    @override
     def plan(self, steps: Sequence[Step]) -> None:
-        """Ignored."""
+        pass
 
+    @override
     def step(self, name: str) -> None:
-        """Ignored."""
+        pass
 
+    @override
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Ignored."""
+        pass
 
+    @override
     def note(self, text: str) -> None:
-        """Ignored."""
+        pass
 
 
 class Schedule:
@@ -66,7 +72,7 @@ class Schedule:
         self._stage = ("", self._start, 0, 0, 0)  # name, begun at, done then, done now, total
 
     def plan(self, steps: Sequence[Step]) -> None:
-        """Set the steps."""
+        """Set the planned steps."""
         self._steps = tuple(steps)
 
     def begin(self, name: str) -> None:
@@ -90,7 +96,7 @@ class Schedule:
 
     @property
     def position(self) -> tuple[int, int] | None:
-        """(number of the current step, number of all steps), or done and total of a stage where no steps are known."""
+        """Progress as (number of the current step, of all steps), or done and total of a stage without known steps."""
         if self._current is not None:
             return self._current + 1, len(self._steps)
         _, _, _, done, total = self._stage

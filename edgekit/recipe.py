@@ -9,21 +9,25 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from edgekit.artifact import Format, Frozen
+from edgekit.artifact import FORMATS, Format, Frozen
 from edgekit.errors import RecipeError
-from edgekit.precision import Precision
-from edgekit.settings import read_settings, validated
+from edgekit.precision import DEFAULT_PRECISIONS, Precision
+from edgekit.settings import Switch, read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
 WEIGHT_BITS = (4, 7, 7.5, 8)
+GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
+MOST_SAMPLES = 1_000_000
+MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
+_MOST_NAME = 4096  # characters of a path, as the system has it
 
 
 class CalibrationRecipe(Frozen):
-    """Which images the quantizer may look at. `source` is a folder, or "demo" for the photographs of pip packages."""
+    """The images that the quantizer may look at; `source` is a folder, or "demo" for photographs of pip packages."""
 
     source: str = "demo"
-    samples: int = Field(default=64, ge=1)
+    samples: int = Field(default=64, ge=1, le=MOST_SAMPLES)
 
 
 class QuantizeRecipe(Frozen):
@@ -32,26 +36,34 @@ class QuantizeRecipe(Frozen):
     level: Literal["linears", "all"] = "linears"  # "all": attention matmuls are integer too
     weight_bits: int | float = 8  # or 4, 7, or 7.5: 89 steps on either side, nearly as fast as 63 without VNNI
     patch_embed: Literal["float", "int8"] = "float"  # 1 % of the work; its input is an image of 256 levels already
-    group_size: int | None = None  # input channels that share a weight scale; None = whole row
-    zero_points: bool = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
+    group_size: int | None = None  # input channels that share a weight scale, a power of two; None = whole row
+    zero_points: Switch = True  # 4-bit weights: each group has its own, where the format can hold it (TFLite cannot)
     overflow: Literal["auto", "none", "u8u8", "reduce-range"] = "auto"  # cure for CPUs whose u8*s8 saturates
-    tier: Literal["speed", "quality"] = "speed"  # of the fused ops: 8-bit or 16-bit activations
     smooth: Literal["off", "search"] = "search"  # SmoothQuant / Outlier Suppression+ at LayerNorm outputs
     fc2_scale: Literal["off", "search"] = "search"  # explicit per-channel scale behind GELU
-    centre_keys: bool = True
-    centre_values: bool = True
-    balance_values: bool = True  # V -> projection scale folding
+    centre_keys: Switch = True  # key mean removal ("smooth-K")
+    centre_values: Switch = True
+    balance_values: Switch = True  # cross-layer equalization of values and projection
     rotate: Literal["off", "on", "auto"] = "off"  # mean-preserving rotation instead of smoothing
-    probes: Literal["off", "on"] = "on"  # synthetic images that widen ranges to colours no photo shows
+    synthetic: Switch = True  # synthetic calibration images widen ranges to colours no photo shows
     activation_range: Literal["minmax", "percentile", "mse", "block"] = "block"
-    token_scale: Literal["off", "on"] = "on"  # inputs of proj and fc2: each token is divided by its peak first
+    token_scale: Switch = True  # inputs of proj and fc2: each token is divided by its abs-max first
     token_groups: Literal["off", "on", "auto"] = "auto"  # other inputs: separate scales for CLS + registers
     rounding: Literal["rtn", "mse", "gptq"] = "gptq"
-    ridge: bool = False  # ERQ: weights absorb the error of what came before; no sure gain, see GemmFit
-    bias_correction: bool = True
-    recover: Literal["off", "on"] = "off"  # then distil the quantized model from the float one; takes far longer
-    promote: int | None = Field(default=None, ge=0, le=3)  # so many GEMMs get more bits; None = 3 of 4-bit ones
-    max_drop: float | None = None  # 1 - CLS cosine that promotions try to meet
+    ridge: Switch = False  # ERQ: weights absorb the error of what came before; no sure gain, see GemmFit
+    bias_correction: Switch = True
+    recover: Switch = False  # block reconstruction from the float model; takes far longer
+    promote: int | None = Field(
+        default=None, ge=0, le=3
+    )  # mixed precision: GEMMs with more bits; None = 3 of 4-bit ones
+    max_drop: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)  # 1 - CLS cosine that promotions try
+
+    @field_validator("group_size")
+    @classmethod
+    def _groups_are_known(cls, size: int | None) -> int | None:
+        if size is not None and size not in GROUP_SIZES:
+            raise ValueError(f"group_size {size} is none of {', '.join(map(str, GROUP_SIZES))}")
+        return size
 
     @field_validator("weight_bits")
     @classmethod
@@ -74,41 +86,43 @@ class NncfRecipe(Frozen):
 
 
 class CoreMlRecipe(Frozen):
-    """How Core ML packages are written."""
+    """The form of Core ML packages."""
 
     target: Literal["iOS17", "iOS18"] = "iOS18"  # the oldest system; iOS 17 has attention in parts, and no 4 bits
     batch: int = Field(default=1, ge=1)  # the most images of one call; above 1 the shape is flexible
 
 
 class Recipe(Frozen):
-    """One build. `Recipe()` is the demo; recipes/<name>.toml holds others; the CLI's flags override single fields."""
+    """The settings of one build: `Recipe()` is the demo, recipes/<name>.toml holds others, flags override fields."""
 
     model: str = "demo"
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
-    formats: tuple[Format, ...] = ("onnx",)
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8")
-    fused: bool = True
-    fused_attention: Literal["off", "on"] = "off"  # TFLite files with attention as one composite as well
+    formats: tuple[Format, ...] = (next(iter(FORMATS)),)
+    precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
+    fused: Switch = True  # and the other forms of a precision; False: the standard file of each alone
+    fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
-    evaluation_samples: int = Field(default=32, ge=1)
+    evaluation_samples: int = Field(default=32, ge=1, le=MOST_SAMPLES)
     heads: dict[str, str] = Field(default={})  # output name -> checkpoint, or "model": the model's own
-    own_heads: Literal["on", "off"] = "on"  # without `heads`: those that the checkpoint was made for
+    own_heads: Switch = True  # without `heads`: those that the checkpoint was made for
     head_precision: Literal["int8", "float"] = "int8"  # of the heads in files of integer precisions
     quantize: QuantizeRecipe = QuantizeRecipe()
     nncf: NncfRecipe = NncfRecipe()
     coreml: CoreMlRecipe = CoreMlRecipe()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("image_size")
     @classmethod
     def _sizes_are_positive(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         for height, width in sizes:
             for side in (height, width):
+                if side > MOST_PIXELS:
+                    raise ValueError(f"image size {str(side)[:20]} is more than {MOST_PIXELS}")
                 if side <= 0:
                     raise ValueError(f"image size {side} is not a positive number of pixels")
         if not sizes:

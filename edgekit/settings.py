@@ -6,15 +6,26 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import read_text
 
 MOST_THREADS = 1024  # of a runtime: more is a slip, and 100,000 never start
+_MOST_FAULTS = 20  # named in one message
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _true_or_false(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("a switch is true or false")
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_true_or_false)]
+"""A bool that no other value stands for: "off" in a recipe is refused, and not taken for one of the two."""
 
 
 def validated(model: type[Model], values: dict[str, Any], problem: str, *, command: str) -> Model:
@@ -23,11 +34,21 @@ def validated(model: type[Model], values: dict[str, Any], problem: str, *, comma
         return model.model_validate(values)
     except ValidationError as error:
         bad = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(str(part)[:80] for part in e['loc'])} = {_shown(e['input'])}: "
+            + e["msg"].removeprefix("Value error, ")
             + (_nearest(model, str(e["loc"][-1])) if e["type"] == "extra_forbidden" and len(e["loc"]) == 1 else "")
-            for e in error.errors()
+            for e in error.errors()[:_MOST_FAULTS]
         )
         raise RecipeError(f"{problem}: {bad}", fix=f"edgekit {command} --help") from None
+
+
+def _shown(value: object) -> str:
+    """A value for a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _nearest(model: type[BaseModel], name: str) -> str:

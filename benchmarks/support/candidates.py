@@ -25,7 +25,6 @@ from edgekit.models import zoo
 from edgekit.pipeline import build
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.records import read_record
-from edgekit.pipeline.timing import untimed
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe
 from edgekit.workflows.compare import artifacts_in
@@ -53,11 +52,11 @@ def candidates_of(recipe: Recipe, folder: Path, suite: str) -> list[Candidate]:
 
 
 # Fused files that `--older-cpu` adds to those of the recipe, by what their names end in.
-FUSED_FORMS = {"7.5bit": {"weight_bits": 7.5}, "quality": {"tier": "quality"}}
+FUSED_FORMS = {"7.5bit": {"weight_bits": 7.5}}
 
 
 def fused_form(recipe: Recipe, form: str, folder: Path, suite: str) -> list[Candidate]:
-    """The fused files of a recipe in one of `FUSED_FORMS`: weights of 7.5 bits, or activations of 16."""
+    """The fused files of a recipe in one of `FUSED_FORMS`: weights of 7.5 bits."""
     quantize = recipe.quantize.model_copy(update=FUSED_FORMS[form])
     formats = tuple(name for name in recipe.formats if name in ("onnx", "openvino"))
     recipe = recipe.model_copy(
@@ -115,7 +114,7 @@ def _ours(row: ArtifactRow, artifacts: dict[str, Artifact], folder: Path, blank:
         return Candidate(known, None)
     record = read_record(folder, row.name)
     known = replace(known, placement=placement(row.audit or {}), **_drift(record.drift if record else None))
-    if why := untimed(row.format) or get_backend(row.format).runner_missing():
+    if why := get_backend(row.format).why_untimed(row.precision):
         return Candidate(replace(known, status="not here", reason=why), None)
     return Candidate(known, Target.of(artifacts[row.name]))
 

@@ -2,6 +2,6 @@
 
 from edgekit.backends.base import Backend, ExportSource, Runner
 from edgekit.backends.loading import LoadedModel, artifact_of, load
-from edgekit.backends.registry import BACKENDS, get_backend
+from edgekit.backends.registry import get_backend
 
-__all__ = ["BACKENDS", "Backend", "ExportSource", "LoadedModel", "Runner", "artifact_of", "get_backend", "load"]
+__all__ = ["Backend", "ExportSource", "LoadedModel", "Runner", "artifact_of", "get_backend", "load"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_ch
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Format, Preprocess, TensorSpec
+from edgekit.artifact import FORMATS, INPUT_NAME, OUTPUT_NAMES, Artifact, Format, Preprocess, TensorSpec
 from edgekit.backends.metadata import artifact_from
-from edgekit.errors import BackendMissing, ExportError
+from edgekit.errors import BackendMissing, DataError, EdgekitError, ExportError
 from edgekit.files import atomic_path, sha256_of, size_mb_of
 from edgekit.precision import Precision, Variant, is_float
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2
     from edgekit.plan.heads import HeadPlan
     from edgekit.plan.quant import QuantPlan
+    from edgekit.recipe import Engine, Recipe
 
 
 Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
@@ -34,9 +36,6 @@ Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
 Described = dict[str, object]
 """The fields of an `Artifact` in JSON's types that are known before its file is written."""
 
-WEIGHT_ONLY: frozenset[Precision] = frozenset({"w8", "w4"})
-"""Integer weights, float inputs of the GEMMs."""
-
 
 @dataclass(frozen=True)
 class ExportSource:
@@ -45,7 +44,7 @@ class ExportSource:
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
     `head_plan` has their integers; without one they stay float.
-    `calibration` (n, 3, H, W) are images as the model takes them; only TFLite's w8a16 needs them at export time.
+    `calibration` (n, 3, H, W) are images as the model takes them, for precisions of `Backend.integer_only`.
     """
 
     model: DinoV2
@@ -102,6 +101,35 @@ def folded_tensors(source: ExportSource) -> dict[str, np.ndarray]:
     return state_of(model)
 
 
+def rgb_source(source: ExportSource) -> ExportSource:
+    """The same model, its plan included, with ImageNet's normalisation folded into the patch embedding: exact.
+
+    Raises:
+        ExportError: the patch embedding of the plan is of integers, which stand for normalised pixels.
+    """
+    from copy import deepcopy
+
+    from edgekit.surgery import restore, state_of
+    from edgekit.surgery.fold_normalization import fold_normalization
+
+    given, plan = source.preprocess, source.plan
+    if given.normalize == "graph":
+        return source
+    if plan is not None and "patch_embed.proj" in plan.gemms:
+        raise ExportError(
+            "the plan's patch embedding is of integers, normalisation cannot be folded into it",
+            fix='patch_embed = "float" in the recipe',
+        )
+    model = deepcopy(source.model)
+    fold_normalization(model, given.mean, given.std)
+    if plan is not None:
+        rewritten = restore(plan.config, plan.float_tensors)
+        fold_normalization(rewritten, given.mean, given.std)
+        plan = replace(plan, float_tensors=state_of(rewritten))
+    preprocess = given.model_copy(update={"normalize": "graph"})
+    return replace(source, model=model, plan=plan, preprocess=preprocess)
+
+
 @runtime_checkable
 class Runner(Protocol):
     """A loaded artifact. Always fed (B, 3, H, W) float32, whatever the file's own layout; outputs by contract name."""
@@ -114,7 +142,7 @@ class Runner(Protocol):
 
 
 class Backend(ABC):
-    """One file format: a package of this folder and one row of `edgekit.backends.registry`, imported on first use.
+    """One file format: a package of this folder and one row of `edgekit.artifact.FORMATS`, imported on first use.
 
     A format says what it needs and which kinds of files it writes in class attributes, and how in the hooks `write`,
     `verify`, `notes`, `manifest_of`, `load` and `inspect`. What all formats do alike is done here, once.
@@ -125,10 +153,13 @@ class Backend(ABC):
     suffix: ClassVar[str]  # of its files: ".onnx"
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
-    distributions: ClassVar[tuple[str, ...]]  # whose versions stand in an artifact's `tools`
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
+    integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
+    weight_zero_points: ClassVar[bool] = True  # whether groups of 4-bit weights can have zero points
+    peers: ClassVar[Mapping[Engine, Precision]] = {}  # other engines that quantize for it, and to what
+    throughput_loader: ClassVar[str | None] = None  # "module:function" that opens an artifact with parallel streams
 
     # What there is
 
@@ -147,6 +178,29 @@ class Backend(ABC):
     def untimed(self) -> str | None:
         """Why latency means nothing on this machine; None where it does."""
         return None
+
+    def why_untimed(self, precision: Precision) -> str | None:
+        """Why a build on this machine does not time files of a precision; None when it does."""
+        return self.untimed_precisions.get(precision) or self.untimed() or self.runner_missing()
+
+    def engine_missing(self, engine: Engine) -> str | None:
+        """None when an engine of `peers` works here, else what is missing and the mending command."""
+        return None
+
+    # What a recipe says to this format
+
+    def set_by(self, recipe: Recipe, *, image_input: bool = False) -> Backend:
+        """This backend with the recipe's settings of its format."""
+        return self
+
+    def settings_of(self, recipe: Recipe) -> dict[str, object]:
+        """The recipe's settings of this format that change its files; empty where they are the defaults."""
+        return {}
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Packages whose versions stand in an artifact's `tools`."""
+        return FORMATS[self.format].distributions
 
     @property
     def install(self) -> str:
@@ -211,7 +265,8 @@ class Backend(ABC):
             BackendMissing: a package that reads the format is not installed.
             DataError: missing, damaged, or not written by edgekit.
         """
-        return artifact_from(path, self.manifest_of(path))
+        with runtime_errors(f"{path} is not a file of {self.title} that can be read"):
+            return artifact_from(path, self.manifest_of(path))
 
     @final
     def runner(self, artifact: Artifact, threads: int | None = None) -> Runner:
@@ -223,14 +278,24 @@ class Backend(ABC):
         """
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=self.install)
-        return self.load(artifact, threads)
+        with runtime_errors(f"{self.title} cannot load {artifact.path}"):
+            return self.load(artifact, threads)
 
     @final
     def audit(self, artifact: Artifact) -> dict[str, object]:
         """Placement and fusion: GEMMs in INT8 and in float, attention blocks fused, ops that fell back."""
         if problem := self.runner_missing():
             raise BackendMissing(problem, fix=self.install)
-        return self.inspect(artifact)
+        with runtime_errors(f"{self.title} cannot look into {artifact.path}"):
+            return self.inspect(artifact)
+
+    def with_image_input(self, sibling: Artifact, source: ExportSource, path: Path) -> Artifact:
+        """Write the file at `path` that computes the same as `sibling` and takes uint8 images.
+
+        Raises:
+            ExportError: the format has none, or this source cannot have one.
+        """
+        raise ExportError(f"{self.title} files take no images", fix="--input pixel_values")
 
     # Hooks of the format
 
@@ -293,6 +358,23 @@ class Backend(ABC):
             "tools": {package: version(package) for package in self.distributions},
             "notes": self.notes(source, precision, variant),
         }
+
+
+@contextmanager
+def runtime_errors(problem: str) -> Iterator[None]:
+    """Turn whatever a runtime raises of a file or an input into a DataError: each has exceptions of its own, and many.
+
+    Args:
+        problem: what cannot be done, with the file.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
+        raise DataError(problem, why=why, fix="edgekit build --out OUT makes the file anew") from error
 
 
 def stem_of(precision: Precision, variant: Variant) -> str:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
-from edgekit.native.blocks import ATTENTION, BLOCK, FIRST_INPUT, FLOAT_BLOCK, Tier, block_of, whole_blocks
+from edgekit.native.blocks import (
+    ATTENTION,
+    BLOCK,
+    FEED_FORWARD,
+    FLOAT_BLOCK,
+    Tier,
+    block_of,
+    first_inputs,
+    whole_blocks,
+)
 from edgekit.plan.quant import FloatInput, GemmPlan, PerTokenInput, QuantPlan
+from edgekit.precision import FACTS, Precision
 
 Attributes = dict[str, str | int | float]  # of a custom op
-_FLOAT_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 class FusedBlocks(Emitter[V]):
@@ -25,28 +35,24 @@ class FusedBlocks(Emitter[V]):
     """
 
     plan: QuantPlan | None
+    tier: Tier
     reasons: Mapping[str, str | None]
 
-    def fuse(self, plan: QuantPlan | None) -> None:
-        """Take the integers of whole blocks from `plan`; None writes float blocks.
+    def fuse(self, plan: QuantPlan | None, precision: Precision) -> None:
+        """Take the integers of whole blocks from `plan`, None writes float blocks; `precision` says the activations.
 
         Raises:
-            ExportError: there is a plan, but no block of it is whole; or positions are rotary.
+            ExportError: there is a plan, but no block of it is whole.
         """
-        if not self.learned_positions:
-            raise ExportError(
-                f"no block of {self.config.arch} can be fused",
-                why="the fused ops turn no queries and keys by rotary positions",
-                fix="fused = false in the recipe",
-            )
+        self.tier = "quality" if FACTS[precision].activations == "int16" else "speed"
         self.plan, self.reasons = plan, {} if plan is None else whole_blocks(plan)
         if plan is not None and None not in self.reasons.values():
             why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-            raise ExportError("no block could be fused", why=why, fix="edgekit build without --fused")
+            raise ExportError("no block could be fused", why=why, fix="fused = false in the recipe")
 
     @abstractmethod
-    def custom_op(self, kind: str, inputs: list[V], attributes: Attributes, name: str) -> V:
-        """A node of edgekit's domain with one output of the shape (B, N, D)."""
+    def custom_op(self, kind: str, inputs: list[V | None], attributes: Attributes, name: str) -> V:
+        """A node of edgekit's domain with one output of the shape (B, N, D); None is an optional input left out."""
 
     @abstractmethod
     def constant(self, name: str, value: np.ndarray) -> V:
@@ -63,7 +69,7 @@ class FusedBlocks(Emitter[V]):
     def fused_attention(self, name: str, packed: V) -> V:
         """FusedQKVAttention, exact up to float rounding."""
         attributes: Attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
-        return self.custom_op(ATTENTION, [packed], attributes, name)
+        return self.custom_op(ATTENTION, [packed, *self._rope], attributes, name)
 
     def _integer_block(self, plan: QuantPlan, name: str, x: V) -> V:
         gemms = {
@@ -71,19 +77,43 @@ class FusedBlocks(Emitter[V]):
                 self.constant(f"{name}.{part}.{key}", value)
                 for key, value in numbers_of(plan.gemms[f"{name}.{part}"]).items()
             ]
-            for part in FIRST_INPUT
+            for part in first_inputs(plan.config.ffn)
         }
+        inner, outer = FEED_FORWARD[plan.config.ffn]
         norm1, norm2 = self._parameters(f"{name}.norm1"), self._parameters(f"{name}.norm2")
-        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms["mlp.fc1"], *gemms["mlp.fc2"]]
+        inputs: list[V | None] = [
+            x,
+            *norm1,
+            *gemms["attn.qkv"],
+            *gemms["attn.proj"],
+            *norm2,
+            *gemms[inner],
+            *gemms[outer],
+        ]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(self.constant(gain, self.tensors[gain]))
-        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": tier_of(plan)}, name)
+        elif self._rope:
+            inputs.append(None)
+        return self.custom_op(BLOCK, [*inputs, *self._rope], {**self._attributes(name), "tier": self.tier}, name)
 
     def _float_block(self, name: str, x: V) -> V | None:
-        if self.config.ffn != "mlp" or f"{name}.ls1.gamma" in self.tensors:
+        if f"{name}.ls1.gamma" in self.tensors:
             return None
-        parameters = [value for part in _FLOAT_PARTS for value in self._parameters(f"{name}.{part}")]
-        return self.custom_op(FLOAT_BLOCK, [x, *parameters], self._attributes(name), name)
+        parts = ("norm1", "attn.qkv", "attn.proj", "norm2", *FEED_FORWARD[self.config.ffn])
+        parameters = [value for part in parts for value in self._parameters(f"{name}.{part}")]
+        return self.custom_op(FLOAT_BLOCK, [x, *parameters, *self._rope], self._attributes(name), name)
+
+    @cached_property
+    def _rope(self) -> list[V]:
+        """cos and sin (P, d / 2) of the patches, by which the ops turn queries and keys; none of learned positions.
+
+        A key centre is left out: what it takes off every key, no softmax sees.
+        """
+        if self.learned_positions:
+            return []
+        cos, sin = (table[self.prefix :] for table in self.rotation)
+        half = self.config.head_dim // 2
+        return [self.constant("rope.cos", cos[:, :half].copy()), self.constant("rope.sin", sin[:, half:].copy())]
 
     def _parameters(self, name: str) -> list[V]:
         """Weight, a linear layer's as matrix (in, out), and bias of a module."""
@@ -106,8 +136,8 @@ def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
 def as_fused(plan: QuantPlan) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. Tier "quality" has 16-bit
-    activations, which the simulator treats as float: its plan has integer weights only. The patch embedding stays
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. The simulator treats 16-bit
+    activations as float: the plan of w8a16 has integer weights only. The patch embedding stays
     float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
     whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
@@ -119,9 +149,3 @@ def as_fused(plan: QuantPlan) -> QuantPlan:
         elif name != "patch_embed.proj":
             gemms[name] = gemm
     return replace(plan, gemms=gemms, matmuls={})
-
-
-def tier_of(plan: QuantPlan) -> Tier:
-    """The tier that the plan's recipe asked for; "speed" where a plan does not say."""
-    recipe = plan.provenance.get("recipe", {})
-    return "quality" if recipe.get("tier") == "quality" else "speed"

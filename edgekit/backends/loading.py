@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, Artifact, ArtifactRow, Choice, Format, Manifest
+from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest
 from edgekit.backends.base import Runner
-from edgekit.backends.registry import get_backend
+from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
-from edgekit.precision import Precision, Variant
+from edgekit.precision import speed_rank
 from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -23,26 +23,9 @@ if TYPE_CHECKING:
 
     Picture = Image | Path | str | np.ndarray
 
-_KINDS: tuple[tuple[Precision, Variant], ...] = (
-    ("w8a8", "fused"),
-    ("w8a8", "standard"),
-    ("w8", "standard"),
-    ("w4a8", "standard"),
-    ("w4", "standard"),
-    ("fp32", "fused"),
-    ("fp32", "standard"),
-    ("fp16", "standard"),
-    ("w8a8", "composite"),
-    ("fp32", "composite"),
-    ("fp16", "composite"),
-)
-"""Fastest first, on CPUs in general; what this very machine prefers is in the build's report."""
-
 _KINDS_OF_PICTURE = (
     "a picture or several (PIL image, path, RGB uint8 array (H, W, 3)), or pixel_values, a float32 array (B, 3, H, W)"
 )
-_FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
-_SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite", ".mlpackage": "coreml"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +98,7 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     """
     path = _path(path)
     require_threads(threads)
-    if path.is_dir() and path.suffix not in _SUFFIXES:
+    if path.is_dir() and format_of_suffix(path.suffix) is None:
         return _load_best(path, threads)
     artifact = artifact_at(path)
     reason = f"{path.name} was asked for"
@@ -148,7 +131,7 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
 
 def _load_best(folder: Path, threads: int | None) -> LoadedModel:
     manifest = Manifest.read(folder)
-    made = [row for row in manifest.artifacts if row.status == "ok" and (row.precision, row.variant) in _KINDS]
+    made = [row for row in manifest.artifacts if row.status == "ok" and _for_this_kind_of_machine(row)]
     order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
     for row in order.rows:
@@ -229,17 +212,23 @@ def _words(host: dict[str, Any]) -> str:
     return f"{host.get('cpu', 'an unknown CPU')}{f', {cores} cores' if cores else ''}"
 
 
-def _rank(row: ArtifactRow) -> tuple[bool, int, int]:
-    """Place in the order of trial; what NNCF quantized was made to be compared with and comes last."""
-    return "nncf" in row.tools, _KINDS.index((row.precision, row.variant)), _FORMATS.index(row.format)
+def _for_this_kind_of_machine(row: ArtifactRow) -> bool:
+    """Whether an artifact is made for CPUs at all."""
+    return row.precision not in get_backend(row.format).untimed_precisions
+
+
+def _rank(row: ArtifactRow) -> tuple[object, ...]:
+    """Place in the order of trial: last what NNCF quantized, which is made to be compared with, then slow formats."""
+    slow = get_backend(row.format).untimed() is not None
+    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, list(FORMATS).index(row.format)
 
 
 def artifact_at(path: Path) -> Artifact:
     """From the manifest of the build folder around `path`, else from what the file says of itself."""
-    if path.suffix not in _SUFFIXES:
-        raise DataError(
-            f"{path} is no artifact", why="known are " + ", ".join(_SUFFIXES), fix="edgekit build --out OUT"
-        )
+    format_ = format_of_suffix(path.suffix)
+    if format_ is None:
+        known = ", ".join(get_backend(each).suffix for each in FORMATS)
+        raise DataError(f"{path} is no artifact", why=f"known are {known}", fix="edgekit build --out OUT")
     if not path.is_file() and not path.is_dir():
         why = "it is neither a file nor a folder" if path.exists() else ""
         raise DataError(
@@ -247,7 +236,7 @@ def artifact_at(path: Path) -> Artifact:
         )
     if listed := _listed(path):
         return artifact_of(*listed)
-    return get_backend(_SUFFIXES[path.suffix]).read(path)
+    return get_backend(format_).read(path)
 
 
 def _path(path: object) -> Path:

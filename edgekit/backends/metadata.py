@@ -36,6 +36,6 @@ def artifact_from(path: Path, text: str | None) -> Artifact:
             raise KeyError("it has no manifest")
         whole = json.loads(text) | {"path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
         return Artifact.model_validate(whole)
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, ValidationError) as error:
         why = error.args[0] if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise DataError(f"{path} was not written by edgekit", why=why, fix="edgekit build --out OUT") from None

@@ -12,6 +12,7 @@ from edgekit.errors import RecipeError
 
 Platform = Literal["web", "python", "cpp", "android", "ios"]
 
+JS_NAMES = {"onnx/w8a8": "model_quantized"}  # transformers.js finds its `q8` by this name
 TEMPLATES = Path(__file__).parent / "templates"
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Manifest
-from edgekit.bundle.platforms import PLATFORMS, Platform
+from edgekit.backends import get_backend
+from edgekit.bundle.platforms import JS_NAMES, PLATFORMS, Platform
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import files_of, inside
 from edgekit.measure.gate import Limits, check_build
+from edgekit.precision import INT8
 
 Size = tuple[int, int]  # (height, width) in pixels
-
-_JS_NAMES = {"onnx/w8a8": "model_quantized"}  # transformers.js finds its `q8` by this name
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def select(
                 fix=f"edgekit build --image-size {size[0]}x{size[1]} --out {build}",
             )
     rows = [row for row in manifest.artifacts if row.status == "ok" and "nncf" not in row.tools]
-    rows = [row for row in rows if row.precision != "w8a16"]  # no app's processor is what it is for
+    rows = [row for row in rows if row.precision not in get_backend(row.format).untimed_precisions]  # for other devices
     rows = [row for row in rows if row.preprocess is not None and row.preprocess.input_size in wanted]
     ending = suffix_of(wanted[0], built[0])
     names = {row.name.removesuffix(ending) for row in rows if row.name.endswith(ending)}
@@ -94,7 +94,7 @@ def _require(build: Path, manifest: Manifest, platforms: tuple[Platform, ...]) -
         failed = [
             f"{row.name}: {row.reason or row.status}"
             for row in manifest.artifacts
-            if row.status != "ok" and row.precision == "w8a8"
+            if row.status != "ok" and row.precision == INT8
         ]
         raise RecipeError(
             f"{build} holds no w8a8 artifact that an app could run",
@@ -132,7 +132,7 @@ def _renamed(build: Path, row: ArtifactRow, built: Size, main: Size) -> Chosen:
     before, after = (suffix_of(row.preprocess.input_size, size) for size in (built, main))
     path = PurePosixPath(row.path)
     name = row.name.removesuffix(before)
-    stem = _JS_NAMES.get(name, path.stem.removesuffix(before)) + after
+    stem = JS_NAMES.get(name, path.stem.removesuffix(before)) + after
     source = inside(build, row.path, said_by=str(build / "manifest.json"))
     if stem != path.stem and len(files_of(source)) > 1 and path.suffix == ".onnx":
         raise DataError(

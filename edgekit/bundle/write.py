@@ -15,18 +15,21 @@ from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
+from edgekit.bundle.places import names_place, places_in, without
 from edgekit.bundle.platforms import TEMPLATES, Platform
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
-from edgekit.files import atomic_path, inside, sha256_of, size_mb_of
+from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
 
 SUMS = "SHA256SUMS"
+_TEXTS = (".json", ".md", ".toml", ".html", ".txt", ".xml")
 _LICENCES = Path(__file__).parent / "licences"
 _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "__pycache__", ".gradle", ".build")
 
@@ -61,29 +64,44 @@ def write_bundle(
     build, to = Path(build), Path(to)
     _must_be_ours(to)
     built = Manifest.read(build)
+    _require_described(built, build)
     served, chosen = select(build, built, platforms, sizes)
     with atomic_path(to) as folder:
         folder.mkdir()
         rows = tuple(_copied(each, folder) for each in chosen)
         report = _report(build)
-        places = _measured_places(built, build, chosen, report)
-        names = {name: row.name for name, row in places.items()}
+        rows_of = _measured_places(built, build, chosen, report)
+        names = {name: row.name for name, row in rows_of.items()}
         manifest = _with_choice(built.model_copy(update={"artifacts": rows}), report, names)
+        places = places_in(built, build)
+        manifest = Manifest.model_validate(without(manifest.model_dump(), places))
         main = sizes[0] if sizes else sizes_of(built)[0]
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
             _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
-        paths = {name: f"`{row.path}`" for name, row in places.items()}
+        paths = {name: f"`{row.path}`" for name, row in rows_of.items()}
         verdict = verdict_among(report, paths, built.choice) if report else None
-        _describe(build, folder, manifest, served, report, verdict)
+        _describe(build, folder, manifest, served, report, verdict, places)
         for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)
+        _require_private(folder, places)
         _seal(folder, manifest)
         files = [path for path in folder.rglob("*") if path.is_file()]
         bundle = Bundle(to, served, manifest, len(files), size_mb_of(folder))
     return bundle
+
+
+def _require_private(folder: Path, places: Mapping[str, str]) -> None:
+    """Raises DataError when a text of a bundle names a place of this machine after all; binary files have none."""
+    for path in (path for path in folder.rglob("*") if path.suffix in _TEXTS and path.is_file()):
+        if found := names_place(path.read_text(encoding="utf-8", errors="replace"), places):
+            raise DataError(
+                f"{path.relative_to(folder)} of the bundle would name {found}",
+                why="a bundle is made for upload, and must not tell of this machine",
+                fix="edgekit build --out OUT makes the report anew",
+            )
 
 
 def _report(build: Path) -> BuildReport | None:
@@ -110,6 +128,19 @@ def _with_choice(manifest: Manifest, report: BuildReport | None, names: Mapping[
     runs = tuple(run for run in manifest.runs if any(manifest.run_of(row) == run for row in manifest.artifacts))
     choice = verdict_among(report, names, manifest.choice).recorded() if report else None
     return manifest.model_copy(update={"choice": choice, "runs": runs})
+
+
+def _require_described(built: Manifest, build: Path) -> None:
+    """Raises DataError unless the manifest says of the model what a card and a licence file need."""
+    config = built.model.get("config")
+    lacking = [key for key in ("name", "licence", "origin", "sha256") if key not in built.model]
+    lacking += [] if isinstance(config, dict) and isinstance(config.get("arch"), str) else ["config.arch"]
+    if lacking:
+        raise DataError(
+            f"{build / 'manifest.json'} does not say the model's {', '.join(lacking)}",
+            why="a bundle states whose weights it holds",
+            fix=f"edgekit build --out {build}",
+        )
 
 
 def _must_be_ours(to: Path) -> None:
@@ -139,7 +170,7 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
 
 def _reference(source: Path, built: Manifest, size: Size) -> Runner:
     """An FP32 artifact that runs here and passes its golden check: it embeds the golden pictures."""
-    rows = [row for row in built.artifacts if row.status == "ok" and row.precision == "fp32" and row.preprocess]
+    rows = [row for row in built.artifacts if row.status == "ok" and row.precision == REFERENCE and row.preprocess]
     rows = [row for row in rows if row.preprocess and row.preprocess.input_size == size]
     home = source if (source / "manifest.json").is_file() else source.parent
     why = []
@@ -165,8 +196,12 @@ def _describe(
     platforms: Sequence[Platform],
     report: BuildReport | None,
     verdict: Verdict | None,
+    places: Mapping[str, str],
 ) -> None:
-    """Everything about the artifacts that is not one of them; `verdict` calls them by their paths."""
+    """Everything about the artifacts that is not one of them; `verdict` calls them by their paths.
+
+    Of `places`, paths of this machine, names are left: a bundle is made for upload.
+    """
     transform = manifest.artifacts[0].preprocess
     assert transform is not None
     _write_json(folder / "config.json", model_config(manifest.model, transform))
@@ -174,15 +209,16 @@ def _describe(
     (folder / "recipe.toml").write_text(_toml(manifest.recipe), encoding="utf-8")
     page = inside(build, "report.html", said_by="the bundle")
     if page.is_file():
-        shutil.copyfile(page, folder / "report.html")
+        text = read_text(page)
+        (folder / "report.html").write_text(without(text, places), encoding="utf-8")
     card = model_card(manifest, platforms, report, verdict)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(without(card, places), encoding="utf-8")
     shutil.copyfile(_LICENCES / "Apache-2.0.txt", folder / "LICENSE")
     (folder / "LICENSE.weights").write_text(_licence_of_weights(manifest.model), encoding="utf-8")
 
 
 def _licence_of_weights(model: dict[str, Any]) -> str:
-    licence, origin = str(model["licence"]), str(model["origin"])
+    licence, origin = str(model.get("licence", "unknown")), str(model.get("origin", "unknown"))
     if model.get("licence_text"):
         return f"Weights: {origin}\nLicence: {licence}\n\n{model['licence_text']}"
     known = {file.stem: file for file in _LICENCES.glob("*.txt")}.get(licence)

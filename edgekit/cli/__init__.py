@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from edgekit.cli.verbosity import Quiet, Verbose, choose, set_level, with_verbos
 if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
 
-_INTERRUPTED = 130  # what Typer makes of Ctrl-C, as shells do
+_TERMINATED = 143  # 128 + SIGTERM, as shells have it; 130 is what Typer makes of Ctrl-C
+_ENDED = {130: "interrupted", _TERMINATED: "terminated"}
 
 # name -> module:function and its line in `edgekit --help`; a new command is a new row.
 
@@ -110,17 +113,31 @@ def _edgekit(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 ok, 1 error, 2 usage, 3 gate failed, 130 interrupted."""
-    from edgekit.errors import EdgekitError
+    """Run one command; returns the exit code.
+
+    0 ok, 1 error, 2 usage, 3 gate failed, 130 interrupted, 143 terminated.
+    """
+    from edgekit.cli.streams import patient_streams
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     set_level("normal")
+    with patient_streams() as problems, _terminated_like_interrupted():
+        code = _run(words)
+    if problems:
+        print(f"error cannot write to standard output: {problems[0]}", file=sys.stderr)
+    return code or int(bool(problems))
+
+
+def _run(words: list[str]) -> int:
+    """The exit code of one command, every error told."""
+    from edgekit.errors import EdgekitError
+
     try:
         return int(app(words, prog_name="edgekit", standalone_mode=True) or 0)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code == _INTERRUPTED:
-            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        if code in _ENDED:
+            print(f"{_ENDED[code]}: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return code
     except EdgekitError as error:
         _show_error(error, words)
@@ -130,6 +147,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _show_error(_unexpected(error), words)
         return 1
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: temporary files and the lock are removed on the way out."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(_TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _unexpected(error: Exception) -> EdgekitError:

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from edgekit.cli import options
+from edgekit.precision import INT8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +134,7 @@ def quantize(
     out: options.Out,
     model: options.Model = None,
     recipe: options.RecipeFile = None,
-    precision: options.Precisions = "w8a8",
+    precision: options.Precisions = INT8,
     image_size: options.Sizes = None,
     interpolation: options.Interpolation = None,
     calib: options.Calib = None,

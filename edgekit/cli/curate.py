@@ -35,23 +35,13 @@ def curate(
     stopped, and another -n or --seed needs no model again.
     """
     from edgekit.cli.show import Live, terminal
-    from edgekit.shards import Crew
-    from edgekit.workflows.curate import curate_folder
+    from edgekit.shards import WorkerPool
+    from edgekit.workflows.curate import Embedding, curate_folder
 
-    crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
+    pool = WorkerPool(engine=engine, workers=workers, threads=threads, address=ray_address)
+    embedding = Embedding(model or "demo", image_size, pool, features, shard_size)
     with Live(terminal(stderr=True)) as live:
-        done = curate_folder(
-            source,
-            out,
-            n=n,
-            model=model or "demo",
-            side=image_size,
-            seed=seed or 0,
-            watcher=live,
-            crew=crew,
-            features=features,
-            shard_size=shard_size,
-        )
+        done = curate_folder(source, out, n=n, seed=seed or 0, watcher=live, embedding=embedding)
     if as_json:
         print(json.dumps(done))
     else:

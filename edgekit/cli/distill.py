@@ -60,7 +60,7 @@ def distill(
     with --copies 1 there is one student, and it or its moving average graduates.
     """
     from edgekit.cli.show import Live, terminal
-    from edgekit.workflows.distill import distil_folder
+    from edgekit.workflows.distill import Running, distil_folder
 
     given = {
         "copies": copies,
@@ -80,18 +80,8 @@ def distill(
     base = DistillRecipe.from_toml(recipe) if recipe else DistillRecipe()
     settings = DistillRecipe.make(base.model_dump() | {key: value for key, value in given.items() if value is not None})
     with Live(terminal(stderr=True)) as live:
-        outcome = distil_folder(
-            teacher,
-            student,
-            data,
-            out,
-            settings,
-            device=device,
-            board=tensorboard,
-            threads=threads,
-            watcher=live,
-            keep=keep,
-        )
+        running = Running(device, tensorboard, threads, keep)
+        outcome = distil_folder(teacher, student, data, out, settings, running, live)
     if outcome is None:  # one of torchrun's other processes
         return
     done = outcome.distilled

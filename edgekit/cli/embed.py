@@ -10,7 +10,7 @@ import typer
 from edgekit.cli import options
 
 if TYPE_CHECKING:
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
 
 Tokens = Literal["cls", "patches", "all"]
 
@@ -51,24 +51,16 @@ def embed(
 
     from edgekit.cli.show import Live, terminal
     from edgekit.errors import RecipeError
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
     from edgekit.workflows.embed import embed_folder
 
     if visualize:
+        from edgekit.workflows.visualize import Options
         from edgekit.workflows.visualize import visualize as draw
 
         with Live(terminal(stderr=True)) as live:
-            page = draw(
-                model,
-                images,
-                out,
-                beside=beside,
-                attention=attention,
-                samples=samples,
-                show=show,
-                threads=threads,
-                progress=live.stage,
-            )
+            shown = Options(beside, attention, samples, show)
+            page = draw(model, images, out, shown, threads=threads, progress=live.stage)
         print(json.dumps({"page": str(page)}) if as_json else page)
         return
     if beside is not None or attention is not None:
@@ -78,7 +70,7 @@ def embed(
             model,
             images,
             out,
-            Crew(engine=engine, workers=workers, threads=threads, address=ray_address),
+            WorkerPool(engine=engine, workers=workers, threads=threads, address=ray_address),
             tokens=tokens,
             samples=samples,
             batch=batch,
@@ -122,7 +114,7 @@ def _sharded(
     model: Path,
     images: str,
     out: Path,
-    crew: Crew,
+    pool: WorkerPool,
     *,
     tokens: Tokens,
     samples: int | None,
@@ -144,7 +136,7 @@ def _sharded(
             model,
             images,
             out,
-            crew,
+            pool,
             tokens=tokens,
             batch=batch,
             shard_size=shard_size,

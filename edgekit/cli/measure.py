@@ -41,9 +41,9 @@ def drift(
     """
     from edgekit.cli.show import Live, accuracy_table, drift_table, show_shards, terminal
     from edgekit.errors import DriftExceeded, RecipeError
-    from edgekit.shards import Crew
+    from edgekit.shards import WorkerPool
     from edgekit.workflows.compare import artifacts_in, drift_between, reference_of
-    from edgekit.workflows.drift import drift_in_shards
+    from edgekit.workflows.drift import Draw, drift_in_shards
 
     sharded = (workers, threads, ray_address, shard_size) != (None,) * 4 or engine != "local"
     if sharded and out is None:
@@ -56,15 +56,14 @@ def drift(
         if out is None:
             reports = drift_between(base, candidates, eval_ or "demo", samples=samples, seed=seed or 0, watcher=live)
         else:
-            crew = Crew(engine=engine, workers=workers, threads=threads, address=ray_address)
+            pool = WorkerPool(engine=engine, workers=workers, threads=threads, address=ray_address)
             reports, ran = drift_in_shards(
                 base,
                 candidates,
                 eval_ or "demo",
                 out,
-                crew,
-                samples=samples,
-                seed=seed or 0,
+                pool,
+                draw=Draw(samples, seed or 0),
                 shard_size=shard_size,
                 watcher=live,
             )

@@ -99,9 +99,8 @@ def inspect(
         from edgekit.cli.show import build_tables
 
         manifest = Manifest.read(build)
-        console.print(
-            f"build of [bold]{manifest.model['name']}[/], recipe {manifest.recipe_digest}, {manifest.host['cpu']}"
-        )
+        model, cpu = manifest.model.get("name"), manifest.host.get("cpu")
+        console.print(f"build of [bold]{model}[/], recipe {manifest.recipe_digest}, {cpu}")
         for table in build_tables(manifest):
             console.print(table)
         for row in manifest.artifacts:
@@ -115,9 +114,10 @@ def inspect(
 
 def _build_folder(path: Path) -> dict[str, Any]:
     from edgekit.artifact import Manifest
+    from edgekit.files import read_text
 
     Manifest.read(path)  # refuse what is no manifest
-    return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    return json.loads(read_text(path / "manifest.json"))
 
 
 def _file_or_model(target: str, path: Path | None) -> dict[str, Any]:

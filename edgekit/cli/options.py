@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgekit.precision import FACTS
+
 if TYPE_CHECKING:
     from edgekit.recipe import Recipe
 
@@ -15,9 +17,7 @@ Model = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
-Precisions = Annotated[
-    str | None, typer.Option("--precision", help="Of fp32,fp16,w8,w8a8,w8a16,w4,w4a8.", metavar="A,B")
-]
+Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[
     str | None, typer.Option("--engine", help="Of edgekit,nncf: who quantizes; nncf adds a row.", metavar="A,B")
 ]
@@ -64,6 +64,7 @@ Samples = Annotated[int | None, typer.Option("--samples", min=1, help="How many 
 EvalSamples = Annotated[int | None, typer.Option("--eval-samples", min=1, help="How many images judge (32).")]
 EvalImages = Annotated[int, typer.Option("--samples", min=1, help="How many images judge.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Of every random draw (0).")]
+_MOST_DIGITS = 10  # of a number of pixels
 _MOST_THREADS = 1024  # edgekit.settings.MOST_THREADS, which would bring pydantic into every --help
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="Of each runtime while it is timed.")
@@ -95,7 +96,10 @@ Remeasure = Annotated[
     bool, typer.Option("--remeasure", help="Time everything in OUT again, even where nothing has changed.")
 ]
 Recover = Annotated[
-    bool, typer.Option("--recover", help="Train the integers to give the float features again; takes far longer.")
+    bool,
+    typer.Option(
+        "--recover", help="Block reconstruction: train the integers to give the float features again; takes far longer."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Look at images, heads and checkpoint, print the plan and stop.")
@@ -145,14 +149,14 @@ def recipe_from(
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if heads is not None:
-        values["own_heads"] = "on" if given["heads"] else "off"
+        values["own_heads"] = bool(given["heads"])
     calibration = {"source": calib, "samples": samples}
     if calib is not None and evaluation is None and base.evaluation == "demo":
         values["evaluation"] = calib  # the images of the same folder that calibration leaves
     if fused_attention:
-        values["fused_attention"] = "on"
+        values["fused_attention"] = True
     if recover:
-        values["quantize"]["recover"] = "on"
+        values["quantize"]["recover"] = True
     values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
     return Recipe.make(values)
 
@@ -192,7 +196,7 @@ def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
     sizes = []
     for word in words_of(text) or []:
         sides = word.lower().split("x")
-        if not all(side.isdecimal() and int(side) for side in sides) or len(sides) > 2:
-            raise RecipeError(f"image size {word!r} is not a number of pixels", fix="--image-size 224 or 224x308")
+        if not all(side.isdecimal() and len(side) < _MOST_DIGITS and int(side) for side in sides) or len(sides) > 2:
+            raise RecipeError(f"image size {word[:40]!r} is not a number of pixels", fix="--image-size 224 or 224x308")
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes

@@ -35,22 +35,12 @@ def registers(
     """Outlier tokens, attention, parts and discovered objects of two checkpoints, against what the tokens cost."""
     from edgekit.cli.show import Live, terminal
     from edgekit.report.registers import write_registers
-    from edgekit.workflows.registers import compare_registers
+    from edgekit.workflows.registers import Options, compare_registers
 
     size = (options.sizes_of(str(image_size)) or [(224, 224)])[0][0]
     with Live(terminal(stderr=True)) as live:
-        report, looked, shown = compare_registers(
-            a,
-            b,
-            images,
-            side=size,
-            samples=samples,
-            boxes=boxes,
-            cutoff=cutoff,
-            rounds=rounds,
-            threads=threads,
-            progress=live.stage,
-        )
+        settings = Options(size, samples, boxes, cutoff, rounds, threads)
+        report, looked, shown = compare_registers(a, b, images, settings, progress=live.stage)
     page = write_registers(report, looked, shown, out, show)
     if as_json:
         print(report.model_dump_json(indent=2))

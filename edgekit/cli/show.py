@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.errors import MarkupError
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import override
 
 from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.cli.verbosity import level
@@ -20,7 +22,7 @@ from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
 from edgekit.measure.ratio import ratio
 from edgekit.measure.retrieval import Retrieval
-from edgekit.pipeline.watch import Fate
+from edgekit.pipeline.watch import Fate, Watcher
 from edgekit.progress import Schedule, Step, words
 from edgekit.report.numbers import row_speed, timing
 
@@ -33,15 +35,26 @@ _FAILURES = 10  # images named that could not be used
 _COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 
 
+class _Console(Console):
+    """A console to which text that is no markup ("[/bold]" in a file name) is plain text."""
+
+    @override
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        try:
+            return super().render_str(text, **options)
+        except MarkupError:
+            return super().render_str(text, **{**options, "markup": False})
+
+
 def terminal(*, stderr: bool = False) -> Console:
     """Where a command prints: as wide as the terminal, or wide enough for every table in a pipe or a log."""
-    console = Console(stderr=stderr, highlight=False)
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console
 
 
-class Live:
+class Live(Watcher):
     """A Watcher that draws: one moving line with an estimate of the time left, and a permanent one per finished row.
 
     Without a terminal nothing moves: each step, and each stage where no steps are known, leaves a line when it begins,
@@ -75,20 +88,20 @@ class Live:
     ) -> None:
         self._progress.stop()
 
+    @override
     def plan(self, steps: Sequence[Step]) -> None:
-        """Remember the steps."""
         self._schedule.plan(steps)
 
+    @override
     def step(self, name: str) -> None:
-        """Begin a step."""
         self._schedule.begin(name)
         self._step = self._kind = name
         self._progress.update(self._task, description=self._described(name), completed=0, total=None)
         if not self._moving or self._level == "verbose":
             self._line(name, self._schedule.left)
 
+    @override
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Move the line."""
         self._schedule.at(name, done, total)
         self._progress.update(self._task, description=self._described(name), completed=done, total=total or None)
         kind = name if self._level == "verbose" else re.sub(r"\d+", "#", name.partition(":")[0])
@@ -99,8 +112,8 @@ class Live:
             counted = f"{name}  {done} of {total}" if total and done else name
             self._line(counted, self._schedule.stage_left if done else None, stage=True)
 
+    @override
     def finished(self, row: ArtifactRow, fate: Fate) -> None:
-        """Leave a line behind."""
         if self._level == "quiet":
             return
         self._said = self._schedule.elapsed
@@ -115,8 +128,8 @@ class Live:
             soft_wrap=True,
         )
 
+    @override
     def note(self, text: str) -> None:
-        """A grey line."""
         if self._level == "quiet":
             return
         self._said = self._schedule.elapsed

@@ -46,7 +46,7 @@ AUGMENTATIONS: dict[Augment, Augmentation] = {
 
 
 def augmented(picture: Image.Image, how: Augmentation, side: int, generator: np.random.Generator) -> np.ndarray:
-    """(3, side, side) float32, ImageNet-normalised, from an RGB picture of any size."""
+    """An augmented crop (3, side, side) float32, ImageNet-normalised, of an RGB picture of any size."""
     box = crop_box(picture.size, how, generator)
     picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
     if generator.random() < how.flip:
@@ -68,7 +68,7 @@ def augmented(picture: Image.Image, how: Augmentation, side: int, generator: np.
 def crop_box(
     size: tuple[int, int], how: Augmentation, generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of torchvision's RandomResizedCrop: area uniform, ratio log-uniform.
+    """The crop box (left, top, right, bottom) of torchvision's RandomResizedCrop: area uniform, ratio log-uniform.
 
     After ten crops that do not fit, the largest centred one whose ratio is allowed.
     """
@@ -104,7 +104,7 @@ def _jittered(picture: Image.Image, how: Augmentation, generator: np.random.Gene
 
 
 def _hue_turned(picture: Image.Image, turn: float) -> Image.Image:
-    """`turn` is a share of the whole circle."""
+    """A picture with its hues turned by `turn`, a share of the whole circle."""
     hue, saturation, value = picture.convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int16) + round(turn * 256)) % 256
     return Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")

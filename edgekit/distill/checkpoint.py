@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was killed: every weight and moment in one safetensors file, and the step."""
+"""The checkpoint of a distillation run: every weight, optimizer moment and the step in one safetensors file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 Scale = dict[str, float]  # of the loss scaler, empty without one
 
 
-def prepared(optimizer: torch.optim.Optimizer) -> None:
-    """Give AdamW the state it would make in its first step, so that there is something to read a checkpoint into."""
+def init_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW the state it makes in its first step, in place, so that a checkpoint can be read into it."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
@@ -31,15 +31,15 @@ def prepared(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
-def forgotten(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
-    """Begin the moments of some parameters anew: those of another loss would make the first steps far too long."""
+def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Set the moments of some parameters to zero, in place: those of another loss make the first steps far too long."""
     for parameter in parameters:
         for value in optimizer.state[parameter].values():
             value.zero_()
 
 
-def live(groups: Sequence[Group], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors that change in a run, themselves and no copies, by the names they have in the file."""
+def live_tensors(groups: Sequence[Group], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that change in a run (not copies), by the names they have in the checkpoint."""
     found: dict[str, Tensor] = {}
     number = 0
     for place, group in enumerate(groups):
@@ -63,7 +63,7 @@ def save_state(path: Path, tensors: dict[str, Tensor], run: str, step: int, scal
 
 
 def load_state(path: Path, tensors: dict[str, Tensor], run: str) -> tuple[int, Scale]:
-    """Read a checkpoint into the tensors of `live`; returns the steps that are done.
+    """Read a checkpoint into the tensors of `live_tensors`; returns the steps that are done.
 
     Raises:
         DataError: it is damaged, or belongs to a run with another teacher, students, images or settings.

@@ -1,4 +1,4 @@
-"""One process or many: who this one is, on which device, and what they have in common (torchrun, DDP)."""
+"""Distributed training: rank, world size, device and collectives of this process (torchrun, DDP)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from edgekit.errors import BackendMissing, DataError, RecipeError
 
 
 @dataclass(frozen=True)
-class World:
-    """This process among `size`; the first one alone writes and speaks."""
+class DistributedContext:
+    """Rank, world size and device of this process; rank 0 alone writes and reports."""
 
     rank: int
     size: int
     device: torch.device
-    machine_first: bool = True  # the first of its machine
+    machine_first: bool = True  # local rank 0
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
     def shared(self, module: nn.Module, *, whole: bool) -> nn.Module:
@@ -62,16 +62,16 @@ class World:
         if self.size > 1 and self.machine_first:
             dist.barrier()
 
-    def told(self, value: Any) -> Any:
-        """What the first process has, on all of them."""
+    def broadcast(self, value: Any) -> Any:
+        """The value that rank 0 has, on all ranks."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Make the first process's tensors everyone's, in place."""
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the tensors of rank 0 into those of all ranks, in place."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -81,7 +81,7 @@ class World:
 
     def agree(self, digest: str) -> None:
         """Raises DataError when this process sees other images, teacher or settings than the first."""
-        if self.told(digest) != digest:
+        if self.broadcast(digest) != digest:
             raise DataError(
                 f"process {self.rank} has other images, another teacher or other settings than the first",
                 fix="give every machine the same files and the same command",
@@ -89,8 +89,8 @@ class World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """The world that torchrun describes in the environment, or a world of one.
+def distributed_context(device: str) -> Iterator[DistributedContext]:
+    """The process group that torchrun describes in the environment, or a single process without one.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
@@ -101,7 +101,7 @@ def joined(device: str) -> Iterator[World]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(0, 1, _device(device, 0))
+        yield DistributedContext(0, 1, _device(device, 0))
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = _device(device, local)
@@ -109,7 +109,7 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), here, local == 0)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), here, local == 0)
     finally:
         dist.destroy_process_group()
 

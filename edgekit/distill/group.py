@@ -1,4 +1,4 @@
-"""Students of one architecture, begun alike and fed the same images, and the averages of their weights."""
+"""Students of one architecture with the same first weights and images, and the averages of their weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMA, AVERAGE = "ema", "average"
 
 @dataclass(frozen=True)
 class Group:
-    """`ema` follows the mean of the students' weights step by step; it learns nothing itself."""
+    """Students of one architecture, and the EMA of their mean weights, which has no gradients of its own."""
 
     name: str
     students: tuple[Student, ...]
@@ -26,7 +26,7 @@ class Group:
 
     @classmethod
     def of(cls, name: str, beginning: Beginning, copies: int, width: int, loss: TokenLoss, seed: int) -> Group:
-        """`copies` students with the same first weights, projections to `width` included."""
+        """A group of `copies` students with the same first weights, projections to `width` included."""
         first = Student(beginning.model, width, loss, seed, beginning.segments).train()
         first.backbone.mask_token.requires_grad_(False)  # only pre-training uses it
         if first.backbone.rotation is None:
@@ -36,9 +36,9 @@ class Group:
 
     @torch.no_grad()
     def follow(self, decay: float, step: int) -> None:
-        """ema <- d * ema + (1 - d) * mean of the students, with d = min(decay, (1 + step) / (10 + step)).
+        """One EMA step with warm-up: ema <- d * ema + (1 - d) * mean of the students' weights.
 
-        So that the first steps, which are the farthest from the end, leave early.
+        With d = min(decay, (1 + step) / (10 + step)): the decay grows from 0.1, so that early weights are forgotten.
         """
         share = 1 - min(decay, (1 + step) / (10 + step))
         for mine, *theirs in zip(self.ema.parameters(), *(s.parameters() for s in self.students), strict=True):
@@ -53,7 +53,7 @@ class Group:
         return averaged
 
     def members(self) -> Iterator[tuple[str, Student]]:
-        """All that can graduate, by name: each student, their average where there are several, and its moving one."""
+        """Candidates for graduation by name: each student, their average where there are several, and their EMA."""
         for number, student in enumerate(self.students, 1):
             yield f"student {number}", student
         if len(self.students) > 1:

@@ -1,4 +1,4 @@
-"""Training images: who is held out, in which order the others come, and their crops, all functions of seed and step."""
+"""Training images: the held-out split, the order of the others, and their crops, all functions of seed and step."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Split:
 
 
 def held_out_pixels(split: Split, side: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(n, 3, side, side) of the judges by the official eval transform, and the names of those that cannot be read.
+    """Held-out pixels (n, 3, side, side) by the official eval transform, and the names of images that cannot be read.
 
     Raises:
         DataError: none can be read.
@@ -85,7 +85,7 @@ def held_out_pixels(split: Split, side: int) -> tuple[np.ndarray, tuple[str, ...
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process learns from in a step. `positions` number the images since the run began, over all processes."""
+    """The images of one process in a step; `positions` number the images since the run began, over all processes."""
 
     step: int
     positions: np.ndarray  # (b,)
@@ -105,7 +105,7 @@ class Stream:
         self.unreadable: set[str] = set()
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Those of steps `start` up to, not including, `stop`; prepared ahead by threads."""
+        """The batches of steps [start, stop), prepared ahead by threads."""
         with ThreadPoolExecutor(_workers()) as pool:
             waiting: list[tuple[int, np.ndarray, list[Future[np.ndarray]]]] = []
             asked = start
@@ -123,7 +123,7 @@ class Stream:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def positions(self, step: int) -> np.ndarray:
-        """(b,) of this process in a step."""
+        """Positions (b,) of the images of this process in a step."""
         first = step * self._recipe.batch + self._rank * self._share
         return np.arange(first, first + self._share)
 
@@ -162,7 +162,7 @@ class Stream:
 
 
 def _reduced(picture: Image.Image, share: float) -> Image.Image:
-    """A copy with sides of `share` of what they were, none enlarged."""
+    """A copy with its sides scaled by `share`, none enlarged."""
     if share >= 1:
         return picture.copy()
     size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
@@ -170,7 +170,7 @@ def _reduced(picture: Image.Image, share: float) -> Image.Image:
 
 
 def weights_of(positions: np.ndarray, student: int, recipe: DistillRecipe) -> Tensor:
-    """(b,) that a student gives the images of a batch: one each, or drawn from an exponential of mean one.
+    """Weights (b,) of the images of a batch for one student: one each, or drawn from an exponential of mean one.
 
     The Bayesian bootstrap (Rubin 1981), online: students fed the same images learn from other samples of them, so
     that their errors differ and their average has less of them.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from edgekit.artifact import Frozen
-from edgekit.distill.distributed import World
+from edgekit.distill.distributed import DistributedContext
 from edgekit.distill.loss import Parts
 from edgekit.distill.student import Student
 
@@ -30,31 +30,31 @@ class Score(Frozen):
 
 @torch.no_grad()
 def judge(
-    students: Mapping[str, Student], teacher: Student, pixels: np.ndarray, batch: int, world: World
+    students: Mapping[str, Student], teacher: Student, pixels: np.ndarray, batch: int, context: DistributedContext
 ) -> dict[str, Score]:
     """Each student's score; the teacher runs once for all, the images are divided among the processes.
 
     Args:
-        students: on the world's device; they come back in the mode they were in.
+        students: on the context's device; they come back in the mode they were in.
         teacher: wrapped as a student of itself.
         pixels: (n, 3, H, W), the same on every process.
         batch: images per step.
-        world: its processes share the work.
+        context: its processes share the work.
     """
-    mine = torch.from_numpy(pixels[world.rank :: world.size])
+    mine = torch.from_numpy(pixels[context.rank :: context.size])
     sums = {name: torch.zeros(len(_NAMES), dtype=torch.float64) for name in students}
     training = {name: student.training for name, student in students.items()}
     for student in students.values():
         student.eval()
     for some in torch.split(mine, batch):
-        shown = some.to(world.device)
+        shown = some.to(context.device)
         target = teacher.tokens(shown)
         for name, student in students.items():
-            _, parts = student.compared(student.tokens(shown), target, torch.ones(len(shown), device=world.device))
+            _, parts = student.compared(student.tokens(shown), target, torch.ones(len(shown), device=context.device))
             sums[name] += _sums(student, parts)
     for name, student in students.items():
         student.train(training[name])
-    found = {name: world.sum(total.float()).tolist() for name, total in sums.items()}
+    found = {name: context.sum(total.float()).tolist() for name, total in sums.items()}
     n = len(pixels)
     return {
         name: Score(n=n, **{key: value / n for key, value in zip(_NAMES, values, strict=True)})

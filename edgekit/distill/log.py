@@ -1,4 +1,4 @@
-"""The diary of a run: CSV tables that a resumed run continues without a seam, and TensorBoard's event files."""
+"""The log of a run: CSV tables that a resumed run continues without a seam, and TensorBoard's event files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss: how far a student's class token and patch tokens are from the teacher's, by angle and by value."""
+"""The distillation loss: distance of a student's class and patch tokens from the teacher's, by angle and by value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Standard(nn.Module):
             self.register_buffer(f"{kind}_std", torch.ones(width))
 
     def set(self, kind: str, mean: Tensor, square: Tensor) -> None:
-        """From the means (D,) of tokens and of their squares."""
+        """Set mean and deviation from the means (D,) of tokens and of their squares."""
         self.get_buffer(f"{kind}_mean").copy_(mean)
         self.get_buffer(f"{kind}_std").copy_((square - mean**2).clamp_min(0).sqrt().clamp_min(_LEAST_DEVIATION))
 
@@ -90,17 +90,17 @@ class TokenLoss:
         return (self.of(parts) * weights).mean(), Parts(*(part.detach() for part in parts))
 
     def of(self, parts: Parts) -> Tensor:
-        """(B,), image by image."""
+        """The loss of each image (B,)."""
         cls = self.cosine * (1 - parts.cls_centred) + self.smooth_l1 * parts.cls_smooth_l1
         patch = self.cosine * (1 - parts.patch_centred) + self.smooth_l1 * parts.patch_smooth_l1
         return torch.add(self.cls * cls, self.patch * patch)
 
 
 class BlockLoss(nn.Module):
-    """How much of what the teacher's blocks of a segment add to the stream a single block of the student misses.
+    """Relative error of one student block that stands for a segment of the teacher's blocks.
 
-    Squared errors relative to the energy of what is added, over all channels and channel by channel, of the class
-    token and of all others apart: 0 is perfect, 1 is a block that adds nothing useful.
+    Squared errors relative to the energy that the segment adds to the stream, over all channels and channel by channel,
+    of the class token and of all others apart: 0 is perfect, 1 is a block that adds nothing useful.
     """
 
     def __init__(self, segments: int, width: int) -> None:
@@ -108,12 +108,12 @@ class BlockLoss(nn.Module):
         self.register_buffer("energy", torch.ones(segments, 2, width))
 
     def set(self, segment: int, added: Tensor) -> None:
-        """From the mean squares (2, D) of what a segment adds to class tokens and to the others."""
+        """Set the energy of a segment from the mean squares (2, D) that it adds to class tokens and to the others."""
         floor = _LEAST_SHARE * added.mean(-1, keepdim=True)
         self.get_buffer("energy")[segment].copy_(torch.maximum(added, floor))
 
     def forward(self, segment: int, mine: Tensor, theirs: Tensor) -> Tensor:
-        """(B,), image by image, from streams (B, N, D) after the segment."""
+        """The loss of each image (B,), from streams (B, N, D) after the segment."""
         error = kinds(mine - theirs)  # (B, 2, D)
         energy = self.get_buffer("energy")[segment]
         whole = error.mean(-1) / energy.mean(-1)

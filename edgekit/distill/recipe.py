@@ -10,15 +10,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edgekit.artifact import Frozen
-from edgekit.settings import read_settings, validated
+from edgekit.settings import Switch, read_settings, validated
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Augment = Literal["none", "light", "dinov2"]
-_ASIDE = {"log_every", "judge_every", "checkpoint_every"}  # change nothing in what comes out
+_NOT_IN_DIGEST = {"log_every", "judge_every", "checkpoint_every"}  # change nothing in what comes out
 
 
 class DistillRecipe(Frozen):
-    """One distillation. Losses are means per token, the rate is AdamW's; `batch` is of all processes together.
+    """The settings of one distillation; losses are means per token, the rate is AdamW's, `batch` is of all processes.
 
     The defaults follow DINOv2's own distillation (Oquab et al. 2023, section 5: frozen teacher, no masking, no
     stochastic depth, an exponential moving average of the student as the result) on features instead of prototypes.
@@ -42,7 +42,7 @@ class DistillRecipe(Frozen):
     patch_weight: float = Field(default=1.0, ge=0)
     cosine_weight: float = Field(default=1.0, ge=0)
     smooth_l1_weight: float = Field(default=1.0, ge=0)
-    standardise: Literal["off", "on"] = "on"  # tokens by the teacher's mean and deviation before they are compared
+    standardise: Switch = True  # tokens by the teacher's mean and deviation before they are compared
     augment: Augment = "light"
     held_out: float = Field(default=0.1, gt=0, lt=1)  # share of the images that trains nothing and judges
     precision: Precision = "auto"  # of matrix products; "auto": bfloat16 or float16 on CUDA, float32 elsewhere
@@ -54,7 +54,7 @@ class DistillRecipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of all that decides the result."""
-        text = json.dumps(self.model_dump(mode="json", exclude=_ASIDE), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.model_dump(mode="json", exclude=_NOT_IN_DIGEST), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Quantization-aware recovery: a plan's integers are trained to give the float model's features again, without labels.
+"""Block reconstruction: a plan's integers are trained to give the float model's features again, without labels.
 
 Block by block, and then all blocks together, the quantized model is distilled from the float one: rounding is learned
 with the straight-through estimator (arXiv 1308.3432), weight and input steps as in LSQ (arXiv 1902.08153), blocks in
@@ -46,9 +46,11 @@ HELD_OUT = 8  # one image in so many trains nothing and judges
 
 
 @dataclass(frozen=True)
-class RecoveryRecipe:
-    """How long and how fast. Learning rates: of weights in steps of their grid, of scales in their logarithm,
-    of biases in norms of their weight rows; scales and biases learn at `end_share` of them end to end.
+class ReconstructionRecipe:
+    """Steps and learning rates of a block reconstruction.
+
+    Rates are of weights in steps of their grid, of scales in their logarithm, of biases in norms of their weight rows;
+    scales and biases learn at `end_share` of them end to end.
     """
 
     block_steps: int = 500
@@ -61,10 +63,10 @@ class RecoveryRecipe:
     seed: int = 0
 
 
-def recover(
+def reconstruct(
     plan: QuantPlan,
     pixel_values: np.ndarray,
-    recipe: RecoveryRecipe = RecoveryRecipe(),
+    recipe: ReconstructionRecipe = ReconstructionRecipe(),
     progress: Progress | None = None,
 ) -> QuantPlan:
     """Train the integers, scales and biases of `plan`; the float tensors stay.
@@ -84,8 +86,8 @@ def recover(
         DataError: fewer than eight images.
     """
     if len(pixel_values) < HELD_OUT:
-        raise DataError(f"{len(pixel_values)} images are too few to recover on", fix="--samples 64")
-    told = progress or (lambda *_: None)
+        raise DataError(f"{len(pixel_values)} images are too few for block reconstruction", fix="--samples 64")
+    report = progress or (lambda *_: None)
     held = len(pixel_values) // HELD_OUT
     pixels, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
     exact = restore(plan.config, plan.float_tensors)
@@ -97,7 +99,7 @@ def recover(
     candidates = [plan]
     total = recipe.block_steps * len(exact.blocks) + recipe.end_steps
     more = torch.cat([pixels, *(views(pixels, generator) for _ in range(_rounds_of_views(plan.config, len(pixels))))])
-    _train_blocks(exact, student, more, recipe, generator, lambda name, done: told(name, done, total))
+    _train_blocks(exact, student, more, recipe, generator, lambda name, done: report(name, done, total))
     candidates.append(_written(plan, student, exact, means))
     if recipe.end_steps:
         _train_whole(
@@ -106,7 +108,7 @@ def recover(
             pixels,
             recipe,
             generator,
-            lambda done: told("all blocks", total - recipe.end_steps + done, total),
+            lambda done: report("all blocks", total - recipe.end_steps + done, total),
         )
         candidates.append(_written(plan, student, exact, means))
     verified = [verify(each, unseen, reference) for each in candidates]
@@ -127,9 +129,9 @@ class LearnedLinear(nn.Module):
         super().__init__()
         self.quantizer, self.limit = gemm.input, weight_limit(gemm.weight_bits)
         scale, group = torch.from_numpy(gemm.weight_scale), gemm.group_size
-        integers, self.zeros = torch.from_numpy(gemm.weight).float(), torch.from_numpy(gemm.zeros()).float()
-        self.least = -self.limit if gemm.weight_zero is None else -self.limit - 1
-        wanted = original / scale.repeat_interleave(group, 1) + self.zeros
+        integers, self.zero_points = torch.from_numpy(gemm.weight).float(), torch.from_numpy(gemm.zero_points()).float()
+        self.least = -self.limit if gemm.weight_zero_point is None else -self.limit - 1
+        wanted = original / scale.repeat_interleave(group, 1) + self.zero_points
         self.cells = nn.Parameter(torch.clamp(wanted, integers - 0.49, integers + 0.49))  # (out, K), in steps
         self.log_scale = nn.Parameter(scale.log())  # (out, groups)
         self.group = group
@@ -143,16 +145,16 @@ class LearnedLinear(nn.Module):
         return _round(self.cells.clamp(self.least, self.limit))
 
     def weight(self) -> Tensor:
-        """(out, K) that the integers stand for."""
-        return (self.integers() - self.zeros) * self.log_scale.exp().repeat_interleave(self.group, 1)
+        """Dequantized weights (out, K)."""
+        return (self.integers() - self.zero_points) * self.log_scale.exp().repeat_interleave(self.group, 1)
 
     @property
     def bias(self) -> Tensor:
-        """(out,), learned in units of each output's own size."""
+        """The bias (out,), learned in units of each output's own size."""
         return self.bias_start + self.bias_change * self.bias_unit
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, K) -> (B, N, out)."""
+        """The GEMM with fake-quantized input and weights: (B, N, K) -> (B, N, out)."""
         return nn.functional.linear(self._quantized(x), self.weight(), self.bias)
 
     def _quantized(self, x: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class LearnedLinear(nn.Module):
         return _fake(x, scale, zero)
 
     def planned(self, gemm: GemmPlan, bias_dynamic: Tensor) -> GemmPlan:
-        """What was learned, as plan."""
+        """The learned integers, scales and bias as a GemmPlan."""
         steps = [float(step) for step in self.log_input.exp()]
         match gemm.input:
             case StaticInput():
@@ -215,7 +217,7 @@ def _round(x: Tensor) -> Tensor:
 
 
 def _fake(x: Tensor, scale: Tensor, zero: int | Tensor) -> Tensor:
-    """uint8 and back, differentiable in x (inside the range) and in the scale."""
+    """Fake quantization to uint8, differentiable in x (inside the range) and in the scale."""
     return (torch.clamp(_round(x / scale) + zero, 0, 255) - zero) * scale
 
 
@@ -238,11 +240,11 @@ def _learned(module: nn.Module) -> list[LearnedLinear]:
     return [each for each in module.modules() if isinstance(each, LearnedLinear)]
 
 
-def _integers(module: nn.Module, recipe: RecoveryRecipe) -> dict[str, Any]:
+def _integers(module: nn.Module, recipe: ReconstructionRecipe) -> dict[str, Any]:
     return {"params": [each.cells for each in _learned(module)], "lr": recipe.weight_rate}
 
 
-def _scales_and_biases(module: nn.Module, recipe: RecoveryRecipe, share: float = 1.0) -> list[dict[str, Any]]:
+def _scales_and_biases(module: nn.Module, recipe: ReconstructionRecipe, share: float = 1.0) -> list[dict[str, Any]]:
     learned = _learned(module)
     scales = [p for each in learned for p in (each.log_scale, each.log_input)]
     biases = [each.bias_change for each in learned]
@@ -255,7 +257,7 @@ def _optimise(
     images: int,
     steps: int,
     generator: torch.Generator,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> None:
     """Adam with a cosine schedule on random batches of image indices.
 
@@ -275,11 +277,11 @@ def _optimise(
             parameter.grad = gradient
         optimizer.step()
         schedule.step()
-        told(step + 1)
+        report(step + 1)
 
 
 def _rounds_of_views(config: ViTConfig, images: int) -> int:
-    """How many views of each image there shall be: at least one."""
+    """Number of augmented views per image, at least one."""
     height, width = (side * config.patch for side in config.grid)
     bytes_each = 4 * config.width * config.tokens(height, width)
     return max(1, min(VIEWS, STREAM_BYTES // bytes_each) // images - 1)
@@ -289,11 +291,11 @@ def _train_blocks(
     exact: DinoV2,
     student: DinoV2,
     pixels: Tensor,
-    recipe: RecoveryRecipe,
+    recipe: ReconstructionRecipe,
     generator: torch.Generator,
-    told: Callable[[str, int], None],
+    report: Callable[[str, int], None],
 ) -> None:
-    """Each block learns to give the float block's output from what the quantized blocks before it leave."""
+    """Train each block to give the float block's output from the output of the quantized blocks before it."""
     with torch.no_grad():
         target, given = (torch.cat([m.embed(b) for b in torch.split(pixels, BATCH)]) for m in (exact, student))
     for index, (float_block, block) in enumerate(zip(exact.blocks, student.blocks, strict=True)):
@@ -304,11 +306,11 @@ def _train_blocks(
         def loss_of(chosen: Tensor, block: Block = block, x: Tensor = inputs, y: Tensor = outputs) -> Tensor:
             return _distance(block(x[chosen]), y[chosen], recipe.class_share)
 
-        def told_step(step: int, index: int = index) -> None:
-            told(f"block {index}", index * recipe.block_steps + step)
+        def report_step(step: int, index: int = index) -> None:
+            report(f"block {index}", index * recipe.block_steps + step)
 
         groups = [_integers(block, recipe), *_scales_and_biases(block, recipe)]
-        _optimise(groups, loss_of, len(pixels), recipe.block_steps, generator, told_step)
+        _optimise(groups, loss_of, len(pixels), recipe.block_steps, generator, report_step)
         with torch.no_grad():
             given = _through(block, given)
 
@@ -317,11 +319,11 @@ def _train_whole(
     exact: DinoV2,
     student: DinoV2,
     pixels: Tensor,
-    recipe: RecoveryRecipe,
+    recipe: ReconstructionRecipe,
     generator: torch.Generator,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> None:
-    """All blocks together, on the final features of ever new views.
+    """Train all blocks together on the final features of new views in every step.
 
     Scales and biases only. Trained blocks leave many weights half way between two integers, and an optimiser that
     moves all of them alike turns these over together: within 40 steps a fiftieth of them, and ten decibels are gone.
@@ -334,7 +336,7 @@ def _train_whole(
         return _distance(student(x)[0], target, recipe.class_share)
 
     groups = _scales_and_biases(student, recipe, recipe.end_share)
-    _optimise(groups, loss_of, len(pixels), recipe.end_steps, generator, told)
+    _optimise(groups, loss_of, len(pixels), recipe.end_steps, generator, report)
 
 
 def _distance(actual: Tensor, wanted: Tensor, class_share: float) -> Tensor:
@@ -368,7 +370,7 @@ def _input_means(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, Te
 
 @torch.no_grad()
 def _written(plan: QuantPlan, student: DinoV2, exact: DinoV2, means: dict[str, Tensor]) -> QuantPlan:
-    """The plan with what was learned; `bias_dynamic` makes up for the mean that the new integers shift."""
+    """The plan with the learned GEMMs; `bias_dynamic` makes up for the mean that the new integers shift."""
     gemms = dict(plan.gemms)
     for name, mean in means.items():
         learned = cast(LearnedLinear, student.get_submodule(name))

@@ -30,7 +30,7 @@ _STD = 0.02  # of official first weights (facebookresearch/dinov2, dinov2/models
 
 
 class StudentSpec(Frozen):
-    """What a student is asked to be. Whatever is None is the named architecture's, else the teacher's.
+    """The request for a student: a field that is None is the named architecture's, else the teacher's.
 
     `init` is "teacher" (blocks copied from it), "random", or the name or path of a checkpoint of the same shapes;
     "auto" takes the teacher where its blocks fit. `blocks` are the teacher's that begin the student, in order; by
@@ -49,7 +49,7 @@ class StudentSpec(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> StudentSpec:
-        """From a name of `edgekit models`, a .toml or .json file, or words: "depth=6,registers=4,blocks=0+2+4+7+9+11".
+        """Parse a name of `edgekit models`, a .toml or .json file, or words: "depth=6,registers=4,blocks=0+2+4+7+9+11".
 
         Raises:
             RecipeError: none of these, or an unknown key or impossible value.
@@ -134,7 +134,7 @@ def _refuse_other_input(student: ViTConfig, teacher: ViTConfig) -> None:
 
 
 def _blocks(spec: StudentSpec, depth: int, of: int) -> tuple[int, ...]:
-    """Which of the teacher's blocks begin a student of `depth`."""
+    """The teacher's blocks that initialise a student of `depth`."""
     if spec.blocks is not None:
         return spec.blocks
     if depth > of:
@@ -145,7 +145,7 @@ def _blocks(spec: StudentSpec, depth: int, of: int) -> tuple[int, ...]:
 
 
 def segments_of(blocks: Sequence[int], of: int) -> tuple[Segment, ...]:
-    """What each block of a student has to do alone: from its teacher's block up to the next one's, () if not in order.
+    """Teacher segments of a student's blocks: from its teacher's block up to the next one's, () if not in order.
 
     The first begins at the image, the last ends at the teacher's end: blocks 0, 2, 4 of 6 do (0, 2), (2, 4), (4, 6).
     """
@@ -160,7 +160,7 @@ class Student(nn.Module):
     def __init__(
         self, backbone: DinoV2, width: int, loss: TokenLoss, seed: int, segments: Sequence[Segment] = ()
     ) -> None:
-        """`width` is the teacher's; the maps are dropped when the student graduates."""
+        """Add maps to the teacher's `width`, which are dropped when the student graduates."""
         super().__init__()
         self.backbone, self.loss, self.standard = backbone, loss, Standard(width)
         self.segments, self.block_loss = tuple(segments), BlockLoss(len(segments), width)
@@ -171,7 +171,7 @@ class Student(nn.Module):
         self.autocast: torch.dtype | None = None
 
     def tokens(self, pixels: Tensor) -> Tokens:
-        """(B, 3, H, W) -> class tokens (B, D) and patches (B, P, D) in float32, D the teacher's width."""
+        """Class tokens (B, D) and patches (B, P, D) float32 of pixels (B, 3, H, W), D the teacher's width."""
         with self._precision(pixels):
             return self._ends(self.backbone(pixels)[0])
 

@@ -1,4 +1,4 @@
-"""The run itself: a frozen teacher shows every batch to all students, each step kept, logged, judged and resumable.
+"""The training run: a frozen teacher, students fed the same batches, logging, validation and resumable checkpoints.
 
 Students that begin with the teacher's blocks learn them one by one first, each from the teacher's own stream, as in
 `edgekit.distill.reconstruction`: no block has to make up for those before it, so far fewer steps are needed. The other
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.distill.checkpoint import FILE, forgotten, live, load_state, prepared, save_state
-from edgekit.distill.distributed import World, autocast_of
+from edgekit.distill.checkpoint import FILE, init_optimizer_state, live_tensors, load_state, reset_moments, save_state
+from edgekit.distill.distributed import DistributedContext, autocast_of
 from edgekit.distill.group import Group, chosen, learned
 from edgekit.distill.images import Batch, Split, Stream, weights_of
 from edgekit.distill.judge import Score, judge
@@ -37,7 +37,7 @@ _COLUMNS = ("block_loss", "loss", *Parts._fields)
 
 @dataclass(frozen=True)
 class Graduate:
-    """What became of a group: the model, which of its members it is, and all scores, "start" among them."""
+    """The result of a group: the model, which of its members it is, and all scores, "start" among them."""
 
     group: str
     kind: str  # "ema", "average", or "student 2" where no average was as good as the mean of the students
@@ -47,11 +47,11 @@ class Graduate:
 
 @dataclass(frozen=True)
 class Trained:
-    """All graduates and, as "group/name", whoever could have been; `begun_at` is the step this process went on from."""
+    """All graduates and, as "group/name", every candidate; `first_step` is the step this process resumed from."""
 
     graduates: tuple[Graduate, ...]
     members: dict[str, Student]
-    begun_at: int
+    first_step: int
     unreadable: tuple[str, ...]
 
 
@@ -59,52 +59,52 @@ class Run:
     """A distillation under way. `teacher` is wrapped as a student of itself and learns nothing."""
 
     def __init__(
-        self, teacher: Student, groups: Sequence[Group], recipe: DistillRecipe, world: World, name: str
+        self, teacher: Student, groups: Sequence[Group], recipe: DistillRecipe, context: DistributedContext, name: str
     ) -> None:
-        """`name` tells this run from every other; a checkpoint of another is refused."""
-        self.teacher, self.groups, self.recipe, self.world, self.name = teacher, tuple(groups), recipe, world, name
-        autocast = autocast_of(recipe, world.device)
+        """Prepare the run `name`; a checkpoint of another name is refused."""
+        self.teacher, self.groups, self.recipe, self.context, self.name = teacher, tuple(groups), recipe, context, name
+        autocast = autocast_of(recipe, context.device)
         self.students = [student for group in groups for student in group.students]
         for student in (teacher, *self.students, *(group.ema for group in groups)):
             student.autocast = autocast
-            student.to(world.device)
-        fused = world.device.type in ("cpu", "cuda")
+            student.to(context.device)
+        fused = context.device.type in ("cpu", "cuda")
         self.parameters = [parameter_groups(student, recipe.weight_decay) for student in self.students]
         self.optimizer = torch.optim.AdamW(
             [group for groups in self.parameters for group in groups], lr=recipe.rate, betas=_BETAS, fused=fused
         )
         self.bounds = {bound for student in self.students for segment in student.segments for bound in segment}
-        prepared(self.optimizer)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=autocast == torch.float16)
-        self.live = live(self.groups, self.optimizer)
+        init_optimizer_state(self.optimizer)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=autocast == torch.float16)
+        self.live = live_tensors(self.groups, self.optimizer)
         self.shared: list[nn.Module] = []  # the students as their gradients are averaged over processes
 
     def train(
-        self, split: Split, held_out: np.ndarray, folder: Path, *, board: Board, told: Progress, note: Note
+        self, split: Split, held_out: np.ndarray, folder: Path, *, board: Board, progress: Progress, note: Note
     ) -> Trained:
-        """From the folder's checkpoint, or from the first step, to the end.
+        """Train from the folder's checkpoint, or from the first step, to the end.
 
         Raises:
             DataError: a checkpoint of another run or a damaged one, or a loss that is no number.
         """
-        stream = Stream(split, self.recipe, rank=self.world.rank, processes=self.world.size)
+        stream = Stream(split, self.recipe, rank=self.context.rank, processes=self.context.size)
         self._measure_teacher(stream)
         scores = self.judged({f"{group.name}/start": group.ema for group in self.groups}, held_out)
-        begun_at = self._resume(folder / FILE)
+        first_step = self._resume(folder / FILE)
         self.shared = [
-            self.world.shared(student, whole=not (student.segments and block_steps(self.recipe)))
+            self.context.shared(student, whole=not (student.segments and block_steps(self.recipe)))
             for student in self.students
         ]
-        if not self.world.first:
-            self._steps(stream, begun_at, held_out, folder, None, told, note)
+        if not self.context.first:
+            self._steps(stream, first_step, held_out, folder, None, progress, note)
             ends = self.judged(self._members(), held_out)
         else:
-            with Log(folder, begun_at, board) as log:
-                if not begun_at:
+            with Log(folder, first_step, board) as log:
+                if not first_step:
                     _validated(log, 0, scores)
-                self._steps(stream, begun_at, held_out, folder, log, told, note)
+                self._steps(stream, first_step, held_out, folder, log, progress, note)
                 ends = self.judged(self._members(), held_out)
-                if begun_at < self.recipe.steps:
+                if first_step < self.recipe.steps:
                     _validated(log, self.recipe.steps, ends)
                     self._save(folder / FILE, self.recipe.steps)
         graduates = []
@@ -118,11 +118,11 @@ class Run:
             kind = chosen(mine)
             mine = {"start": scores[f"{group.name}/start"], **mine}
             graduates.append(Graduate(group.name, kind, members[f"{group.name}/{kind}"], mine))
-        return Trained(tuple(graduates), members, begun_at, tuple(sorted(stream.unreadable)))
+        return Trained(tuple(graduates), members, first_step, tuple(sorted(stream.unreadable)))
 
     def judged(self, students: dict[str, Student], held_out: np.ndarray) -> dict[str, Score]:
         """Scores of some of the run's models on the held-out images."""
-        return judge(students, self.teacher, held_out, max(1, self.recipe.batch // self.world.size), self.world)
+        return judge(students, self.teacher, held_out, max(1, self.recipe.batch // self.context.size), self.context)
 
     @torch.no_grad()
     def _measure_teacher(self, stream: Stream) -> None:
@@ -132,17 +132,17 @@ class Run:
         segments = {segment for student in self.students for segment in student.segments}
         count = min(_MEASURED_BATCHES, self.recipe.steps)
         for batch in stream.batches(0, count):
-            found, streams = self.teacher.taught(batch.pixels.to(self.world.device), self.bounds)
+            found, streams = self.teacher.taught(batch.pixels.to(self.context.device), self.bounds)
             for kind, values in zip(_KINDS, found, strict=True):
                 flat = values.flatten(0, -2).cpu().double()  # not every device has doubles
                 tokens[kind] = tokens.get(kind, 0) + torch.stack([flat.mean(0), flat.square().mean(0)]) / count
             for first, last in segments:
                 change = kinds(streams[last].cpu().double() - streams[first].cpu().double()).mean(0)
                 added[first, last] = added.get((first, last), 0) + change / count
-        tokens = {kind: self.world.mean(moments) for kind, moments in tokens.items()}
-        added = {segment: self.world.mean(added[segment]) for segment in sorted(added)}
+        tokens = {kind: self.context.mean(moments) for kind, moments in tokens.items()}
+        added = {segment: self.context.mean(added[segment]) for segment in sorted(added)}
         for student in (*self.students, *(group.ema for group in self.groups)):
-            if self.recipe.standardise == "on":
+            if self.recipe.standardise:
                 for kind, moments in tokens.items():
                     student.standard.set(kind, *moments)
             for number, segment in enumerate(student.segments):
@@ -152,10 +152,10 @@ class Run:
         return {f"{group.name}/{name}": member for group in self.groups for name, member in group.members()}
 
     def _resume(self, path: Path) -> int:
-        done, scale = load_state(path, self.live, self.name) if self.world.first and path.exists() else (0, {})
-        done, scale = self.world.told((done, scale))
+        done, scale = load_state(path, self.live, self.name) if self.context.first and path.exists() else (0, {})
+        done, scale = self.context.broadcast((done, scale))
         if done:
-            self.world.spread(self.live.values())
+            self.context.broadcast_tensors(self.live.values())
             if scale:
                 self.scaler.load_state_dict(scale)
         return done
@@ -163,26 +163,26 @@ class Run:
     def _steps(
         self,
         stream: Stream,
-        begun_at: int,
+        first_step: int,
         held_out: np.ndarray,
         folder: Path,
         log: Log | None,
-        told: Progress,
+        progress: Progress,
         note: Note,
     ) -> None:
         recipe, shown = self.recipe, ""
-        for batch in stream.batches(begun_at, recipe.steps):
+        for batch in stream.batches(first_step, recipe.steps):
             losses = self.step(batch)
             done = batch.step + 1
             last = done == recipe.steps
             logged = last or done % recipe.log_every == 0
             kept = not last and done % recipe.checkpoint_every == 0  # the last one comes after the judgement
             if logged or kept:
-                means = self.world.mean(losses).tolist()
+                means = self.context.mean(losses).tolist()
                 shown = ", ".join(f"{loss:.4f}" for loss in self._losses(means, done))
                 if log is not None and logged:
                     log.row("log", self._row(done, means))
-            told(f"distil: loss {shown}" if shown else "distil", done, recipe.steps)
+            progress(f"distil: loss {shown}" if shown else "distil", done, recipe.steps)
             if done % recipe.judge_every == 0 and not last:
                 scores = self.judged(self._members(), held_out)
                 if log is not None:
@@ -195,23 +195,23 @@ class Run:
                         if name.endswith(("/ema", "/average"))
                     )
                 )
-            if kept and self.world.first:
+            if kept and self.context.first:
                 self._save(folder / FILE, done)
 
     def step(self, batch: Batch) -> Tensor:
         """One step of all students; returns (students, 2 + parts): means over this process's images."""
         for groups, student in zip(self.parameters, self.students, strict=True):
             if student.segments and batch.step == block_steps(self.recipe):
-                forgotten(self.optimizer, [value for _, value in learned(student)])
+                reset_moments(self.optimizer, [value for _, value in learned(student)])
             for parameters in groups:
                 parameters["lr"] = rate_at(batch.step, self.recipe, student.segments)
-        pixels = batch.pixels.to(self.world.device, non_blocking=True)
+        pixels = batch.pixels.to(self.context.device, non_blocking=True)
         with torch.no_grad():
             target, streams = self.teacher.taught(pixels, self.bounds if self._blockwise(batch.step) else ())
         self.optimizer.zero_grad(set_to_none=True)
         rows = []
         for number, shared in enumerate(self.shared):  # one after the other: memory of one student's activations
-            weights = weights_of(batch.positions, number, self.recipe).to(self.world.device)
+            weights = weights_of(batch.positions, number, self.recipe).to(self.context.device)
             alone = streams if streams and self.students[number].segments else None
             loss, row = shared(pixels, target, weights, alone)
             self.scaler.scale(loss).backward()
@@ -262,7 +262,7 @@ class Run:
 
 
 def block_steps(recipe: DistillRecipe) -> int:
-    """How many steps teach blocks one by one."""
+    """The number of steps that train blocks one by one."""
     return round(recipe.blockwise * recipe.steps)
 
 

@@ -1,4 +1,4 @@
-"""Random views of images: other crops, colours and company, so that a few photographs teach more than themselves."""
+"""Random augmentations for block reconstruction: crops, flips, CutMix, mixup, contrast and brightness."""
 
 from __future__ import annotations
 

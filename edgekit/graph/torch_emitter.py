@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from edgekit.graph.emitter import Activation, Conv, Corners, Emitter, Grid, Tensors
+from edgekit.graph.gemms import GemmStrategy
 from edgekit.graph.heads import Head, emit_heads
 from edgekit.models.vit import DinoV2
 from edgekit.surgery import state_of
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
     from edgekit.plan.quant import StaticInput
 
 
-class TorchGemms:
+class TorchGemms(GemmStrategy[Tensor]):
     """Every product in float32."""
 
     def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
         self.config, self.tensors = config, tensors
 
+    @override
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """W x + b."""
         return F.linear(x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias"))
 
+    @override
     def patch_embed(self, name: str, pixels: Tensor) -> Tensor:
-        """Convolution of one patch's kernel and stride."""
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return F.conv2d(pixels, weight, bias, self.config.patch).flatten(2).transpose(1, 2)
 
+    @override
     def attention(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q k^T * scale) v."""
         return (q @ k.mT * self.tensors[f"{name}.scale"].item()).softmax(-1) @ v
 
     def parameter(self, key: str) -> Tensor:

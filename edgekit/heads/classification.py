@@ -47,7 +47,7 @@ class LinearClassifier:
         return e.linear(e.concat([*map(e.class_token, layers), e.mean_patch(layers[-1])]), self.weight, self.bias)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
-        """(classes,)."""
+        """The shape of the logits, (classes,)."""
         return (len(self.weight),)
 
 
@@ -81,7 +81,7 @@ class PooledClassifier:
         return e.linear(pooled, self.weight, self.bias)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
-        """(classes,)."""
+        """The shape of the logits, (classes,)."""
         return (len(self.weight),)
 
 
@@ -117,5 +117,5 @@ class NearestNeighbours:
         return e.linear(weights, votes, np.zeros(len(votes), np.float32))
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
-        """(classes,)."""
+        """The shape of the logits, (classes,)."""
         return (int(self.labels.max()) + 1,)

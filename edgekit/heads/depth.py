@@ -67,5 +67,5 @@ class LinearDepth:
         return e.divide(e.conv(votes, depths, none), e.conv(votes, np.full_like(depths, 1 / bins), none))
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
-        """(4 * rows, 4 * columns)."""
+        """The size of the depth map, (4 * rows, 4 * columns)."""
         return UPSAMPLE * grid[0], UPSAMPLE * grid[1]

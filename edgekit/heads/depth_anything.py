@@ -120,7 +120,7 @@ class DepthAnything(Convolutions):
         return self._scaled(e, e.activate(e.conv(out, weight, bias), "sigmoid"), self.kind.max_depth)
 
     def shape(self, grid: Grid) -> Grid:
-        """(H, W) of the image."""
+        """The size of the depth map, (H, W) of the image."""
         return self.patch * grid[0], self.patch * grid[1]
 
     def _unit(self, e: Emitter[V], x: V, name: str) -> V:

@@ -45,7 +45,7 @@ class OwnHead:
 
 
 def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """{name: float32} of {name: key in the file}. Raises DataError when one is not finite."""
+    """Float32 arrays by name, of {name: key in the file}. Raises DataError when one is not finite."""
     require_floats({key: loaded.rest[key] for key in keys.values() if loaded.rest[key].ndim})
     arrays = {name: loaded.rest[key].detach().float().numpy() for name, key in keys.items()}
     for name, array in arrays.items():
@@ -57,7 +57,7 @@ def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarra
 
 
 def saliency_program(module: Any, config: ViTConfig) -> Head:
-    """The demo's decoder, which is loaded with its checkpoint."""
+    """The saliency decoder of the demo, which is loaded with its checkpoint."""
     from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 
     assert isinstance(module, SaliencyHead)
@@ -90,7 +90,7 @@ def depth_anything(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead
 
 
 def kind_of(loaded: LoadedModel, config: ViTConfig, said: str = "") -> DepthKind:
-    """What a Depth Anything checkpoint is, see `depth_kind`."""
+    """The kind of a Depth Anything checkpoint, see `depth_kind`."""
     return depth_kind(config.depth, said=said, described=loaded.described, name=loaded.name)
 
 

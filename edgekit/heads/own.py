@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgekit.errors import DataError, RecipeError
 from edgekit.graph.heads import Head
@@ -26,7 +26,7 @@ _PROMISED = {
 
 
 def own_kind(source: str) -> str | None:
-    """Of "model:KIND" the kind, "" of "model", None of a path."""
+    """The KIND of a source "model:KIND": "" of "model", None of a path."""
     name, _, kind = source.partition(":")
     return kind if name == OWN else None
 
@@ -97,7 +97,7 @@ def own_head(name: str, loaded: LoadedModel, kind: str = "") -> Head:
     return head
 
 
-def wanted_heads(asked: Mapping[str, str], own: Literal["on", "off"], loaded: LoadedModel) -> dict[str, str]:
+def wanted_heads(asked: Mapping[str, str], own: bool, loaded: LoadedModel) -> dict[str, str]:
     """The heads of a build as {output name: path or "model"}: those asked for, else what the checkpoint was made for.
 
     The demo's saliency decoder is built only when it is asked for: the demo is the backbone's.
@@ -105,7 +105,7 @@ def wanted_heads(asked: Mapping[str, str], own: Literal["on", "off"], loaded: Lo
     Raises:
         DataError: config.json names a model with a head, and the file has none.
     """
-    if asked or own == "off":
+    if asked or not own:
         return dict(asked)
     found = own_heads(loaded)
     for architecture in loaded.described.get("architectures") or ():
@@ -165,7 +165,7 @@ def unknown(loaded: LoadedModel) -> dict[str, str]:
 
 
 def family_of(loaded: LoadedModel) -> str:
-    """What a checkpoint is, in words."""
+    """The family of a checkpoint in words."""
     config = loaded.model.config
     if is_depth_anything(loaded.rest):
         try:
@@ -187,7 +187,7 @@ def described_by(loaded: LoadedModel, name: str) -> str:
 
 
 def _assumption(name: str, loaded: LoadedModel, said: str) -> str:
-    """What was said, or what was assumed and how to say otherwise."""
+    """The kind that was asked for, or the assumed one and how to ask for another."""
     kind = kind_of(loaded, loaded.model.config, said)
     if said:
         return f"; taken as {said}: {kind.words}"

@@ -39,7 +39,7 @@ class SaliencyHead(nn.Module):
         self.final_conv = nn.Conv2d(widths[-1], 1, kernel_size=1)
 
     def forward(self, patch_tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, P, D) patch tokens of the final norm on a grid of (rows, columns) -> (B, H, W) saliency in 0..1."""
+        """Saliency (B, H, W) in 0..1 of patch tokens (B, P, D) of the final norm on a grid of (rows, columns)."""
         rows, columns = grid
         x = patch_tokens.transpose(1, 2).reshape(len(patch_tokens), -1, rows, columns)  # (B, D, rows, columns)
         for i in (1, 2, 3):
@@ -50,7 +50,7 @@ class SaliencyHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, last_hidden_state: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """(B, 1 + R + P, D) output of any runner -> (B, H, W) float32; tokens before the P patches are left out."""
+        """Saliency (B, H, W) float32 of the output (B, 1 + R + P, D) of any runner; only the P patches are read."""
         patches = last_hidden_state[:, -grid[0] * grid[1] :]
         maps: np.ndarray = self(torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)), grid).numpy()
         return maps
@@ -87,7 +87,7 @@ class SaliencyProgram:
 
     @classmethod
     def of(cls, head: SaliencyHead, config: ViTConfig) -> Self:
-        """From the torch module."""
+        """The program of a torch module."""
         convs = []
         for i in (1, 2, 3):
             up, norm = head.get_submodule(f"upconv{i}"), head.get_submodule(f"bn{i}")
@@ -110,5 +110,5 @@ class SaliencyProgram:
         return e.activate(x, "sigmoid")
 
     def shape(self, grid: Grid) -> tuple[int, int]:
-        """(H, W)."""
+        """The size of the saliency map, (H, W)."""
         return self.patch * grid[0], self.patch * grid[1]

@@ -51,5 +51,5 @@ class LinearSegmenter:
         return e.conv(e.concat([e.patch_map(layer) for layer in layers]), self.weight[:, :, None, None], self.bias)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
-        """(classes, rows, columns)."""
+        """The shape of the logits, (classes, rows, columns)."""
         return (len(self.weight), *grid)

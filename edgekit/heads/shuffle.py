@@ -6,7 +6,7 @@ import numpy as np
 
 
 def as_shuffled(weight: np.ndarray, bias: np.ndarray, stride: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    """(in, out, k, k) of a transposed convolution -> weight (out * stride^2, in, m, m) and its bias.
+    """Weight (out * stride^2, in, m, m) and bias of the plain convolution for a transposed one of (in, out, k, k).
 
     Shi et al. 2016: output row `stride * i + r` sees input row `i + d` through tap `r + padding - stride * d`. m is 1
     where kernel and stride are equal without padding, else 3; the convolution is to be padded by m // 2.

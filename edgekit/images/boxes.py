@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
+from edgekit.files import read_text
 from edgekit.images.preprocess import placed
 from edgekit.images.read import read_image
 
@@ -27,11 +28,11 @@ def read_boxes(file: Path, root: Path, paths: Sequence[str], transform: Preproce
         DataError: the file cannot be read, or names none of the images.
     """
     try:
-        given: dict[str, list[list[float]]] = json.loads(file.read_text(encoding="utf-8"))
+        given: dict[str, list[list[float]]] = json.loads(read_text(file))
         found = {path: _moved(given[path], read_image(root / path).size, transform) for path in paths if path in given}
     except OSError as error:
         raise DataError(f"cannot read {file}", why=error.strerror or str(error)) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{file} holds no boxes", why=f"wanted is {{path: [[left, top, right, bottom]]}}; {error}"
         ) from None

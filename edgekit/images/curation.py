@@ -20,7 +20,7 @@ PER_CLUSTER = 4  # images wanted of each cluster: n / 4 clusters
 
 @dataclass(frozen=True)
 class Curation:
-    """What was chosen: indices into the images given, in order; and how."""
+    """The chosen images as indices into those given, in order, and how they were chosen."""
 
     chosen: tuple[int, ...]
     duplicates: int  # images that were left out as copies of another

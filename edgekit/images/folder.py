@@ -19,12 +19,13 @@ class ImageFolder:
     root: Path
     paths: tuple[Path, ...]
     labels: tuple[str, ...] | None
+    skipped: tuple[tuple[str, str], ...] = ()  # see `Listing`
 
     @classmethod
     def scan(cls, root: Path) -> ImageFolder:
         """List a folder. Raises DataError when it is missing, no folder, or holds no PNG, JPEG or WebP file."""
         found = Listing.scan(root)
-        return cls(root, tuple(Path(path) for path in found.paths), found.labels)
+        return cls(root, tuple(Path(path) for path in found.paths), found.labels, found.skipped)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ _MAX_RESIZED_PIXELS = 100_000_000
 
 
 def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
-    """(3, H, W) float32 for a model: ImageNet-normalised, or RGB 0..255 when the graph normalises.
+    """Pixels (3, H, W) float32 for a model: ImageNet-normalised, or RGB 0..255 when the graph normalises.
 
     The same steps and roundings as torchvision's Resize and CenterCrop in facebookresearch/dinov2
     (dinov2/data/transforms.py, make_classification_eval_transform). It knows square crops only; where another crop
@@ -45,14 +45,14 @@ def _cropped(picture: Image.Image, transform: Preprocess, name: str) -> Image.Im
 
 
 def placed(size: tuple[int, int], transform: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What becomes of a picture of (width, height): its size before the crop, and the crop's (left, top) in that."""
+    """Placement of a picture of (width, height): its size before the crop, and the crop's (left, top) in that."""
     width, height = _resized(size, transform)
     crop_height, crop_width = transform.input_size
     return (width, height), (round((width - crop_width) / 2), round((height - crop_height) / 2))
 
 
 def _resized(size: tuple[int, int], transform: Preprocess) -> tuple[int, int]:
-    """(width, height) before the crop: the shorter edge as the transform says, more where the crop needs more."""
+    """The size (width, height) before the crop: the shorter edge as the transform says, or as the crop needs."""
     short, long = transform.resize, int(transform.resize * max(size) / min(size))
     width, height = (short, long) if size[0] <= size[1] else (long, short)
     crop_height, crop_width = transform.input_size
@@ -63,7 +63,7 @@ def _resized(size: tuple[int, int], transform: Preprocess) -> tuple[int, int]:
 
 
 def to_pixels(pixel_values: np.ndarray, transform: Preprocess) -> np.ndarray:
-    """What the model saw, for thumbnails: (..., 3, H, W) from `preprocess` -> (..., H, W, 3) uint8."""
+    """Pictures (..., H, W, 3) uint8, for thumbnails, of pixels (..., 3, H, W) from `preprocess`."""
     pixels = np.moveaxis(pixel_values, -3, -1)
     if transform.normalize == "host":
         pixels = (pixels * _per_channel(transform.std) + _per_channel(transform.mean)) * 255

@@ -65,7 +65,7 @@ _opening = threading.Lock()  # `catch_warnings` changes the process, not the thr
 
 
 def _after_fork() -> None:
-    """What threads of the parent held, nobody holds in the child."""
+    """Give a forked child locks and budget of its own: threads of the parent that held them are not there."""
     global _budget, _opening
     _budget, _opening = _Budget(_MOST_BYTES), threading.Lock()
 
@@ -103,7 +103,7 @@ def decoded(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
 
 
 def _read(path: Path, data: bytes | None, held: ExitStack) -> Image.Image:
-    """The picture; `held` gets what its memory is given back by."""
+    """The decoded picture; `held` gets the context that gives its memory back."""
     try:
         return _decode(path, data, held)
     except UnidentifiedImageError:

@@ -94,6 +94,7 @@ def load_set(
     wanted = min(samples or len(waiting), len(waiting))
     read: dict[int, np.ndarray] = {}
     skipped: list[Skipped] = []
+    unlisted = [Skipped(name, reason) for name, reason in folder.skipped]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
         while waiting and len(read) < wanted:  # each round replaces the images that the last one had to skip
             now, waiting = waiting[: wanted - len(read)], waiting[wanted - len(read) :]
@@ -115,7 +116,7 @@ def load_set(
         [read.pop(i) for i in order],
         [folder.paths[i].as_posix() for i in order],
         labels=[folder.labels[i] for i in order] if folder.labels else None,
-        skipped=sorted(skipped, key=lambda s: s.path),
+        skipped=sorted([*unlisted, *skipped], key=lambda s: s.path),
     )
 
 

@@ -1,1 +1,1 @@
-"""What a model costs and what it loses: feature drift, task accuracy, latency, memory, and the host it ran on."""
+"""Measurements of an artifact: feature drift, task accuracy, latency, memory, and the host it ran on."""

@@ -127,7 +127,7 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def paired_drop(lost: int, gained: int, n: int) -> Estimate:
-    """(lost - gained) / n with Agresti and Min's 95 % interval for matched pairs (2005), never an empty one."""
+    """Paired drop (lost - gained) / n with Agresti and Min's 95 % interval for matched pairs (2005), never empty."""
     centre, doubt = (lost - gained) / (n + 2), math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / (n + 2)) / (n + 2)
     return Estimate(value=(lost - gained) / n, low=max(-1.0, centre - _Z * doubt), high=min(1.0, centre + _Z * doubt))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgekit.measure.retrieval import Retrieval, nearest, retrieval_drift
 from edgekit.measure.statistics import Estimate, Spread, bootstrap_ratio, decibel, spread
 from edgekit.measure.task import TaskDrift
 from edgekit.measure.terms import Centre, Terms, patch_sum, terms_of
+from edgekit.precision import REFERENCE
 
 Grade = Literal["excellent", "good", "acceptable", "broken"]
 
@@ -34,7 +36,7 @@ _GRADES: tuple[tuple[Grade, float, float], ...] = (
 
 
 class ImageDrift(Frozen):
-    """One image: cosines of its class token and patches, SQNR in dB over all its tokens, and whom it now resembles."""
+    """Drift of one image: cosines of its class token and patches, SQNR in dB over all its tokens, and its neighbour."""
 
     name: str
     cls_cosine: float
@@ -123,16 +125,23 @@ class DriftReport(Frozen):
         return {**rounded, **heads, **counted, "grade": self.grade, "reference": self.reference}
 
 
+@dataclass(frozen=True)
+class OnTasks:
+    """Drift of tasks on the images of a drift report."""
+
+    maps: tuple[TaskDrift, ...] = ()  # of dense heads on top of the features, see `measure_map_drift`
+    accuracy: tuple[AccuracyDrift, ...] = ()  # of k-NN and of a probe on the features, see `AccuracyJudge`
+    heads: tuple[HeadDrift, ...] = ()  # of the candidate's own heads, see `measure_head_drift`
+
+
 def measure_drift(
     reference: Features,
     candidate: Features,
     *,
-    reference_name: str = "fp32",
+    reference_name: str = REFERENCE,
     candidate_name: str = "candidate",
     seed: int = 0,
-    tasks: tuple[TaskDrift, ...] = (),
-    accuracy: tuple[AccuracyDrift, ...] = (),
-    heads: tuple[HeadDrift, ...] = (),
+    on_tasks: OnTasks = OnTasks(),
 ) -> DriftReport:
     """Compare two models' features of the same images in the same order.
 
@@ -142,9 +151,7 @@ def measure_drift(
         reference_name: shown in the report.
         candidate_name: shown in the report.
         seed: of the bootstrap.
-        tasks: drift of heads on top of these features, see `measure_map_drift`.
-        accuracy: of k-NN and of a probe on these features, see `AccuracyJudge`.
-        heads: drift of what the candidate's own heads put out, see `measure_head_drift`.
+        on_tasks: drift of tasks on the same images.
 
     Raises:
         DataError: the two are not of the same images and shape, or hold values that are not finite.
@@ -161,9 +168,7 @@ def measure_drift(
         candidate_name=candidate_name,
         seed=seed,
         groups=reference.groups,
-        tasks=tasks,
-        accuracy=accuracy,
-        heads=heads,
+        on_tasks=on_tasks,
     )
 
 
@@ -176,9 +181,7 @@ def report_of(
     candidate_name: str,
     seed: int = 0,
     groups: Sequence[str] = (),
-    tasks: tuple[TaskDrift, ...] = (),
-    accuracy: tuple[AccuracyDrift, ...] = (),
-    heads: tuple[HeadDrift, ...] = (),
+    on_tasks: OnTasks = OnTasks(),
 ) -> DriftReport:
     """Sum up what the images add, see `measure_drift`; `groups` name the photograph of each image.
 
@@ -237,9 +240,9 @@ def report_of(
         own=own,
         mixed=mixed,
         images=images,
-        tasks=tasks,
-        accuracy=accuracy,
-        heads=heads,
+        tasks=on_tasks.maps,
+        accuracy=on_tasks.accuracy,
+        heads=on_tasks.heads,
     )
 
 

@@ -39,12 +39,12 @@ class Features:
 
     @property
     def cls(self) -> np.ndarray:
-        """(n, D)."""
+        """Class tokens (n, D)."""
         return self.tokens[:, 0]
 
     @property
     def patches(self) -> np.ndarray:
-        """(n, P, D)."""
+        """Patch tokens (n, P, D)."""
         return self.tokens[:, 1 + self.registers :]
 
 

@@ -12,8 +12,8 @@ from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest
 from edgekit.errors import RecipeError
 from edgekit.files import atomic_path, sha256_of
 from edgekit.measure.ratio import ratio_range
+from edgekit.precision import is_float
 
-QUANTIZED = ("w8", "w8a8", "w8a16", "w4", "w4a8")
 SLACK = 0.05  # of the speedup over FP32: a loss smaller than this is no regression
 DRIFT_SLACK = 0.1  # of the baseline's cosine drop
 DRIFT_FLOOR = 1e-5  # cosine drops closer than this are the same
@@ -64,11 +64,11 @@ def check_build(folder: Path, limits: Limits, *, baseline: Path | None = None) -
     """
     manifest = Manifest.read(folder)
     rows = manifest.artifacts
-    if limits != Limits() and not any(row.precision in QUANTIZED and row.status != "not here" for row in rows):
+    if limits != Limits() and not any(not is_float(row.precision) and row.status != "not here" for row in rows):
         raise RecipeError(f"{folder} holds no quantized artifact", fix=f"edgekit build --precision w8a8 --out {folder}")
     checks = [_file(folder, row) for row in rows]
     for row in rows:
-        if row.status == "ok" and row.precision in QUANTIZED:
+        if row.status == "ok" and not is_float(row.precision):
             checks += _within(row, limits)
     if baseline is not None:
         kept = Manifest.read(baseline.parent if baseline.name == "manifest.json" else baseline)
@@ -172,7 +172,7 @@ def compare_builds(manifest: Manifest, kept: Manifest) -> list[Check]:
         if row is None or row.status != "ok":
             reason = "is in the baseline and not here" if row is None else f"was ok in the baseline: {row.reason}"
             checks.append(Check(artifact=before.name, name="baseline row", outcome="failed", reason=reason))
-        elif row.precision in QUANTIZED:
+        elif not is_float(row.precision):
             checks += [_drift(row, before), _speedup(row, before, same_cpu)]
     return checks
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, DriftExceeded
-from edgekit.files import atomic_path
+from edgekit.files import sealed, sealed_path
 from edgekit.metrics import cosine
 from edgekit.precision import FACTS
 
@@ -33,7 +33,7 @@ class GoldenCheck:
 
 
 def write_golden(build: Path, pixel_values: np.ndarray, outputs: Mapping[str, np.ndarray]) -> Path:
-    """Write BUILD/golden/inputs.safetensors and outputs.safetensors; returns the folder.
+    """Write BUILD/golden/inputs.safetensors and outputs.safetensors, their digests beside them; returns the folder.
 
     Args:
         build: the build folder.
@@ -45,9 +45,14 @@ def write_golden(build: Path, pixel_values: np.ndarray, outputs: Mapping[str, np
     folder = build / FOLDER
     expected = {name: np.ascontiguousarray(outputs[name], np.float32) for name in OUTPUT_NAMES}
     for file, tensors in ((INPUTS, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)}), (OUTPUTS, expected)):
-        with atomic_path(folder / file) as temporary:
+        with sealed_path(folder / file) as temporary:
             save_file(tensors, temporary)
     return folder
+
+
+def golden_files(build: Path) -> tuple[Path, Path]:
+    """The two files, inputs first."""
+    return build / FOLDER / INPUTS, build / FOLDER / OUTPUTS
 
 
 def read_golden(build: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -61,9 +66,12 @@ def read_golden(build: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
     folder = build / FOLDER
     try:
+        for file in golden_files(build):  # a bundle has one list of all digests instead
+            if file.with_name(f"{file.name}.sha256").is_file() and (damage := sealed(file)):
+                raise ValueError(damage)
         expected = load_file(folder / OUTPUTS)
         return load_file(folder / INPUTS)[INPUT_NAME], {name: expected[name] for name in OUTPUT_NAMES}
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{folder} holds no golden files that can be read", why=str(error), fix=f"edgekit build --out {build}"
         ) from None

@@ -37,7 +37,7 @@ class HeadDrift(Frozen):
     value: Estimate
 
     def summary(self) -> dict[str, Any]:
-        """What goes into the manifest row."""
+        """The few numbers that go into the manifest row."""
         rounded = {key: round(value, 6) for key, value in self.value.model_dump().items()}
         return {"task": self.task, "measure": self.measure, "unit": self.unit, **rounded}
 
@@ -95,7 +95,7 @@ def _statistic(task: Task, a: np.ndarray, b: np.ndarray) -> Statistic:
 
 
 def _mean_iou(a: np.ndarray, b: np.ndarray) -> Statistic:
-    """Over the whole set, as the field computes it, and not per image."""
+    """Mean IoU over the whole set, as the field computes it, and not per image."""
     classes = range(a.shape[1])
     first, second = a.argmax(1).reshape(len(a), -1), b.argmax(1).reshape(len(b), -1)  # (n, patches)
     both = np.stack([((first == c) & (second == c)).sum(1) for c in classes], axis=1)  # (n, classes)

@@ -26,9 +26,9 @@ def load_artifact(argument: dict[str, Any], threads: int | None) -> Runner:
     return get_backend(artifact.format).runner(artifact, threads)
 
 
-def time_runs(run: Run, pixel_values: np.ndarray, iterations: int, settle: int = 0) -> list[float]:
-    """Milliseconds of each of `iterations` calls, after `settle` untimed ones."""
-    for _ in range(settle):
+def time_runs(run: Run, pixel_values: np.ndarray, iterations: int, untimed: int = 0) -> list[float]:
+    """Milliseconds of each of `iterations` calls, after `untimed` others."""
+    for _ in range(untimed):
         run(pixel_values)
     times = []
     for _ in range(iterations):
@@ -79,7 +79,7 @@ def serve(orders: IO[str], answers: IO[str]) -> None:
         for line in orders:
             order = json.loads(line)
             if "run" in order:
-                answer({"times_ms": time_runs(run, pixels, order["run"], order["settle"])})
+                answer({"times_ms": time_runs(run, pixels, order["run"], order["untimed"])})
             else:
                 answer({"peak_rss_mb": peak_rss_mb()})
     except Exception as error:  # every failure of a runtime is a row of the report, with its reason

@@ -34,7 +34,7 @@ def gallery_votes(queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray) 
 
 
 def _votes(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n, classes) from the cosines (n, k) and classes (n, k) of neighbours."""
+    """Votes (n, classes) from the cosines (n, k) and classes (n, k) of neighbours."""
     weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / TEMPERATURE)
     votes = np.zeros((len(similarity), int(labels.max()) + 1))
     np.add.at(votes, (np.arange(len(similarity))[:, None], labels), weights)

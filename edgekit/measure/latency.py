@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,18 +99,25 @@ class LatencyRun(Frozen):
     failures: dict[str, str]
 
 
+@dataclass(frozen=True)
+class TimingOptions:
+    """Rounds, iterations and idle times of a latency measurement."""
+
+    rounds: int = 10  # at least 3, else there is nothing to pair
+    iterations: int = 10  # inferences per target and round; fewer when they would not fit in the budget
+    warmup: int = 3  # untimed inferences at the start
+    gap_s: float = 0.2  # idle seconds before each turn
+    budget_s: float = 12.0  # seconds of inference per target over all rounds
+    seed: int = 0  # of the order of turns and of the intervals
+
+
 def measure_latency(
     targets: Sequence[Artifact | Target],
     pixel_values: np.ndarray,
+    timing: TimingOptions = TimingOptions(),
     *,
     threads: int | None = None,
     reference: str | None = None,
-    rounds: int = 10,
-    iterations: int = 10,
-    warmup: int = 3,
-    gap_s: float = 0.2,
-    budget_s: float = 12.0,
-    seed: int = 0,
     notify: Notify | None = None,
 ) -> LatencyRun:
     """Load every target in its own process, then time them in turn, round after round.
@@ -120,14 +128,9 @@ def measure_latency(
     Args:
         targets: artifacts, or anything a worker can load.
         pixel_values: one batch (B, 3, H, W) float32.
+        timing: how often and how long each target is timed.
         threads: per runtime; None lets each choose.
         reference: name of the target that speedups refer to.
-        rounds: at least 3, else there is nothing to pair.
-        iterations: inferences per target and round; fewer when they would not fit in the budget.
-        warmup: untimed inferences at the start.
-        gap_s: idle seconds before each turn.
-        budget_s: seconds of inference per target over all rounds.
-        seed: of the order of turns and of the intervals.
         notify: told what happens, in one line.
 
     Raises:
@@ -147,14 +150,18 @@ def measure_latency(
                 notify(f"load {target.name}")
             try:
                 worker = stack.enter_context(Worker(target, folder / "pixels.npy", threads))
-                usual = float(np.median(worker.run(warmup, settle=1))) if warmup else worker.start.first_ms
+                usual = (
+                    float(np.median(worker.run(timing.warmup, untimed=1))) if timing.warmup else worker.start.first_ms
+                )
             except EdgekitError as error:
                 failures[target.name] = error.why or error.what
                 continue
             workers[target.name] = worker
-            counts[target.name] = int(np.clip(budget_s * 1000 / (rounds * usual), 1, iterations))
+            counts[target.name] = int(np.clip(timing.budget_s * 1000 / (timing.rounds * usual), 1, timing.iterations))
         other = OtherWork(worker.pid for worker in workers.values())
-        times, energy = interleave(workers, counts, rounds=rounds, gap_s=gap_s, seed=seed, notify=notify)
+        times, energy = interleave(
+            workers, counts, rounds=timing.rounds, gap_s=timing.gap_s, seed=timing.seed, notify=notify
+        )
         load = other.share()
         run = _run_record(threads, pixel_values, load)
         reports = {}
@@ -166,7 +173,7 @@ def measure_latency(
                 batch=pixel_values.shape[0],
                 image_size=(pixel_values.shape[-2], pixel_values.shape[-1]),
                 threads=threads,
-                rounds=rounds,
+                rounds=timing.rounds,
                 times_ms=tuple(tuple(round(t, 4) for t in turn) for turn in times[name]),
                 p50_ms=p50,
                 p90_ms=p90,
@@ -182,7 +189,7 @@ def measure_latency(
                 noise=Noise.of(times[name], load),
                 speedup=None
                 if reference is None or reference not in times
-                else paired_speedup(times[reference], times[name], reference, seed=seed),
+                else paired_speedup(times[reference], times[name], reference, seed=timing.seed),
                 run=run,
             )
     return LatencyRun(run=run, reports=reports, failures=failures)
@@ -219,7 +226,7 @@ def interleave(
             notify(f"round {i + 1} of {rounds}")
         for name in order.permutation(list(targets)).tolist():
             time.sleep(gap_s)
-            targets[name].run(0, settle=1)  # caches and clock speed belong to the turn before
+            targets[name].run(0, untimed=1)  # caches and clock speed belong to the turn before
             before = counter.read()
             times[name].append(targets[name].run(iterations[name]))
             joules[name] += counter.since(before)

@@ -1,4 +1,4 @@
-"""Whether a host was quiet enough for its timings to be compared with those of another run."""
+"""Host noise: whether timings of this run can be compared with those of another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_LOAD = 0.15  # of the processor time, used by other processes while the meas
 
 
 class Noise(Frozen):
-    """How unsteady a measurement was; `reasons` is empty when it was steady."""
+    """Unsteadiness of a measurement; `reasons` is empty when it was steady."""
 
     spread: float  # p90 / p50 over all samples
     drift: float  # slowest / fastest round, by their medians
@@ -49,7 +49,7 @@ class OtherWork:
     """
 
     def __init__(self, own: Iterable[int]) -> None:
-        """`own` are the process ids whose work is not other work; this process is one of them."""
+        """Start counting; the process ids `own` are not other work, nor is this process."""
         self._own = {*own, os.getpid()}
         self._began = self._now()
 

@@ -28,13 +28,13 @@ class Retrieval(Frozen):
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:
-    """(n, D) rows of length one."""
+    """The rows (n, D) scaled to length one."""
     result: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return result
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, count: int) -> np.ndarray:
-    """(n, count) gallery indices by falling cosine; query i never finds gallery i, which is the same image."""
+    """Indices (n, count) of gallery vectors by falling cosine; query i never finds gallery i, the same image."""
     return _nearest(_similarity(queries, gallery), count)
 
 
@@ -71,7 +71,7 @@ def _nearest(similarity: np.ndarray, count: int) -> np.ndarray:
 
 
 def _retrieval(truth: np.ndarray, found: np.ndarray, groups: Sequence[str], seed: int) -> tuple[Retrieval, np.ndarray]:
-    """Of the cosines (n, n) in float and of the candidate."""
+    """Retrieval drift from the cosines (n, n) of the float model and of the candidate."""
     n = len(truth)
     depth = min(RECALL_DEPTH, n - 1)
     expected, actual = _nearest(truth, depth), _nearest(found, depth)

@@ -92,7 +92,7 @@ def bootstrap_ratio(
 
 
 def bootstrap_counts(groups: Sequence[str], n: int, *, seed: int = 0) -> np.ndarray:
-    """How often each of n cases is drawn in each of 2000 resamples of whole groups: (2000, n)."""
+    """Draws (2000, n) of each of n cases in each of 2000 bootstrap resamples of whole groups."""
     numbers = group_numbers(groups, n)
     count = int(numbers.max()) + 1
     drawn: np.ndarray = np.random.default_rng(seed).multinomial(count, [1 / count] * count, _RESAMPLES)

@@ -1,4 +1,4 @@
-"""What each image adds to a drift report: energies, cosines and norms, which shards can compute apart."""
+"""Terms that each image adds to a drift report: energies, cosines and norms, which shards can compute apart."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Centre:
 
     @classmethod
     def of(cls, tokens: np.ndarray, patch_sums: np.ndarray, patches: int) -> Centre:
-        """From class tokens (n, D), sums over each image's patches (n, D) float64, and the number of those."""
+        """The mean tokens from class tokens (n, D), sums over each image's patches (n, D) float64, and their number."""
         mean = np.ascontiguousarray(tokens, np.float64).mean(axis=0)
         return cls(mean, patch_sums.sum(axis=0) / (len(patch_sums) * patches))
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Of n images: energies of reference and error in float64, cosines, and the norms of the reference's patches."""
+    """Terms of n images: energies of reference and error in float64, cosines, and norms of the reference's patches."""
 
     reference_cls: np.ndarray  # (n, D) float32
     candidate_cls: np.ndarray  # (n, D) float32
@@ -43,12 +43,12 @@ class Terms:
 
     @classmethod
     def concatenated(cls, parts: Sequence[Terms]) -> Terms:
-        """Of all images of the parts, in order."""
+        """The terms of all images of the parts, in order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def patch_sum(tokens: np.ndarray, patches: int) -> np.ndarray:
-    """(D,) float64: sum of the last `patches` of one image's tokens (N, D)."""
+    """The sum (D,) float64 of the last `patches` of one image's tokens (N, D)."""
     total: np.ndarray = tokens[len(tokens) - patches :].astype(np.float64).sum(axis=0)
     return total
 

@@ -13,6 +13,8 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from typing_extensions import override
+
 from edgekit.artifact import Artifact, Frozen
 from edgekit.errors import BackendMissing
 
@@ -20,7 +22,7 @@ ARTIFACT_LOADER = "edgekit.measure.isolated:load_artifact"
 
 
 class Target(Frozen):
-    """What a worker loads: `loader` is "module:function", called with (argument, threads), and returns a runner."""
+    """The model that a worker loads: `loader` is "module:function", which returns a runner of (argument, threads)."""
 
     loader: str
     argument: dict[str, Any]
@@ -33,7 +35,7 @@ class Target(Frozen):
 
 
 class Start(Frozen):
-    """What it took to become ready. Memory in MB (10^6 bytes), times in ms."""
+    """Costs of becoming ready: memory in MB (10^6 bytes), times in ms."""
 
     load_ms: float
     first_ms: float
@@ -41,14 +43,14 @@ class Start(Frozen):
 
 
 class Timed(Protocol):
-    """Something that can be asked for timings, in another process or (in tests) in this one."""
+    """A model that can be timed, in another process or (in tests) in this one."""
 
-    def run(self, iterations: int, settle: int = 0) -> list[float]:
-        """Milliseconds of each of `iterations` inferences, after `settle` untimed ones."""
+    def run(self, iterations: int, untimed: int = 0) -> list[float]:
+        """Milliseconds of each of `iterations` inferences, after `untimed` others."""
         ...
 
 
-class Worker:
+class Worker(Timed):
     """A child process speaking one JSON object per line. Use as a context manager; it never outlives its owner."""
 
     def __init__(self, target: Target, pixels: Path, threads: int | None) -> None:
@@ -79,12 +81,12 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
-    def run(self, iterations: int, settle: int = 0) -> list[float]:
-        """Milliseconds of each of `iterations` inferences, after `settle` untimed ones."""
-        times: list[float] = self._ask({"run": iterations, "settle": settle})["times_ms"]
+    @override
+    def run(self, iterations: int, untimed: int = 0) -> list[float]:
+        times: list[float] = self._ask({"run": iterations, "untimed": untimed})["times_ms"]
         return times
 
     def peak_rss_mb(self) -> float:

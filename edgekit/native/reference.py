@@ -1,6 +1,7 @@
 """The fused ops in numpy: what the native kernels of every instruction set must compute.
 
-Shapes: B batch, N tokens, D width, H heads, F hidden width of the MLP. Everything is float32 unless it says otherwise.
+Shapes: B batch, N tokens, D width, H heads, F hidden width of the MLP, P tokens with rotary positions. Everything is
+float32 unless it says otherwise.
 Non-finite values: a token that holds one becomes NaN as a whole, and through attention all tokens of its image.
 """
 
@@ -15,6 +16,9 @@ import numpy as np
 from edgekit.errors import DataError
 
 Tier = Literal["speed", "quality"]
+Rope = tuple[np.ndarray, np.ndarray]
+"""Cosine and sine (P, D / H / 2) of the angles by which the queries and keys of the last P tokens turn."""
+
 AttentionMode = Literal["f32", "hybrid", "u8", "i16", "bf16"]
 
 ATTENTION: dict[Tier, AttentionMode] = {"speed": "hybrid", "quality": "i16"}
@@ -62,7 +66,7 @@ class FloatLinear:
 
 @dataclass(frozen=True)
 class FloatBlockWeights:
-    """The constants of one ViTBlock, in the order of the op's inputs 1 to 12."""
+    """The constants of one ViTBlock, in the order of the op's inputs 1 to 12; fc1 (D, 2 * F) makes it SwiGLU."""
 
     norm1: tuple[np.ndarray, np.ndarray]
     qkv: FloatLinear
@@ -79,7 +83,7 @@ class FloatBlockWeights:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """The constants of one QViTBlock, in the order of the op's inputs 1 to 17."""
+    """The constants of one QViTBlock, in the order of the op's inputs 1 to 17; fc1 (2 * F, D) makes it SwiGLU."""
 
     norm1: tuple[np.ndarray, np.ndarray]
     qkv: IntegerLinear
@@ -105,23 +109,31 @@ def qvit_block(
     epsilon: float = 1e-6,
     tier: Tier = "speed",
     attention: AttentionMode | None = None,
+    rope: Rope | None = None,
 ) -> np.ndarray:
-    """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * gelu(fc1(norm2(y)))): (B, N, D).
+    """One pre-norm block, y = x + proj(attention(norm1(x))), z = y + fc2(gain * activation(fc1(norm2(y)))): (B, N, D).
 
     Every linear layer quantizes its input per token at run time, see `quantize_speed` and `quantize_quality`; attention
     has the tier's mode of `ATTENTION` unless another one is given.
     """
     qkv = integer_linear(layer_norm(x, weights.norm1, epsilon), weights.qkv, tier)
-    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=attention or ATTENTION[tier])
+    mixed = fused_qkv_attention(qkv, heads=heads, scale=scale, mode=attention or ATTENTION[tier], rope=rope)
     y = x + integer_linear(mixed, weights.proj, tier)
-    hidden = gelu(integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier))
+    hidden = integer_linear(layer_norm(y, weights.norm2, epsilon), weights.fc1, tier)
+    hidden = activation(hidden, weights.fc2.weight.shape[1])
     if weights.fc2_gain is not None:
         hidden = hidden * weights.fc2_gain
     return y + integer_linear(hidden, weights.fc2, tier)
 
 
 def vit_block(
-    x: np.ndarray, weights: FloatBlockWeights, *, heads: int, scale: float, epsilon: float = 1e-6
+    x: np.ndarray,
+    weights: FloatBlockWeights,
+    *,
+    heads: int,
+    scale: float,
+    epsilon: float = 1e-6,
+    rope: Rope | None = None,
 ) -> np.ndarray:
     """The same block in float32: (B, N, D)."""
 
@@ -129,12 +141,17 @@ def vit_block(
         return x @ part.weight + part.bias
 
     qkv = linear(layer_norm(x, weights.norm1, epsilon), weights.qkv)
-    y = x + linear(fused_qkv_attention(qkv, heads=heads, scale=scale), weights.proj)
-    return y + linear(gelu(linear(layer_norm(y, weights.norm2, epsilon), weights.fc1)), weights.fc2)
+    y = x + linear(fused_qkv_attention(qkv, heads=heads, scale=scale, rope=rope), weights.proj)
+    hidden = linear(layer_norm(y, weights.norm2, epsilon), weights.fc1)
+    return y + linear(activation(hidden, weights.fc2.weight.shape[0]), weights.fc2)
 
 
-def fused_qkv_attention(qkv: np.ndarray, *, heads: int, scale: float, mode: AttentionMode = "f32") -> np.ndarray:
+def fused_qkv_attention(
+    qkv: np.ndarray, *, heads: int, scale: float, mode: AttentionMode = "f32", rope: Rope | None = None
+) -> np.ndarray:
     """softmax(q k^T * scale) v over a packed projection (B, N, 3 * D), heads joined again: (B, N, D).
+
+    With `rope`, q and k are rotated first.
 
     Raises:
         DataError: the last axis is not 3 * heads * head dimension.
@@ -143,6 +160,8 @@ def fused_qkv_attention(qkv: np.ndarray, *, heads: int, scale: float, mode: Atte
     if heads <= 0 or packed % (3 * heads):
         raise DataError(f"a packed projection of width {packed} does not hold q, k and v of {heads} heads")
     q, k, v = qkv.reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
+    if rope is not None:
+        q, k = rotated(q, rope), rotated(k, rope)
     with np.errstate(invalid="ignore", over="ignore"):
         match mode:
             case "f32":
@@ -152,6 +171,18 @@ def fused_qkv_attention(qkv: np.ndarray, *, heads: int, scale: float, mode: Atte
             case _:
                 mixed = _attend_integers(q, k, v, scale, LEVELS[mode])
     return np.ascontiguousarray(mixed.transpose(0, 2, 1, 3).reshape(b, n, packed // 3), dtype=np.float32)
+
+
+def rotated(x: np.ndarray, rope: Rope) -> np.ndarray:
+    """Rotary positions (RoFormer, 2104.09864) as DINOv3 pairs channels: d with d + D / H / 2; x (B, H, N, D / H).
+
+    The tables belong to the last P tokens; those before them (class token, registers) stay as they are.
+    """
+    cos, sin = (np.concatenate([table, table], axis=-1) for table in rope)
+    first, half = x.shape[-2] - len(cos), x.shape[-1] // 2
+    turned = x[..., first:, :]
+    quarter = np.concatenate([-turned[..., half:], turned[..., :half]], axis=-1)
+    return np.concatenate([x[..., :first, :], turned * cos + quarter * sin], axis=-2).astype(np.float32)
 
 
 def layer_norm(x: np.ndarray, parameters: tuple[np.ndarray, np.ndarray], epsilon: float) -> np.ndarray:
@@ -165,6 +196,17 @@ def gelu(x: np.ndarray) -> np.ndarray:
     """x * Phi(x) with the true error function."""
     erf = np.vectorize(math.erf, otypes=[np.float64])
     return (x * 0.5 * (1 + erf(x.astype(np.float64) / math.sqrt(2)))).astype(np.float32)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x / (1 + e^-x)."""
+    with np.errstate(over="ignore"):
+        return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def activation(x: np.ndarray, hidden: int) -> np.ndarray:
+    """gelu(x) of (..., F); SwiGLU of (..., 2 * F), silu(a) * b with the gates a before the values b."""
+    return gelu(x) if x.shape[-1] == hidden else silu(x[..., :hidden]) * x[..., hidden:]
 
 
 def integer_linear(x: np.ndarray, linear: IntegerLinear, tier: Tier) -> np.ndarray:

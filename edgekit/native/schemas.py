@@ -37,7 +37,7 @@ def _attention() -> OpSchema:
         DOMAIN,
         VERSION,
         doc="softmax(q k^T * scale) v over a packed projection (B, N, 3 * D), heads joined again: (B, N, D).",
-        inputs=[OpSchema.FormalParameter("qkv", _FLOAT)],
+        inputs=[OpSchema.FormalParameter("qkv", _FLOAT), *_rope()],
         outputs=[OpSchema.FormalParameter("mixed", _FLOAT)],
         attributes=[
             _required("num_heads", OpSchema.AttrType.INT),
@@ -56,13 +56,13 @@ def _block() -> OpSchema:
         for linear in linears:
             inputs.append(OpSchema.FormalParameter(f"{linear}_weight", _INT8))
             inputs += [OpSchema.FormalParameter(f"{linear}_{part}", _FLOAT) for part in ("scale", "bias")]
-    optional = OpSchema.FormalParameterOption.Optional
-    inputs.append(OpSchema.FormalParameter("fc2_gain", _FLOAT, param_option=optional))
+    inputs += [_optional("fc2_gain"), *_rope()]
     schema = OpSchema(
         BLOCK,
         DOMAIN,
         VERSION,
-        doc="A pre-norm transformer block (B, N, D) -> (B, N, D): int8 weights, activations quantized per token.",
+        doc="A pre-norm transformer block (B, N, D) -> (B, N, D): int8 weights, activations quantized per token. "
+        "It is SwiGLU where fc1 has twice as many outputs as fc2 has inputs, gates before values.",
         inputs=inputs,
         outputs=[OpSchema.FormalParameter("y", _FLOAT)],
         attributes=[
@@ -80,11 +80,13 @@ def _float_block() -> OpSchema:
     inputs = [OpSchema.FormalParameter("x", _FLOAT)]
     for part in ("norm1", "qkv", "proj", "norm2", "fc1", "fc2"):
         inputs += [OpSchema.FormalParameter(f"{part}_{kind}", _FLOAT) for kind in ("weight", "bias")]
+    inputs += _rope()
     schema = OpSchema(
         FLOAT_BLOCK,
         DOMAIN,
         VERSION,
-        doc="A pre-norm transformer block (B, N, D) -> (B, N, D) in float32; weights are matrices (in, out).",
+        doc="A pre-norm transformer block (B, N, D) -> (B, N, D) in float32; weights are matrices (in, out). "
+        "It is SwiGLU where fc1 has twice as many outputs as fc2 has inputs, gates before values.",
         inputs=inputs,
         outputs=[OpSchema.FormalParameter("y", _FLOAT)],
         attributes=[
@@ -95,6 +97,15 @@ def _float_block() -> OpSchema:
     )
     schema.set_type_and_shape_inference_function(_infer_block)
     return schema
+
+
+def _optional(name: str) -> OpSchema.FormalParameter:
+    return OpSchema.FormalParameter(name, _FLOAT, param_option=OpSchema.FormalParameterOption.Optional)
+
+
+def _rope() -> list[OpSchema.FormalParameter]:
+    """Tables (P, D / H / 2) of the last P tokens' angles; queries and keys of those before them are not rotated."""
+    return [_optional("rope_cos"), _optional("rope_sin")]
 
 
 def _required(name: str, kind: OpSchema.AttrType) -> OpSchema.Attribute:

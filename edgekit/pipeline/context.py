@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgekit import __version__
 from edgekit.artifact import Preprocess
-from edgekit.backends.base import WEIGHT_ONLY, ExportSource
+from edgekit.backends import get_backend
+from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
-from edgekit.files import sha256_of
+from edgekit.files import sealed, sha256_of
 from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
@@ -26,6 +27,7 @@ from edgekit.pipeline.watch import Watcher
 from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import FACTS
 from edgekit.quantize.checkpoint import ENGINE
 from edgekit.quantize.explanation import FILE as EXPLAINED
 from edgekit.recipe import Recipe
@@ -67,6 +69,7 @@ class Materials:
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
         plan = self.plan(job.size, self.plan_kind(job)) if job.integer else None
+        integer_only = job.precision in get_backend(job.format).integer_only
         return ExportSource(
             model=self.model(job.size),
             preprocess=self.preprocess(job.size),
@@ -78,7 +81,7 @@ class Materials:
             overflow=self.recipe.quantize.overflow,
             heads=self.heads,
             head_plan=self._head_plan_of(job),
-            calibration=self.calibration(job.size).pixel_values if job.precision == "w8a16" else None,
+            calibration=self.calibration(job.size).pixel_values if integer_only else None,
         )
 
     def heads_key(self) -> dict[str, str]:
@@ -92,9 +95,20 @@ class Materials:
                 keys[name] = f"{source} {own[name].title}" if own[name].kinds else source
         return keys
 
+    def mend_plans(self, job: Job) -> None:
+        """Make the plans of an artifact that is kept anew where they are damaged or gone: `edgekit explain` reads them.
+
+        They are compared with the digests beside them, not loaded.
+        """
+        if job.integer and sealed(self.plan_path(job.size, self.plan_kind(job))):
+            self.plan(job.size, self.plan_kind(job))
+        if self.has_head_plan(job) and sealed(self.plan_path(job.size, "heads")):
+            self.head_plan(job.size)
+
     def has_head_plan(self, job: Job) -> bool:
-        """Whether heads have integers in an artifact; w8a16 has no heads."""
-        return job.integer and bool(self.heads) and job.precision != "w8a16" and self.recipe.head_precision == "int8"
+        """Whether heads have integers in an artifact; one of integers throughout has no heads."""
+        with_heads = bool(self.heads) and job.precision not in get_backend(job.format).integer_only
+        return job.integer and with_heads and self.recipe.head_precision == "int8"
 
     def head_plan_key(self, size: Size) -> str:
         """Digest of all that decides the integers of heads."""
@@ -115,7 +129,7 @@ class Materials:
 
     def plan_kind(self, job: Job) -> PlanKind:
         """The plan that an integer artifact is written from."""
-        return kind_of(job, self.recipe.quantize, self.loaded.model.config)
+        return kind_of(job, self.recipe.quantize)
 
     def plan_key(self, size: Size, kind: PlanKind) -> str:
         """Digest of all that decides a plan."""
@@ -187,13 +201,15 @@ class Materials:
             cache=blocks,
             progress=lambda what, done, total: self._watcher.stage(f"quantize to {what_for}: {what}", done, total),
         )
-        if self.recipe.quantize.recover == "on" and kind != "int8_weights":  # whose rounding costs next to nothing
-            from edgekit.distill.reconstruction import recover
+        if self.recipe.quantize.recover and kind != "int8_weights":  # whose rounding costs next to nothing
+            from edgekit.distill.reconstruction import reconstruct
 
-            plan = recover(
+            plan = reconstruct(
                 plan,
                 self.calibration(size).pixel_values,
-                progress=lambda what, done, total: self._watcher.stage(f"recover {what_for}: {what}", done, total),
+                progress=lambda what, done, total: self._watcher.stage(
+                    f"block reconstruction of {what_for}: {what}", done, total
+                ),
             )
         plan = replace(
             plan,
@@ -221,8 +237,8 @@ class Materials:
             return None
         try:
             plan = kind.load(path)
-        except DataError:
-            self._watcher.note(f"{path.name} is damaged and is made anew")
+        except DataError as error:
+            self._watcher.note(f"{path.name} is damaged and is made anew: {error.why}")
             return None
         return plan if plan.key == key else None
 
@@ -249,7 +265,7 @@ class Materials:
         if not self.has_head_plan(job):
             return None
         plan = self.head_plan(job.size)
-        return plan.weights_alone() if job.precision in WEIGHT_ONLY and job.format != "onnx" else plan
+        return plan if FACTS[job.precision].activations == "int8" else plan.weights_alone()
 
     def _reference(self, size: Size) -> Features:
         """Features of the float model in torch on the evaluation images, and what the heads make of them."""

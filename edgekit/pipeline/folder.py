@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgekit.errors import DataError
-from edgekit.files import sweep
+from edgekit.files import read_text, sweep
 
 _LOCK = ".lock"
 _STORAGE = {
@@ -37,14 +38,12 @@ def held(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"\0" * 4096)
-        lock = out / _LOCK
-        _take(lock, out)
     try:
-        _sweep(out)
-        with storage_errors(out):
-            yield
+        with _alone_in(out):
+            _sweep(out)
+            with storage_errors(out):
+                yield
     finally:
-        lock.unlink(missing_ok=True)
         with suppress(OSError):
             out.rmdir()  # only succeeds when nothing was written
 
@@ -61,7 +60,9 @@ def refuse_unwritable(out: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    _refuse_other_build(out / _LOCK, out)
+    if (out / _LOCK).exists():
+        with _alone_in(out):
+            pass
 
 
 @contextmanager
@@ -78,6 +79,23 @@ def storage_errors(out: Path) -> Iterator[None]:
         raise DataError(f"cannot write to {out}", why=os.strerror(code), fix=fix) from error
 
 
+def full_disk(error: BaseException | None, path: Path) -> str:
+    """Why a file could not be written, "" where the disk has nothing to do with an error.
+
+    Converters hide the system's number behind errors of their own: then it counts as the cause where the disk has less
+    than 1 MB left.
+    """
+    while error is not None:
+        if isinstance(error, Exception) and (code := _code(error)) in _STORAGE - {errno.ENOENT, errno.EEXIST}:
+            return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    with suppress(OSError):
+        there = next(place for place in path.absolute().parents if place.exists())
+        if (free := shutil.disk_usage(there).free) < 1_000_000:
+            return f"{free} bytes are free on the disk"
+    return ""
+
+
 def _code(error: Exception) -> int:
     """The system's number of an error, 0 of any other; safetensors has it in its words alone."""
     if isinstance(error, OSError):
@@ -86,36 +104,41 @@ def _code(error: Exception) -> int:
     return int(told.group(1)) if told else 0
 
 
-def _take(lock: Path, out: Path) -> None:
-    """Write our process id into the lock unless a living process holds it."""
-    _refuse_other_build(lock, out)
-    lock.write_text(str(os.getpid()))
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock of a build folder: the system's own, which ends with the process however that ends.
 
+    Raises:
+        DataError: another process holds it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
 
-def _refuse_other_build(lock: Path, out: Path) -> None:
-    """Raises DataError when a living process holds the lock."""
-    import psutil
-
+    path = out / _LOCK
+    lock = FileLock(path)
     try:
-        holder = int(lock.read_text())
-    except (OSError, ValueError):
-        holder = 0
-    if holder and holder != os.getpid() and psutil.pid_exists(holder) and _is_python(holder):
+        lock.acquire(timeout=0)
+    except Timeout:
         raise DataError(
-            f"another build (process {holder}) is at work in {out}",
-            fix=f"wait for it, choose another --out, or delete {lock}",
-        )
-
-
-def _is_python(process: int) -> bool:
-    """Whether the process may be a build: ids are given out again, and any other program is none."""
-    import psutil
-
+            f"another build{_holder(path)} is at work in {out}", fix="wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot lock {out}", why=f"{path}: {error.strerror or error}", fix=f"rm {path}, or --out ANOTHER_FOLDER"
+        ) from None
     try:
-        name = psutil.Process(process).name().lower()
-    except psutil.Error:
-        return False
-    return "python" in name or "edgekit" in name
+        path.write_text(str(os.getpid()), encoding="utf-8")  # for the message of the other
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for this file sees that it is gone
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Which process holds the lock, in brackets, where it has said so."""
+    try:
+        return f" (process {int(read_text(path, 100))})"
+    except (OSError, ValueError, DataError):
+        return ""
 
 
 def _sweep(out: Path) -> None:

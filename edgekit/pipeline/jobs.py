@@ -6,17 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Status
-from edgekit.backends import BACKENDS, Backend, get_backend
-from edgekit.backends.openvino.nncf import nncf_missing
-from edgekit.errors import BackendMissing, RecipeError
-from edgekit.precision import Precision, Variant
+from edgekit.backends import Backend, get_backend
+from edgekit.errors import RecipeError
+from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Precision, Variant, is_float
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
-
-_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
-_FUSED_LIBRARIES: dict[Format, str] = {"onnx": "ort_library", "openvino": "openvino_extension"}
-_FUSED_REASON = "the library of fused ops is not built here"
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Job:
     @property
     def integer(self) -> bool:
         """Whether it is written from a quantization plan."""
-        return self.precision not in _FLOAT and self.engine == "edgekit"
+        return not is_float(self.precision) and self.engine == "edgekit"
 
     def row(self, status: Status, reason: str = "") -> ArtifactRow:
         """A row of the manifest without artifact."""
@@ -79,42 +74,58 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
             why="the recipe names no format, no precision or no image size",
             fix="edgekit build --format onnx --precision fp32,w8a8 --out OUT",
         )
-    order: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
-    precisions = [precision for precision in order if precision in recipe.precisions]
     jobs = []
     for index, size in enumerate(dict.fromkeys(recipe.image_size)):
         suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
         for format_ in dict.fromkeys(recipe.formats):
-            jobs += _of_format(recipe, format_, precisions, size, suffix)
+            jobs += _of_format(recipe, format_, size, suffix)
     return tuple(jobs)
 
 
-def _of_format(recipe: Recipe, format_: Format, precisions: list[Precision], size: Size, suffix: str) -> list[Job]:
+def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list[Job]:
+    precisions = [precision for precision in FACTS if precision in recipe.precisions]
     backend, blocked = backend_of(format_)
     if backend is None:
         return [Job(format_, precision, "standard", size, suffix, "", blocked) for precision in precisions]
     jobs = []
-    written = backend.variants()
-    for precision in precisions:
-        if precision not in _FLOAT and "edgekit" not in recipe.engines:
+    for precision in FACTS:
+        if not is_float(precision) and "edgekit" not in recipe.engines:
             continue
-        variants: list[Variant] = [v for v in ("standard", "fused", "composite") if (precision, v) in written]
-        if not variants:
-            why = f"{format_} does not write {precision}; it writes {', '.join(dict.fromkeys(p for p, _ in written))}"
+        variants, why = _forms(backend, precision, recipe)
+        if why:
             jobs.append(Job(format_, precision, "standard", size, suffix, "", why))
         for variant in variants:
-            if not {"fused": recipe.fused, "composite": recipe.fused_attention == "on"}.get(variant, True):
-                continue
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
-            why_not = blocked or (fused_missing(format_) if variant == "fused" else None)
+            why_not = blocked or (backend.fused_missing() if variant == "fused" else None)
             jobs.append(Job(format_, precision, variant, size, suffix, path, why_not))
-    if format_ == "openvino" and "w8a8" in precisions and "nncf" in recipe.engines:
-        path = f"openvino/model_w8a8_nncf{suffix}.xml"
-        jobs.append(Job(format_, "w8a8", "standard", size, suffix, path, blocked or nncf_missing(), "nncf"))
-    if format_ in ("openvino", "coreml") and "image" in recipe.inputs:
+    for engine, precision in backend.peers.items():
+        if engine in recipe.engines and precision in precisions:
+            path = f"{format_}/model_{precision}_{engine}{suffix}{backend.suffix}"
+            why_not = blocked or backend.engine_missing(engine)
+            jobs.append(Job(format_, precision, "standard", size, suffix, path, why_not, engine))
+    if backend.image_input and "image" in recipe.inputs:
         jobs += [_with_image_input(job) for job in jobs if job.path and job.variant == "standard"]
     return jobs
+
+
+def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list[Variant], str]:
+    """The forms in which a recipe wants a precision, and why there is none where it asks for it all the same."""
+    written = [variant for variant in VARIANTS if (precision, variant) in backend.variants()]
+    wanted = [variant for variant in written if _switched_on(variant, recipe)]
+    if precision in recipe.precisions:
+        if not written:
+            known = ", ".join(dict.fromkeys(p for p, _ in backend.variants()))
+            return [], f"{backend.format} does not write {precision}; it writes {known}"
+        off = ", ".join(f"{precision}_{variant}" for variant in written)
+        return wanted, "" if wanted else f"{backend.format} writes {off} only, which the recipe switches off"
+    beside = FUSED_BESIDE.get(precision) in recipe.precisions
+    return [variant for variant in wanted if beside and variant == "fused"], ""
+
+
+def _switched_on(variant: Variant, recipe: Recipe) -> bool:
+    switch = VARIANTS[variant].switch
+    return switch is None or bool(getattr(recipe, switch))
 
 
 def _with_image_input(job: Job) -> Job:
@@ -126,11 +137,7 @@ def _with_image_input(job: Job) -> Job:
 
 def exporter_of(job: Job, recipe: Recipe) -> Backend:
     """The backend that writes a job, set as the recipe wants it."""
-    if job.format != "coreml":
-        return get_backend(job.format)
-    from edgekit.backends.coreml.backend import CoreMlBackend
-
-    return CoreMlBackend(recipe.coreml.target, recipe.coreml.batch if job.input == "pixel_values" else 1)
+    return get_backend(job.format).set_by(recipe, image_input=job.input == "image")
 
 
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
@@ -138,23 +145,7 @@ def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
     try:
         backend = get_backend(format_)
     except ModuleNotFoundError as error:
-        if error.name != BACKENDS[format_].partition(":")[0]:
+        if not (error.name or "").startswith("edgekit."):
             return None, f"the {format_} backend needs {error.name}: pip install 'edgekit[{format_}]'"
         return None, f"this edgekit has no {format_} backend yet"
     return backend, backend.missing()
-
-
-def fused_missing(format_: Format = "onnx") -> str | None:
-    """None when a format's fused ops can be exported and run here, else why not."""
-    from edgekit import native as ops
-
-    if format_ not in _FUSED_LIBRARIES:  # what is fused there is the runtime's own
-        return None
-    find = getattr(ops, _FUSED_LIBRARIES.get(format_, ""), None)
-    if find is None:
-        return _FUSED_REASON
-    try:
-        find()
-    except BackendMissing as error:
-        return str(error)
-    return None

@@ -13,13 +13,14 @@ from edgekit.artifact import Artifact, ArtifactRow
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.heads.own import decoders_of
-from edgekit.measure.drift import DriftReport, measure_drift
+from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
 from edgekit.pipeline.context import Materials
+from edgekit.pipeline.folder import full_disk
 from edgekit.pipeline.jobs import Job, exporter_of
 from edgekit.pipeline.records import Record
 from edgekit.pipeline.watch import Watcher
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LOGS = "logs"  # folder inside a build folder
 REFERENCE = "fp32 in torch"
+UNWRITTEN = "cannot write"  # how the reason of a row begins whose file found no room on the disk
 
 
 def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watcher) -> Record:
@@ -126,9 +128,11 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
         reference_name=REFERENCE,
         candidate_name=job.name,
         seed=materials.recipe.seed,
-        tasks=_tasks(reference, features, materials),
-        accuracy=judge.measure(features) if judge else (),
-        heads=_heads(reference, features, materials),
+        on_tasks=OnTasks(
+            maps=_tasks(reference, features, materials),
+            accuracy=judge.measure(features) if judge else (),
+            heads=_heads(reference, features, materials),
+        ),
     )
 
 
@@ -210,6 +214,8 @@ def failed(row: ArtifactRow, reason: str) -> ArtifactRow:
 def _logged(error: Exception, job: Job, out: Path) -> str:
     """Write the traceback to OUT/logs/<name>.log; returns the reason for the row, in one line."""
     text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
+    if why := full_disk(error, out / job.path):
+        return f"{UNWRITTEN} {out / job.path}: {why}"
     path = out / LOGS / f"{job.slug}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
 from edgekit.cpu import cpu_saturates
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job
+from edgekit.precision import REFERENCE
 from edgekit.recipe import Recipe
 
 _HELD_OUT = 4  # one in this many calibration images judges the drop under accuracy control
@@ -37,12 +38,13 @@ def make_nncf(job: Job, materials: Materials) -> Artifact:
     Raises:
         BackendMissing, DataError, DriftExceeded, ExportError: as `nncf_quantize`.
     """
-    options = options_of(materials.recipe)
+    options, backend = options_of(materials.recipe), get_backend(job.format)
     images = materials.calibration(job.size).pixel_values
     held_out = images[::_HELD_OUT] if options.max_drop is not None else None
     if held_out is not None:
         images = images[[i for i in range(len(images)) if i % _HELD_OUT]]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped weights open
         source = replace(materials.source(job), heads={})  # without plan; what is compared are features
-        fp32 = get_backend("openvino").export(source, "fp32", "standard", Path(folder) / "model.xml")
+        float_path = Path(folder) / f"model{backend.suffix}"
+        fp32 = backend.export(source, REFERENCE, "standard", float_path)
         return nncf_quantize(fp32, images, materials.out / job.path, options, held_out)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from edgekit.backends.base import WEIGHT_ONLY
+from edgekit.backends import get_backend
+from edgekit.precision import FACTS
 
 if TYPE_CHECKING:
-    from edgekit.models.config import ViTConfig
     from edgekit.pipeline.jobs import Job, Size
     from edgekit.quantize.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
@@ -18,27 +18,22 @@ PlanKind = Literal["int8", "int8_weights", "int4", "int4_symmetric", "int4_weigh
 "symmetric" when each group has as many steps below zero as above it."""
 KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
 PLANS = "plan"  # folder inside a build folder
-_FOUR_BITS = ("w4", "w4a8")
 _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
 _W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the recipe says otherwise
 
 
-def kind_of(job: Job, recipe: QuantizeRecipe, config: ViTConfig) -> PlanKind:
+def kind_of(job: Job, recipe: QuantizeRecipe) -> PlanKind:
     """The plan for an integer artifact.
 
-    ONNX's w8 is an integer product whose input range is taken at run time: it wants smoothed activations like w8a8.
-    Fused blocks of the "quality" tier keep 16 bits of each activation, next to which only the weights' rounding counts;
-    a SwiGLU model has none of them, its fused file falls back on static ranges. w8a16 keeps 16 bits everywhere.
-    TFLite's blocks of 4-bit weights have no zero points.
+    Beside activations of 16 bits only the weights' rounding counts, as beside float ones. Blocks of 4-bit weights have
+    no zero points where the format has none.
     """
-    floating = job.precision in WEIGHT_ONLY and job.format != "onnx"
-    floating |= job.variant == "fused" and recipe.tier == "quality" and config.ffn == "mlp" and job.format != "tflite"
-    floating |= job.precision == "w8a16"
-    if job.precision in _FOUR_BITS:
-        if job.format == "tflite" and recipe.zero_points:
+    facts = FACTS[job.precision]
+    if facts.weight_bits == 4:
+        if recipe.zero_points and not get_backend(job.format).weight_zero_points:
             return "int4_symmetric"
-        return "int4_weights" if floating else "int4"
-    return "int8_weights" if floating else "int8"
+        return "int4_weights" if facts.weight_only else "int4"
+    return "int8" if facts.activations == "int8" else "int8_weights"
 
 
 def plan_file(kind: str, size: Size, main: Size) -> str:

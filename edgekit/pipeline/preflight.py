@@ -121,7 +121,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
         if evaluation is not None:
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
-    kinds = sorted({(job.size, kind_of(job, recipe.quantize, config)) for job in jobs if job.integer and job.path})
+    kinds = sorted({(job.size, kind_of(job, recipe.quantize)) for job in jobs if job.integer and job.path})
     plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
     return Preflight(recipe, jobs, plans, found, doomed)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.artifact import ArtifactRow, Frozen
 from edgekit.errors import DataError
-from edgekit.files import atomic_path, inside, read_text, sha256_of
+from edgekit.files import inside, read_text, sealed, sealed_path, sha256_of
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 
@@ -27,8 +27,8 @@ class Record(Frozen):
     latency: LatencyReport | None = None
 
     def write(self, out: Path) -> None:
-        """Write OUT/records/<name>.json atomically."""
-        with atomic_path(_path(out, self.row.name)) as temporary:
+        """Write OUT/records/<name>.json atomically, its digest beside it."""
+        with sealed_path(_path(out, self.row.name)) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def holds(self, out: Path, key: str) -> bool:
@@ -48,9 +48,11 @@ class Record(Frozen):
 
 
 def read_record(out: Path, name: str) -> Record | None:
-    """The record of an artifact; None when there is none, or none that this edgekit can read (it is made anew)."""
+    """The record of an artifact; None when there is none, or none that this edgekit wrote so (it is made anew)."""
     path = _path(out, name)
     try:
+        if sealed(path):
+            return None
         record = Record.model_validate_json(read_text(path))
         if record.row.path is not None:
             inside(out, record.row.path, said_by=str(path))

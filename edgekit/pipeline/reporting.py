@@ -22,6 +22,7 @@ from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.precision import is_float
 from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
@@ -115,9 +116,9 @@ def _assemble(
     size = materials.recipe.image_size[0]
     images, calibration = materials.evaluation(size), materials.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
-    report = BuildReport.assemble(
-        manifest,
-        Host.model_validate(manifest.host),
+    return BuildReport(
+        manifest=manifest,
+        host=Host.model_validate(manifest.host),
         reference=measured.reference,
         verdict=verdict,
         drift=measured.drift,
@@ -130,8 +131,8 @@ def _assemble(
         commands=_commands(materials.recipe),
         explanation=Explanation.read(materials.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
+        images_digest=images.digest,
     )
-    return report.model_copy(update={"images_digest": images.digest})
 
 
 def _panels(manifest: Manifest, measured: Measured, materials: Materials, watcher: Watcher) -> tuple[ImagePanel, ...]:
@@ -168,7 +169,7 @@ def _panels(manifest: Manifest, measured: Measured, materials: Materials, watche
 
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
     """Indices of the images with the least SQNR summed over the integer artifacts (over all when there is none)."""
-    integers = [row for row in rows if row.precision not in ("fp32", "fp16")] or rows
+    integers = [row for row in rows if not is_float(row.precision)] or rows
     total = np.zeros(count)
     for row in integers:
         total += [image.sqnr_db for image in drift[row.name].images]
@@ -181,7 +182,7 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     words += ["--precision", ",".join(recipe.precisions)]
     words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
-    if recipe.heads or recipe.own_heads == "off":
+    if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]
     words += ["--eval", recipe.evaluation, "--seed", str(recipe.seed), "--out", "OUT"]
     return Command(text=shlex.join(words), meaning="this build again"), _AGAIN

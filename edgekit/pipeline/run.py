@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 from edgekit import __version__
 from edgekit.artifact import Manifest
 from edgekit.errors import DataError
+from edgekit.files import sealed
 from edgekit.heads.own import decoders_of, own_heads
 from edgekit.host import describe_host
-from edgekit.measure.golden import FOLDER as GOLDEN
-from edgekit.measure.golden import INPUTS, OUTPUTS, write_golden
+from edgekit.measure.golden import golden_files, write_golden
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import Job, jobs_of
-from edgekit.pipeline.make import golden_home, make
+from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
+from edgekit.pipeline.make import UNWRITTEN, golden_home, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
 from edgekit.pipeline.records import Record, digest_of, read_record, records_in
 from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
 from edgekit.pipeline.timing import Timing, runs_of, timed
 from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.precision import REFERENCE
 from edgekit.progress import Step
-from edgekit.recipe import CoreMlRecipe, Recipe
+from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgekit.report.verdict import Aim, Verdict
@@ -58,9 +59,11 @@ class BuildResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when something was built and no FP32 artifact failed, else 1."""
+        """0 when something was built, no FP32 artifact failed and none found no room on the disk; else 1."""
         rows = self.manifest.artifacts
-        fp32_failed = any(row.precision == "fp32" and row.status == "failed" for row in rows)
+        if any(row.name in self.failed and row.reason.startswith(UNWRITTEN) for row in rows):
+            return 1
+        fp32_failed = any(row.precision == REFERENCE and row.status == "failed" for row in rows)
         return int(fp32_failed or not any(row.status == "ok" for row in rows))
 
 
@@ -252,6 +255,9 @@ def _artifacts(
             record = read_record(materials.out, job.name)
             if record is not None and record.holds(materials.out, key) and drift_key in ("", record.drift_key):
                 kept.add(job.name)
+                materials.mend_plans(job)
+                if any(sealed(file) for file in golden_files(golden_home(materials.out, job))):
+                    _golden(job, materials)
             else:
                 watcher.step(job.name)
                 _golden(job, materials)
@@ -280,7 +286,7 @@ def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
         plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
         **({"heads": materials.heads_key()} if materials.heads else {}),
         **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
-        **({"coreml": recipe.coreml.model_dump()} if _other_package(job, recipe) else {}),
+        **exporter_of(job, recipe).settings_of(recipe),
     )
     return key, "" if measure == "none" else _drift_key(materials.evaluation(job.size).digest, materials)
 
@@ -290,11 +296,6 @@ def _drift_key(images: str, materials: Materials) -> str:
     return digest_of(
         images=images, seed=materials.recipe.seed, heads=sorted(decoders_of(materials.loaded)), measures=_MEASURES
     )
-
-
-def _other_package(job: Job, recipe: Recipe) -> bool:
-    """Whether it is a Core ML package written in another way than by default."""
-    return job.format == "coreml" and recipe.coreml != CoreMlRecipe()
 
 
 def _engine_key(job: Job, materials: Materials) -> str:
@@ -316,7 +317,7 @@ def _golden(job: Job, materials: Materials) -> None:
 
     home = golden_home(materials.out, job)
     pixels = materials.evaluation(job.size).pixel_values[:_GOLDEN_IMAGES]
-    if all((home / GOLDEN / file).exists() for file in (INPUTS, OUTPUTS)):
+    if not any(sealed(file) for file in golden_files(home)):
         from edgekit.measure.golden import read_golden
 
         try:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
-from edgekit.artifact import Format, Manifest
+from edgekit.artifact import FORMATS, Format, Manifest
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, files_of
 from edgekit.heads.own import own_kind
 from edgekit.images.folder import ImageFolder
+from edgekit.measure.golden import golden_files
 from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job
+from edgekit.pipeline.make import golden_home
+from edgekit.pipeline.plans import PLANS
 from edgekit.pipeline.records import FOLDER, digest_of
 from edgekit.recipe import Recipe
 
@@ -27,13 +30,6 @@ Measure = Literal["all", "drift", "none"]
 """How much is measured: drift and latency; drift alone; or only the golden check."""
 
 _FILE = "stamp"
-
-_TOOLS: dict[Format, tuple[str, ...]] = {  # packages whose version decides the bytes of an artifact
-    "onnx": ("torch", "onnx", "onnx-ir", "onnxruntime"),
-    "openvino": ("torch", "openvino"),
-    "coreml": ("torch", "coremltools"),
-    "tflite": ("torch", "ai-edge-litert"),
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Request:
 def tools_of(format_: Format) -> dict[str, str]:
     """Installed packages that decide what a format's files hold, with their versions."""
     found = {}
-    for package in _TOOLS[format_]:
+    for package in ("torch", *FORMATS[format_].distributions):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -83,7 +79,10 @@ def _stamp(request: Request) -> str:
     model = path_of(recipe.model)
     checkpoint = files_of(model) if model else []
     heads = [Path(source) for source in recipe.heads.values() if own_kind(source) is None]
-    written = [file for job in request.jobs if not job.blocked for file in files_of(out / job.path)]
+    jobs = [job for job in request.jobs if not job.blocked]
+    written = [file for job in jobs for file in files_of(out / job.path)]
+    written += [file for job in jobs for file in golden_files(golden_home(out, job))]
+    written += sorted(file for folder in (PLANS, FOLDER) for file in (out / folder).glob("*.*"))
     return digest_of(
         recipe=recipe.digest,
         measure=request.measure,

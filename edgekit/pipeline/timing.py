@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import IMAGE_NAME, ArtifactRow, Format, Manifest, TimingRun
+from edgekit.artifact import FORMATS, IMAGE_NAME, ArtifactRow, Manifest, TimingRun
 from edgekit.backends import artifact_of, get_backend
 from edgekit.errors import DataError
 from edgekit.host import describe_host
 from edgekit.measure.golden import read_golden
-from edgekit.measure.latency import LatencyReport, LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyReport, LatencyRun, TimingOptions, measure_latency
 from edgekit.pipeline.records import Record, digest_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.precision import REFERENCE, is_reference
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -45,10 +45,11 @@ def reference_name(rows: Sequence[ArtifactRow], suffix: str | None = "") -> str 
 
     `suffix` is what the names of the image size end in, "" for the main one; None where all rows are of one size.
     """
-    names = [row.name for row in rows if row.status == "ok" and row.precision == "fp32" and row.variant == "standard"]
+    names = [row.name for row in rows if row.status == "ok" and is_reference(row.precision, row.variant)]
     wanted = r"(_\d+x\d+)?" if suffix is None else re.escape(suffix)
-    names = [name for name in names if re.fullmatch(f"fp32{wanted}", name.partition("/")[2])]
-    return min(names, key=lambda name: (not name.startswith("onnx/"), names.index(name)), default=None)
+    names = [name for name in names if re.fullmatch(f"{REFERENCE}{wanted}", name.partition("/")[2])]
+    first = next(iter(FORMATS))
+    return min(names, key=lambda name: (name.partition("/")[0] != first, names.index(name)), default=None)
 
 
 def timed(
@@ -90,13 +91,6 @@ def runs_of(reports: Iterable[LatencyReport | None]) -> tuple[TimingRun, ...]:
     return tuple(found.values())
 
 
-def untimed(format_: Format) -> str | None:
-    """Why a format's latency means nothing on this machine, None where it does."""
-    if format_ == "coreml" and platform.system() != "Darwin":
-        return "Core ML runs on macOS and iOS only; here its program is interpreted, which proves drift, not speed"
-    return None
-
-
 def _by_size(records: Iterable[Record]) -> list[tuple[Size, list[Record]]]:
     """The finished artifacts of each image size."""
     groups: dict[Size, list[Record]] = {}
@@ -107,10 +101,8 @@ def _by_size(records: Iterable[Record]) -> list[tuple[Size, list[Record]]]:
 
 
 def _left_out(row: ArtifactRow) -> str | None:
-    """Why a build does not time an artifact; `edgekit bench` times the first kind, when asked for it."""
-    if row.precision == "w8a16":
-        return "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
-    return untimed(row.format) or get_backend(row.format).runner_missing()
+    """Why a build does not time an artifact; `edgekit bench` times those of devices of another kind when asked."""
+    return get_backend(row.format).why_untimed(row.precision)
 
 
 def _takes_images(row: ArtifactRow) -> bool:
@@ -128,12 +120,9 @@ def _measure(
     return measure_latency(
         [artifact_of(row, manifest, out) for row in rows],
         _pixels(out, size, timing.seed),
+        TimingOptions(rounds=timing.rounds, budget_s=_BUDGET_S, gap_s=0.1, seed=timing.seed),
         threads=timing.threads,
         reference=reference_name(rows, suffix=None),
-        rounds=timing.rounds,
-        budget_s=_BUDGET_S,
-        gap_s=0.1,
-        seed=timing.seed,
         notify=lambda text: watcher.stage(f"latency: {text}", next(step), len(rows) + timing.rounds),
     )
 

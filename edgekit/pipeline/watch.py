@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from typing_extensions import override
+
 from edgekit import progress
 from edgekit.artifact import ArtifactRow
 
@@ -18,8 +20,9 @@ class Watcher(progress.Reporter, Protocol):
         ...
 
 
-class Silent(progress.Silent):
+class Silent(progress.Silent, Watcher):
     """A Watcher that ignores everything."""
 
+    @override
     def finished(self, row: ArtifactRow, fate: Fate) -> None:
-        """Ignored."""
+        pass

@@ -1,4 +1,4 @@
-"""The integers of heads: what `edgekit.plan.quant` is for the backbone, for the layers of one build's heads."""
+"""The HeadPlan: integers, scales and zero points of the layers of one build's heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import sealed, sealed_path
 from edgekit.plan.quant import StaticInput
 
 HEADS = "heads."  # what the names of all layers and nodes of heads begin with
@@ -21,10 +21,10 @@ ENGINE = 1  # raised when `quantize_heads` makes other integers of the same head
 class LayerPlan:
     """A convolution, or a linear layer, with integer weights.
 
-    A convolution rounds its input to uint8, sums integers, and rounds what comes out (behind its ReLU, which the range
-    from 0 on is) to uint8 again: the form that every runtime has a fast kernel for. Without the two quantizers a layer
-    has integer weights alone, for the size of the file: linear layers, which work on a single vector, and convolutions
-    whose input does not bear rounding.
+    A convolution rounds its input to uint8, sums integers, and rounds its output to uint8 again (its ReLU is the clamp
+    at zero_point): the form that every runtime has a fast kernel for. Without the two quantizers a layer has integer
+    weights alone, for the size of the file: linear layers, which work on a single vector, and convolutions that are too
+    sensitive to input rounding.
     """
 
     weight: np.ndarray  # int8 (out, in, k, k) or (out, in), symmetric
@@ -34,7 +34,7 @@ class LayerPlan:
     output: StaticInput | None = None
 
     def dequantized(self) -> np.ndarray:
-        """The weights that the integers stand for: float32, in their shape."""
+        """Dequantized weights: float32, in their shape."""
         scale = self.weight_scale.reshape(-1, *[1] * (self.weight.ndim - 1))
         return (self.weight * scale).astype(np.float32)
 
@@ -42,8 +42,16 @@ class LayerPlan:
         """The bias (out,) in steps of the accumulator."""
         return np.rint(self.bias.astype(np.float64) / self.accumulator_scale()).astype(np.int32)
 
+    def require_sound(self, name: str) -> None:
+        """Raises ValueError for numbers that no plan has: not finite, scales of 0, weights that are no int8."""
+        if self.weight.dtype != np.int8 or not (np.isfinite(self.weight_scale).all() and np.isfinite(self.bias).all()):
+            raise ValueError(f"{name} holds NaN or infinite values, or weights of {self.weight.dtype}")
+        for grid in (self.input, self.output):
+            if grid is not None:
+                grid.require_sound(name)
+
     def accumulator_scale(self) -> np.ndarray:
-        """What one step of a convolution's sum is worth: float32 (out,)."""
+        """Scale of a convolution's int32 accumulator: float32 (out,)."""
         assert self.input is not None
         scale: np.ndarray = np.float32(self.input.scale) * self.weight_scale
         return scale
@@ -71,12 +79,12 @@ class HeadPlan:
         return notes + [f"{name}: {reason}" for name, reason in self.kept_float.items()]
 
     def weights_alone(self) -> HeadPlan:
-        """The same integers for files whose arithmetic is float."""
+        """The weight-only plan: the same integers for files whose arithmetic is float."""
         layers = {name: replace(layer, input=None, output=None) for name, layer in self.layers.items()}
         return replace(self, layers=layers)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors) atomically."""
+        """Write `path` (safetensors) atomically, its digest beside it."""
         from safetensors.numpy import save_file
 
         parts = ("weight", "weight_scale", "bias")
@@ -92,7 +100,7 @@ class HeadPlan:
             "sqnr_db": self.sqnr_db,
             "key": self.key,
         }
-        with atomic_path(path) as temporary:
+        with sealed_path(path) as temporary:
             save_file(
                 {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
                 temporary,
@@ -101,10 +109,12 @@ class HeadPlan:
 
     @classmethod
     def load(cls, path: Path) -> HeadPlan:
-        """Read what `save` wrote; raises DataError when it is missing, truncated or something else."""
+        """Read what `save` wrote; raises DataError for anything else than that very file, and for NaN in it."""
         from safetensors import SafetensorError, safe_open
 
         try:
+            if damage := sealed(path):
+                raise ValueError(damage)
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})["edgekit.heads"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -117,8 +127,12 @@ class HeadPlan:
                 )
                 for name, grids in meta["grids"].items()
             }
-        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            for name, layer in layers.items():
+                layer.require_sound(name)
+            return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise DataError(
-                f"{path} is no readable plan of heads", why=str(error), fix="delete it, edgekit build makes it again"
+                f"{path} is no readable plan of heads",
+                why=str(error)[:300],
+                fix="delete it, edgekit build makes it again",
             ) from None
-        return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])

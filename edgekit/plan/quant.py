@@ -7,7 +7,7 @@ integer weights, weight scales and the quantizer of its input. y = x @ W^T + b i
     y[n, o]   = acc[n, o] * (x_scale_n * w_scale[o]) + bias[o]   in float32
 
 with x_q = clamp(round_half_even(x / x_scale) + z, 0, 255). 8-bit weights are
-symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may have a zero point each (`weight_zero`).
+symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may have a zero point each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import sealed, sealed_path
 
 if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
@@ -43,10 +43,18 @@ class StaticInput:
         scale = np.float64(np.float32(self.scale))
         return np.float32(-self.zero_point * scale), np.float32((255 - self.zero_point) * scale)
 
+    def require_sound(self, name: str) -> None:
+        """Raises ValueError unless the scale is a positive number and the zero point one of 8 bits."""
+        if not (np.isfinite(self.scale) and self.scale > 0 and 0 <= self.zero_point <= 255):
+            raise ValueError(f"the input of {name} has scale {self.scale} and zero point {self.zero_point}")
+
 
 @dataclass(frozen=True)
 class TokenGroupInput:
-    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches)."""
+    """Two static uint8 quantizers: tokens [0, split) (CLS and registers) and tokens [split, N) (patches).
+
+    `head` quantizes the first token group, `tail` the second; neither has to do with attention or task heads.
+    """
 
     split: int
     head: StaticInput
@@ -89,7 +97,7 @@ class GemmPlan:
     """One quantized GEMM.
 
     `weight` int8 (out, in); `weight_scale` float32 (out, groups), groups = 1 for a scale per output channel, else
-    in / group_size; `weight_zero` int8 (out, groups) is what stands for 0, None where 0 does.
+    in / group_size; `weight_zero_point` int8 (out, groups) is the zero point per group, None = symmetric.
     `bias` float32 (out,) belongs to the static input quantizer (bias correction included); `bias_dynamic` is the
     uncorrected one, for runtimes that quantize activations per token.
     The patch embedding is stored as a GEMM too: (out, 3 * patch * patch) in the convolution's own element order.
@@ -102,27 +110,27 @@ class GemmPlan:
     bias: np.ndarray
     bias_dynamic: np.ndarray
     input: InputQuantizer
-    weight_zero: np.ndarray | None = None
+    weight_zero_point: np.ndarray | None = None
 
     @property
     def group_size(self) -> int:
         """Input channels that share a weight scale."""
         return int(self.weight.shape[1]) // int(self.weight_scale.shape[1])
 
-    def zeros(self) -> np.ndarray:
-        """What stands for 0 at every weight: int8, (out, in) or (1, 1)."""
-        if self.weight_zero is None:
+    def zero_points(self) -> np.ndarray:
+        """Zero points broadcast to the weight's shape: int8 (out, in), or (1, 1) of a symmetric weight."""
+        if self.weight_zero_point is None:
             return np.zeros((1, 1), np.int8)
-        return np.repeat(self.weight_zero, self.group_size, axis=1)
+        return np.repeat(self.weight_zero_point, self.group_size, axis=1)
 
-    def steps(self) -> np.ndarray:
-        """The weights (out, in) int8 in steps of their scales: the integers less what stands for 0."""
-        return self.weight - self.zeros()
+    def centered_int8(self) -> np.ndarray:
+        """`weight - weight_zero_point`, not yet scaled: int8 (out, in)."""
+        return self.weight - self.zero_points()
 
     def dequantized(self) -> np.ndarray:
         """Float32 weights (out, in) that the integers stand for."""
         scale = np.repeat(self.weight_scale, self.group_size, axis=1)
-        return (self.steps().astype(np.float32) * scale).astype(np.float32)
+        return (self.centered_int8().astype(np.float32) * scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class MatmulPlan:
 
 
 def dither(tokens: int, scale: float) -> np.ndarray:
-    """What is added to the softmax numerators of each column before they are rounded: (tokens,) float32.
+    """Dither of the softmax numerators, an offset per column before they are rounded: (tokens,) float32.
 
     Evenly spread over one step: frac(j * golden ratio) - 1/2, in units of `scale`. Rounding to nearest would lose the
     many small numerators of a row that has a large one, and with them up to a fifth of its mass; with an offset per
@@ -164,7 +172,7 @@ class QuantPlan:
     provenance: dict[str, Any] = field(default_factory=dict)  # recipe digest, calibration digest, steps and their gain
 
     def mixed_precision_notes(self) -> list[str]:
-        """Sentences on the GEMMs that are more precise than the others."""
+        """Mixed precision in words: a sentence for each GEMM that is more precise than the others."""
         kept = [f"{name} stays float: {reason}" for name, reason in self.kept_float.items()]
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 
@@ -179,7 +187,7 @@ class QuantPlan:
         return dict(self.provenance.get("promoted", {}))
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors; the JSON part is in its header metadata) atomically."""
+        """Write `path` (safetensors; the JSON part is in its header metadata) atomically, its digest beside it."""
         from safetensors.numpy import save_file
 
         tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
@@ -193,43 +201,49 @@ class QuantPlan:
             "provenance": self.provenance,
         }
         for name, gemm in self.gemms.items():
-            for part in ("weight", "weight_scale", "weight_zero", "bias", "bias_dynamic"):
-                if getattr(gemm, part) is not None:
-                    tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
+                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+            if gemm.weight_zero_point is not None:
+                tensors[f"gemm/{name}/weight_zero"] = np.ascontiguousarray(gemm.weight_zero_point)
             meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
         for name, matmul in self.matmuls.items():
             for part in ("query_scale", "key_scale", "value_scale"):
                 tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
             meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
-        with atomic_path(path) as temporary:
+        with sealed_path(path) as temporary:
             save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path) -> QuantPlan:
-        """Read a plan written by `save`; raises DataError when it is missing, truncated or no plan."""
+        """Read a plan written by `save`.
+
+        Raises:
+            DataError: missing, another file than its digest describes, no plan, or numbers that none has (NaN).
+        """
         from safetensors import SafetensorError, safe_open
 
-        from edgekit.models.config import ViTConfig
-
+        fix = f"edgekit quantize --model MODEL --out {path.parent.parent}"
         try:
+            if damage := sealed(path):
+                raise ValueError(damage)
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})["edgekit.plan"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise DataError(
-                f"{path} is not a readable quantization plan",
-                why=str(error),
-                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
-            ) from None
-        if meta["schema"] != PLAN_SCHEMA:
-            raise DataError(
-                f"{path} has schema {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}",
-                fix=f"edgekit quantize --model MODEL --out {path.parent.parent}",
-            )
-        config = meta["config"]
-        config["grid"] = tuple(config["grid"])
+            if meta["schema"] != PLAN_SCHEMA:
+                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}")
+            plan = cls._of(meta, tensors)
+            plan.require_sound()
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            raise DataError(f"{path} is not a readable quantization plan", why=str(error)[:300], fix=fix) from None
+        return plan
+
+    @classmethod
+    def _of(cls, meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> QuantPlan:
+        """From the parts of a file."""
+        from edgekit.models.config import config_of
+
         return cls(
-            config=ViTConfig(**config),
+            config=config_of(meta["config"]),
             image_size=tuple(meta["image_size"]),
             float_tensors={k.removeprefix("float/"): v for k, v in tensors.items() if k.startswith("float/")},
             gemms={
@@ -258,6 +272,41 @@ class QuantPlan:
             kept_float=meta["kept_float"],
             provenance=meta["provenance"],
         )
+
+    def require_sound(self) -> None:
+        """Raises ValueError for numbers that no plan has: not finite, scales of 0, zero points beyond 8 bits."""
+        for name, tensor in self.float_tensors.items():
+            _require_finite(name, tensor)
+        for name, gemm in self.gemms.items():
+            if gemm.weight.dtype != np.int8 or gemm.weight.ndim != 2:
+                raise ValueError(f"the weight of {name} is {gemm.weight.dtype} {gemm.weight.shape}")
+            if gemm.weight_scale.ndim != 2 or gemm.weight.shape[1] % gemm.weight_scale.shape[1]:
+                raise ValueError(f"the weight scales of {name} have shape {gemm.weight_scale.shape}")
+            for part in (gemm.weight_scale, gemm.bias, gemm.bias_dynamic):
+                _require_finite(name, part)
+            for grid in _grids(gemm.input):
+                grid.require_sound(name)
+        for name, matmul in self.matmuls.items():
+            for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
+                _require_finite(name, part)
+
+
+def _require_finite(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values, or no floats ({values.dtype})")
+
+
+def _grids(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
+    """The static quantizers in one of any kind."""
+    match quantizer:
+        case StaticInput():
+            return (quantizer,)
+        case TokenGroupInput():
+            return (quantizer.head, quantizer.tail)
+        case TokenScaledInput():
+            return (quantizer.quotient,)
+        case _:
+            return ()
 
 
 def _input_from(entry: dict[str, Any]) -> InputQuantizer:

@@ -1,4 +1,4 @@
-"""What each step of the quantization recipe brings: the plan is made again without it, and judged again."""
+"""Ablation of the quantization recipe: the plan is made and judged again without each of its steps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 WITHOUT: dict[str, dict[str, Any]] = {
     "GPTQ (round to nearest instead)": {"rounding": "rtn"},
     "smoothing of LayerNorm outputs": {"smooth": "off"},
-    "token scales of proj and fc2": {"token_scale": "off"},
+    "token scales of proj and fc2": {"token_scale": False},
     "scale behind GELU": {"fc2_scale": "off"},
     "centred keys": {"centre_keys": False},
     "centred values": {"centre_values": False},
     "balanced values": {"balance_values": False},
     "searched ranges (min-max instead)": {"activation_range": "minmax"},
-    "probes": {"probes": "off"},
+    "synthetic images": {"synthetic": False},
     "the float patch embedding (int8 instead)": {"patch_embed": "int8"},
     "bias correction": {"bias_correction": False},
     "all of it": {
@@ -39,9 +39,9 @@ WITHOUT: dict[str, dict[str, Any]] = {
         "balance_values": False,
         "activation_range": "minmax",
         "bias_correction": False,
-        "probes": "off",
+        "synthetic": False,
         "patch_embed": "int8",
-        "token_scale": "off",
+        "token_scale": False,
     },
 }
 WITH: dict[str, dict[str, Any]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import DataError
+from edgekit.files import unlink_sealed
 from edgekit.plan.quant import QuantPlan
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of an
 
 
 def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
-    """Names a run by everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
+    """Digest of everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
     decided = [ENGINE, inputs, turned, recipe.model_dump(mode="json")]
     total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
     for key, value in model.state_dict().items():
@@ -38,7 +39,7 @@ class Saved:
         self.path = None if folder is None else folder / f"unfinished-{digest}.safetensors"
 
     def read(self) -> QuantPlan | None:
-        """What an earlier run left, or None. A file that cannot be read counts as nothing left."""
+        """The plan of an earlier run, or None; a file that cannot be read counts as none."""
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -47,11 +48,11 @@ class Saved:
             return None
 
     def write(self, plan: QuantPlan) -> None:
-        """Replace the file (atomically)."""
+        """Replace the file atomically."""
         if self.path is not None:
             plan.save(self.path)
 
     def remove(self) -> None:
-        """Forget the run: it is finished."""
+        """Delete the file of a finished run."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            unlink_sealed(self.path)

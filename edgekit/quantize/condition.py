@@ -11,7 +11,16 @@ from torch import Tensor
 
 from edgekit.plan.quant import InputQuantizer, StaticInput, TokenGroupInput, TokenScaledInput
 from edgekit.quantize.observe import InputObserver
-from edgekit.quantize.ranges import CLIPPED, EXACT, Smoothing, choose_smoothing, quantile_reach, quotients, static_input
+from edgekit.quantize.ranges import (
+    CLIPPED,
+    EXACT,
+    Smoothing,
+    SmoothingOptions,
+    choose_smoothing,
+    quantile_reach,
+    quotients,
+    static_input,
+)
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.stages import Stage, State, stages_of
 from edgekit.surgery.balance_values import balance_values
@@ -31,13 +40,13 @@ _UNEVEN = ("attn.proj", "mlp.fc2", "mlp.w3")  # no LayerNorm in front: some toke
 
 @dataclass(frozen=True)
 class InputChoice:
-    """How one GEMM's input was decided: for the plan's provenance and `explain`."""
+    """The chosen quantizer of one GEMM's input, for the plan's provenance and `explain`."""
 
     quantizer: InputQuantizer
     smoothing: Smoothing
-    peak: float  # largest magnitude seen before the rewrite
+    peak: float  # abs-max before the rewrite
     peak_channel: int
-    typical: float  # median over channels of their largest magnitude
+    typical: float  # median over channels of their abs-max
 
     def words(self) -> dict[str, float | str | int]:
         """The choice as plain values for the plan's provenance."""
@@ -85,7 +94,7 @@ def condition(
     block: Block,
     observers: dict[str, InputObserver],
     mean_key: Tensor,
-    half: Tensor,
+    fold: Tensor,
     recipe: QuantizeRecipe,
     *,
     registers: int,
@@ -96,7 +105,7 @@ def condition(
         block: float block, LayerScale folded.
         observers: of `observe`, by stage.
         mean_key: (D,), taken out of the keys.
-        half: (images,) bool, the unlike halves for cross-validation.
+        fold: (images,) bool, the cross-validation fold of each image.
         recipe: which rewrites are wanted.
         registers: number of register tokens; decides on token groups when the recipe leaves it open.
     """
@@ -109,11 +118,8 @@ def condition(
         observer = observers[stage.part]
         rows, special, owners = observer.sample()
         can_shift, can_scale = _allowed(stage, recipe)
-        by_token = recipe.token_scale == "on" and stage.part in _UNEVEN
-        smoothing = choose_smoothing(
-            rows,
-            half[owners],
-            stage.linear.weight,
+        by_token = recipe.token_scale and stage.part in _UNEVEN
+        options = SmoothingOptions(
             shift=can_shift,
             scale=can_scale,
             by_token=by_token,
@@ -121,6 +127,7 @@ def condition(
             weight_levels=weight_limit(recipe.bits),
             weight_gain=0.25 if recipe.rounding == "gptq" else 1.0,
         )
+        smoothing = choose_smoothing(rows, fold[owners], stage.linear.weight, options)
         _rewrite(block, stage, smoothing)
         extremes = torch.stack((observer.low, observer.high))  # type: ignore[arg-type]
         magnitudes = extremes.abs().amax(0)
@@ -144,7 +151,7 @@ def condition(
 
 
 def _covering(values: Tensor, margin: float) -> StaticInput:
-    """The quantizer of that share of the range of `values`."""
+    """The uint8 quantizer for [min, max] * margin of `values`."""
     return static_input(float(values.min()) * margin, float(values.max()) * margin)
 
 

@@ -15,15 +15,16 @@ through what is already integer, so that every GEMM is fitted to the inputs that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekit.errors import DataError
 from edgekit.plan.quant import FloatInput, InputQuantizer, QuantPlan
@@ -31,11 +32,11 @@ from edgekit.quantize.attention import plan_products
 from edgekit.quantize.checkpoint import Saved, run_digest
 from edgekit.quantize.condition import InputChoice, condition, observe
 from edgekit.quantize.fit import GemmFit
-from edgekit.quantize.ranges import static_input, unlike_halves
+from edgekit.quantize.ranges import static_input, unlike_folds
 from edgekit.quantize.sensitivity import promote, verify
 from edgekit.quantize.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
-from edgekit.quantize.stages import State, stages_of
-from edgekit.quantize.synthetic import probes as make_probes
+from edgekit.quantize.stages import Stage, State, stages_of
+from edgekit.quantize.synthetic import synthetic_images
 from edgekit.surgery import restore, state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
@@ -50,10 +51,10 @@ Inputs = Literal["integer", "float"]
 """What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
 BATCH = 8  # images that run together: bounds the activations alive at once
-PROBES = 6  # one synthetic probe for so many images
-LEAST_PROBES = 8
+SYNTHETIC_SHARE = 6  # one synthetic image per 6 real ones
+LEAST_SYNTHETIC = 8
 LEAST_IMAGES = 4  # to calibrate on; one of them is held out
-HELD_OUT = 8  # one image in so many is kept out of calibration, to verify the plan on
+HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 
 
 @torch.no_grad()
@@ -118,11 +119,11 @@ class _Engine:
         cache: Path | None,
     ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress
-        self.half = unlike_halves(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
+        self.fold = unlike_folds(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, inputs, turned))
-        count = max(LEAST_PROBES, len(pixels) // PROBES)
-        unprobed = recipe.probes == "off" or inputs == "float"  # they widen ranges, of which there are none then
-        self.probes = pixels[:0] if unprobed else make_probes(pixels, count, model.config.patch)
+        count = max(LEAST_SYNTHETIC, len(pixels) // SYNTHETIC_SHARE)
+        needed = recipe.synthetic and inputs == "integer"  # they widen ranges, of which float inputs have none
+        self.synthetic = pixels[:0] if not needed else synthetic_images(pixels, count, model.config.patch)
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
@@ -146,38 +147,33 @@ class _Engine:
             self.model = restore(plan.config, plan.float_tensors)
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
         self._report(plan, "patch_embed.proj")
-        exact = [self.model.embed(batch) for batch in self.pixels.split(BATCH)]
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
-        quantized = [integer.embed(batch) for batch in self.pixels.split(BATCH)]
-        probes = [self.model.embed(batch) for batch in self.probes.split(BATCH) if len(batch)]
-        probed = torch.arange(len(self.probes)) % 4 < 2  # both kinds in either half
+        batches = self.pixels.split(BATCH)
+        streams = _Streams.of([self.model.embed(x) for x in batches], [integer.embed(x) for x in batches])
+        synthetic = [self.model.embed(batch) for batch in self.synthetic.split(BATCH) if len(batch)]
         for index, block in enumerate(self.model.blocks):
             if index < finished:
-                integer_block = integer.blocks[index]
-                exact, quantized = [block(x) for x in exact], [integer_block(x) for x in quantized]
-                probes = [block(x) for x in probes]
+                streams = _Streams.of(*streams.through(block, integer.blocks[index]))
+                synthetic = [block(x) for x in synthetic]
                 continue
-            choices: dict[str, InputChoice] = {}
-            if self.inputs == "integer":
-                observers, mean_key = observe(
-                    block, [*exact, *probes], 1 + self.model.config.registers, len(self.pixels) + len(self.probes)
-                )
-                choices = condition(
-                    block,
-                    observers,
-                    mean_key,
-                    torch.cat([self.half, probed]),
-                    self.recipe,
-                    registers=self.model.config.registers,
-                )
-                del observers
-            probes = [block(x) for x in probes]
-            exact, quantized = self._quantize_block(index, block, choices, plan, exact, quantized)
+            choices = self._choices(block, [*streams.residual(), *synthetic])
+            synthetic = [block(x) for x in synthetic]
+            self._quantize_block(index, block, choices, plan, streams)
             plan.float_tensors.clear()
             plan.float_tensors.update(state_of(self.model))
             self.saved.write(plan)
         self.saved.remove()
         return plan
+
+    def _choices(self, block: Block, stream: Sequence[Tensor]) -> dict[str, InputChoice]:
+        """The quantizer of each GEMM input of a block, which is rewritten accordingly; none for float inputs."""
+        if self.inputs == "float":
+            return {}
+        registers, images = self.model.config.registers, len(self.pixels) + len(self.synthetic)
+        observers, mean_key = observe(block, stream, 1 + registers, images)
+        synthetic_fold = torch.arange(len(self.synthetic)) % 4 < 2  # both kinds in either fold
+        folds = torch.cat([self.fold, synthetic_fold])
+        return condition(block, observers, mean_key, folds, self.recipe, registers=registers)
 
     def _report(self, plan: QuantPlan, name: str) -> None:
         self._progress(name, len(plan.gemms), 1 + 4 * len(self.model.blocks))
@@ -191,55 +187,83 @@ class _Engine:
         bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias
         quantizer = static_input(float(self.pixels.min()), float(self.pixels.max()))
         fit = GemmFit(conv.weight.flatten(1), bias, ridge=self.recipe.ridge, special=0)  # (D, 3 * patch * patch)
-        for batch, half in zip(self.pixels.split(BATCH), self.half.split(BATCH), strict=True):
+        for batch, fold in zip(self.pixels.split(BATCH), self.fold.split(BATCH), strict=True):
             rows = torch.nn.functional.unfold(batch, patch, stride=patch).transpose(1, 2)
-            fit.update(rows, fake_quantize(quantizer, rows), half)
+            fit.update(rows, fake_quantize(quantizer, rows), fold)
         bits = 8 if self.recipe.bits == 4 else self.recipe.bits
         recipe = self.recipe.model_copy(update={"group_size": None, "weight_bits": bits})
         plan.gemms["patch_embed.proj"] = fit.solve("patch_embed.proj", quantizer, recipe)
 
     def _quantize_block(
-        self,
-        index: int,
-        block: Block,
-        choices: dict[str, InputChoice],
-        plan: QuantPlan,
-        exact: list[Tensor],
-        quantized: list[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Quantize the block's GEMMs in order; returns both streams behind the block."""
-        exact_states: list[State] = [{"x": x} for x in exact]
-        quantized_states: list[State] = [{"x": x} for x in quantized]
+        self, index: int, block: Block, choices: dict[str, InputChoice], plan: QuantPlan, streams: _Streams
+    ) -> None:
+        """Quantize the block's GEMMs in order, and advance both streams to behind the block."""
         name, products = f"blocks.{index}.attn", self.recipe.level == "all" and self.inputs == "integer"
         if products:
-            plan.matmuls[name] = plan_products(name, block, (block.attn.qkv(block.norm1(x)) for x in exact))
+            plan.matmuls[name] = plan_products(
+                name, block, (block.attn.qkv(block.norm1(x)) for x in streams.residual())
+            )
         integer_block = deepcopy(block)
         if products:
             integer_block.attn.products = IntegerMix(plan.matmuls[name], block.attn.scale)
-        ahead = integer_ahead = _as_is  # else a stage whose outputs are made again: all of them would fill the memory
         for stage, integer_stage in zip(stages_of(block), stages_of(integer_block), strict=True):
             name = f"blocks.{index}.{stage.part}"
             choice = choices.get(stage.part)
             quantizer: InputQuantizer = choice.quantizer if choice else FloatInput()
             special = 1 + self.model.config.registers
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge, special=special)
-            for state, integer_state, half in zip(exact_states, quantized_states, self.half.split(BATCH), strict=True):
-                seen = integer_stage.input(integer_ahead(integer_state))
-                fit.update(stage.input(ahead(state)), fake_quantize(quantizer, seen), half)
+            inputs = streams.inputs(stage, integer_stage)
+            for (exact, quantized), fold in zip(inputs, self.fold.split(BATCH), strict=True):
+                fit.update(exact, fake_quantize(quantizer, quantized), fold)
             plan.gemms[name] = fit.solve(name, quantizer, self.recipe)
             if choice:
                 plan.provenance["inputs"][name] = choice.words()
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
             self._report(plan, name)
-            if stage.widens:
-                ahead, integer_ahead = stage.run, partial(integer_stage.through, linear)
-                continue
-            for i, (state, integer_state) in enumerate(zip(exact_states, quantized_states, strict=True)):
-                exact_states[i] = stage.run(ahead(state))
-                quantized_states[i] = integer_stage.through(linear, integer_ahead(integer_state))
-            ahead = integer_ahead = _as_is
-        return [s["x"] for s in exact_states], [s["x"] for s in quantized_states]
+            streams.advance(stage.run, partial(integer_stage.through, linear), recompute=stage.recompute)
 
 
-def _as_is(state: State) -> State:
-    return state
+Step = Callable[[State], State]
+
+
+@dataclass
+class _Streams:
+    """The exact and the quantized stream of the calibration images: a state per batch of each."""
+
+    exact: list[State]
+    quantized: list[State]
+    pending: tuple[Step, Step] | None = None  # the preceding stage to recompute: its outputs are too large to keep
+
+    @classmethod
+    def of(cls, exact: Sequence[Tensor], quantized: Sequence[Tensor]) -> _Streams:
+        """The streams in front of a block, from batches (B, N, D) of both."""
+        return cls([{"x": x} for x in exact], [{"x": x} for x in quantized])
+
+    def residual(self) -> list[Tensor]:
+        """The exact residual stream, batches (B, N, D)."""
+        return [state["x"] for state in self.exact]
+
+    def through(self, block: nn.Module, integer_block: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Both streams behind a finished block."""
+        return [block(s["x"]) for s in self.exact], [integer_block(s["x"]) for s in self.quantized]
+
+    def inputs(self, stage: Stage, integer_stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
+        """Exact and quantized input of a GEMM, batch by batch."""
+        for pair in zip(self.exact, self.quantized, strict=True):
+            exact, quantized = self._resumed(*pair)
+            yield stage.input(exact), integer_stage.input(quantized)
+
+    def advance(self, exact_step: Step, quantized_step: Step, *, recompute: bool) -> None:
+        """Take both streams behind a stage; with `recompute` only when they are asked for."""
+        if recompute:
+            self.pending = exact_step, quantized_step
+            return
+        for i, pair in enumerate(zip(self.exact, self.quantized, strict=True)):
+            exact, quantized = self._resumed(*pair)
+            self.exact[i], self.quantized[i] = exact_step(exact), quantized_step(quantized)
+        self.pending = None
+
+    def _resumed(self, exact: State, quantized: State) -> tuple[State, State]:
+        if self.pending is None:
+            return exact, quantized
+        return self.pending[0](exact), self.pending[1](quantized)

@@ -1,4 +1,4 @@
-"""Says where a plan's drift comes from: which GEMM, which block and token kind, weights or inputs, which channel."""
+"""Sources of a plan's drift: which GEMM, which block and token kind, weights or inputs, which channel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         saturation: emulate the saturating kernel too (a minute for a ViT-S at 224).
         progress: called with (what, done, total).
     """
-    told = progress or (lambda *_: None)
+    report = progress or (lambda *_: None)
     exact_model = restore(plan.config, plan.float_tensors)
     exact, exact_blocks = _with_blocks(exact_model, pixels)
     whole, whole_blocks = _with_blocks(simulate(plan, kernel="float32"), pixels)
@@ -41,23 +41,23 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     def measured(model: DinoV2) -> float:
         return sqnr_db(exact, _run(model, pixels))
 
-    peaks = _input_peaks(exact_model, plan, pixels)
+    abs_max = _input_abs_max(exact_model, plan, pixels)
     parts = [*plan.gemms, *plan.matmuls]
     gemms = []
     for done, name in enumerate(parts):
-        told(f"each GEMM alone: {name}", done, len(parts))
+        report(f"each GEMM alone: {name}", done, len(parts))
         alone = replace(
             plan,
             gemms={k: g for k, g in plan.gemms.items() if k == name},
             matmuls={k: m for k, m in plan.matmuls.items() if k == name},
         )
         gemms.append((name, measured(simulate(alone, kernel="float32"))))
-    told("the whole plan", len(parts), len(parts))
+    report("the whole plan", len(parts), len(parts))
     noise = {name: 10 ** (-db / 10) for name, db in gemms}
     saturating = None
     floating = all(isinstance(gemm.input, FloatInput) for gemm in plan.gemms.values())
     if saturation and not floating:
-        told("a CPU that saturates", 0, 0)
+        report("a CPU that saturates", 0, 0)
         first = pixels[:SATURATED_IMAGES]
         saturating = sqnr_db(exact[: len(first)], _run(simulate(plan, kernel="pmaddubsw"), first))
     return Explanation(
@@ -69,7 +69,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
         saturating_db=saturating,
         gemms=tuple(
             GemmDrift(
-                name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()), **_input_of(plan, name, peaks)
+                name=name, sqnr_db=db, noise_share=noise[name] / sum(noise.values()), **_input_of(plan, name, abs_max)
             )
             for name, db in sorted(gemms, key=lambda row: row[1])
         ),
@@ -118,8 +118,8 @@ def _inputs_only(plan: QuantPlan) -> DinoV2:
     return model
 
 
-def _input_peaks(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per GEMM: the largest magnitude of each channel (K,) and of each token (N,) over all images."""
+def _input_abs_max(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The input abs-max per GEMM: of each channel (K,) and of each token (N,) over all images."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def look(name: str, x: Tensor) -> None:
@@ -139,12 +139,12 @@ def _input_peaks(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tu
     return found
 
 
-def _input_of(plan: QuantPlan, name: str, peaks: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def _input_of(plan: QuantPlan, name: str, abs_max: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
     if name not in plan.gemms:
         return {"input_kind": "int8 per head"}
     row: dict[str, Any] = {"input_kind": plan.gemms[name].input.kind}
-    if name in peaks:
-        channel, token = peaks[name]
+    if name in abs_max:
+        channel, token = abs_max[name]
         row |= {
             "input_peak": float(channel.max()),
             "peak_channel": int(channel.argmax()),

@@ -1,4 +1,4 @@
-"""What `explain` finds about a plan, as the records that explain.json and the report hold; needs no torch."""
+"""Findings of `explain` about a plan, as the records that explain.json and the report hold; needs no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from edgekit.artifact import Frozen
-from edgekit.files import atomic_path
+from edgekit.errors import DataError
+from edgekit.files import atomic_path, read_text
 
 FILE = "explain.json"  # inside a build folder
 
@@ -19,10 +20,10 @@ class GemmDrift(Frozen):
     sqnr_db: float
     noise_share: float  # of the sum over all rows
     input_kind: str
-    input_peak: float | None = None  # largest magnitude of its input after the rewrites
+    input_peak: float | None = None  # abs-max of its input after the rewrites
     peak_channel: int | None = None
     peak_token: str = ""  # "class", "register 2", "patch 131"
-    peak_over_median: float | None = None  # that channel's largest magnitude over the median channel's
+    peak_over_median: float | None = None  # that abs-max over the median channel's
     before: float | None = None  # the same ratio before the rewrites
     alpha: float | None = None  # of the smoothing chosen
 
@@ -38,14 +39,14 @@ class BlockDrift(Frozen):
 
 
 class Explanation(Frozen):
-    """Where the drift of one plan comes from, measured on images of the user's choice. All figures are dB of SQNR."""
+    """Sources of the drift of one plan, measured on images of the user's choice; all figures are dB of SQNR."""
 
     images: int
     whole_db: float
     per_token_db: float  # the same integers with a range per token, as the fused ops run them
     weights_only_db: float
     inputs_only_db: float | None  # None where the plan leaves all inputs float
-    saturating_db: float | None  # what a CPU that saturates u8*s8 would leave of a file that does not mind
+    saturating_db: float | None  # on a saturating CPU if the file has no overflow workaround
     gemms: tuple[GemmDrift, ...]  # the costliest first
     blocks: tuple[BlockDrift, ...]
     kept_float: dict[str, str]
@@ -54,10 +55,10 @@ class Explanation(Frozen):
 
     @classmethod
     def read(cls, folder: Path) -> Explanation | None:
-        """What `write` left in a build folder; None when nothing did, or nothing that this edgekit can read."""
+        """The explain.json of a build folder; None when there is none, or none that this edgekit can read."""
         try:
-            return cls.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return cls.model_validate_json(read_text(folder / FILE))
+        except (OSError, ValueError, DataError):
             return None
 
     def write(self, folder: Path) -> Path:

@@ -42,13 +42,13 @@ class GemmFit:
         self.sum_quantized = torch.zeros(width, dtype=torch.float64)
         self.rows = 0.0  # patches count one
 
-    def update(self, exact: Tensor, quantized: Tensor, half: Tensor) -> None:
-        """Add a batch: x and x^ (B, N, K), and which half each image belongs to (B,) bool."""
+    def update(self, exact: Tensor, quantized: Tensor, fold: Tensor) -> None:
+        """Add a batch: x and x^ (B, N, K), and which fold each image belongs to (B,) bool."""
         tokens = exact.shape[1]
         more = max(0.0, SPECIAL_SHARE * (tokens - self.special) - 1)  # of a special token than of a patch
         special = exact[:, : self.special], quantized[:, : self.special]
         for x, x_hat, weight in ((exact, quantized, 1.0), (*special, more)):
-            for index, chosen in enumerate((half, ~half) if self.ridge else (torch.ones_like(half),)):
+            for index, chosen in enumerate((fold, ~fold) if self.ridge else (torch.ones_like(fold),)):
                 rows = x_hat[chosen].flatten(0, -2)
                 self.hessian[index] += weight * (rows.T @ rows)
                 if self.cross is not None:
@@ -58,19 +58,19 @@ class GemmFit:
             self.rows += weight * x.shape[0] * x.shape[1]
 
     def _correction(self, hessian: Tensor, target: Tensor, ridge: float) -> Tensor:
-        """W' - W (out, K) for a summed Hessian and W times the summed cross moments."""
+        """Ridge correction W' - W (out, K) for a summed Hessian and W times the summed cross moments."""
         damped = hessian.clone()
         damped.diagonal().add_(ridge * hessian.diagonal().mean())
         return torch.cholesky_solve(target.T, torch.linalg.cholesky(damped)).T
 
     def correction(self) -> Tensor:
-        """The cross-validated W' - W (out, K): zero when no strength lowers the error on the other half."""
+        """Cross-validated ridge correction W' - W (out, K), zero when none lowers the error on the other fold."""
         best, best_score = None, 0.0
         if self.cross is None:
             return torch.zeros_like(self.weight, dtype=torch.float64)
         target = self.weight.double() @ self.cross  # (2, out, K)
         for ridge in RIDGES:
-            score = 0.0  # change of the squared output error on the half that was not fitted
+            score = 0.0  # change of the squared output error on the fold that was not fitted
             for seen, unseen in ((0, 1), (1, 0)):
                 change = self._correction(self.hessian[seen], target[seen], ridge)
                 score += float(((change @ self.hessian[unseen] - 2 * target[unseen]) * change).sum())
@@ -109,5 +109,5 @@ class GemmFit:
             bias=bias.float().numpy(),
             bias_dynamic=bias_dynamic.float().numpy(),
             input=quantizer,
-            weight_zero=None if rounded.zero is None else rounded.zero.numpy(),
+            weight_zero_point=None if rounded.zero_point is None else rounded.zero_point.numpy(),
         )

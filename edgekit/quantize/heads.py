@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from edgekit.graph.emitter import Conv, Tensors
 from edgekit.graph.heads import Head, emit_heads
@@ -20,7 +21,7 @@ from edgekit.quantize.ranges import static_input
 from edgekit.quantize.rounding import quantize_weight
 from edgekit.surgery import state_of
 
-LEAST_OUTPUTS = 8  # a layer with fewer is no work, and is what the task reads
+LEAST_OUTPUTS = 8  # layers with fewer stay float: cheap, and their output is the task's result
 LEAST_SQNR_DB = 35.0  # of a head's output, on the float model's features
 IMAGES, JUDGES = 32, 8  # calibration images that heads see at most, and how many of them judge
 _FEW = 2  # of the judges find out which layers are to blame
@@ -82,47 +83,54 @@ def _planned(layer: _Layer, source: _Layer | None, bits: float) -> LayerPlan:
 
 
 class _Gate:
-    """Whether a head's integers are good enough, on images that no range comes from; and without which layers."""
+    """Accuracy gate of a head's integers on held-out images, which reverts layers to float until the head passes."""
 
     def __init__(self, model: DinoV2, heads: Mapping[str, Head], images: Tensor, work: Mapping[str, int]) -> None:
-        """`work`: multiplications of each layer for one image."""
+        """Start with the float outputs of `images`; `work` is the multiplications of each layer for one image."""
         self.heads, self.work, self.config, self.tensors = heads, work, model.config, state_of(model)
         with torch.no_grad():
             self.hidden, self.blocks = tokens_of(model, images)
 
     def passed(self, head: str, layers: Mapping[str, LayerPlan]) -> HeadPlan:
-        """The plan of one head: of what makes noise, that which saves least work stays float first."""
+        """The plan of one head, with as many layers in integers as its accuracy allows."""
         wanted = self.output(head, {})
-        kept, reasons = dict(layers), {}
+        kept, reasons = dict(layers), dict[str, str]()
         figure = output_sqnr_db(wanted, self.output(head, kept))
         for part in ("input and output", "weights"):
-            if figure >= LEAST_SQNR_DB:
-                break
-            alone = {
-                name: output_sqnr_db(wanted[:_FEW], self.output(head, {name: layer}, _FEW))
-                for name, layer in kept.items()
-            }
-            noise = {name: 10 ** (-db / 10) for name, db in alone.items()}
-            for name in sorted(kept, key=lambda name: noise[name] / self.work[name], reverse=True):
-                if part == "weights":
-                    del kept[name]
-                elif kept[name].input:
-                    kept[name] = replace(kept[name], input=None, output=None)
-                else:
-                    continue
-                reasons[name] = f"the {part} stay float: rounded alone they leave the head {alone[name]:.1f} dB"
-                del noise[name]
-                if sum(noise.values()) <= 10 ** (-LEAST_SQNR_DB / 10):  # rounding errors of layers add up
-                    figure = output_sqnr_db(wanted, self.output(head, kept))
-                    if figure >= LEAST_SQNR_DB:
-                        break
-            else:  # all of them were left out, some without a look at what it brought
-                figure = output_sqnr_db(wanted, self.output(head, kept))
+            if figure < LEAST_SQNR_DB:
+                figure = self.revert(head, part, wanted, kept, reasons)
         return HeadPlan(kept, reasons, {head: figure})
+
+    def order(self, noise: Mapping[str, float]) -> list[str]:
+        """Layers in the order in which they are reverted: by noise per multiplication that their integers save."""
+        return sorted(noise, key=lambda name: noise[name] / self.work[name], reverse=True)
+
+    def revert(
+        self, head: str, part: str, wanted: Tensor, kept: dict[str, LayerPlan], reasons: dict[str, str]
+    ) -> float:
+        """Revert layers of `kept` to float, in place, until the head passes; returns the SQNR of its output then."""
+        alone = {
+            name: output_sqnr_db(wanted[:_FEW], self.output(head, {name: layer}, _FEW)) for name, layer in kept.items()
+        }
+        noise = {name: 10 ** (-db / 10) for name, db in alone.items()}
+        for name in self.order(noise):
+            if part == "weights":
+                del kept[name]
+            elif kept[name].input:
+                kept[name] = replace(kept[name], input=None, output=None)
+            else:
+                continue
+            reasons[name] = f"the {part} stay float: rounded alone they leave the head {alone[name]:.1f} dB"
+            del noise[name]
+            if sum(noise.values()) <= 10 ** (-LEAST_SQNR_DB / 10):  # rounding errors of layers add up
+                figure = output_sqnr_db(wanted, self.output(head, kept))
+                if figure >= LEAST_SQNR_DB:
+                    return figure
+        return output_sqnr_db(wanted, self.output(head, kept))  # all layers were reverted: measure once more
 
     @torch.no_grad()
     def output(self, head: str, layers: Mapping[str, LayerPlan], images: int | None = None) -> Tensor:
-        """What a head puts out with these layers in integers, for all or the first few images."""
+        """The output of a head with these layers in integers, for all or the first few images."""
         e = TorchEmitter(self.config, self.tensors, HeadPlan(dict(layers)))
         blocks = [block[:images] for block in self.blocks]
         return emit_heads(e, {head: self.heads[head]}, blocks, self.hidden[:images])[head]
@@ -156,14 +164,14 @@ class _Watch(TorchEmitter):
         self.layers: dict[str, _Layer] = {}
         self._last: tuple[Tensor | None, str] = None, ""
 
+    @override
     def float_linear(self, vector: Tensor, weight: np.ndarray, bias: np.ndarray) -> Tensor:
-        """A linear layer, noted."""
         if len(weight) >= LEAST_OUTPUTS:
             self.layers.setdefault(self.here, _Layer(weight, bias, weight.size))
         return super().float_linear(vector, weight, bias)
 
+    @override
     def float_conv(self, image: Tensor, weight: np.ndarray, bias: np.ndarray, shape: Conv) -> Tensor:
-        """A convolution, noted."""
         result = super().float_conv(image, weight, bias, shape)
         if len(weight) >= LEAST_OUTPUTS:
             source = self._last[1] if image is self._last[0] else ""

@@ -1,4 +1,4 @@
-"""What the engine remembers of a GEMM's input: extremes of every channel, and a bounded sample of rows."""
+"""Observer of a GEMM's input: extremes of every channel, and a bounded sample of rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InputObserver:
     seen: int = 0
 
     def update(self, x: Tensor) -> None:
-        """Take in x (B, N, K)."""
+        """Add a batch x (B, N, K)."""
         batch, tokens, width = x.shape
         low, high = x.amin((0, 1)), x.amax((0, 1))
         self.low = low if self.low is None else torch.minimum(self.low, low)

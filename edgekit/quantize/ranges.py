@@ -1,7 +1,7 @@
 """Choosing how a GEMM's input is quantized: shift and scale per channel (folded away by surgery) and the uint8 range.
 
-Every choice is made by cross-validation between two unlike halves of the calibration images: statistics come from one
-half, the error is counted on the other. A range that only fits its own images loses there, as it would in the field.
+Every choice is made by cross-validation between two unlike folds of the calibration images: statistics come from one
+fold, the error is counted on the other. A range that only fits its own images loses there, as it would in the field.
 
 The error of a candidate is the squared error it causes at the GEMM's output, sum_k |W_k|^2 e_k^2 with e_k the error of
 the input's channel k: rounding errors of different channels are uncorrelated, so cross terms average out.
@@ -9,10 +9,10 @@ the input's channel k: rounding errors of different channels are uncorrelated, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ from edgekit.quantize.simulate import token_peak
 
 LEVELS = 255
 
+Spread = float | Literal["mse"]
+
 ALPHAS = (0.5, 0.65, 0.8, 1.0)  # SmoothQuant's migration strength: 1 moves all spread into the weights
-SPREADS: tuple[float | Literal["mse"], ...] = (0.0, 5e-4, 1e-2, "mse")  # how a channel's spread is read, see below
+SPREADS: tuple[Spread, ...] = (0.0, 5e-4, 1e-2, "mse")  # how a channel's spread is read, see below
 FLOORS = (1.0, 0.15)  # least ratio of negative to positive reach that an unshifted input's channels are held to
 CLIPPED = (0.5, 0.65, 0.8, 0.9, 1.0, 1.15)  # of the observed range; below 1 clips, above 1 leaves headroom
 EXACT = (1.0,)  # the observed range as it is
@@ -37,9 +39,32 @@ class Smoothing:
     shift: Tensor  # (K,)
     scale: Tensor  # (K,) > 0
     alpha: float
-    spread: float | Literal["mse"]
+    spread: Spread
     floor: float
-    margin: float
+    margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class SmoothingOptions:
+    """The search space for the smoothing of a GEMM input, and the weights of its score."""
+
+    shift: bool  # whether a shift can be folded away before this GEMM
+    scale: bool  # whether a scale can
+    by_token: bool = False  # each token will be divided by its abs-max before it is quantized
+    margins: tuple[float, ...] = CLIPPED  # shares of the observed range to try
+    weight_levels: int = 127  # qmax of the weights
+    weight_gain: float = (
+        0.25  # weight of the weight-rounding term; 0.25 is GPTQ's typical gain over rounding to nearest
+    )
+
+
+class _Fold(NamedTuple):
+    """One fold of a cross-validation: rows that statistics come from, their extremes, and rows that judge."""
+
+    seen: Tensor
+    unseen: Tensor
+    least: Tensor
+    most: Tensor
 
 
 def static_input(low: float, high: float) -> StaticInput:
@@ -69,7 +94,7 @@ def rounding_error(x: Tensor, quantizer: StaticInput, energy: Tensor, peak: Tens
     return float(errors.square_().mean(0) @ energy)
 
 
-def channel_range(rows: Tensor, spread: float | Literal["mse"]) -> tuple[Tensor, Tensor]:
+def channel_range(rows: Tensor, spread: Spread) -> tuple[Tensor, Tensor]:
     """Range per channel (K,), (K,): a share of the rows cut off at both ends, or the one with the least squared error.
 
     "mse" weighs, for each channel alone, the rounding error of a 255-level quantizer over the range against what it
@@ -115,77 +140,75 @@ def weight_error(weight: Tensor, scale: Tensor, power: Tensor, levels: int) -> f
     return float(step.square().sum() / 12 * power.sum())
 
 
-def choose_smoothing(
-    rows: Tensor,
-    half: Tensor,
-    weight: Tensor,
-    *,
-    shift: bool,
-    scale: bool,
-    by_token: bool = False,
-    margins: Iterable[float] = CLIPPED,
-    weight_levels: int = 127,
-    weight_gain: float = 0.25,
-) -> Smoothing:
+def choose_smoothing(rows: Tensor, fold: Tensor, weight: Tensor, options: SmoothingOptions) -> Smoothing:
     """The shift, scale and clipping of a GEMM input with the least cross-validated output error.
 
     Args:
         rows: (T, K) sample of the input.
-        half: (T,) bool, which of the two unlike halves of the images a row belongs to.
+        fold: (T,) bool, the cross-validation fold that a row's image belongs to.
         weight: (out, K) of the GEMM that reads it.
-        shift: whether a shift can be folded away before this GEMM.
-        scale: whether a scale can.
-        by_token: each token will be divided by its peak before it is quantized.
-        margins: shares of the observed range to try.
-        weight_levels: largest integer weight; what scaling does to the weights' rounding is counted too,
-        weight_gain: times this factor (GPTQ leaves about a quarter of plain rounding's error).
+        options: what may be done, and how it is judged.
     """
+    folds = [_Fold(rows[part], rows[~part], *channel_range(rows[part], 0.0)) for part in (fold, ~fold)]
     energy = weight.square().sum(0)
-    zero, one = torch.zeros(rows.shape[1]), torch.ones(rows.shape[1])
-    margins = tuple(margins)
-    best: tuple[float, float, float | Literal["mse"], float, float] | None = None
-    folds = [(rows[fold], rows[~fold]) for fold in (half, ~half)]
-    extremes = [channel_range(seen, 0.0) for seen, _ in folds]
-    for spread in SPREADS if scale else (0.0,):
-        ranges = [channel_range(seen, spread) for seen, _ in folds]
-        for floor, alpha in product((1.0,) if shift or not scale else FLOORS, ALPHAS if scale else (0.0,)):
-            errors = [0.0] * len(margins)
-            for (seen, unseen), (low, high), (least, most) in zip(folds, ranges, extremes, strict=True):
-                s = (low + high) / 2 if shift else zero
-                k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
-                reach = ((least - s) / k).min(), ((most - s) / k).max()
-                smooth, peak = (unseen - s) / k, None
-                fixed = weight_gain * weight_error(weight, k, smooth.square().mean(0), weight_levels)
-                if by_token:
-                    reach, peak = quotients((seen - s) / k).aminmax(), token_peak(smooth)
-                    smooth /= peak
-                for i, margin in enumerate(margins):
-                    quantizer = static_input(float(reach[0]) * margin, float(reach[1]) * margin)
-                    errors[i] += fixed + rounding_error(smooth, quantizer, energy * k.square(), peak)
-            for margin, error in zip(margins, errors, strict=True):
-                if best is None or error < best[0]:
-                    best = error, alpha, spread, floor, margin
+    best, least = None, 0.0
+    for candidates in _candidates(folds, weight, options):
+        of_folds = [_errors(*pair, weight, energy, options) for pair in zip(folds, candidates, strict=True)]
+        for margin, *errors in zip(options.margins, *of_folds, strict=True):
+            if best is None or sum(errors) < least:
+                best, least = replace(candidates[0], margin=margin), sum(errors)
     assert best is not None
-    _, alpha, spread, floor, margin = best
-    low, high = channel_range(rows, spread)
-    s = (low + high) / 2 if shift else zero
-    k = smoothing_scale(low, high, s, weight, alpha, floor) if scale else one
-    return Smoothing(s, k, alpha, spread, floor, margin)
+    whole = _smoothing(channel_range(rows, best.spread), weight, options, best.alpha, best.spread, best.floor)
+    return replace(whole, margin=best.margin)
+
+
+def _candidates(folds: Sequence[_Fold], weight: Tensor, options: SmoothingOptions) -> Iterator[list[Smoothing]]:
+    """Every smoothing to try, as each fold's statistics make it."""
+    floors = FLOORS if options.scale and not options.shift else (1.0,)
+    for spread in SPREADS if options.scale else (0.0,):
+        ranges = [channel_range(fold.seen, spread) for fold in folds]
+        for floor, alpha in product(floors, ALPHAS if options.scale else (0.0,)):
+            yield [_smoothing(each, weight, options, alpha, spread, floor) for each in ranges]
+
+
+def _smoothing(
+    bounds: tuple[Tensor, Tensor], weight: Tensor, options: SmoothingOptions, alpha: float, spread: Spread, floor: float
+) -> Smoothing:
+    """The smoothing of an input whose channels have these ranges."""
+    low, high = bounds
+    shift = (low + high) / 2 if options.shift else torch.zeros_like(low)
+    scale = smoothing_scale(low, high, shift, weight, alpha, floor) if options.scale else torch.ones_like(low)
+    return Smoothing(shift, scale, alpha, spread, floor)
+
+
+def _errors(
+    fold: _Fold, smoothing: Smoothing, weight: Tensor, energy: Tensor, options: SmoothingOptions
+) -> list[float]:
+    """Output error on the rows of a fold that judge, for each margin."""
+    shift, scale = smoothing.shift, smoothing.scale
+    reach = ((fold.least - shift) / scale).min(), ((fold.most - shift) / scale).max()
+    smooth, peak = (fold.unseen - shift) / scale, None
+    fixed = options.weight_gain * weight_error(weight, scale, smooth.square().mean(0), options.weight_levels)
+    if options.by_token:
+        reach, peak = quotients((fold.seen - shift) / scale).aminmax(), token_peak(smooth)
+        smooth /= peak
+    quantizers = (static_input(float(reach[0]) * margin, float(reach[1]) * margin) for margin in options.margins)
+    return [fixed + rounding_error(smooth, quantizer, energy * scale.square(), peak) for quantizer in quantizers]
 
 
 def quotients(rows: Tensor) -> Tensor:
-    """Tokens (T, K) divided by their peaks."""
+    """Tokens (T, K) divided by their abs-max."""
     return rows / token_peak(rows)
 
 
-def unlike_halves(features: Tensor) -> Tensor:
-    """Split images into two halves that differ as much as a plane can make them: features (n, D) -> (n,) bool.
+def unlike_folds(features: Tensor) -> Tensor:
+    """Cross-validation folds (n,) bool of images, split at the median of the first principal component.
 
-    The cut is at the median of the first principal component.
+    The two folds of the features (n, D) differ as much as a plane can make them.
     """
     centred = features - features.mean(0)
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
     order = torch.argsort(centred @ axes[0], stable=True)
-    half = torch.zeros(len(features), dtype=torch.bool)
-    half[order[: len(features) // 2]] = True
-    return half
+    fold = torch.zeros(len(features), dtype=torch.bool)
+    fold[order[: len(features) // 2]] = True
+    return fold

@@ -37,11 +37,11 @@ def weight_limit(bits: float) -> int:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the weights of a matrix may stand: at `scale` times a whole number of steps from `low` to `high`.
+class QuantGrid:
+    """Per-group quantization grid of a weight matrix: scale, qmin (`low`) and qmax (`high`), (out, groups) each.
 
-    All (out, groups), a group being so many neighbouring input channels. A symmetric grid has as many steps below zero
-    as above it; one with zero points has all 2^bits steps, as many on either side as suit the group.
+    A group is so many neighbouring input channels. A symmetric grid has as many steps below zero as above it; one with
+    zero points has all 2^bits steps, as many on either side as suit the group.
     """
 
     scale: Tensor
@@ -49,14 +49,14 @@ class Grid:
     high: Tensor
 
     @classmethod
-    def symmetric(cls, scale: Tensor, bits: float) -> Grid:
-        """For scales (out, groups)."""
+    def symmetric(cls, scale: Tensor, bits: float) -> QuantGrid:
+        """The symmetric grid of scales (out, groups)."""
         high = torch.full_like(scale, weight_limit(bits))
         return cls(scale, -high, high)
 
     @classmethod
-    def between(cls, least: Tensor, most: Tensor, bits: float) -> Grid:
-        """The 2^bits steps that just cover [least, most] (out, groups) and zero."""
+    def between(cls, least: Tensor, most: Tensor, bits: float) -> QuantGrid:
+        """The asymmetric grid of 2^bits steps that covers [least, most] (out, groups) and zero."""
         least, most = least.clamp(max=0), most.clamp(min=0)
         scale = ((most - least) / (2**bits - 1)).clamp(min=1e-12)
         low = torch.round(least / scale)
@@ -69,22 +69,22 @@ class Grid:
         return scale, low, high
 
     def rounded(self, weight: Tensor) -> Tensor:
-        """The nearest steps of weights (out, in), as float."""
+        """Weights (out, in) rounded to the nearest step, as float integers."""
         scale, low, high = self.columns(weight.shape[1])
         return torch.round(weight / scale).clamp(low, high)
 
 
-def covering(weight: Tensor, bits: float, group: int, *, zero_points: bool, ratio: float = 1.0) -> Grid:
+def covering(weight: Tensor, bits: float, group: int, *, zero_points: bool, ratio: float = 1.0) -> QuantGrid:
     """The grid that just covers each group of weights (out, in), or that share `ratio` of its range."""
     blocks = weight.unflatten(1, (-1, group)) * ratio
     if zero_points:
-        return Grid.between(blocks.amin(-1), blocks.amax(-1), bits)
-    return Grid.symmetric((blocks.abs().amax(-1) / weight_limit(bits)).clamp(min=1e-12), bits)
+        return QuantGrid.between(blocks.amin(-1), blocks.amax(-1), bits)
+    return QuantGrid.symmetric((blocks.abs().amax(-1) / weight_limit(bits)).clamp(min=1e-12), bits)
 
 
 def least_error(
     weight: Tensor, bits: float, group: int, *, zero_points: bool = False, importance: Tensor | None = None
-) -> Grid:
+) -> QuantGrid:
     """Like `covering`, shrunk per group to the share of the range with the least squared error.
 
     `importance` (in,) weighs the error by the energy of each input channel (the Hessian's diagonal).
@@ -97,7 +97,7 @@ def least_error(
         error = ((grid.rounded(weight) * scale - weight) ** 2 * weigh.to(weight)).unflatten(1, (-1, group)).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best = Grid(
+        best = QuantGrid(
             *(
                 torch.where(better, new, old)
                 for new, old in ((grid.scale, best.scale), (grid.low, best.low), (grid.high, best.high))
@@ -107,14 +107,14 @@ def least_error(
 
 
 def _damped(hessian: Tensor) -> Tensor:
-    """The Hessian with a little white noise, which keeps rarely used inputs from being rounded at will."""
+    """Damped Hessian H + lambda * mean(diag H) * I (GPTQ percdamp): rarely used inputs are still rounded with care."""
     damped = hessian.clone()
     damped.diagonal().add_(GPTQ_DAMPING * hessian.diagonal().mean())
     return damped
 
 
-def gptq(weight: Tensor, grid: Grid, hessian: Tensor) -> Tensor:
-    """Steps (out, in) chosen column by column, each column's rounding error fed into those still open.
+def gptq(weight: Tensor, grid: QuantGrid, hessian: Tensor) -> Tensor:
+    """GPTQ: integers (out, in) column by column, each rounding error fed back into the columns still open.
 
     Minimises tr((W - Q) H (W - Q)^T) greedily, columns in the order of falling diagonal ("act order").
     Source: Frantar et al. 2022, arXiv 2210.17323, algorithm 1 (Cholesky form).
@@ -148,8 +148,8 @@ def gptq(weight: Tensor, grid: Grid, hessian: Tensor) -> Tensor:
     return steps
 
 
-def descend(weight: Tensor, steps: Tensor, grid: Grid, hessian: Tensor, sweeps: int = 2) -> Tensor:
-    """Steps (out, in) after sweeps of coordinate descent on tr((W - Q) H (W - Q)^T), which GPTQ minimises greedily.
+def descend(weight: Tensor, steps: Tensor, grid: QuantGrid, hessian: Tensor, sweeps: int = 2) -> Tensor:
+    """Coordinate descent: integers (out, in) after sweeps over tr((W - Q) H (W - Q)^T), which GPTQ minimises greedily.
 
     Column by column each takes its best value given all the others, so that the error can but fall.
     """
@@ -174,7 +174,7 @@ def descend(weight: Tensor, steps: Tensor, grid: Grid, hessian: Tensor, sweeps: 
 
 
 def refit_scale(weight: Tensor, steps: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
-    """Scales (out, groups) with the least tr((W - Q) H (W - Q)^T) for given steps: least squares per output channel.
+    """Least-squares scales (out, groups) per output channel: the least tr((W - Q) H (W - Q)^T) for given integers.
 
     A little of the old scales is mixed in, for groups whose steps are all zero.
     """
@@ -185,8 +185,8 @@ def refit_scale(weight: Tensor, steps: Tensor, scale: Tensor, hessian: Tensor) -
     blocks = h.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))  # (groups, group, groups, group)
     fitted = torch.empty_like(scale)
     for rows in torch.arange(out).split(REFIT_ROWS):
-        half = torch.einsum("oga,gahb->oghb", q[rows], blocks)
-        left = torch.einsum("oghb,ohb->ogh", half, q[rows])
+        product = torch.einsum("oga,gahb->oghb", q[rows], blocks)
+        left = torch.einsum("oghb,ohb->ogh", product, q[rows])
         anchor = REFIT_ANCHOR * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-20
         left.diagonal(dim1=1, dim2=2).add_(anchor)
         fitted[rows] = torch.linalg.solve(left, right[rows] + anchor * scale[rows])
@@ -195,18 +195,19 @@ def refit_scale(weight: Tensor, steps: Tensor, scale: Tensor, hessian: Tensor) -
 
 @dataclass(frozen=True)
 class IntegerWeight:
-    """A matrix as integers (out, in) int8 with `scale` (out, groups) float32: what stands for 0 is `zero` (out, groups)
-    int8, or 0 where that is None.
+    """Integer weights (out, in) int8 with `scale` (out, groups) float32 and `zero_point` (out, groups) int8.
+
+    `zero_point` is None if the weights are symmetric.
     """
 
     integers: Tensor
     scale: Tensor
-    zero: Tensor | None = None
+    zero_point: Tensor | None = None
 
     def real(self) -> Tensor:
-        """(out, in) float64 that the integers stand for."""
+        """Dequantized weights (out, in) float64."""
         group = self.integers.shape[1] // self.scale.shape[1]
-        zero = 0 if self.zero is None else self.zero.double().repeat_interleave(group, 1)
+        zero = 0 if self.zero_point is None else self.zero_point.double().repeat_interleave(group, 1)
         return (self.integers.double() - zero) * self.scale.double().repeat_interleave(group, 1)
 
 

@@ -1,4 +1,4 @@
-"""Which GEMMs cost the most, what a plan costs on images it never saw, and which few GEMMs deserve more bits."""
+"""Sensitivity per GEMM, verification of a plan on held-out images, and mixed precision for the costliest GEMMs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMOTABLE_BITS = 4  # weights of so many bits become 8-bit ones, wider ones flo
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What one GEMM costs when it alone is quantized, read at `last_hidden_state` and its CLS token."""
+    """Drift of one GEMM quantized alone, read at `last_hidden_state` and its CLS token."""
 
     name: str
     sqnr_db: float
@@ -71,7 +71,7 @@ def sensitivity(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> list[Sens
 
 @torch.no_grad()
 def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int, max_drop: float | None) -> QuantPlan:
-    """Give the costliest GEMMs more bits, one by one, until the mean CLS cosine drops by no more than `max_drop`.
+    """Mixed precision: more bits for the costliest GEMMs, one by one, until the CLS cosine drops by at most `max_drop`.
 
     One of 4-bit weights gets 8 bits, which every format can hold beside them; one of 7 or 8 bits stays float.
 
@@ -115,7 +115,7 @@ def _promoted(plan: QuantPlan, worst: Sensitivity) -> QuantPlan:
         gemm,
         weight=rounded.integers.numpy(),
         weight_scale=rounded.scale.numpy(),
-        weight_zero=None,
+        weight_zero_point=None,
         weight_bits=8,
         bias=bias,
         bias_dynamic=bias,

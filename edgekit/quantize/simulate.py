@@ -43,7 +43,7 @@ def per_token_scale(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def token_peak(x: Tensor) -> Tensor:
-    """What `TokenScaledInput` divides each token by: x (..., K) -> (..., 1)."""
+    """Per-token abs-max, by which `TokenScaledInput` divides each token: x (..., K) -> (..., 1)."""
     return x.abs().amax(-1, keepdim=True).clamp(min=LEAST_PEAK)
 
 
@@ -67,7 +67,7 @@ def input_scale(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x (..., N, K) -> (integers 0..255 held as float32, scale, zero point)."""
+    """Quantize x (..., N, K) to (integers 0..255 held as float32, scale, zero point)."""
     scale, zero = input_scale(quantizer, x)
     if isinstance(quantizer, TokenScaledInput):
         quotient = x * token_peak(x).reciprocal()  # in the order that runtimes compute it
@@ -76,7 +76,7 @@ def quantize_input(quantizer: InputQuantizer, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
-    """The real values that the quantized x stands for; x itself where it is not quantized."""
+    """Quantize and dequantize x; x itself where it is not quantized."""
     if isinstance(quantizer, FloatInput):
         return x
     q, scale, zero = quantize_input(quantizer, x)
@@ -84,7 +84,7 @@ def fake_quantize(quantizer: InputQuantizer, x: Tensor) -> Tensor:
 
 
 def accumulate(x_q: Tensor, zero: Tensor, weight: Tensor, kernel: Literal["int32", "pmaddubsw"]) -> Tensor:
-    """sum_k (x_q - zero) * w for x_q (..., K) and weight (out, K), as a CPU of that kernel computes it."""
+    """The accumulator sum_k (x_q - zero) * w of a CPU with that kernel, for x_q (..., K) and weight (out, K)."""
     if kernel == "int32":
         return (x_q.double() - zero.double()) @ weight.double().T
     pairs_x = x_q.double().unflatten(-1, (-1, 2))  # (..., K/2, 2)
@@ -108,12 +108,12 @@ class IntegerLinear(nn.Module):
         self.name = gemm.name
         self.quantizer: InputQuantizer = PerTokenInput() if per_token else gemm.input
         self.kernel: Kernel = kernel
-        self.register_buffer("weight", torch.from_numpy(gemm.steps()))
+        self.register_buffer("weight", torch.from_numpy(gemm.centered_int8()))
         self.register_buffer("weight_scale", torch.from_numpy(gemm.weight_scale))
         self.register_buffer("bias", torch.from_numpy(gemm.bias_dynamic if per_token else gemm.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., N, K) float32 -> (..., N, out) float32."""
+        """Quantize, multiply in integers and dequantize: (..., N, K) float32 -> (..., N, out) float32."""
         if isinstance(self.quantizer, FloatInput):
             return nn.functional.linear(x, self.real_weight(), self.bias)
         x_q, x_scale, zero = quantize_input(self.quantizer, x)
@@ -126,7 +126,7 @@ class IntegerLinear(nn.Module):
         return (total * x_scale.double()).float() + self.bias
 
     def real_weight(self) -> Tensor:
-        """(out, K) float32 that the integers stand for."""
+        """Dequantized weights (out, K) float32."""
         group = self.weight.shape[1] // self.weight_scale.shape[1]
         return self.weight.float() * self.weight_scale.repeat_interleave(group, 1)
 
@@ -139,7 +139,7 @@ class IntegerPatchEmbed(nn.Module):
         self.linear, self.patch = linear, patch
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, patches, D)."""
+        """Embed patches: (B, 3, H, W) -> (B, patches, D)."""
         rows = nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)  # (B, patches, 3 * patch^2)
         return self.linear(rows)
 
@@ -158,7 +158,7 @@ class IntegerMix(nn.Module):
             self.register_buffer(part, torch.from_numpy(getattr(matmul, part))[:, None, None])
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v (B, H, N, d) -> (B, N, H * d)."""
+        """Attention of q, k, v (B, H, N, d) -> (B, N, H * d)."""
         q8, k8, v8 = (
             torch.round(t / s).clamp(-127, 127).double()
             for t, s in ((q, self.query_scale), (k, self.key_scale), (v, self.value_scale))

@@ -17,25 +17,25 @@ State = dict[str, Tensor]  # "x": residual stream (B, N, D); "mixed", "hidden": 
 
 @dataclass(frozen=True)
 class Stage:
-    """One GEMM of a block: where its input comes from and what happens to its output."""
+    """One GEMM of a block, with the functions that make its input and take its output."""
 
     part: str  # "attn.qkv": module path inside the block
     linear: nn.Linear
     input: Callable[[State], Tensor]  # state -> (B, N, in)
     advance: Callable[[State, Tensor], State]  # state and the GEMM's output -> next state
-    widens: bool = False  # what comes out is several times the residual stream: better made again than kept
+    recompute: bool = False  # the output is several times wider than D: recompute it instead of caching it
 
     def run(self, state: State) -> State:
-        """The state behind this stage."""
+        """The state after this stage."""
         return self.through(self.linear, state)
 
     def through(self, linear: nn.Module, state: State) -> State:
-        """The same with another module in the place of the GEMM."""
+        """The state after this stage with another module in the place of the GEMM."""
         return self.advance(state, linear(self.input(state)))
 
 
 def stages_of(block: Block) -> list[Stage]:
-    """The stages in the order they run; running all of them on {"x": x} leaves {"x": block(x)}."""
+    """The stages of a block in the order they run; running all of them on {"x": x} leaves {"x": block(x)}."""
     attention, mlp = block.attn, block.mlp
 
     def after_qkv(state: State, y: Tensor) -> State:
@@ -66,7 +66,7 @@ def stages_of(block: Block) -> list[Stage]:
             getattr(mlp, first),
             lambda s: block.norm2(s["x"]),
             after_fc1 if is_mlp else after_w12,
-            widens=True,
+            recompute=True,
         ),
         Stage(f"mlp.{last}", getattr(mlp, last), lambda s: s["hidden"], after_last),
     ]

@@ -1,8 +1,7 @@
-"""Synthetic images that show the first blocks what no calibration photograph happens to hold: pure colours, flat greys.
+"""Synthetic calibration images: pure colours and flat greys, which photographs seldom hold.
 
-What one saturated colour, or an image of nearly nothing, does to the first blocks is several times what most
-photographs do to them, and a static range that never saw it clips. Probes widen ranges; weights are fitted to
-photographs alone.
+A saturated colour, or an image of nearly nothing, drives the first blocks several times as far as most photographs, and
+a static range that never saw it clips. Synthetic images widen ranges; weights are fitted to photographs alone.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ TILES = (1, 4, 2, 8)  # patches per side of a mosaic's tile, in turn
 CONTRAST = 0.02  # of a flat probe, as share of the whole range
 
 
-def probes(pixels: Tensor, count: int, patch: int, seed: int = 0) -> Tensor:
+def synthetic_images(pixels: Tensor, count: int, patch: int, seed: int = 0) -> Tensor:
     """Mosaics of pure colours and flat greys, in turn.
 
     Args:
         pixels: (n, 3, H, W) calibration images; each channel's extremes are the corners of the colour cube.
-        count: how many.
+        count: how many images.
         patch: pixels per patch side.
         seed: of colours and noise.
 
@@ -39,7 +38,7 @@ def probes(pixels: Tensor, count: int, patch: int, seed: int = 0) -> Tensor:
 
 
 def _mosaic(index: int, height: int, width: int, patch: int, generator: torch.Generator) -> Tensor:
-    """(3, H, W) in 0..1: tiles of the corners and middles of the colour cube, some white, every second one blurred."""
+    """A mosaic (3, H, W) in 0..1 of corners and middles of the colour cube, some white, every second one blurred."""
     side = patch * TILES[index % len(TILES)]
     rows, columns = -(-height // side), -(-width // side)
     colours = torch.randint(0, 3, (3, rows, columns), generator=generator) / 2
@@ -52,7 +51,7 @@ def _mosaic(index: int, height: int, width: int, patch: int, generator: torch.Ge
 
 
 def _flat(index: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """(3, H, W) in 0..1: one grey all over, with faint smooth noise."""
+    """A flat image (3, H, W) in 0..1: one grey all over, with faint smooth noise."""
     grey = (0.5, 0.25, 0.75, 0.05, 0.95)[index % 5]
     noise = torch.randn(1, 1, height // 7, width // 7, generator=generator)
     noise = torch.nn.functional.interpolate(noise, size=(height, width), mode="bilinear")[0]

@@ -1,4 +1,4 @@
-"""What changed since an earlier build: each artifact's numbers then and now, and what the gate says of them."""
+"""Changes since an earlier build: each artifact's numbers then and now, and the verdict of the gate."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.artifact import ArtifactRow
+from edgekit.artifact import FORMATS, ArtifactRow
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 from edgekit.measure.statistics import MAX_DB
+from edgekit.precision import FACTS
 from edgekit.report import numbers
 from edgekit.report.verdict import Candidate, pareto
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 Spec = dict[str, Any]
 Place = Literal["right", "left", "above", "below"]
 
-PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8")
-FORMATS = ("onnx", "openvino", "coreml", "tflite")
-_SHAPES = ("circle", "square", "triangle-up", "diamond")
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right")
 _TOP_DB = 60.0  # above this nothing is to be seen any more; FP16 sits just below
 _BANDS = ((17.0, "0.99"), (21.0, "0.995"), (27.0, "0.999"))  # dB of uncorrelated error and its cosine
 ROW = 26  # pixels per artifact in the strips
@@ -247,14 +246,15 @@ def data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:
 def _colour() -> alt.Color:
     import altair as alt
 
-    scale = alt.Scale(domain=list(PRECISIONS), range=[f"var(--{name})" for name in PRECISIONS])
+    scale = alt.Scale(domain=list(FACTS), range=[f"var(--{name})" for name in FACTS])
     return alt.Color("precision:N", scale=scale, legend=None)
 
 
 def _shape() -> alt.Shape:
     import altair as alt
 
-    return alt.Shape("format:N", scale=alt.Scale(domain=list(FORMATS), range=list(_SHAPES)), legend=None)
+    shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(FORMATS))]
+    return alt.Shape("format:N", scale=alt.Scale(domain=list(FORMATS), range=shapes), legend=None)
 
 
 def row_axis() -> alt.Axis:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
@@ -71,43 +70,6 @@ class BuildReport(BaseModel):
     explanation: Explanation | None = None  # of the plan of 8 bits, once `edgekit explain` has looked
     skipped: tuple[SkippedImage, ...] = ()
 
-    @classmethod
-    def assemble(
-        cls,
-        manifest: Manifest,
-        host: Host,
-        *,
-        reference: str,
-        verdict: Verdict,
-        drift: Mapping[str, DriftReport] | None = None,
-        latency: Mapping[str, LatencyReport] | None = None,
-        thumbnails: Mapping[str, DataUri] | None = None,
-        panels: Sequence[ImagePanel] = (),
-        head: str = "",
-        evaluation: str = "",
-        calibration: str = "",
-        commands: Sequence[Command] = (),
-        explanation: Explanation | None = None,
-        skipped: Sequence[SkippedImage] = (),
-    ) -> BuildReport:
-        """Put a report together; `verdict` is the one of these measurements, see `edgekit.report.verdict.judge`."""
-        return cls(
-            manifest=manifest,
-            host=host,
-            reference=reference,
-            verdict=verdict,
-            drift=dict(drift or {}),
-            latency=dict(latency or {}),
-            thumbnails=dict(thumbnails or {}),
-            panels=tuple(panels),
-            head=head,
-            evaluation=evaluation,
-            calibration=calibration,
-            commands=tuple(commands),
-            explanation=explanation,
-            skipped=tuple(skipped),
-        )
-
     @property
     def run(self) -> TimingRun | None:
         """The interleaved run that all latencies are of; None without any, or in reports of earlier versions."""
@@ -128,12 +90,14 @@ class BuildReport(BaseModel):
     def read_json(cls, path: Path) -> BuildReport:
         """Read what `write_json` wrote; raises DataError when it is missing, damaged or of another schema."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
             data["schema_"] = data.pop("schema")
             data["manifest"]["schema_"] = data["manifest"].pop("schema")
             return cls.model_validate(data)
         except FileNotFoundError:
             raise DataError(f"there is no report at {path}", fix=f"edgekit build --out {path.parent}") from None
-        except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
-            why = str(error).splitlines()[0]
+        except OSError as error:
+            raise DataError(f"{path} cannot be read", why=error.strerror or str(error), fix="build again") from None
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ValidationError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error

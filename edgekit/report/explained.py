@@ -1,4 +1,4 @@
-"""The charts of where the drift comes from, as Vega-Lite: which block, which GEMM, which step."""
+"""Charts of the sources of drift, as Vega-Lite: which block, which GEMM, which step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def gemm_bars(found: Explanation) -> Spec:
 
 
 def step_bars(found: Explanation) -> Spec:
-    """What the plan loses in dB without each step of the recipe."""
+    """Losses of the plan in dB without each step of the recipe."""
 
     steps = found.steps or {}
     base = steps["as it is"]["sqnr_db"]

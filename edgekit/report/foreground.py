@@ -45,12 +45,12 @@ class ForegroundColours:
         return cls(mean, sign * axes[:, 0], PatchColours.fit(kept))
 
     def mask(self, patches: np.ndarray) -> np.ndarray:
-        """(..., P) bool of patch tokens (..., P, D): True is foreground."""
+        """The foreground mask (..., P) bool of patch tokens (..., P, D)."""
         found: np.ndarray = (patches.astype(np.float64) - self.mean) @ self.axis > 0
         return found
 
     def paint(self, patches: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """(P, D) tokens of one image -> (rows, columns, 3) uint8, the background white."""
+        """A picture (rows, columns, 3) uint8 of the patch tokens (P, D) of one image, the background white."""
         painted = self.colours.paint(patches, grid)
         painted[~self.mask(patches).reshape(grid)] = _PAPER
         return painted

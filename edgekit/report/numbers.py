@@ -51,7 +51,7 @@ def decibels(value: float | None) -> str:
 
 
 def speed(speedup: Speedup | None) -> str:
-    """How many times as fast as FP32, with the digits that its interval carries: `2.6×`."""
+    """The speed relative to FP32, with the digits that its interval carries: `2.6×`."""
     return DASH if speedup is None else ratio(speedup.value, speedup.low, speedup.high)
 
 

@@ -11,6 +11,7 @@ from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
 from edgekit.measure.latency import Speedup
 from edgekit.measure.ratio import ratio_range
+from edgekit.precision import is_float
 from edgekit.quantize.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.changes import changes
@@ -84,7 +85,7 @@ def _speed_range(speedup: Speedup | None) -> str:
 def _judged(report: BuildReport) -> str:
     """The artifact whose images are listed: the recommended one if quantized, else the one that drifts most."""
     rows = {row.name: row for row in report.manifest.artifacts}
-    integers = [name for name in report.drift if name in rows and rows[name].precision not in ("fp32", "fp16")]
+    integers = [name for name in report.drift if name in rows and not is_float(rows[name].precision)]
     if report.verdict.choice in integers:
         return str(report.verdict.choice)
     return min(integers or report.drift, key=lambda name: report.drift[name].sqnr_db.value, default="")
@@ -143,7 +144,7 @@ def _charts(report: BuildReport) -> list[Chart]:
 
 
 def _explained(found: Explanation) -> list[Chart]:
-    """What `edgekit explain` left, as drawings."""
+    """The charts of explain.json, where `edgekit explain` left one."""
     from edgekit.report import explained
 
     drawn = [

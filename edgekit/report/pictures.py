@@ -61,7 +61,7 @@ class PatchColours:
         return cls(mean, axes, low, high)
 
     def paint(self, patches: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """(P, D) tokens of one image -> (rows, columns, 3) uint8."""
+        """A picture (rows, columns, 3) uint8 of the patch tokens (P, D) of one image."""
         scores = (patches.astype(np.float64) - self.mean) @ self.axes
         unit = ((scores - self.low) / np.maximum(self.high - self.low, 1e-12)).clip(0, 1)
         painted: np.ndarray = np.rint(255 * unit).astype(np.uint8).reshape(*grid, 3)
@@ -69,7 +69,7 @@ class PatchColours:
 
 
 def data_uri(pixels: np.ndarray, *, size: tuple[int, int] | None = None, sharp: bool = False) -> DataUri:
-    """(H, W, 3) uint8 -> WebP data URI, scaled to (width, height); `sharp` keeps the patches' edges."""
+    """A WebP data URI of a picture (H, W, 3) uint8, scaled to (width, height); `sharp` keeps the patches' edges."""
     picture = Image.fromarray(pixels)
     if size and size != picture.size:
         picture = picture.resize(size, Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS)
@@ -102,7 +102,7 @@ def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def enlarged(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """One pixel per patch -> the size of the photo, with sharp edges."""
+    """A picture of one pixel per patch, enlarged to the size of the photo with sharp edges."""
     size = (photo.shape[1], photo.shape[0])
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
 

@@ -1,4 +1,4 @@
-"""What every page of edgekit is made of: a template, the style sheet, numbers as text, and charts as drawings."""
+"""The parts of every page of edgekit: a template, the style sheet, numbers as text, and charts as drawings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import BackendMissing
+from edgekit.precision import FACTS
 from edgekit.report import numbers
 
 CHART_WIDTH = 860  # pixels
@@ -28,8 +29,16 @@ def render(name: str, **values: object) -> str:
     template = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template(name)
-    style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # our own text, not to be escaped
+    style = Markup(palette() + (_HERE / "page.css").read_text(encoding="utf-8"))  # our own text, not to be escaped
     return template.render(n=numbers, style=style, **values)
+
+
+def palette() -> str:
+    """The colour of each precision as a variable of the page, `var(--fp32)`, on light and on dark paper."""
+    light, dark = (
+        " ".join(f"--{precision}: {facts.colours[paper]};" for precision, facts in FACTS.items()) for paper in (0, 1)
+    )
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
 def svg(spec: dict[str, Any]) -> str:

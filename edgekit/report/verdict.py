@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from edgekit.artifact import ArtifactRow, Choice, Frozen
+from edgekit.backends import get_backend
 from edgekit.measure.drift import DriftReport, Grade
 from edgekit.measure.latency import LatencyReport, Speedup, paired_speedup
 from edgekit.measure.noise import MAX_LOAD
 from edgekit.measure.ratio import ratio
 from edgekit.measure.retrieval import Retrieval
-from edgekit.precision import Precision
+from edgekit.precision import FACTS, Precision, is_float
 
 Goal = Literal["latency", "size", "accuracy"]
 
@@ -27,9 +28,6 @@ _NO_BETTER: dict[Goal, str] = {
     "size": "is both smaller and true enough",
     "accuracy": "is faster beyond doubt and true enough",
 }
-_INTEGER: tuple[Precision, ...] = ("w8a8", "w4a8")
-_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
-_ELSEWHERE: frozenset[Precision] = frozenset({"w8a16"})  # made for other devices than the one that measures
 
 
 class Aim(Frozen):
@@ -91,7 +89,7 @@ def candidates(
     """The artifacts that were measured in both ways, fastest first; the reference drifts from itself by nothing."""
     found = []
     for row in rows:
-        if row.precision in _ELSEWHERE:
+        if row.precision in get_backend(row.format).untimed_precisions:  # made for other devices than this one
             continue
         if row.status != "ok" or row.name not in latency or (row.name not in drift and row.name != reference):
             continue
@@ -152,6 +150,8 @@ def judge(
     int8, int8_sentence = _int8(allowed, fit, latency)
     doubt = _doubt(best, fit, latency, aim.goal)
     sentence = _sentence(best, base, aim.goal) if best else _none_fit(allowed, aim)
+    if best and (truer := _truer(best, fit)):
+        sentence = f"{sentence} {truer}"
     return Verdict(
         aim=aim,
         choice=best.name if best else None,
@@ -205,7 +205,7 @@ def _against(latency: Mapping[str, LatencyReport], name: str, rival: str) -> Spe
 def _retrieval(candidate: Candidate, drift: Mapping[str, DriftReport]) -> str:
     """What changes for an application that looks up neighbours, in a gallery of FP32 features and in its own."""
     report = drift.get(candidate.name)
-    if report is None or candidate.precision in _FLOAT or report.own.nn_agreement.value is None:
+    if report is None or is_float(candidate.precision) or report.own.nn_agreement.value is None:
         return ""
     shares = [f"{found.nn_agreement.value or 0:.0%}{_interval(found)}" for found in (report.mixed, report.own)]
     return (
@@ -271,6 +271,15 @@ def _sentence(best: Candidate, base: Candidate | None, goal: Goal) -> str:
     return f"{_FOR[goal]} use {best.name}: {_pace(best)} FP32{size}, {features}."
 
 
+def _truer(best: Candidate, fit: Sequence[Candidate]) -> str:
+    """What 16-bit activations would bring instead of the choice's 8-bit ones, where they halve the drop at least."""
+    found = [c for c in fit if FACTS[c.precision].activations == "int16" and 2 * c.drop < best.drop]
+    if FACTS[best.precision].activations != "int8" or not found:
+        return ""
+    c = min(found, key=lambda c: c.p50_ms)
+    return f"{c.name} keeps more, a cosine of {alike(c.drop)}, in {c.p50_ms:.1f} ms instead of {best.p50_ms:.1f}."
+
+
 def _pace(best: Candidate) -> str:
     """`2.9× faster than`, with no more digits than the measurement carries; "about as fast as" where it cannot tell."""
     if best.speedup >= 1.05 and best.speedup_low > 1:
@@ -293,23 +302,29 @@ def alike(drop: float) -> str:
 def _int8(
     found: Sequence[Candidate], fit: Sequence[Candidate], latency: Mapping[str, LatencyReport]
 ) -> tuple[Int8 | None, str]:
-    integers = [c for c in found if c.precision in _INTEGER]
+    integers = [c for c in found if FACTS[c.precision].activations != "float"]
     if not integers:
         return None, ""
     good = [c for c in integers if c in fit]
     if not good:
         nearest = min(integers, key=lambda c: c.drop)
-        return "loses too much", f"INT8 loses too much here: the best, {nearest.name}, reaches {alike(nearest.drop)}."
+        said = f"the best, {nearest.name}{_wide(nearest)}, reaches {alike(nearest.drop)}"
+        return "loses too much", f"INT8 loses too much here: {said}."
     best = good[0]
-    rival = next((c for c in fit if c.precision in _FLOAT), None)
+    rival = next((c for c in fit if is_float(c.precision)), None)
     against = f"the fastest float model, {rival.name}" if rival else "FP32"
     value, low, high = best.speedup, best.speedup_low, best.speedup_high
     if rival:
         gain = _against(latency, best.name, rival.name)
         value, low, high = gain.value, gain.low, gain.high
-    said = f"{best.name} is {ratio(value, low, high)} as fast as {against}."
+    said = f"{best.name}{_wide(best)} is {ratio(value, low, high)} as fast as {against}."
     if min(low, best.speedup_low) >= WORTH:
         return "worth it", f"INT8 is worth it here: {said}"
     if high >= WORTH:
         return "in doubt", f"Whether INT8 is worth it here is in doubt: {said}"
     return "not worth it", f"INT8 is not worth it here for speed: {said}"
+
+
+def _wide(candidate: Candidate) -> str:
+    """What INT8 is in a file that has only its weights in 8 bits, in brackets."""
+    return " (8-bit weights, 16-bit activations)" if FACTS[candidate.precision].activations == "int16" else ""

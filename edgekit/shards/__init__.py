@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.shards.crew import Crew
 from edgekit.shards.plan import Shard, cut
 from edgekit.shards.run import Ran, run_shards
+from edgekit.shards.workers import WorkerPool
 
-__all__ = ["Crew", "Ran", "Shard", "cut", "run_shards"]
+__all__ = ["Ran", "Shard", "WorkerPool", "cut", "run_shards"]

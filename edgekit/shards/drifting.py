@@ -1,4 +1,4 @@
-"""Drift in shards: first what the reference's mean token is made of, then every candidate's terms against it."""
+"""Drift in shards: first the sums of the reference's mean token, then every candidate's terms against it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Frozen, Preprocess
 from edgekit.errors import DataError
@@ -26,7 +27,7 @@ _FIELDS = tuple(field.name for field in fields(Terms))
 
 
 class _OneFile(Frozen):
-    """What both tasks have in common: one safetensors file per shard, of images below `root`, one per call."""
+    """Base of both tasks: one safetensors file per shard, of images below `root`, one per call."""
 
     root: Path
     reference: Artifact
@@ -35,11 +36,11 @@ class _OneFile(Frozen):
         raise NotImplementedError
 
     def folders(self) -> tuple[str, ...]:
-        """Of the output."""
+        """Folders of the output that hold files of shards."""
         return (self._folder(),)
 
     def files(self, shard: Shard) -> tuple[str, ...]:
-        """One."""
+        """The one file of a shard."""
         return (f"{self._folder()}/{shard.name}.safetensors",)
 
     def kept(self, shard: Shard, out: Path) -> Done | None:
@@ -51,7 +52,7 @@ class _OneFile(Frozen):
 
     @property
     def patches(self) -> int:
-        """Of an image."""
+        """The number of patches of an image."""
         rows, columns = self.reference.preprocess.grid
         return rows * columns
 
@@ -59,15 +60,16 @@ class _OneFile(Frozen):
 class CentreTask(_OneFile):
     """`cls` (n, D) float32 and `patch_sums` (n, D) float64 of the reference."""
 
+    @override
     def _folder(self) -> str:
         return "sums"
 
     def results(self) -> tuple[str, ...]:
-        """None but the index."""
+        """No results but the index."""
         return ()
 
     def digest(self) -> str:
-        """Of all that decides the numbers."""
+        """The digest of all that decides the numbers."""
         return _digest({"centre": 1, "model": fingerprint(self.reference)})
 
     def open(self, threads: int | None) -> Maker:
@@ -96,7 +98,7 @@ class CentreTask(_OneFile):
         return make
 
     def centre(self, out: Path, shards: tuple[Shard, ...]) -> Centre:
-        """Of all images, from the shards below `out`."""
+        """The mean tokens of all images, from the shards below `out`."""
         paths = [out / self.files(shard)[0] for shard in shards]
         cls, sums = (files.read_joined(paths, name) for name in ("cls", "patch_sums"))
         return Centre.of(cls, sums, self.patches)
@@ -109,6 +111,7 @@ class DriftTask(_OneFile):
     centre_cls: tuple[float, ...]
     centre_patch: tuple[float, ...]
 
+    @override
     def _folder(self) -> str:
         return TERMS
 
@@ -117,7 +120,7 @@ class DriftTask(_OneFile):
         return (CENTRE, REPORT, TABLE)
 
     def digest(self) -> str:
-        """Of all that decides the numbers."""
+        """The digest of all that decides the numbers."""
         return _digest(
             {
                 "drift": 1,
@@ -161,14 +164,14 @@ class DriftTask(_OneFile):
         return make
 
     def terms(self, out: Path, shards: tuple[Shard, ...], index: int) -> Terms:
-        """Of all images and candidate number `index`, from the shards below `out`."""
+        """The terms of all images and candidate number `index`, from the shards below `out`."""
         paths = [out / self.files(shard)[0] for shard in shards]
         names = (name if name in _COMMON else f"{index}.{name}" for name in _FIELDS)
         return Terms(*(files.read_joined(paths, name) for name in names))
 
 
 def _tokens(run: Run, pixels: np.ndarray, model: Artifact, path: str, patches: int) -> np.ndarray:
-    """(N, D) of one image. Raises DataError where they are too few, or not finite."""
+    """The tokens (N, D) of one image. Raises DataError where they are too few, or not finite."""
     tokens: np.ndarray = np.asarray(run(pixels[None])[OUTPUT_NAMES[0]], np.float32)[0]
     if len(tokens) < 1 + patches:
         raise DataError(f"{model.name} put out {len(tokens)} tokens", why=f"{1 + patches} or more are needed")
@@ -184,7 +187,7 @@ def _width(model: Artifact) -> int:
 
 
 def _no_terms(width: int, patches: int) -> Terms:
-    """Of no image, so that a shard without a readable one has the same tensors."""
+    """Terms of no image, so that a shard without a readable one has the same tensors."""
     nothing = np.zeros((0, 1 + patches, width), np.float32)
     return terms_of(nothing, nothing, patches, Centre(np.zeros(width), np.zeros(width)))
 

@@ -45,16 +45,16 @@ class EmbedTask(Frozen):
     batch: Annotated[int, Field(ge=1)] = 1
 
     def digest(self) -> str:
-        """Of all that decides the numbers."""
+        """The digest of all that decides the numbers."""
         work = {"embed": 1, "model": fingerprint(self.model), "tokens": self.tokens, "batch": self.batch}
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
     def folders(self) -> tuple[str, ...]:
-        """Of the output."""
+        """Folders of the output that hold files of shards."""
         return (FEATURES,) if self.tokens == "cls" else (TOKENS, FEATURES)
 
     def results(self) -> tuple[str, ...]:
-        """None but the index."""
+        """No results but the index."""
         return ()
 
     def files(self, shard: Shard) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ class EmbedTask(Frozen):
         return make
 
     def embed(self, run: Run, paths: Sequence[str], threads: int | None, progress: Progress) -> Embeddings:
-        """Features of images, in memory: of nothing but what is kept of them."""
+        """Features of images, in memory: only the tokens that are kept."""
         failures: list[Failure] = []
         places, digests, cls, tokens = [], [], [], []
 
@@ -120,7 +120,7 @@ class EmbedTask(Frozen):
         )
 
     def _kept(self, hidden: np.ndarray) -> np.ndarray:
-        """(B, rows, columns, D) patches, or all (B, 1 + R + P, D)."""
+        """The kept tokens: (B, rows, columns, D) patches, or all (B, 1 + R + P, D)."""
         if self.tokens == "all":
             return hidden
         rows, columns = self.model.preprocess.grid

@@ -23,7 +23,7 @@ _NOTE = "edgekit"  # key of the note in a file's metadata
 
 
 class Note(Frozen):
-    """What a file of a shard says of itself: `key` of its content, rows, and the images that could not be used."""
+    """The metadata in a file of a shard: `key` of its content, rows, and the images that could not be used."""
 
     key: str
     images: int
@@ -95,7 +95,7 @@ def note_of_tensors(path: Path) -> Note | None:
 
 
 def read_vectors(path: Path, column: str) -> np.ndarray:
-    """(n, D) float32 of a column of fixed lists. Raises DataError when the file cannot be read."""
+    """The vectors (n, D) float32 of a column of fixed lists. Raises DataError when the file cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

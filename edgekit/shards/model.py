@@ -28,7 +28,7 @@ Model = Artifact | Checkpoint
 
 
 def fingerprint(model: Model) -> dict[str, object]:
-    """What decides a model's numbers, wherever its file lies."""
+    """The fields that decide a model's numbers, wherever its file lies."""
     kept: dict[str, object] = {"sha256": model.sha256, "preprocess": model.preprocess.model_dump(mode="json")}
     return kept | ({} if isinstance(model, Checkpoint) else {"format": model.format, "variant": model.variant})
 

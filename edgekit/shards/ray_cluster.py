@@ -83,7 +83,7 @@ def _start(cpus: int, folder: Path) -> None:
 
 
 def _room(resources: dict[str, float], workers: int | None, threads: int) -> int:
-    """How many workers of `threads` CPUs fit in, at most those that were asked for."""
+    """The number of workers of `threads` CPUs that fit in, at most the number asked for."""
     fit = int(resources.get("CPU", 0)) // threads
     if fit < 1:
         raise RecipeError(
@@ -115,7 +115,7 @@ def _settings(*, own: bool) -> Iterator[None]:
 
 @cache
 def _token() -> str:
-    """Who may talk to the cluster of this process. One for all its clusters: Ray's core reads it once."""
+    """The authentication token of the clusters of this process: one for all, since Ray's core reads it once."""
     return secrets.token_hex(32)
 
 

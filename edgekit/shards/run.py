@@ -1,4 +1,4 @@
-"""Runs a task over its shards: keeps those that are there, has the crew make the rest, and writes the index last."""
+"""Runs a task over its shards: keeps those that are there, has the pool make the rest, and writes the index last."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from edgekit import __version__
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sweep
-from edgekit.shards.crew import Crew
 from edgekit.shards.plan import Shard
 from edgekit.shards.task import Done, Failure, Task
+from edgekit.shards.workers import WorkerPool
 
 SCHEMA = "edgekit.shards/1"
 INDEX = "index.json"
@@ -33,12 +33,12 @@ class Ran:
 
     @property
     def images(self) -> int:
-        """With rows."""
+        """The number of images with rows."""
         return sum(done.images for done in self.shards)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """In order."""
+        """Failures of all shards in order."""
         return tuple(failure for done in self.shards for failure in done.failures)
 
     @property
@@ -52,11 +52,11 @@ class Ran:
 
     @property
     def cpu_s(self) -> float:
-        """Spent on the shards that were made, by all workers."""
+        """CPU seconds of all workers for the shards that were made."""
         return sum(done.cpu_s or 0.0 for done in self.shards)
 
     def summary(self) -> dict[str, object]:
-        """For a program: counts, failures, time, and memory of the workers in MB."""
+        """The summary for a program: counts, failures, time, and memory of the workers in MB."""
         return {
             "images": self.images,
             "shards": len(self.shards),
@@ -69,7 +69,7 @@ class Ran:
 
 
 def run_shards(
-    task: Task, shards: Sequence[Shard], out: Path, crew: Crew, *, about: Mapping[str, object], progress: Progress
+    task: Task, shards: Sequence[Shard], out: Path, pool: WorkerPool, *, about: Mapping[str, object], progress: Progress
 ) -> Ran:
     """Have every shard on disk below `out`, then write `index.json`; a folder without one is unfinished.
 
@@ -80,15 +80,15 @@ def run_shards(
         task: the work.
         shards: all of them, see `cut`.
         out: the folder.
-        crew: who runs them.
+        pool: who runs them.
         about: what the index says besides.
         progress: told (done, total) in images, kept ones included.
 
     Raises:
         DataError: `out` is a file or somebody else's folder, or no image at all could be read.
-        BackendMissing, RecipeError: as `Crew.run` says.
+        BackendMissing, RecipeError: as `WorkerPool.run` says.
     """
-    crew.require_engine()
+    pool.require_engine()
     _require_own(out, task)
     for name in task.folders():
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def run_shards(
         _unfinish(out, task)
         progress(before, total)
         try:
-            for one in crew.run(task, waiting, out, lambda now: progress(before + now, total)):
+            for one in pool.run(task, waiting, out, lambda now: progress(before + now, total)):
                 done[one.index] = one
         finally:
             _sweep(out, task)
@@ -136,7 +136,7 @@ def _sweep(out: Path, task: Task) -> None:
 
 
 def _remove_surplus(out: Path, task: Task, shards: Sequence[Shard]) -> None:
-    """Shards of an earlier run that had more of them."""
+    """Delete shards of an earlier run that had more of them."""
     wanted = {name for shard in shards for name in task.files(shard)}
     for folder in task.folders():
         for file in (out / folder).glob("part-*"):
@@ -146,14 +146,14 @@ def _remove_surplus(out: Path, task: Task, shards: Sequence[Shard]) -> None:
 
 
 def _unfinish(out: Path, task: Task) -> None:
-    """What described the shards that are about to change."""
+    """Delete the files that describe shards which are about to change."""
     for name in (INDEX, FAILURES, *task.results()):
         if (out / name).is_file():
             (out / name).unlink()
 
 
 def _write_index(task: Task, shards: Sequence[Shard], ran: Ran, out: Path, about: Mapping[str, object]) -> None:
-    """The same bytes whoever ran the shards."""
+    """Write the index and the failures: the same bytes whoever ran the shards."""
     failures = [failure.model_dump() for failure in ran.failures]
     with atomic_path(out / FAILURES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(Failure.model_fields), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What a shard's work is: a Task says what is computed of its images, and whether a shard on disk is that already."""
+"""The work on shards: a Task computes a shard from its images, and knows a shard on disk that is that already."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Task(Protocol):
     """The work of a run: the same for all shards, small, and sent to every worker."""
 
     def digest(self) -> str:
-        """Of all that decides the numbers: model, preprocessing, batch, and what is kept of the outputs."""
+        """The digest of all that decides the numbers: model, preprocessing, batch, and what is kept of the outputs."""
         ...
 
     def folders(self) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class Task(Protocol):
         ...
 
     def results(self) -> tuple[str, ...]:
-        """What is written beside them when all shards are there."""
+        """Files that are written beside the shards when all of these are there."""
         ...
 
     def files(self, shard: Shard) -> tuple[str, ...]:

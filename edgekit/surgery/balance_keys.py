@@ -1,4 +1,4 @@
-"""Move scale per channel from queries to keys, until both have even channels: q.k is the same for q * s and k / s."""
+"""Cross-layer equalization of queries and keys (Nagel et al. 2019): q.k is the same for q * s and k / s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Move scale per channel from the projection's input into its weights: P V is linear in V, so V/s needs W_proj * s."""
+"""Cross-layer equalization of values and projection (Nagel et al. 2019): P V is linear in V, so V/s takes W * s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recentre keys by a constant per channel: softmax ignores what q.c adds to a whole row (a static smooth K).
+"""Key mean removal ("smooth-K"): softmax ignores the constant q.c that a constant c per channel adds to a whole row.
 
 Source: SageAttention, arXiv 2410.02367, with the mean taken at calibration instead of at run time.
 """

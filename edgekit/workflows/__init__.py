@@ -1,1 +1,1 @@
-"""What the commands other than `build` do, one file per command."""
+"""The workflows of the commands other than `build`, one file per command."""

@@ -14,12 +14,13 @@ from edgekit.backends.loading import artifact_at
 from edgekit.errors import DataError, EdgekitError
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
-from edgekit.measure.drift import DriftReport, measure_drift
+from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyRun, TimingOptions, measure_latency
 from edgekit.measure.worker import Target
-from edgekit.pipeline.timing import reference_name, untimed
+from edgekit.pipeline.timing import reference_name
 from edgekit.pipeline.watch import Silent, Watcher
+from edgekit.precision import is_reference
 from edgekit.progress import Step
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def drift_between(
             reference_name=reference.name,
             candidate_name=candidate.name,
             seed=seed,
-            accuracy=judge.measure(found) if judge else (),
+            on_tasks=OnTasks(accuracy=judge.measure(found) if judge else ()),
         )
     return reports
 
@@ -133,7 +134,7 @@ def latency_of(
         EdgekitError: the artifacts take images of different sizes, or two have the same name.
     """
     watcher = watcher or Silent()
-    skipped = {artifact.name: why for artifact in artifacts if (why := untimed(artifact.format))}
+    skipped = {artifact.name: why for artifact in artifacts if (why := get_backend(artifact.format).untimed())}
     artifacts = [artifact for artifact in artifacts if artifact.name not in skipped]
     if not artifacts:
         return LatencyRun(reports={}, failures=skipped)
@@ -144,18 +145,18 @@ def latency_of(
         artifacts = [artifact.model_copy(update={"name": str(artifact.path)}) for artifact in artifacts]
     pixels = np.random.default_rng(seed).standard_normal((batch, 3, *sizes.pop())).astype(np.float32)
     targets = [_target(artifact, hint) for artifact in artifacts]
-    floats = [artifact.precision == "fp32" and artifact.variant == "standard" for artifact in artifacts]
+    floats = [is_reference(artifact.precision, artifact.variant) for artifact in artifacts]
     reference = next((t.name for t, is_float in zip(targets, floats, strict=True) if is_float), None)
-    run = measure_latency(
-        targets, pixels, threads=threads, reference=reference, rounds=rounds, seed=seed, notify=watcher.stage
-    )
+    timing = TimingOptions(rounds=rounds, seed=seed)
+    run = measure_latency(targets, pixels, timing, threads=threads, reference=reference, notify=watcher.stage)
     return run.model_copy(update={"failures": run.failures | skipped})
 
 
 def _target(artifact: Artifact, hint: Hint) -> Target:
-    """What a worker loads; the hint is in the name where it matters."""
+    """The target of a worker; the hint is in the name where it matters."""
     target = Target.of(artifact)
-    if hint == "latency" or artifact.format != "openvino":
+    loader = get_backend(artifact.format).throughput_loader
+    if hint == "latency" or loader is None:
         return target
     name = f"{artifact.name} ({hint})"
-    return Target(loader="edgekit.backends.openvino.runner:load_for_throughput", argument=target.argument, name=name)
+    return Target(loader=loader, argument=target.argument, name=name)

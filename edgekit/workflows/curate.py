@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgekit.images.curation import curate
 from edgekit.images.listing import Listing
 from edgekit.models import zoo
 from edgekit.pipeline.watch import Watcher
-from edgekit.shards import Crew, cut, files, run_shards
+from edgekit.shards import WorkerPool, cut, files, run_shards
 from edgekit.shards.embedding import SIZES, EmbedTask
 from edgekit.shards.model import Checkpoint, open_model
 
@@ -25,18 +26,19 @@ NOTE = "curation.json"
 _BATCH = 16
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """The way images are embedded for a curation."""
+
+    model: str = "demo"  # a name of the zoo, or a checkpoint, run in torch
+    side: int = 224  # pixels of the embedded images
+    pool: WorkerPool = field(default_factory=WorkerPool)
+    features: Path | None = None  # folder of resumable shards; None keeps none, but `out`.features for Ray's workers
+    shard_size: int | None = None  # images per shard, 4096 by default
+
+
 def curate_folder(
-    source: Path,
-    out: Path,
-    *,
-    n: int,
-    model: str,
-    side: int,
-    seed: int,
-    watcher: Watcher,
-    crew: Crew | None = None,
-    features: Path | None = None,
-    shard_size: int | None = None,
+    source: Path, out: Path, *, n: int, seed: int, watcher: Watcher, embedding: Embedding = Embedding()
 ) -> dict[str, int | str]:
     """Copy `n` varied images of `source` to the new folder `out`, keeping their paths inside it.
 
@@ -46,14 +48,9 @@ def curate_folder(
         source: a folder of images.
         out: a folder that does not exist yet.
         n: how many to choose.
-        model: a name of the zoo, or a checkpoint, run in torch.
-        side: pixels of the embedded images.
         seed: of k-means and of the draw.
         watcher: told of the progress.
-        crew: who embeds.
-        features: folder of the shards of features, which are kept there and go on from there. None keeps none, but
-            with Ray takes `out`.features, since workers need a place to write to.
-        shard_size: images per shard, 4096 by default.
+        embedding: model and workers.
 
     Returns:
         counts "images", "chosen", "duplicates", "clusters", "skipped", "seed", "searched" ("all": every pair was
@@ -64,29 +61,29 @@ def curate_folder(
         DataError: `out` exists and is not empty, or `source` holds no readable image.
         BackendMissing: scikit-learn, or for shards on disk pyarrow or Ray, is not installed.
     """
-    crew = crew or Crew()
-    crew.require_engine()
+    pool, features = embedding.pool, embedding.features
+    pool.require_engine()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty", fix="name a new folder with --out")
-    if features is None and crew.engine == "ray":
+    if features is None and pool.engine == "ray":
         features = out.with_name(f"{out.name}.features")
-    loaded = zoo.load(model)
+    loaded = zoo.load(embedding.model)
     task = EmbedTask(
         root=source.resolve(),
         batch=_BATCH,
         model=Checkpoint(
             name=loaded.name,
-            place=zoo.place_of(model),
+            place=zoo.place_of(embedding.model),
             sha256=loaded.sha256,
-            preprocess=loaded.model.config.preprocess(side, side),
+            preprocess=loaded.model.config.preprocess(embedding.side, embedding.side),
         ),
     )
     del loaded
     listing = Listing.scan(task.root)
     if features is None:
-        paths, digests, vectors = _in_memory(task, listing, crew, watcher)
+        paths, digests, vectors = _in_memory(task, listing, pool, watcher)
     else:
-        paths, digests, vectors = _on_disk(task, listing, features, crew, shard_size, watcher)
+        paths, digests, vectors = _on_disk(task, listing, features, pool, embedding.shard_size, watcher)
     if not paths:
         raise DataError(f"none of the {len(listing)} images in {source} can be read")
     watcher.note(f"choosing among {len(paths)} images")
@@ -114,18 +111,18 @@ def curate_folder(
 
 
 def _in_memory(
-    task: EmbedTask, listing: Listing, crew: Crew, watcher: Watcher
+    task: EmbedTask, listing: Listing, pool: WorkerPool, watcher: Watcher
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names, digests and class tokens (n, D) of the images that can be read."""
-    run, total = open_model(task.model, crew.threads), len(listing)
-    found = task.embed(run, listing.paths, crew.threads, lambda done: watcher.stage("features", done, total))
+    run, total = open_model(task.model, pool.threads), len(listing)
+    found = task.embed(run, listing.paths, pool.threads, lambda done: watcher.stage("features", done, total))
     return [listing.paths[i] for i in found.places], list(found.digests), found.cls
 
 
 def _on_disk(
-    task: EmbedTask, listing: Listing, folder: Path, crew: Crew, shard_size: int | None, watcher: Watcher
+    task: EmbedTask, listing: Listing, folder: Path, pool: WorkerPool, shard_size: int | None, watcher: Watcher
 ) -> tuple[list[str], list[str], np.ndarray]:
-    """The same from shards, which the crew makes where they are not there."""
+    """Names, digests and class tokens from shards, which the pool makes where they are missing."""
     size = shard_size or SIZES["cls"]
     shards = cut(listing, size, task.digest())
     about = {
@@ -137,7 +134,7 @@ def _on_disk(
         "shard_size": size,
     }
     run_shards(
-        task, shards, folder, crew, about=about, progress=lambda done, total: watcher.stage("features", done, total)
+        task, shards, folder, pool, about=about, progress=lambda done, total: watcher.stage("features", done, total)
     )
     paths: list[str] = []
     digests: list[str] = []
@@ -150,6 +147,6 @@ def _on_disk(
 
 
 def _digest(paths: Sequence[str], digests: Sequence[str]) -> str:
-    """Of the names and bytes of images in order."""
+    """The digest of the names and bytes of images in order."""
     lines = (f"{path}\0{digest}" for path, digest in zip(paths, digests, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -18,13 +18,13 @@ from edgekit.distill.judge import Score
 from edgekit.distill.log import BOARD_FIX, Board, board_missing
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import BackendMissing, DataError, RecipeError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, read_text
 from edgekit.models import zoo
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.watch import Silent, Watcher
 
 if TYPE_CHECKING:
-    from edgekit.distill.distributed import World
+    from edgekit.distill.distributed import DistributedContext
     from edgekit.distill.group import Group
     from edgekit.distill.images import Split
     from edgekit.distill.student import StudentSpec
@@ -51,7 +51,7 @@ class GraduateRow(Frozen):
 
 
 class Distilled(Frozen):
-    """What a run made; also `distill.json` in its folder."""
+    """The result of a distillation run; also `distill.json` in its folder."""
 
     run: str
     teacher: str
@@ -72,18 +72,35 @@ class Outcome:
     fate: str
 
 
+@dataclass(frozen=True)
+class Running:
+    """Settings of a run that do not change its result."""
+
+    device: str  # "auto", "cpu", "cuda", "cuda:1" or "mps"
+    board: Board = "auto"  # whether TensorBoard's event files are written; "auto": where tensorboard is installed
+    threads: int | None = None  # of torch on the CPU; None leaves torch's own choice
+    keep: Keep = "graduates"  # "all" writes every student and average to `members/`, too
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run before its first step: teacher, students and their first weights, images, and its name."""
+
+    teacher: zoo.LoadedModel
+    groups: Sequence[Group]
+    inits: Sequence[str]
+    split: Split
+    name: str
+
+
 def distil_folder(
     teacher: str,
     students: Sequence[str],
     data: Path,
     out: Path,
     recipe: DistillRecipe,
-    *,
-    device: str,
-    board: Board,
-    threads: int | None,
+    running: Running,
     watcher: Watcher,
-    keep: Keep = "graduates",
 ) -> Outcome | None:
     """Train students of `teacher` on the images of `data`; the same call goes on where a killed one stopped.
 
@@ -95,11 +112,8 @@ def distil_folder(
         data: a folder of images, nested or not; labels are not used.
         out: gets a .safetensors file per architecture (student.safetensors of a single one), logs and the checkpoint.
         recipe: everything else that decides the result.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        board: whether TensorBoard's event files are written; "auto": where tensorboard is installed.
-        threads: of torch on the CPU; None leaves torch's own choice.
+        running: device, threads and files that do not change the result.
         watcher: is told what is being done.
-        keep: "all" writes every student and average to `members/`, too.
 
     Returns:
         The result, or None in processes other than the first.
@@ -111,47 +125,48 @@ def distil_folder(
     """
     if not students:
         raise RecipeError("no student", fix="--student depth=6")
-    if board == "on" and board_missing():
+    if running.board == "on" and board_missing():
         raise BackendMissing("TensorBoard's event files need tensorboard", fix=BOARD_FIX)
     if find_spec("torch") is None:
         raise BackendMissing("distillation needs torch", fix=BOARD_FIX)
     import torch
 
-    from edgekit.distill.distributed import autocast_of, joined
+    from edgekit.distill.distributed import autocast_of, distributed_context
     from edgekit.distill.images import Split
     from edgekit.distill.student import StudentSpec
 
-    if threads:
-        torch.set_num_threads(threads)
+    if running.threads:
+        torch.set_num_threads(running.threads)
     specs = [StudentSpec.parse(text) for text in students]
-    with joined(device) as world:
-        watcher = watcher if world.first else Silent()
-        with world.in_turn():
+    with distributed_context(running.device) as context:
+        watcher = watcher if context.first else Silent()
+        with context.in_turn():
             loaded = zoo.load(teacher, notify=watcher.note)
-        if recipe.batch % world.size:
+        if recipe.batch % context.size:
             raise RecipeError(
-                f"a batch of {recipe.batch} does not divide among {world.size} processes",
-                fix=f"--batch {max(1, recipe.batch // world.size) * world.size}",
+                f"a batch of {recipe.batch} does not divide among {context.size} processes",
+                fix=f"--batch {max(1, recipe.batch // context.size) * context.size}",
             )
-        autocast_of(recipe, world.device)
+        autocast_of(recipe, context.device)
         split = Split.of(data, recipe)
-        with world.in_turn():  # a checkpoint of `init` may be fetched, too
+        with context.in_turn():  # a checkpoint of `init` may be fetched, too
             groups, inits = _groups(specs, loaded, recipe)
         name = _name(loaded, groups, inits, split, recipe)
-        world.agree(name)
-        if world.first and board == "auto" and board_missing():
+        context.agree(name)
+        if context.first and running.board == "auto" and board_missing():
             watcher.note(f"no TensorBoard files: {BOARD_FIX}")
-        with held(out) if world.first else nullcontext():
-            kept = world.told(_kept(out, name) if world.first else None)
+        with held(out) if context.first else nullcontext():
+            kept = context.broadcast(_kept(out, name) if context.first else None)
             if kept is not None:
                 watcher.note(f"{out} is finished already")
-                return Outcome(kept, "kept") if world.first else None
-            if world.first:
+                return Outcome(kept, "kept") if context.first else None
+            if context.first:
                 _claim(out, name, teacher, specs, data, recipe)
             for group, init in zip(groups, inits, strict=True):
                 count = len(group.students)
                 watcher.note(f"{group.name}: {count} student{'s' if count > 1 else ''}, begun with {init}")
-            return _trained(loaded, groups, inits, split, recipe, world, name, out, board, watcher, keep)
+            prepared = _Prepared(loaded, groups, inits, split, name)
+            return _trained(prepared, recipe, context, out, running, watcher)
 
 
 def _groups(
@@ -162,20 +177,20 @@ def _groups(
     from edgekit.distill.student import begin
 
     loss = TokenLoss(recipe.cls_weight, recipe.patch_weight, recipe.cosine_weight, recipe.smooth_l1_weight)
-    begun = [begin(spec, loaded.model, side=recipe.image_size, seed=recipe.seed) for spec in specs]
+    beginnings = [begin(spec, loaded.model, side=recipe.image_size, seed=recipe.seed) for spec in specs]
     seen: Counter[str] = Counter()
     groups = []
-    for each in begun:
+    for each in beginnings:
         seen[each.name] += 1
         name = each.name if seen[each.name] == 1 else f"{each.name}-{seen[each.name]}"
         groups.append(Group.of(name, each, recipe.copies, loaded.model.config.width, loss, recipe.seed))
-    return groups, [each.init for each in begun]
+    return groups, [each.init for each in beginnings]
 
 
 def _name(
     loaded: zoo.LoadedModel, groups: Sequence[Group], inits: Sequence[str], split: Split, recipe: DistillRecipe
 ) -> str:
-    """Of a run: a digest of the teacher, the students' first weights, the images and the settings."""
+    """The name of a run: a digest of the teacher, the students' first weights, the images and the settings."""
     total = hashlib.sha256(f"{loaded.sha256} {split.digest} {recipe.digest}".encode())
     for group, init in zip(groups, inits, strict=True):
         total.update(f"{group.name} {init}".encode())
@@ -188,8 +203,8 @@ def _name(
 def _kept(out: Path, name: str) -> Distilled | None:
     """The result of this very run, if it is whole."""
     try:
-        found = Distilled.model_validate_json((out / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = Distilled.model_validate_json(read_text(out / RESULT))
+    except (OSError, ValueError, DataError):
         return None
     return found if found.run == name and all((out / row.file).is_file() for row in found.graduates) else None
 
@@ -210,7 +225,7 @@ def _claim(out: Path, name: str, teacher: str, specs: Sequence[StudentSpec], dat
     }
     path = out / RUN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except FileNotFoundError:
         others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
         if others:
@@ -220,8 +235,10 @@ def _claim(out: Path, name: str, teacher: str, specs: Sequence[StudentSpec], dat
                 fix="name a new folder with --out",
             ) from None
         found = None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged", why=str(error), fix=f"delete {out}, or name another --out") from None
+    if not isinstance(found, dict | None):
+        raise DataError(f"{path} is damaged", why="it is no object", fix=f"delete {out}, or name another --out")
     if found is not None and found.get("run") != name:
         keys = ("teacher", "data", "students", "recipe")
         differ = [_difference(key, found.get(key), wanted[key]) for key in keys if found.get(key) != wanted[key]]
@@ -242,17 +259,12 @@ def _difference(key: str, was: object, is_: object) -> str:
 
 
 def _trained(
-    loaded: zoo.LoadedModel,
-    groups: Sequence[Group],
-    inits: Sequence[str],
-    split: Split,
+    prepared: _Prepared,
     recipe: DistillRecipe,
-    world: World,
-    name: str,
+    context: DistributedContext,
     out: Path,
-    board: Board,
+    running: Running,
     watcher: Watcher,
-    keep: Keep,
 ) -> Outcome | None:
     from edgekit.distill.checkpoint import FILE
     from edgekit.distill.images import held_out_pixels
@@ -260,22 +272,23 @@ def _trained(
     from edgekit.distill.train import Run
     from edgekit.models.checkpoint import save_checkpoint
 
+    loaded, groups, split = prepared.teacher, prepared.groups, prepared.split
     watcher.stage("held-out images")
     held_out, unreadable = held_out_pixels(split, recipe.image_size)
     frozen = loaded.model.bake(recipe.image_size, recipe.image_size).requires_grad_(False)
     teacher = Student(frozen, frozen.config.width, groups[0].ema.loss, recipe.seed).eval()
-    run = Run(teacher, groups, recipe, world, name)
-    trained = run.train(split, held_out, out, board=board, told=watcher.stage, note=watcher.note)
-    if not world.first:
+    run = Run(teacher, groups, recipe, context, prepared.name)
+    trained = run.train(split, held_out, out, board=running.board, progress=watcher.stage, note=watcher.note)
+    if not context.first:
         return None
     licence = "" if loaded.licence.startswith("unknown") else loaded.licence
     origin = f"distilled from {loaded.name} ({loaded.origin}) by edgekit {__version__}"
-    if keep == "all":
+    if running.keep == "all":
         for member, student in trained.members.items():
             path = out / "members" / f"{member.replace(' ', '_')}.safetensors"
             save_checkpoint(student.backbone, path, licence=licence, origin=origin, licence_text=loaded.licence_text)
     rows = []
-    for graduate, init in zip(trained.graduates, inits, strict=True):
+    for graduate, init in zip(trained.graduates, prepared.inits, strict=True):
         file = "student.safetensors" if len(groups) == 1 else f"student_{graduate.group}.safetensors"
         model = graduate.student.backbone.cpu()
         save_checkpoint(model, out / file, licence=licence, origin=origin, licence_text=loaded.licence_text)
@@ -290,17 +303,17 @@ def _trained(
             )
         )
     distilled = Distilled(
-        run=name,
+        run=prepared.name,
         teacher=loaded.name,
         training_images=len(split.training),
         held_out_images=len(held_out),
         skipped=(*unreadable, *trained.unreadable),
         recipe=recipe,
-        processes=world.size,
-        device=str(world.device),
+        processes=context.size,
+        device=str(context.device),
         graduates=tuple(rows),
     )
     with atomic_path(out / RESULT) as temporary:
         temporary.write_text(distilled.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / FILE).unlink(missing_ok=True)  # three times the students' size, and nothing is left to resume
-    return Outcome(distilled, "resumed" if trained.begun_at else "new")
+    return Outcome(distilled, "resumed" if trained.first_step else "new")

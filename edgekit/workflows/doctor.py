@@ -1,11 +1,11 @@
-"""What this machine can do: host, packages, backends, fused ops and caches, each with the command that mends it."""
+"""Capabilities of this machine: host, packages, backends, fused ops and caches, each with the command that mends it."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from edgekit.artifact import Frozen
-from edgekit.backends import BACKENDS
+from edgekit.artifact import FORMATS, Frozen
+from edgekit.backends import Backend
 from edgekit.errors import BackendMissing
 from edgekit.host import Host, describe_host
 
@@ -19,12 +19,11 @@ _PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Hugging Face hub", ("huggingface_hub",), "hub"),
     ("shards of features", ("pyarrow",), "ray"),
     ("--engine ray", ("ray", "pyarrow", "pandas"), "ray"),
-    ("NNCF as a second engine", ("nncf",), "openvino"),
 )
 
 
 class BackendHealth(Frozen):
-    """One format: why it cannot be exported or run here, None where it can."""
+    """Health of one format: why it cannot be exported or run here, None where it can."""
 
     name: str
     export: str | None
@@ -48,27 +47,38 @@ class Health(Frozen):
 
 def examine() -> Health:
     """Look at this machine; imports no runtime."""
-    from edgekit.pipeline.jobs import backend_of, fused_missing
+    from edgekit.pipeline.jobs import backend_of
 
     backends = []
-    for format_ in BACKENDS:
+    parts = [PartHealth(name=name, problem=_missing(packages, extra)) for name, packages, extra in _PARTS]
+    for format_ in FORMATS:
         backend, problem = backend_of(format_)
         run = problem if backend is None else backend.runner_missing()
         backends.append(BackendHealth(name=format_, export=problem, run=run))
-    parts = [PartHealth(name=name, problem=_missing(packages, extra)) for name, packages, extra in _PARTS]
-    parts.append(PartHealth(name=_fused_name(), problem=fused_missing("onnx")))
-    parts.append(PartHealth(name="fused INT8 ops in OpenVINO", problem=fused_missing("openvino")))
+        if backend is not None:
+            parts += _further_parts(backend)
     return Health(host=describe_host(), backends=tuple(backends), parts=tuple(parts))
 
 
-def _fused_name() -> str:
-    """With the instruction set that the kernels use here."""
+def _further_parts(backend: Backend) -> list[PartHealth]:
+    """The engines that quantize for a format beside ours, and its fused ops, where it has any."""
+    parts = [
+        PartHealth(name=f"{engine.upper()} as a second engine", problem=backend.engine_missing(engine))
+        for engine in backend.peers
+    ]
+    if any(variant == "fused" for _, variant in backend.variants()):
+        parts.append(PartHealth(name=f"fused INT8 ops in {backend.title}{_isa()}", problem=backend.fused_missing()))
+    return parts
+
+
+def _isa() -> str:
+    """The instruction set that the kernels use here, in brackets; nothing where they are not built."""
     from edgekit.native import isa
 
     try:
-        return f"fused INT8 ops ({isa()})"
+        return f" ({isa()})"
     except BackendMissing:
-        return "fused INT8 ops"
+        return ""
 
 
 def _missing(packages: tuple[str, ...], extra: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,20 @@ from edgekit.images.demo import DEMO
 from edgekit.images.listing import Listing
 from edgekit.images.sets import in_order_of_trial
 from edgekit.measure.accuracy import AccuracyJudge
-from edgekit.measure.drift import DriftReport, report_of, searched
+from edgekit.measure.drift import DriftReport, OnTasks, report_of, searched
 from edgekit.measure.features import Features
 from edgekit.measure.statistics import decibel
 from edgekit.measure.terms import Terms
 from edgekit.pipeline.watch import Silent, Watcher
-from edgekit.shards import Crew, Ran, Shard, cut, files, run_shards
+from edgekit.shards import Ran, Shard, WorkerPool, cut, files, run_shards
 from edgekit.shards.drifting import CENTRE, REPORT, SIZE, TABLE, CentreTask, DriftTask, same_size
+
+
+class Draw(NamedTuple):
+    """The number of images that are drawn from a folder, and the seed."""
+
+    samples: int
+    seed: int = 0
 
 
 def drift_in_shards(
@@ -29,10 +37,9 @@ def drift_in_shards(
     candidates: Sequence[Artifact],
     source: str,
     out: Path,
-    crew: Crew,
+    pool: WorkerPool,
     *,
-    samples: int,
-    seed: int = 0,
+    draw: Draw,
     shard_size: int | None = None,
     watcher: Watcher | None = None,
 ) -> tuple[dict[str, DriftReport], Ran]:
@@ -48,9 +55,8 @@ def drift_in_shards(
         candidates: of the same image size.
         source: a folder of images.
         out: a new folder, or that of an earlier run.
-        crew: who computes.
-        samples: images drawn by `seed`, as `load_set` draws them.
-        seed: also of the bootstrap.
+        pool: who computes.
+        draw: of the images, as `load_set` draws them; its seed is also the bootstrap's.
         shard_size: images per shard, 1024 by default.
         watcher: told of the progress.
 
@@ -61,10 +67,10 @@ def drift_in_shards(
         DataError: no images, another image size than the reference's, values that are not finite, or `out` is another
             folder.
         BackendMissing: a runtime, pyarrow or Ray is missing.
-        RecipeError: the demo photographs, which are no folder, or an impossible crew.
+        RecipeError: the demo photographs, which are no folder, or an impossible pool.
     """
-    watcher = watcher or Silent()
-    crew.require_engine()
+    watcher, (samples, seed) = watcher or Silent(), draw
+    pool.require_engine()
     files.require_pyarrow()
     if source == DEMO:
         raise RecipeError("the demo photographs are no folder", why="shards are of files", fix="--eval DIR")
@@ -87,7 +93,7 @@ def drift_in_shards(
         first,
         shards,
         out / CENTRE,
-        crew,
+        pool,
         about=about,
         progress=lambda done, total: watcher.stage(f"{reference.name}: mean", done, total),
     )
@@ -103,7 +109,7 @@ def drift_in_shards(
     shards = cut(images, shard_size or SIZE, task.digest())
     about = {**about, "candidates": [_words(candidate) for candidate in others]}
     ran = run_shards(
-        task, shards, out, crew, about=about, progress=lambda done, total: watcher.stage("drift", done, total)
+        task, shards, out, pool, about=about, progress=lambda done, total: watcher.stage("drift", done, total)
     )
     if ran.failures != before.failures:
         raise DataError(f"images in {source} changed while they were measured", fix="the same command again")
@@ -135,7 +141,7 @@ def _reports(
             reference_name=task.reference.name,
             candidate_name=candidate.name,
             seed=seed,
-            accuracy=judge.measure(_features(terms.candidate_cls[compared])) if judge else (),
+            on_tasks=OnTasks(accuracy=judge.measure(_features(terms.candidate_cls[compared])) if judge else ()),
         )
         for name, values in _per_image(terms).items():
             table.setdefault(name, []).append(values)

@@ -17,12 +17,12 @@ from edgekit.measure.features import features_of
 from edgekit.shards.embedding import SIZES, EmbedTask, Tokens
 
 if TYPE_CHECKING:
-    from edgekit.shards import Crew, Ran
+    from edgekit.shards import Ran, WorkerPool
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was written: `shape` of the features, images that were `skipped`, `model` and the `reason` it was taken."""
+    """The written features: `shape` of the features, images `skipped`, the `model` and the `reason` it was taken."""
 
     shape: tuple[int, ...]
     model: str
@@ -86,7 +86,7 @@ def embed_shards(
     model: Path | str,
     images: str | Path,
     out: Path | str,
-    crew: Crew,
+    pool: WorkerPool,
     *,
     tokens: Tokens = "cls",
     batch: int = 1,
@@ -105,7 +105,7 @@ def embed_shards(
         model: an artifact, or a build folder (its best artifact that runs here).
         images: a folder.
         out: a new folder, or that of an earlier run.
-        crew: who computes.
+        pool: who computes.
         tokens: "cls", or also "patches" (n, rows, columns, D) or "all" (n, 1 + R + P, D).
         batch: images per call.
         shard_size: images per shard; None takes 4096, or 256 with tokens, which are in memory until a shard is written.
@@ -117,16 +117,16 @@ def embed_shards(
     Raises:
         DataError: no artifact, no image that can be read, or `out` is another folder.
         BackendMissing: no runtime for it is here, or no pyarrow or Ray.
-        RecipeError: the demo photographs, which are no folder, or an impossible crew.
+        RecipeError: the demo photographs, which are no folder, or an impossible pool.
     """
     from edgekit.images.demo import DEMO
     from edgekit.images.listing import Listing
     from edgekit.shards import cut, run_shards
 
-    crew.require_engine()
+    pool.require_engine()
     if str(images) == DEMO:
         raise RecipeError("the demo photographs are no folder", why="shards are of files", fix="--out features.npz")
-    loaded = load(model, crew.threads)
+    loaded = load(model, pool.threads)
     artifact = loaded.artifact
     artifact = artifact.model_copy(update={"path": artifact.path.resolve()})
     task = EmbedTask(root=Path(images).resolve(), model=artifact, tokens=tokens, batch=batch)
@@ -140,7 +140,7 @@ def embed_shards(
         "batch": batch,
         "shard_size": size,
     }
-    ran = run_shards(task, shards, Path(out), crew, about=about, progress=progress or (lambda done, total: None))
+    ran = run_shards(task, shards, Path(out), pool, about=about, progress=progress or (lambda done, total: None))
     return artifact.name, ran, loaded.reason
 
 

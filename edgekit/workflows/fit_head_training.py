@@ -82,7 +82,7 @@ def classes_of(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _best_strength(features: np.ndarray, numbers: np.ndarray, seed: int) -> float:
-    """By accuracy in three folds; of equal ones the strongest regularisation."""
+    """The regularisation of best accuracy in three folds; of equal ones the strongest."""
     from sklearn.model_selection import StratifiedKFold
 
     folds = [*StratifiedKFold(3, shuffle=True, random_state=seed).split(features, numbers)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact, Manifest
-from edgekit.backends import get_backend
+from edgekit.backends.coreml.backend import CoreMlBackend
 from edgekit.backends.coreml.sizes import join_packages
 from edgekit.errors import ExportError
 from edgekit.measure.drift import DriftReport
@@ -55,19 +55,20 @@ def join_sizes(
     recipe = Recipe.make(Manifest.read(build).recipe)
     recipe = recipe.model_copy(update={"evaluation_samples": samples})
     materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), build, watcher)
-    backend = get_backend("coreml")
+    backend = CoreMlBackend()
     name = backend.filename(precision, "standard")
-    main = materials.source(Job("coreml", precision, "standard", recipe.image_size[0], "", f"coreml/{name}"))
+    path_in_build = f"{backend.format}/{name}"
+    main = materials.source(Job(backend.format, precision, "standard", recipe.image_size[0], "", path_in_build))
     with tempfile.TemporaryDirectory(dir=path.parent if path.parent.is_dir() else None) as folder:
         apart = []
         for size in sizes:
-            watcher.stage(f"coreml/{precision} {size[0]}x{size[1]}")
+            watcher.stage(f"{backend.format}/{precision} {size[0]}x{size[1]}")
             model = materials.model(size)
             plan = main.plan and at_size(main.plan, model)
             source = replace(main, model=model, preprocess=materials.preprocess(size), plan=plan)
             apart.append(backend.export(source, precision, "standard", Path(folder, f"{size[0]}x{size[1]}", name)))
         joined = join_packages(apart, path)
-    jobs = [Job("coreml", precision, "standard", size, "", f"coreml/{name}") for size in sizes]
+    jobs = [Job(backend.format, precision, "standard", size, "", path_in_build) for size in sizes]
     return tuple(
         Joined(artifact, drift_of(backend.runner(artifact), job, materials, watcher))
         for artifact, job in zip(joined, jobs, strict=True)

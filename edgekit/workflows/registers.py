@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgekit.heads.own import decoders_of
 from edgekit.images.boxes import Box, read_boxes
 from edgekit.images.demo import DEMO
 from edgekit.images.sets import ImageSet, load_set
-from edgekit.measure.latency import LatencyRun, measure_latency
+from edgekit.measure.latency import LatencyRun, TimingOptions, measure_latency
 from edgekit.measure.registers.attention import look_inside
 from edgekit.measure.registers.comparison import Looked, RegistersReport, Side
 from edgekit.measure.registers.discovery import CORRECT_IOU, correct, iou, localise
@@ -26,18 +27,20 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 _SALIENT = 0.5  # of a saliency head's map
 
 
+@dataclass(frozen=True)
+class Options:
+    """Settings of a comparison of two checkpoints."""
+
+    side: int = 224  # of the square images, a multiple of 14
+    samples: int | None = 32  # at most this many images; None takes all
+    boxes: Path | None = None  # file of true boxes, see `edgekit.images.boxes`; only with it there is a CorLoc
+    cutoff: float | None = None  # norm above which a patch is an outlier; None chooses one for each model
+    rounds: int = 6  # of timing, at least 3; 0 times nothing
+    threads: int | None = None  # while timing
+
+
 def compare_registers(
-    a: str,
-    b: str,
-    images: str | Path = "demo",
-    *,
-    side: int = 224,
-    samples: int | None = 32,
-    boxes: Path | None = None,
-    cutoff: float | None = None,
-    rounds: int = 6,
-    threads: int | None = None,
-    progress: Progress | None = None,
+    a: str, b: str, images: str | Path = "demo", options: Options = Options(), *, progress: Progress | None = None
 ) -> tuple[RegistersReport, tuple[Looked, Looked], ImageSet]:
     """Compare two checkpoints on the same pixels.
 
@@ -45,28 +48,24 @@ def compare_registers(
         a: name of the zoo or checkpoint, usually without registers.
         b: the other.
         images: a folder, or "demo".
-        side: of the square images, a multiple of the patch of both.
-        samples: at most this many images; None takes all.
-        boxes: file of true boxes, see `edgekit.images.boxes`; only with it there is a CorLoc.
-        cutoff: norm above which a patch is an outlier; None chooses one for each model.
-        rounds: of timing, at least 3; 0 times nothing.
-        threads: while timing.
+        options: size and number of the images, true boxes, and how the checkpoints are timed.
         progress: told (stage, done, total).
 
     Raises:
         RecipeError: an unknown model or an impossible image size.
         DataError: no images, or boxes that do not fit them.
     """
-    models = [zoo.load(name) for name in (a, b)]
+    models, side = [zoo.load(name) for name in (a, b)], options.side
     names = [model.name for model in models]
     names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)] if names[0] == names[1] else names
-    shown = load_set(images, _transform(models, side), samples=samples, split="evaluation")
-    truth = {} if boxes is None else _truth(boxes, images, shown)
+    shown = load_set(images, _transform(models, side), samples=options.samples, split="evaluation")
+    truth = {} if options.boxes is None else _truth(options.boxes, images, shown)
     looked = [_look(name, model, shown, progress) for name, model in zip(names, models, strict=True)]
     targets = [target(name, given, (side, side)) for name, given in zip(names, (a, b), strict=True)]
     run = None
-    if rounds:
-        run = measure_latency(targets, shown.pixel_values[:1], threads=threads, reference=names[0], rounds=rounds)
+    if options.rounds:
+        timing = TimingOptions(rounds=options.rounds)
+        run = measure_latency(targets, shown.pixel_values[:1], timing, threads=options.threads, reference=names[0])
     sides = []
     for model, each in zip(models, looked, strict=True):
         timed = run.reports.get(each.name) if run else None
@@ -75,7 +74,7 @@ def compare_registers(
                 name=each.name,
                 registers=model.model.config.registers,
                 tokens=model.model.config.tokens(side, side),
-                norms=measure_norms(each.inside.norms, each.inside.attention, cutoff=cutoff),
+                norms=measure_norms(each.inside.norms, each.inside.attention, cutoff=options.cutoff),
                 corloc=_corloc(each, shown, truth),
                 salient_iou=_salient_iou(model, each),
                 object_share=float(np.mean([found.mask.mean() for found in each.found])),

@@ -1,8 +1,9 @@
-"""What one artifact, or two side by side, see in a folder of images."""
+"""Pictures of the features of one artifact, or of two side by side, on a folder of images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,22 @@ from edgekit.report.seeing import write_seeing
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Settings of the pictures of a model's features."""
+
+    beside: Path | str | None = None  # a second artifact of the same model and image size, e.g. the INT8 one
+    attention: str | None = None  # name or checkpoint of the float model: maps of its last class token; needs torch
+    samples: int | None = None  # at most this many images; None takes all
+    show: int = 12  # at most this many images get pictures; all of them can be neighbours
+
+
 def visualize(
     model: Path | str,
     images: str | Path,
     out: Path,
+    options: Options = Options(),
     *,
-    beside: Path | str | None = None,
-    attention: str | None = None,
-    samples: int | None = None,
-    show: int = 12,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -35,10 +43,7 @@ def visualize(
         model: an artifact, or a build folder (its best artifact that runs here).
         images: a folder, or "demo".
         out: made if need be.
-        beside: a second artifact of the same model and image size, e.g. the INT8 one.
-        attention: name or checkpoint of the float model: maps of its last class token. Needs torch.
-        samples: at most this many images; None takes all.
-        show: at most this many images get pictures; all of them can be neighbours.
+        options: further models, and how many images are shown.
         threads: of the runtime; None leaves it to it.
         progress: told (stage, done, total).
 
@@ -49,9 +54,9 @@ def visualize(
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file, --visualize writes a folder", fix="--out DIR")
     first = load(model, threads)
-    found = load_set(images, first.artifact.preprocess, samples=samples, split="evaluation")
+    found = load_set(images, first.artifact.preprocess, samples=options.samples, split="evaluation")
     features: dict[str, Features] = {}
-    for loaded in (first, load(beside, threads)) if beside is not None else (first,):
+    for loaded in (first, load(options.beside, threads)) if options.beside is not None else (first,):
         name = loaded.artifact.name
         if name in features:
             raise DataError(f"both artifacts are {name}", fix="--beside another artifact")
@@ -60,17 +65,19 @@ def visualize(
                 f"{name} prepares images otherwise than {first.artifact.name}",
                 why="only artifacts that are fed the same pixels can be shown side by side",
             )
-        told = None if progress is None else _stage(progress, name)
-        features[name] = features_of(
-            loaded.runner, found.pixel_values, patch=found.preprocess.patch, names=found.paths, progress=told
-        )
-    maps = None if attention is None else (attention, _attention(attention, found, next(iter(features.values())), show))
+        report = None if progress is None else _stage(progress, name)
+        patch = found.preprocess.patch
+        features[name] = features_of(loaded.runner, found.pixel_values, patch=patch, names=found.paths, progress=report)
+    maps = None
+    if options.attention is not None:
+        shown = _attention(options.attention, found, features[first.artifact.name], options.show)
+        maps = options.attention, shown
     out.mkdir(parents=True, exist_ok=True)
-    return write_seeing(found, features, out, attention=maps, show=show)
+    return write_seeing(found, features, out, attention=maps, show=options.show)
 
 
 def _attention(name: str, images: ImageSet, features: Features, show: int) -> np.ndarray:
-    """(show, heads, P) of the float model."""
+    """Attention (show, heads, P) of the float model."""
     from edgekit.measure.registers.attention import look_inside
     from edgekit.models import zoo
 
@@ -81,7 +88,7 @@ def _attention(name: str, images: ImageSet, features: Features, show: int) -> np
 
 
 def normalised(images: ImageSet) -> np.ndarray:
-    """(n, 3, H, W) as the float model takes them, also where the artifact's graph normalises by itself."""
+    """Pixels (n, 3, H, W) as the float model takes them, also where the artifact's graph normalises by itself."""
     transform: Preprocess = images.preprocess
     if transform.normalize == "host":
         return images.pixel_values

@@ -11,13 +11,12 @@ import torch
 from edgekit.artifact import Artifact
 from edgekit.backends import Backend
 from edgekit.backends.base import ExportSource
-from edgekit.errors import ExportError
+from edgekit.backends.fused import as_fused
 from edgekit.metrics import sqnr_db
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import random_model
-from edgekit.plan.quant import QuantPlan
-from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
+from edgekit.surgery.fold_layerscale import fold_layerscale
 from tests.support.models import TINY_ROPE, TINY_ROPE_SWIGLU
 from tests.support.plans import rtn_plan
 
@@ -57,12 +56,21 @@ def run(backend: Backend, artifact: Artifact) -> np.ndarray:
     return backend.runner(artifact, threads=1)(pixels(2))["last_hidden_state"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
-def test_fused_files_are_refused_with_the_reason(backend: Backend, precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [TINY_ROPE, TINY_ROPE_SWIGLU], ids=lambda config: config.arch)
+def test_fused_blocks_turn_queries_and_keys(backend: Backend, config: ViTConfig, tmp_path: Path) -> None:
     if backend.format not in ("onnx", "openvino"):
         pytest.skip("this format holds no op of edgekit's")
-    model = random_model(TINY_ROPE).bake(*SIZE)
-    plan: QuantPlan = rtn_plan(model, torch.from_numpy(pixels(8, seed=1)))
-    source = ExportSource(model, TINY_ROPE.preprocess(*SIZE), plan, "t", "MIT", "0" * 64, "d")
-    with pytest.raises(ExportError, match="rotary"):
-        backend.export(source, precision, "fused", tmp_path / backend.filename(precision, "fused"))
+    if reason := backend.fused_missing():
+        pytest.skip(reason)
+    model = random_model(config).bake(*SIZE)
+    fold_layerscale(model)
+    plan = rtn_plan(model, torch.from_numpy(pixels(8, seed=1)))
+    source = ExportSource(model, config.preprocess(*SIZE), plan, "t", "MIT", "0" * 64, "d")
+    with torch.no_grad():
+        exact = model(torch.from_numpy(pixels(2)))[0].numpy()
+        planned = simulate(as_fused(plan))(torch.from_numpy(pixels(2)))[0].numpy()
+    whole = {"fp32": (exact, 90.0), "w8a8": (planned, 25.0)}
+    for precision, (expected, least) in whole.items():
+        path = tmp_path / backend.filename(precision, "fused")  # type: ignore[arg-type]
+        found = run(backend, backend.export(source, precision, "fused", path))  # type: ignore[arg-type]
+        assert sqnr_db(expected, found) > least, precision

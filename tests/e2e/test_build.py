@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import Manifest
-from edgekit.backends import BACKENDS, load
+from edgekit.artifact import FORMATS, FormatRow, Manifest
+from edgekit.backends import load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.files import sha256_of
@@ -32,7 +32,7 @@ def changed(recipe: Recipe, **values: object) -> Recipe:
 
 def test_the_folder_is_what_the_contract_says(built, recipe):
     data = json.loads((built.out / "manifest.json").read_text())
-    assert data["schema"] == "edgekit.build/1"
+    assert data["schema"] == "edgekit.build/2"
     assert data["recipe_digest"] == recipe.digest
     assert [(row["name"], row["status"]) for row in data["artifacts"]] == [("onnx/fp32", "ok"), ("onnx/w8a8", "ok")]
     for row in data["artifacts"]:
@@ -120,21 +120,21 @@ def test_a_failing_artifact_is_a_row_with_a_log_and_the_others_go_on(recipe, tmp
     def sometimes(self, source, precision, variant, path):
         if precision == "fp16":
             raise ZeroDivisionError("a bug in a converter")
-        if precision == "w8":
+        if precision == "w8a8":
             raise ExportError("cannot be expressed")
         return export(self, source, precision, variant, path)
 
     monkeypatch.setattr(OnnxBackend, "export", sometimes)
-    result = build(changed(recipe, precisions=["fp32", "fp16", "w8", "w8a8"]), tmp_path / "out", measure="none")
+    result = build(changed(recipe, precisions=["fp32", "fp16", "w8a8", "w4a8"]), tmp_path / "out", measure="none")
     rows = {row.name: row for row in result.manifest.artifacts}
     assert [row.status for row in rows.values()] == ["ok", "failed", "failed", "ok"]
     assert "ZeroDivisionError: a bug in a converter" in rows["onnx/fp16"].reason
     assert "Traceback" in (tmp_path / "out" / "logs" / "onnx_fp16.log").read_text()
     assert result.exit_code == 0
     monkeypatch.setattr(OnnxBackend, "export", export)  # the next run mends what failed
-    again = build(changed(recipe, precisions=["fp32", "fp16", "w8", "w8a8"]), tmp_path / "out", measure="none")
-    assert again.made == ("onnx/fp16", "onnx/w8")
-    assert again.kept == ("onnx/fp32", "onnx/w8a8")
+    again = build(changed(recipe, precisions=["fp32", "fp16", "w8a8", "w4a8"]), tmp_path / "out", measure="none")
+    assert again.made == ("onnx/fp16", "onnx/w8a8")
+    assert again.kept == ("onnx/fp32", "onnx/w4a8")
 
 
 def test_a_failing_fp32_is_an_error_even_if_others_worked(recipe, tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_what_is_built_but_cannot_be_run_here_says_so(recipe, tmp_path, monkeypa
 
 
 def test_a_format_this_edgekit_does_not_have_is_not_here(recipe, tmp_path, monkeypatch):
-    monkeypatch.setitem(BACKENDS, "tflite", "edgekit.backends.nowhere:Nothing")
+    monkeypatch.setitem(FORMATS, "tflite", FormatRow("edgekit.backends.nowhere:Nothing", ()))
     result = build(changed(recipe, formats=["onnx", "tflite"], precisions=["fp32"]), tmp_path / "o", measure="none")
     assert [row.status for row in result.manifest.artifacts] == ["ok", "not here"]
     assert "no tflite backend" in result.manifest.artifacts[1].reason
@@ -189,7 +189,7 @@ def test_an_artifact_unlike_its_reference_fails_but_shows_its_drift(recipe, tmp_
 
 
 def test_native_code_that_crashes_is_a_failed_row(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.pipeline.jobs.fused_missing", lambda format_: None)
+    monkeypatch.setattr("edgekit.backends.onnx.backend.OnnxBackend.fused_missing", lambda self: None)
     export = OnnxBackend.export
 
     def plain(self, source, precision, variant, path):  # no need for the native library: the crash is what matters
@@ -299,3 +299,10 @@ def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_folder_of_the_schema_before_is_refused_with_the_way_out(out):
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace("edgekit.build/2", "edgekit.build/1"))
+    with pytest.raises(DataError, match=r"is a build folder of edgekit\.build/1, this edgekit reads edgekit\.build/2"):
+        load(out)

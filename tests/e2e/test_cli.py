@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_export_then_json_of_the_same_build(flags, tmp_path, capsys):
     assert {"onnx/fp32", "onnx/w8a8"} <= set(result["made"])  # and the fused ones, where there is a compiler
     assert (tmp_path / "out" / "onnx" / "model_w8a8.onnx").exists()
     assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == "edgekit.build/1"
+    assert json.loads(capsys.readouterr().out)["schema"] == "edgekit.build/2"
     assert main(["inspect", str(tmp_path / "out" / "onnx" / "model_w8a8.onnx"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     audit = facts["audit"]
@@ -85,8 +86,9 @@ def test_a_plan_made_first_is_the_one_a_build_writes_out(flags, tmp_path, capsys
     at = flags.index("--eval")
     words = [*flags[:at], *flags[at + 2 :], "--json"]
     assert main(["quantize", *words]) == 0
-    (plan,) = json.loads(capsys.readouterr().out)
-    assert plan["gemms"] == 8  # four in each of two blocks; the patch embedding stays float
+    plans = json.loads(capsys.readouterr().out)
+    assert [Path(plan["path"]).name for plan in plans] == ["int8.safetensors", "int8_weights.safetensors"]
+    assert [plan["gemms"] for plan in plans] == [8, 8]  # four in each of two blocks; the patch embedding stays float
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("quantized twice")

@@ -187,7 +187,7 @@ def test_own_heads_have_integers_drift_and_a_key_of_their_own(classifier: Path, 
     assert row.drift["heads"]["logits"]["measure"] == "top-1 agreement"
     assert (tmp_path / "out" / "plan" / "heads.safetensors").exists()
     assert built.report is not None
-    bare = build(Recipe.make(given | {"own_heads": "off"}), tmp_path / "out", measure="drift")
+    bare = build(Recipe.make(given | {"own_heads": False}), tmp_path / "out", measure="drift")
     assert bare.made == ("onnx/w8a8",)
     assert "heads" not in (bare.manifest.artifacts[0].drift or {})
     assert "--heads none" in bare.report.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.models.config import ViTConfig
 from edgekit.models.vit import random_model
 from tests.support.hostile import refused
 from tests.support.models import TINY

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.pipeline.watch import Silent
-from edgekit.workflows.distill import distil_folder
+from edgekit.workflows.distill import Running, distil_folder
 
 
 class Killer(Silent):
@@ -32,8 +32,6 @@ if __name__ == "__main__":
         Path(data),
         Path(out),
         DistillRecipe.make(json.loads(settings)),
-        device="cpu",
-        board="auto",
-        threads=1,
-        watcher=Killer(int(step)),
+        Running("cpu", threads=1),
+        Killer(int(step)),
     )

@@ -20,12 +20,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 
-from edgekit.artifact import Format, Preprocess
+from edgekit.artifact import FORMATS, Format, Preprocess
 from edgekit.backends import Backend, get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import EdgekitError
@@ -148,7 +147,7 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="digests are written here")
     parser.add_argument("--against", type=Path, help="digests of an earlier run")
     parser.add_argument("--demo", action="store_true", help="the demo checkpoint instead of tiny random models")
-    parser.add_argument("--format", default=",".join(get_args(Format)), help="formats, separated by commas")
+    parser.add_argument("--format", default=",".join(FORMATS), help="formats, separated by commas")
     given = parser.parse_args()
     found = digests(given.demo, tuple(given.format.split(",")))
     given.file.write_text(json.dumps(found, indent=1) + "\n")

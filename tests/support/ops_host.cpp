@@ -12,7 +12,7 @@
 #include "tiles_emulated.h"
 
 struct Header {  // little-endian, as test_ops_hosts.py writes it
-    int64_t op, batch, tokens, width, hidden, heads, kind, gain, threads;
+    int64_t op, batch, tokens, width, hidden, heads, kind, gain, threads, activation, rotated;
     float scale, epsilon;
 };
 
@@ -83,12 +83,19 @@ int main(int argc, char** argv) {
         return result;
     };
     edgekit_threads threads{&h.threads, spread, 0};
+    edgekit_rope rope{nullptr, nullptr, h.rotated};
+    auto take_rope = [&]() -> const edgekit_rope* {
+        if (!h.rotated) return nullptr;
+        const size_t count = size_t(h.rotated * (h.width / h.heads / 2));
+        rope.cos = take(count), rope.sin = take(count);
+        return &rope;
+    };
     const size_t rows = size_t(h.batch * h.tokens);
     std::vector<float> out(rows * h.width);
     int code;
     if (h.op == 0) {
         const float* qkv = take(rows * 3 * h.width);
-        code = edgekit_attention_run(qkv, out.data(), h.batch, h.tokens, h.width, h.heads, h.scale, int32_t(h.kind), &threads);
+        code = edgekit_attention_run(qkv, out.data(), h.batch, h.tokens, h.width, h.heads, h.scale, int32_t(h.kind), &threads, take_rope());
     } else {
         const float* x = take(rows * h.width);
         edgekit_block_spec spec{};
@@ -97,11 +104,12 @@ int main(int argc, char** argv) {
         spec.norm1_weight = take(h.width), spec.norm1_bias = take(h.width);
         spec.qkv = linear(3 * h.width, h.width), spec.proj = linear(h.width, h.width);
         spec.norm2_weight = take(h.width), spec.norm2_bias = take(h.width);
-        spec.fc1 = linear(h.hidden, h.width), spec.fc2 = linear(h.width, h.hidden);
+        spec.activation = int32_t(h.activation);
+        spec.fc1 = linear(h.activation == EDGEKIT_SWIGLU ? 2 * h.hidden : h.hidden, h.width), spec.fc2 = linear(h.width, h.hidden);
         spec.fc2_gain = h.gain ? take(h.hidden) : nullptr;
         edgekit_block* block = nullptr;
         code = edgekit_block_create(&spec, &block);
-        if (code == EDGEKIT_OK) code = edgekit_block_run(block, x, out.data(), h.batch, h.tokens, &threads);
+        if (code == EDGEKIT_OK) code = edgekit_block_run(block, x, out.data(), h.batch, h.tokens, &threads, take_rope());
         edgekit_block_destroy(block);
     }
     if (code != EDGEKIT_OK) {

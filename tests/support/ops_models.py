@@ -11,10 +11,13 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import native as ops
-from edgekit.native.reference import BlockWeights, FloatBlockWeights, FloatLinear, IntegerLinear
+from edgekit.native.reference import BlockWeights, FloatBlockWeights, FloatLinear, IntegerLinear, Rope
 
 
-def block_weights(width: int, hidden: int, *, bits: int = 8, gain: bool = False, seed: int = 0) -> BlockWeights:
+def block_weights(
+    width: int, hidden: int, *, bits: int = 8, gain: bool = False, gated: bool = False, seed: int = 0
+) -> BlockWeights:
+    """`gated` makes the feed-forward part SwiGLU: fc1 has 2 * hidden outputs."""
     rng = np.random.default_rng(seed)
     top = 2 ** (bits - 1) - 1
 
@@ -27,21 +30,28 @@ def block_weights(width: int, hidden: int, *, bits: int = 8, gain: bool = False,
         scale = (3.5 / top / np.sqrt(inner) * (0.5 + rng.random(out))).astype(np.float32)
         return IntegerLinear(weight, scale, _noise(rng, out, 0.1))
 
-    weights = BlockWeights(
-        norm(), linear(3 * width, width), linear(width, width), norm(), linear(hidden, width), linear(width, hidden)
-    )
+    attention = norm(), linear(3 * width, width), linear(width, width)
+    weights = BlockWeights(*attention, norm(), linear((1 + gated) * hidden, width), linear(width, hidden))
     return replace(weights, fc2_gain=(0.5 + rng.random(hidden)).astype(np.float32)) if gain else weights
 
 
-def block_model(weights: BlockWeights, **attributes: object) -> bytes:
+def rope_tables(tokens: int, dim: int, seed: int = 0) -> Rope:
+    """Cosine and sine (tokens, dim / 2) of angles all around."""
+    angles = np.random.default_rng(seed).uniform(-np.pi, np.pi, (tokens, dim // 2))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def block_model(weights: BlockWeights, *, rope: Rope | None = None, **attributes: object) -> bytes:
     given = {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, "tier": "speed", **attributes}
     arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
+    if rope is not None and weights.fc2_gain is None:
+        arrays.append(None)
     width = len(weights.norm1[0])
-    return node_model("QViTBlock", width, width, arrays, given)
+    return node_model("QViTBlock", width, width, [*arrays, *_tables(rope)], given)
 
 
-def float_weights(width: int, hidden: int, seed: int = 0) -> FloatBlockWeights:
-    integers = block_weights(width, hidden, seed=seed)
+def float_weights(width: int, hidden: int, *, gated: bool = False, seed: int = 0) -> FloatBlockWeights:
+    integers = block_weights(width, hidden, gated=gated, seed=seed)
 
     def linear(part: IntegerLinear) -> FloatLinear:
         return FloatLinear(np.ascontiguousarray((part.weight * part.scale[:, None]).T), part.bias)
@@ -56,26 +66,38 @@ def float_weights(width: int, hidden: int, seed: int = 0) -> FloatBlockWeights:
     )
 
 
-def float_block_model(weights: FloatBlockWeights, **attributes: object) -> bytes:
+def float_block_model(weights: FloatBlockWeights, *, rope: Rope | None = None, **attributes: object) -> bytes:
+    given = {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, **attributes}
     arrays = [numpy_helper.from_array(array, f"c{i}") for i, array in enumerate(weights.inputs())]
     width = len(weights.norm1[0])
-    return node_model("ViTBlock", width, width, arrays, {"num_heads": 2, "scale": 0.3, "epsilon": 1e-6, **attributes})
+    return node_model("ViTBlock", width, width, [*arrays, *_tables(rope)], given)
 
 
-def attention_model(width: int, **attributes: object) -> bytes:
-    return node_model("FusedQKVAttention", 3 * width, width, [], {"scale": 0.2, "mode": "f32", **attributes})
+def attention_model(width: int, *, rope: Rope | None = None, **attributes: object) -> bytes:
+    given = {"scale": 0.2, "mode": "f32", **attributes}
+    return node_model("FusedQKVAttention", 3 * width, width, _tables(rope), given)
+
+
+def _tables(rope: Rope | None) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(table, name) for table, name in zip(rope or (), ("cos", "sin"), strict=False)]
 
 
 def node_model(
-    op: str, width_in: object, width_out: object, constants: list[onnx.TensorProto], attributes: dict[str, object]
+    op: str,
+    width_in: object,
+    width_out: object,
+    constants: list[onnx.TensorProto | None],
+    attributes: dict[str, object],
 ) -> bytes:
-    node = helper.make_node(op, ["x", *(c.name for c in constants)], ["y"], domain="edgekit", **attributes)
+    """One node; a constant that is None is an optional input left out."""
+    names = [c.name if c else "" for c in constants]
+    node = helper.make_node(op, ["x", *names], ["y"], domain="edgekit", **attributes)
     graph = helper.make_graph(
         [node],
         "one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", "N", width_in])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", "N", width_out])],
-        constants,
+        [c for c in constants if c],
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("edgekit", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
@@ -85,6 +107,12 @@ class Linear(ctypes.Structure):
     """`edgekit_linear` of edgekit_ops.h."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("weight", "scale", "bias", "exact"))
+
+
+class RopeView(ctypes.Structure):
+    """`edgekit_rope` of edgekit_ops.h."""
+
+    _fields_ = (("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p), ("tokens", ctypes.c_int64))
 
 
 class Spec(ctypes.Structure):
@@ -97,6 +125,7 @@ class Spec(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")),
         *((name, Linear) for name in ("qkv", "proj", "fc1", "fc2")),
         ("fc2_gain", ctypes.c_void_p),
+        ("activation", ctypes.c_int32),
     )
 
 
@@ -113,7 +142,7 @@ def spec_of(weights: BlockWeights, heads: int = 2) -> Spec:
         Linear(at(part.weight), at(part.scale), at(part.bias), None)
         for part in (weights.qkv, weights.proj, weights.fc1, weights.fc2)
     ]
-    spec = Spec(len(weights.norm1[0]), len(weights.fc1.bias), heads, 0.3, 1e-6, 0, -1, *norms, *linears, None)
+    spec = Spec(len(weights.norm1[0]), len(weights.fc1.bias), heads, 0.3, 1e-6, 0, -1, *norms, *linears, None, 0)
     spec.held = held
     return spec
 

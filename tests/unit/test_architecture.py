@@ -9,36 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import layers
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "edgekit"
 
-LAYERS: tuple[frozenset[str], ...] = tuple(
-    frozenset(f"edgekit.{name}" for name in layer.split())
-    for layer in (
-        "errors settings precision files progress metrics",
-        "artifact manifest recipe",
-        "models.config",
-        "plan",
-        "models images",
-        "surgery native",
-        "ops cpu",
-        "host",
-        "graph",
-        "heads",
-        "backends quantize",
-        "distill measure",
-        "shards report",
-        "pipeline",
-        "workflows",
-        "bundle",
-        "cli",
-        "__main__",
-    )
+LAYERS = (
+    *(
+        frozenset(f"edgekit.{name}" for name in layer)
+        for layer in layers((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    ),
+    frozenset({"edgekit.__main__"}),
 )
-"""Lowest first. A module may import its own package and the layers below it; two packages of one layer stay apart."""
+"""Lowest first, from the page. A module may import its own package and the layers below it."""
 
-LOOSE = frozenset(unit for layer in LAYERS[:2] for unit in layer)
-"""Modules that may import others of their own layer: small files without a package around them."""
+LOOSE = frozenset(unit for layer in LAYERS for unit in layer if (PACKAGE / f"{unit.partition('.')[2]}.py").is_file())
+"""Single modules, which may import others of their own layer."""
+
 
 LOADER = re.compile(r"^(edgekit(?:\.\w+)+):\w+$")  # "module:name", imported by its string
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from edgekit.artifact import INPUT_NAME, Artifact, Format, TensorSpec
-from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors, outputs_of
+from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors, outputs_of, rgb_source
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import ExportError
 from edgekit.precision import FACTS, Precision, Variant
@@ -21,6 +22,7 @@ from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from edgekit.backends.coreml.emitter import CoreMlEmitter
+    from edgekit.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class CoreMlBackend(Backend):
     suffix: ClassVar[str] = ".mlpackage"
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     runtime_packages: ClassVar[tuple[str, ...]] = ("coremltools",)  # which reads packages for the interpreter, too
-    distributions: ClassVar[tuple[str, ...]] = ("coremltools",)
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),
@@ -62,6 +63,25 @@ class CoreMlBackend(Backend):
         if platform.system() == "Darwin":
             return None
         return "Core ML runs on macOS and iOS only; here its program is interpreted, which proves drift, not speed"
+
+    @override
+    def set_by(self, recipe: Recipe, *, image_input: bool = False) -> CoreMlBackend:
+        """A file that takes images takes one at a time."""
+        return CoreMlBackend(recipe.coreml.target, 1 if image_input else recipe.coreml.batch)
+
+    @override
+    def settings_of(self, recipe: Recipe) -> dict[str, object]:
+        changed = recipe.coreml != type(recipe.coreml)()
+        return {"coreml": recipe.coreml.model_dump()} if changed else {}
+
+    @override
+    def with_image_input(self, sibling: Artifact, source: ExportSource, path: Path) -> Artifact:
+        """The package exported again, its normalisation in the graph."""
+        from edgekit.backends.coreml.image import take_images
+
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / path.name
+            return take_images(self.export(rgb_source(source), sibling.precision, sibling.variant, plain), path)
 
     @override
     def write(

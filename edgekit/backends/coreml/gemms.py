@@ -218,7 +218,7 @@ def _blockwise(gemm: GemmPlan, scale: np.ndarray, shape: tuple[int, ...]) -> Any
     if len(shape) > 2 and scale.shape[1] > 1:
         raise ExportError(f"{gemm.name} has several scales per output channel", why="its weights are a convolution's")
     groups = (*scale.shape, *[1] * (len(shape) - 2))
-    zero_point = gemm.weight_zero
+    zero_point = gemm.weight_zero_point
     offset = {} if zero_point is None else {"offset": zero_point.astype(integers.dtype).reshape(groups)}
     return mb.constexpr_blockwise_shift_scale(
         data=integers.reshape(shape), scale=scale.reshape(groups), **offset, name=f"{mil_name(gemm.name)}_weight"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.artifact import IMAGE_NAME, Artifact
+from edgekit.backends.base import runtime_errors
 from edgekit.backends.coreml.interpreter.program import MilProgram
 from edgekit.backends.coreml.package import function_of, read_batch, read_function_names
 from edgekit.backends.coreml.tools import coremltools, quiet
@@ -52,7 +53,8 @@ class CoreMlRunner:
         A package that takes images gets them from RGB 0..255.
         """
         parts = [pixel_values[i : i + self._most] for i in range(0, len(pixel_values), self._most)]
-        rows = [self._model({self._input: self._fed(part)}) for part in parts]
+        with runtime_errors(f"{self.artifact.path} does not run"):
+            rows = [self._model({self._input: self._fed(part)}) for part in parts]
         names = [spec.name for spec in self.artifact.outputs]
         return {name: np.concatenate([np.asarray(row[name], np.float32) for row in rows]) for name in names}
 

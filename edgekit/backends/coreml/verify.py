@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.base import WEIGHT_ONLY, refuse_differences
+from edgekit.backends.base import refuse_differences
 from edgekit.backends.coreml.builder import SHIFT, mil_name
 from edgekit.backends.coreml.gemms import weight_scale
 from edgekit.backends.coreml.package import read_function
@@ -17,7 +17,7 @@ from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
-from edgekit.precision import Precision
+from edgekit.precision import FACTS, Precision
 
 if TYPE_CHECKING:
     from edgekit.models.vit import DinoV2
@@ -74,7 +74,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
         ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
     """
     gemms = {op.outputs[0].name: op for op in read_function(path).operations if op.op_type in _GEMMS}
-    activations = precision not in WEIGHT_ONLY
+    activations = not FACTS[precision].weight_only
     problems = []
     for gemm in plan.gemms.values():
         gain = gains.get(gemm.name, np.ones(1, np.float32))
@@ -104,7 +104,7 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
     if not np.array_equal(np.ravel(maker.scale.val), weight_scale(gemm, gain).ravel()):
         yield f"{gemm.name} has other weight scales"
     offset = maker.offset if blockwise else maker.zero_point
-    zero = 0 if gemm.weight_zero is None else gemm.weight_zero.ravel()
+    zero = 0 if gemm.weight_zero_point is None else gemm.weight_zero_point.ravel()
     if not np.all((0 if offset is None else np.ravel(offset.val)) == zero):
         yield f"{gemm.name} has other weight zero points"
     bias = np.float16((gemm.bias if activations else gemm.bias_dynamic) * gain)

@@ -31,15 +31,15 @@ class OnnxBackend(Backend):
     suffix: ClassVar[str] = ".onnx"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnx_ir", "onnxruntime")
     runtime_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    distributions: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxruntime")
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),
-        ("w8", "standard"),
         ("w8a8", "standard"),
+        ("w8a8", "dynamic"),
         ("w4a8", "standard"),
         ("fp32", "fused"),
         ("w8a8", "fused"),
+        ("w8a16", "fused"),
     )
 
     @override
@@ -84,20 +84,22 @@ class OnnxBackend(Backend):
         elif variant == "fused":
             verify_blocks(path, source.plan)
         else:
-            verify_plan(path, source.plan, precision)
+            verify_plan(path, source.plan, variant)
 
     @override
     def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
         if source.plan is None:
             return []
         notes = source.mixed_precision_notes()
-        if precision == "w8":
+        if variant == "dynamic":
             notes.append("activations: uint8, one range per tensor taken at run time")
         if precision == "w4a8":
             notes.append(
                 "int4 weights in blocks; activations are float in the file, "
                 "int8 per block in ONNX Runtime's MatMulNBits"
             )
+        if precision == "w8a16":
+            notes.append("inside the fused blocks 16 bits per activation, one range per token, exact integer sums")
         standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
         if standard and storage_for(source) == "uint8":
             notes.append("weights stored as uint8 with zero point 128: exact on CPUs whose u8*s8 products saturate")
@@ -155,12 +157,12 @@ def _model(source: ExportSource, precision: Precision, variant: Variant, metadat
         gemms = FloatGemms(graph, config, tensors)
     else:
         storage, config, tensors = storage_for(source), plan.config, plan.float_tensors
-        strategy = {"w8": DynamicGemms, "w4a8": BlockedGemms}.get(precision, StaticGemms)
-        gemms = (FusedGemms if variant == "fused" else strategy)(graph, plan, storage)
+        strategy = {"fused": FusedGemms, "dynamic": DynamicGemms}.get(variant, StaticGemms)
+        gemms = (BlockedGemms if precision == "w4a8" else strategy)(graph, plan, storage)
     emitter = FusedOnnxEmitter if variant == "fused" else OnnxEmitter
     e = emitter(config, tensors, gemms, graph, source.head_plan, storage)
     if isinstance(e, FusedOnnxEmitter):
-        e.fuse(plan)
+        e.fuse(plan, precision)
     return model_of(e, opset=21 if precision == "w4a8" else OPSET, metadata=metadata, heads=source.heads)
 
 

@@ -7,6 +7,7 @@ from typing import assert_never
 
 import numpy as np
 import onnx_ir as ir
+from typing_extensions import override
 
 from edgekit.backends.onnx.attention import integer_attention
 from edgekit.backends.onnx.builder import GraphBuilder
@@ -22,6 +23,7 @@ from edgekit.backends.onnx.weights import (
 )
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Tensors
+from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
     FloatInput,
@@ -43,17 +45,19 @@ class Rows:
     part: str = ""  # ".head", ".tail": added to the names of a group's nodes
 
 
-class FloatGemms:
+class FloatGemms(GemmStrategy[ir.Value]):
     """Every product in the graph's float type: MatMul then Add, weights stored transposed as (in, out)."""
 
     def __init__(self, graph: GraphBuilder, config: ViTConfig, tensors: Tensors) -> None:
         self.graph, self.config, self.tensors = graph, config, tensors
 
+    @override
     def linear(self, name: str, x: ir.Value) -> ir.Value:
         """MatMul and Add."""
         product = self.graph.node("MatMul", [x, self.parameter(f"{name}.weight", transpose=True)], f"{name}/MatMul")
         return self.graph.node("Add", [product, self.parameter(f"{name}.bias")], f"{name}/Add")
 
+    @override
     def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
         """Conv with bias, kernel and stride of one patch."""
         sides = [self.config.patch] * 2
@@ -62,6 +66,7 @@ class FloatGemms:
         x = self.graph.node("Reshape", [x, self.graph.ints(0, 0, -1)], f"{name}/Reshape")  # (B, D, P)
         return self.graph.node("Transpose", [x], f"{name}/Transpose", {"perm": [0, 2, 1]})
 
+    @override
     def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """MatMul, Softmax, MatMul; the scale multiplies q unless it is folded away."""
         graph = self.graph
@@ -104,13 +109,14 @@ class StaticGemms(FloatGemms):
             )
         return gemm
 
+    @override
     def linear(self, name: str, x: ir.Value) -> ir.Value:
-        """Integer GEMM when the plan has one, else the float layer."""
         gemm = self.gemm(name)
         if gemm is None:
             return super().linear(name, x)
         return self.integer(gemm, x, self.tokens)
 
+    @override
     def patch_embed(self, name: str, pixels: ir.Value) -> ir.Value:
         """The patch embedding as the GEMM it is, over patches laid out in rows of 3 * patch * patch values."""
         gemm = self.gemm(name)
@@ -124,6 +130,7 @@ class StaticGemms(FloatGemms):
         x = self.graph.node("Reshape", [x, self.graph.ints(-1, rows * columns, 3 * patch**2)], f"{name}.rows/Reshape")
         return self.integer(gemm, x, rows * columns)
 
+    @override
     def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Both products in integers when the plan has their scales (level "all"), else float."""
         matmul = self.plan.matmuls.get(name)
@@ -196,6 +203,7 @@ class DynamicGemms(StaticGemms):
     DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Add: the form that ONNX Runtime turns into DynamicQuantizeMatMul.
     """
 
+    @override
     def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """Whatever input quantizer the plan names, the range is that of the tensor at hand."""
         name = gemm.name
@@ -212,6 +220,7 @@ class DynamicGemms(StaticGemms):
         y = self.graph.node("Mul", [total, scale], f"{name}/Mul")
         return self.graph.node("Add", [y, self.graph.constant(f"{name}.bias", gemm.bias_dynamic)], f"{name}/Add")
 
+    @override
     def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """Float: only weights are quantized ahead of time in this precision."""
         return FloatGemms.attention(self, name, q, k, v)
@@ -225,11 +234,13 @@ class BlockedGemms(StaticGemms):
     plan keeps at 8 bits, and those no block size divides (the patch embedding), are written as in w8a8.
     """
 
+    @override
     def gemm(self, name: str) -> GemmPlan | None:
         """The plan's entry; groups are what blocks are for, if their size is one that the runtime knows."""
         gemm = self.plan.gemms.get(name)
         return super().gemm(name) if gemm is None or block_size_of(gemm) is None else gemm
 
+    @override
     def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
         """MatMul over blocked int4 weights where they can be, else static QDQ."""
         if gemm.weight_bits > 4 or block_size_of(gemm) is None:

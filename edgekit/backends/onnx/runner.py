@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, Artifact
+from edgekit.backends.base import runtime_errors
 from edgekit.cpu import cpu_saturates
 from edgekit.errors import DataError
 
@@ -25,7 +26,6 @@ class OnnxRunner:
             DataError: the file is missing or damaged, or has other inputs and outputs than the contract.
         """
         import onnxruntime as ort
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NotImplemented
 
         self.artifact = artifact
         if not artifact.path.is_file():
@@ -33,8 +33,8 @@ class OnnxRunner:
         options = session_options(artifact, threads)
         try:
             self.session = ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
-        except (Fail, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except Exception as error:  # its exceptions share no base class, and a custom op adds its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise DataError(
                 f"ONNX Runtime {ort.__version__} cannot load {artifact.path}",
                 why=reason,
@@ -50,7 +50,8 @@ class OnnxRunner:
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
-        results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
+        with runtime_errors(f"{self.artifact.path} does not run"):
+            results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
         return dict(zip(self._outputs, results, strict=True))
 
 

@@ -93,7 +93,7 @@ def verify_float(
     return largest
 
 
-def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
+def verify_plan(path: Path, plan: QuantPlan, variant: Variant) -> int:
     """Compare every integer, scale, zero point and bias of a standard-op file with `plan`; returns the GEMMs checked.
 
     Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well.
@@ -103,7 +103,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     """
     file = _File.read(path)
     problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
-    matmuls, tokens = plan.matmuls if precision != "w8" else {}, plan.config.tokens(*plan.image_size)
+    matmuls, tokens = plan.matmuls if variant != "dynamic" else {}, plan.config.tokens(*plan.image_size)
     problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
     problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
     problems += _unplanned(file, {*plan.gemms}, {*matmuls})
@@ -217,7 +217,7 @@ def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iter
         return
     # of the file (blocks, out), perhaps finer than the plan's groups
     scale, zero = (_every_input(file.constant(weight, i), gemm.weight.shape[1]) for i in (1, 2))
-    yield from _weight_problems(gemm.name, gemm.steps(), file.constant(weight, 0), zero)
+    yield from _weight_problems(gemm.name, gemm.centered_int8(), file.constant(weight, 0), zero)
     yield from _same(f"{gemm.name} weight scale", np.repeat(gemm.weight_scale, gemm.group_size, axis=1).T, scale)
     yield from _same(f"{gemm.name} bias", gemm.bias_dynamic, _second(file, f"{gemm.name}/Add"))
 

@@ -52,8 +52,8 @@ def blocked_weight(graph: GraphBuilder, gemm: GemmPlan) -> ir.Value:
         graph.constant(f"{gemm.name}.weight", gemm.weight.T, dtype=ir.DataType.INT4),
         graph.constant(f"{gemm.name}.weight_scale", blocks(gemm.weight_scale)),
     ]
-    if gemm.weight_zero is not None:
-        zeros = blocks(gemm.weight_zero)
+    if gemm.weight_zero_point is not None:
+        zeros = blocks(gemm.weight_zero_point)
         inputs.append(graph.constant(f"{gemm.name}.weight_zero_point", zeros, dtype=ir.DataType.INT4))
     attributes = {"axis": 0, "block_size": size}
     return graph.node("DequantizeLinear", inputs, f"{gemm.name}.weight/DequantizeLinear", attributes)

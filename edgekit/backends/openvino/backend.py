@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from xml.etree import ElementTree
 
 from typing_extensions import override
 
 from edgekit.artifact import Artifact, Format
 from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors
-from edgekit.backends.metadata import manifest_text
-from edgekit.errors import BackendMissing, DataError
+from edgekit.backends.openvino.metadata import stamp, stamped
+from edgekit.errors import BackendMissing
 from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from edgekit.backends.openvino.runner import Hint
+    from edgekit.recipe import Engine
 
-_MANIFEST = ["edgekit", "manifest"]  # its place in rt_info
 _SATURATES = (
     "8-bit weights: int8 GEMMs of x86 CPUs without VNNI{this} saturate, edgekit's runner multiplies floats there; "
     'elsewhere set LP_TRANSFORMS_MODE=NO, or overflow = "reduce-range" in the recipe for 7-bit weights'
@@ -41,7 +40,6 @@ class OpenVinoBackend(Backend):
     suffix: ClassVar[str] = ".xml"
     packages: ClassVar[tuple[str, ...]] = ("openvino",)  # which writes its own IR
     runtime_packages: ClassVar[tuple[str, ...]] = ("openvino",)
-    distributions: ClassVar[tuple[str, ...]] = ("openvino",)
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),
@@ -49,8 +47,11 @@ class OpenVinoBackend(Backend):
         ("w8a8", "standard"),
         ("fp32", "fused"),
         ("w8a8", "fused"),
+        ("w8a16", "fused"),
     )
     image_input: ClassVar[bool] = True
+    peers: ClassVar[Mapping[Engine, Precision]] = {"nncf": "w8a8"}
+    throughput_loader: ClassVar[str | None] = "edgekit.backends.openvino.runner:load_for_throughput"
     hint: Hint = "latency"
     cache_dir: Path | None = None
 
@@ -63,6 +64,18 @@ class OpenVinoBackend(Backend):
         except BackendMissing as error:
             return str(error)
         return None
+
+    @override
+    def engine_missing(self, engine: Engine) -> str | None:
+        from edgekit.backends.openvino.nncf import nncf_missing
+
+        return nncf_missing()
+
+    @override
+    def with_image_input(self, sibling: Artifact, source: ExportSource, path: Path) -> Artifact:
+        from edgekit.backends.openvino.preprocess import embed_preprocessing
+
+        return embed_preprocessing(sibling, path)
 
     @override
     def write(
@@ -95,6 +108,8 @@ class OpenVinoBackend(Backend):
         if source.plan is None:
             return []
         notes = source.mixed_precision_notes()
+        if precision == "w8a16":
+            notes.append("inside the fused blocks 16 bits per activation, one range per token, exact integer sums")
         standard = variant == "standard" or source.head_plan is not None  # heads are in standard ops always
         if precision == "w8a8" and standard and source.may_saturate_int16:
             from edgekit.backends.openvino.runner import int8_saturates
@@ -108,15 +123,7 @@ class OpenVinoBackend(Backend):
         from edgekit.backends.openvino.runner import require_both_files
 
         require_both_files(path)
-        try:
-            found = ElementTree.parse(path).find("/".join(("rt_info", *_MANIFEST)))
-        except ElementTree.ParseError as error:
-            raise DataError(
-                f"{path} is not a readable OpenVINO model",
-                why=str(error),
-                fix="edgekit export --format openvino --out OUT",
-            ) from None
-        return found.get("value") if found is not None else None
+        return stamped(path)
 
     @override
     def load(self, artifact: Artifact, threads: int | None) -> Runner:
@@ -135,11 +142,6 @@ class OpenVinoBackend(Backend):
         return audit_model(model, core, plugin_settings(model, "latency", None))
 
 
-def stamp(model: ov.Model, described: Mapping[str, object]) -> None:
-    """Write the manifest into `rt_info`; a transform of an artifact stamps what it has become."""
-    model.set_rt_info(manifest_text(described), _MANIFEST)
-
-
 def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:
     from edgekit.backends.openvino.emitter import OpenVinoEmitter, model_of
     from edgekit.backends.openvino.fused import FusedGemms, FusedOpenVinoEmitter
@@ -155,7 +157,7 @@ def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
     emitter = FusedOpenVinoEmitter if variant == "fused" else OpenVinoEmitter
     e = emitter(config, tensors, gemms, source.head_plan)
     if isinstance(e, FusedOpenVinoEmitter):
-        e.fuse(plan)
+        e.fuse(plan, precision)
     return model_of(e, source.heads)
 
 

@@ -94,8 +94,8 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
     @override
     def layer_norm(self, x: ov.Output, weight: np.ndarray, bias: np.ndarray, name: str = "") -> ov.Output:
         axes, epsilon = self.ints([-1], name and f"{name}.axes"), self.config.norm_eps
-        mean_free = op.mvn(x, axes, True, epsilon, "inside_sqrt", name=f"{name}.mvn" if name else self.name_of("mvn"))
-        x = mean_free.output(0)
+        mvn = op.mvn(x, axes, True, epsilon, "inside_sqrt", name=f"{name}.mvn" if name else self.name_of("mvn"))
+        x = mvn.output(0)
         rank = len(x.get_partial_shape())  # 3 of tokens, 2 of a vector
         gain = self._per_channel(weight, rank, name and f"{name}.weight")
         x = op.multiply(x, gain, name=f"{name}/weight" if name else self.name_of("multiply"))

@@ -15,14 +15,14 @@ from edgekit.backends.base import refuse_differences
 from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.openvino.builder import constant
 from edgekit.backends.openvino.emitter import OpenVinoEmitter
-from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms
+from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
-from edgekit.native.blocks import BLOCK, FIRST_INPUT, whole_blocks
+from edgekit.native.blocks import BLOCK, first_inputs, whole_blocks
 from edgekit.native.openvino_library import openvino_extension
 from edgekit.plan.heads import HeadPlan
-from edgekit.plan.quant import QuantPlan
+from edgekit.plan.quant import FloatInput, QuantPlan
 
 
 def fused_core() -> ov.Core:
@@ -38,6 +38,13 @@ def fused_core() -> ov.Core:
 
 class FusedGemms(StaticGemms):
     """The plan's integers in blocks that are not whole; the patch embedding is float."""
+
+    @override
+    def linear(self, name: str, x: ov.Output) -> ov.Output:
+        """Beside 16-bit activations the plan has integer weights alone: those of a block that is not whole."""
+        gemm = self.plan.gemms.get(name)
+        weights_alone = gemm is not None and isinstance(gemm.input, FloatInput)
+        return WeightGemms(self.plan).linear(name, x) if weights_alone else super().linear(name, x)
 
     @override
     def patch_embed(self, name: str, pixels: ov.Output) -> ov.Output:
@@ -56,8 +63,8 @@ class FusedOpenVinoEmitter(FusedBlocks[ov.Output], OpenVinoEmitter):
         self._factory.add_extension(_library())
 
     @override
-    def custom_op(self, kind: str, inputs: list[ov.Output], attributes: Attributes, name: str) -> ov.Output:
-        node = self._factory.create(kind, inputs, attributes)
+    def custom_op(self, kind: str, inputs: list[ov.Output | None], attributes: Attributes, name: str) -> ov.Output:
+        node = self._factory.create(kind, [x for x in inputs if x is not None], attributes)
         node.set_friendly_name(f"{name}/{kind}")
         return node.output(0)
 
@@ -81,7 +88,7 @@ def verify_blocks(path: Path, plan: QuantPlan) -> int:
         if node is None:
             problems.append(f"{name} is not fused")
             continue
-        for part, first in FIRST_INPUT.items():
+        for part, first in first_inputs(plan.config.ffn).items():
             expected = numbers_of(plan.gemms[f"{name}.{part}"])
             for place, (kind, value) in enumerate(expected.items(), first):
                 stored = node.input_value(place).get_node()

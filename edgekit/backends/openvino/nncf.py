@@ -84,7 +84,7 @@ def nncf_quantize(
     import nncf
     import openvino as ov
 
-    from edgekit.backends.openvino.backend import stamp
+    from edgekit.backends.openvino.metadata import stamp
 
     model = ov.Core().read_model(source.path)
     try:

@@ -9,8 +9,8 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import IMAGE_NAME, Artifact, Preprocess, TensorSpec
-from edgekit.backends.openvino.backend import stamp
 from edgekit.backends.openvino.builder import constant, ints
+from edgekit.backends.openvino.metadata import stamp
 from edgekit.backends.openvino.runner import read_model
 from edgekit.errors import ExportError
 from edgekit.files import atomic_path, sha256_of, size_mb_of

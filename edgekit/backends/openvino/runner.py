@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import Artifact
+from edgekit.backends.base import runtime_errors
 from edgekit.errors import DataError
 from edgekit.precision import Variant
 
@@ -50,7 +51,7 @@ class OpenVinoRunner:
 
         An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
         """
-        with self._alone:
+        with self._alone, runtime_errors(f"{self.artifact.path} does not run"):
             if self._queue is not None:
                 return self._spread(pixel_values)
             results = self._request.infer({self._input.name: np.ascontiguousarray(pixel_values, self._input.dtype)})

@@ -38,8 +38,8 @@ class TfliteBackend(Backend):
     """Writes `.tflite` files and runs them in ai-edge-litert, or in tflite-runtime where only that is installed.
 
     w8a8 has two forms, both on XNNPACK's int8 GEMM that quantizes its input itself and gives float32. "standard" pins
-    the range of each input to the plan's (see `gemms.py`), and is right in tflite-runtime too. "fused" has a range per
-    token, taken at run time; no operator is fused in it. It is closer to the float model and a little faster, and runs
+    the range of each input to the plan's (see `gemms.py`), and is right in tflite-runtime too. "per_token" has a range
+    per token, taken at run time. It is closer to the float model and a little faster, and runs
     in ai-edge-litert alone. "composite" is that with each attention as one operator, for delegates that know it; float
     precisions have it too. w8a16 is for devices without floats: int8 input, outputs and weights, int16 activations; see
     `edgekit.backends.tflite.int16`.
@@ -52,7 +52,6 @@ class TfliteBackend(Backend):
     suffix: ClassVar[str] = ".tflite"
     packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)  # whose schema the writer uses
     runtime_packages: ClassVar[tuple[str, ...]] = ("ai_edge_litert",)
-    distributions: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]] = (
         ("fp32", "standard"),
         ("fp16", "standard"),
@@ -60,7 +59,7 @@ class TfliteBackend(Backend):
         ("w8a8", "standard"),
         ("w8a16", "standard"),
         ("w4a8", "standard"),
-        ("w8a8", "fused"),
+        ("w8a8", "per_token"),
         ("fp32", "composite"),
         ("fp16", "composite"),
         ("w8a8", "composite"),
@@ -68,6 +67,8 @@ class TfliteBackend(Backend):
     untimed_precisions: ClassVar[dict[Precision, str]] = {
         "w8a16": "made for devices that multiply int16 themselves; a CPU has slow reference code for it"
     }
+    integer_only: ClassVar[frozenset[Precision]] = frozenset({"w8a16"})
+    weight_zero_points: ClassVar[bool] = False
     runtime: Runtime | None = None
 
     @override
@@ -208,7 +209,7 @@ class TfliteBackend(Backend):
 
 
 def _plan_of(plan: QuantPlan, variant: Variant) -> QuantPlan:
-    """The plan that a kind of file holds: as it is, or with per-token ranges ("fused", "composite")."""
+    """The plan that a kind of file holds: as it is, or with a range per token."""
     if variant == "standard":
         return plan
     from edgekit.backends.fused import as_fused

@@ -28,6 +28,7 @@ from edgekit.backends.tflite.builder import OperatorBuilder, channels_last, dequ
 from edgekit.backends.tflite.flatbuffer import Graph, Quantization, Value
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Tensors
+from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
     FloatInput,
@@ -43,21 +44,22 @@ _RANGE_CHANNELS = 8  # appended to a static input: qmin, qmax and 6 zeros; rows 
 _BLOCK = 32  # XNNPACK's blocks of 4-bit weights hold a multiple of this
 
 
-class FloatGemms:
+class FloatGemms(GemmStrategy[Value]):
     """Every product in float32, weights and biases straight from the model's tensors."""
 
     def __init__(self, builder: OperatorBuilder, config: ViTConfig, tensors: Tensors) -> None:
         self.builder, self.graph, self.config, self.tensors = builder, builder.graph, config, tensors
 
+    @override
     def linear(self, name: str, x: Value) -> Value:
-        """FULLY_CONNECTED with bias."""
         return self.builder.fully_connected(name, [x, self.weight(name), self.bias(name)])
 
+    @override
     def patch_embed(self, name: str, pixels: Value) -> Value:
-        """CONV_2D, kernel and stride of one patch."""
         x = self.builder.patch_conv(name, [pixels, self.weight(name), self.bias(name)])
         return self.builder.flatten(f"{name}.tokens", x)
 
+    @override
     def attention(self, name: str, q: Value, k: Value, v: Value) -> Value:
         """BATCH_MATMUL, SOFTMAX, BATCH_MATMUL; the scale multiplies q unless it is folded away."""
         return self.builder.attention(name, q, k, v, self.tensors[f"{name}.scale"].item())
@@ -119,7 +121,7 @@ class WeightGemms(FloatGemms):
             ExportError: the plan's scales belong to groups of input channels.
         """
         groups = gemm.weight_scale.shape[1]
-        if gemm.weight_zero is not None:
+        if gemm.weight_zero_point is not None:
             raise ExportError(
                 f"{gemm.name} has 4-bit weights with zero points",
                 why="TFLite's blocks have none",

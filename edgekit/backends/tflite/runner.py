@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, Artifact
+from edgekit.backends.base import runtime_errors
 from edgekit.errors import BackendMissing, DataError
 from edgekit.precision import Precision, Variant
 
@@ -76,7 +77,7 @@ class TfliteRunner:
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
-        with self._alone:
+        with self._alone, runtime_errors(f"{self.artifact.path} does not run"):
             return self._run(pixel_values)
 
     def _run(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:

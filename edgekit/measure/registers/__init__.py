@@ -1,1 +1,1 @@
-"""What registers change in a model: token norms, attention maps, objects found without training."""
+"""Effects of registers in a model: token norms, attention maps, objects found without training."""

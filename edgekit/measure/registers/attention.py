@@ -1,4 +1,4 @@
-"""What only the torch model shows: attention of the last class token, and patch norms before the final norm."""
+"""Internals of the torch model: attention of the last class token, and patch norms before the final norm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit.models.vit import DinoV2
 
 @dataclass(frozen=True)
 class Inside:
-    """Of n images on P patches: `features` as every runner gives them, and what lies before them.
+    """Internals of n images on P patches: `features` as every runner gives them, and the tensors before them.
 
     `attention` (n, heads, P) is the softmax of the last block's class token over all tokens, its patches only.
     `norms` (n, P) are the L2 norms of the patch tokens of the residual stream before the final norm, where outliers

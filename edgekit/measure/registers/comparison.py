@@ -1,4 +1,4 @@
-"""What a comparison of two checkpoints finds: outlier tokens, objects, latency."""
+"""Results of a comparison of two checkpoints: outlier tokens, objects, latency."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from edgekit.measure.registers.norms import NormReport
 
 
 class Side(Frozen):
-    """One checkpoint. `corloc` is the share of annotated images whose box is right, `salient_iou` the mean IoU of boxes
-    with the saliency head's, `object_share` the mean share of the image that boxes take; None where there is no truth.
+    """Results of one checkpoint.
+
+    `corloc` is the share of annotated images whose box is right, `salient_iou` the mean IoU of boxes with the saliency
+    head's, `object_share` the mean share of the image that boxes take; None where there is no truth.
     """
 
     name: str
@@ -45,7 +47,7 @@ class RegistersReport(Frozen):
 
     @property
     def sentence(self) -> str:
-        """What the two differ in, in one sentence."""
+        """The difference of the two checkpoints in one sentence."""
         found = (
             f"outlier patches {100 * self.a.norms.outlier_share:.2f} % in {self.a.name}, "
             f"{100 * self.b.norms.outlier_share:.2f} % in {self.b.name}"

@@ -32,6 +32,16 @@ typedef struct {
     size_t threads; /* that `run` uses; 0 = unknown */
 } edgekit_threads;
 
+/* The middle of the feed-forward part: gelu(fc1 x), or silu(a) * b with (a, b) = fc1 x, which then has 2 * hidden outputs. */
+typedef enum { EDGEKIT_GELU = 0, EDGEKIT_SWIGLU = 1 } edgekit_activation;
+
+/* Rotary positions of the last `tokens` tokens of every image; the tokens before them are not rotated. cos and sin are
+   (tokens, head dimension / 2): channels d and d + head dimension / 2 of each head's query and key turn by the d-th angle. */
+typedef struct {
+    const float *cos, *sin;
+    int64_t tokens;
+} edgekit_rope;
+
 /* y = x W^T + b: int8 weight (out, in) row-major, float scale and bias (out).
    EDGEKIT_EXACT: y = x E + b with the float matrix (in, out) row-major; weight and scale are not read. */
 typedef struct {
@@ -50,6 +60,7 @@ typedef struct {
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
     edgekit_linear qkv, proj, fc1, fc2;
     const float* fc2_gain; /* (hidden) or NULL */
+    int32_t activation;    /* edgekit_activation */
 } edgekit_block_spec;
 
 typedef struct edgekit_block edgekit_block;
@@ -62,12 +73,14 @@ EDGEKIT_API const char* edgekit_last_error(void);
 /* Copies and packs the weights; nothing of `spec` is needed afterwards. */
 EDGEKIT_API int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block);
 EDGEKIT_API void edgekit_block_destroy(edgekit_block* block);
-/* x and y (batch, tokens, width); they may be the same memory. threads == NULL runs in the calling thread. */
+/* x and y (batch, tokens, width); they may be the same memory. threads == NULL runs in the calling thread, rope == NULL
+   rotates nothing. */
 EDGEKIT_API int edgekit_block_run(const edgekit_block* block, const float* x, float* y, int64_t batch, int64_t tokens,
-                                  const edgekit_threads* threads);
+                                  const edgekit_threads* threads, const edgekit_rope* rope);
 /* qkv (batch, tokens, 3 * width) -> out (batch, tokens, width). */
 EDGEKIT_API int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width,
-                                      int64_t heads, float scale, int32_t mode, const edgekit_threads* threads);
+                                      int64_t heads, float scale, int32_t mode, const edgekit_threads* threads,
+                                      const edgekit_rope* rope);
 /* Multiply-accumulates per second (1e9) of this ISA's dot instruction alone, in registers: the ceiling. Both return 0, and
    edgekit_last_error() says why, for arguments out of range: tiers, 2 to 8 bits, 1 to 65536 rows, inputs and outputs. */
 EDGEKIT_API double edgekit_ceiling_gmacs(int32_t tier);

@@ -147,6 +147,30 @@ float* output_of(const Api* api, KernelContext* context, const std::vector<int64
     return static_cast<float*>(data);
 }
 
+// The tables rope_cos and rope_sin (P, dim / 2) at inputs `first` and `first` + 1, where a node has them.
+class RopeInput {
+public:
+    RopeInput(const Api* api, const KernelContext* context, size_t first, int64_t width, int64_t heads) {
+        size_t count = 0;
+        check(ort::input_count(api, context, &count));
+        const ort::Value *cos = nullptr, *sin = nullptr;
+        if (count > first) check(ort::input(api, context, first, &cos));
+        if (count > first + 1) check(ort::input(api, context, first + 1, &sin));
+        if (!cos && !sin) return;
+        if (!cos || !sin) refuse("takes both rope_cos and rope_sin or neither");
+        const Tensor a = input_of(api, context, first, "rope_cos"), b = input_of(api, context, first + 1, "rope_sin");
+        if (a.shape.size() != 2 || a.shape[1] * 2 * heads != width || a.shape != b.shape)
+            refuse("rope_cos has shape " + shown(a.shape) + " and rope_sin " + shown(b.shape) + ", not (P, D / H / 2)");
+        rope_ = {static_cast<const float*>(a.data), static_cast<const float*>(b.data), a.shape[0]};
+        present_ = true;
+    }
+    const edgekit_rope* view() const { return present_ ? &rope_ : nullptr; }
+
+private:
+    edgekit_rope rope_{};
+    bool present_ = false;
+};
+
 #include "attention_op.inl"
 #include "constants.inl"
 #include "block_op.inl"

@@ -1,10 +1,10 @@
-// FusedQKVAttention: qkv (B, N, 3 * D) or (N, 3 * D) -> the same with D.
+// FusedQKVAttention: qkv (B, N, 3 * D) or (N, 3 * D) -> the same with D; rope_cos and rope_sin (P, D / H / 2) if it is given them.
 
 struct AttentionOp {
     static constexpr const char* name = "FusedQKVAttention";
-    static constexpr size_t inputs = 1;
+    static constexpr size_t inputs = 3;
     static int input_type(size_t) { return ort::element_float; }
-    static bool optional(size_t) { return false; }
+    static bool optional(size_t i) { return i > 0; }
 
     const Api* api;
     int64_t heads;
@@ -24,9 +24,10 @@ struct AttentionOp {
         if (shape.back() <= 0 || shape.back() % 3) refuse("qkv has shape " + shown(shape) + ": the last axis is no multiple of 3");
         shape.back() /= 3;
         const int64_t batch = shape.size() == 3 ? shape[0] : 1, tokens = shape[shape.size() - 2];
+        const RopeInput rope(api, context, 1, shape.back(), heads);
         float* out = output_of(api, context, shape);
         Threads threads(api, context);
         threads.finish(edgekit_attention_run(static_cast<const float*>(qkv.data), out, batch, tokens, shape.back(), heads,
-                                             scale, mode, &threads.view));
+                                             scale, mode, &threads.view, rope.view()));
     }
 };

@@ -1,5 +1,10 @@
 // The initializers of a node, checked, as the C interface takes them.
 
+struct Sizes {
+    int64_t width, hidden, fc1_outputs;
+    int activation;
+};
+
 struct Constants {
     const Api* api;
     const KernelInfo* info;
@@ -21,15 +26,19 @@ struct Constants {
         return tensor;
     }
 
-    // (width, hidden) from the first norm and the first layer of the MLP, whose outputs are on axis `outputs`.
-    std::pair<int64_t, int64_t> sizes(size_t norm1, size_t fc1, int fc1_type, size_t outputs) const {
-        const Tensor norm = tensor(norm1, "norm1_weight", ort::element_float), first = tensor(fc1, "fc1_weight", fc1_type);
+    // width and hidden width from the first norm and the second layer of the feed-forward part, whose inputs are on axis `inputs`.
+    // It is SwiGLU where fc1 has twice as many outputs, on its other axis.
+    Sizes sizes(size_t norm1, size_t fc1, size_t fc2, int type, size_t inputs) const {
+        const Tensor norm = tensor(norm1, "norm1_weight", ort::element_float);
+        const Tensor first = tensor(fc1, "fc1_weight", type), second = tensor(fc2, "fc2_weight", type);
         if (norm.shape.size() != 1) refuse("norm1_weight has shape " + shown(norm.shape) + ", not (D,)");
         if (first.shape.size() != 2) refuse("fc1_weight has shape " + shown(first.shape) + ", not of rank 2");
-        const int64_t d = norm.shape[0], f = first.shape[outputs];
+        if (second.shape.size() != 2) refuse("fc2_weight has shape " + shown(second.shape) + ", not of rank 2");
+        const int64_t d = norm.shape[0], f = second.shape[inputs];
         if (d < 1 || d > 1 << 14 || f < 1 || f > 1 << 16)
             refuse("width " + std::to_string(d) + " or hidden width " + std::to_string(f) + " is out of range");
-        return {d, f};
+        const bool gated = first.shape[1 - inputs] == 2 * f;
+        return {d, f, gated ? 2 * f : f, gated ? EDGEKIT_SWIGLU : EDGEKIT_GELU};
     }
 
     const float* floats(size_t index, const std::string& label, std::vector<int64_t> shape, bool optional = false) const {
@@ -57,12 +66,13 @@ Block packed(const edgekit_block_spec& spec) {
     return {made, edgekit_block_destroy};
 }
 
-// x (B, N, width) through a packed block.
-void run_block(const Api* api, KernelContext* context, const edgekit_block* block, int64_t width) {
+// x (B, N, width) through a packed block; the tables of rotary positions, if any, are at inputs `rope_input` and the next.
+void run_block(const Api* api, KernelContext* context, const edgekit_block* block, int64_t width, int64_t heads, size_t rope_input) {
     const Tensor x = input_of(api, context, 0, "x");
     if (x.shape.size() != 3 || x.shape[2] != width)
         refuse("x has shape " + shown(x.shape) + ", not (B, N, " + std::to_string(width) + ")");
+    const RopeInput rope(api, context, rope_input, width, heads);
     float* y = output_of(api, context, x.shape);
     Threads threads(api, context);
-    threads.finish(edgekit_block_run(block, static_cast<const float*>(x.data), y, x.shape[0], x.shape[1], &threads.view));
+    threads.finish(edgekit_block_run(block, static_cast<const float*>(x.data), y, x.shape[0], x.shape[1], &threads.view, rope.view()));
 }

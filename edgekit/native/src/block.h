@@ -43,12 +43,25 @@ private:
     void count(bool quality, float* scale, int32_t* sums);
 };
 
+// A gated layer (2 * hidden, in) with its outputs in turns: half a tile of gates, then their values, both up to a multiple of
+// 16 with zeros. The gain of the hidden channels goes into the values.
+struct GatedLinear {
+    int out;
+    edgekit_linear view;
+    GatedLinear(const edgekit_linear& from, int in, int hidden, const float* gain, int columns);
+
+private:
+    std::vector<int8_t> weight;
+    std::vector<float> scale, bias, exact;
+};
+
 // Keeps the sentence for edgekit_last_error(); EDGEKIT_INVALID.
 int refuse(std::string why);
 
 // Empty when the block can be run, else what is wrong with it.
 std::string problem_of(const edgekit_block_spec& spec);
 std::string problem_of(const Attention& attention, int64_t batch, int64_t tokens, int64_t width, int64_t heads);
+std::string problem_of(const edgekit_rope& rope, int64_t tokens, int64_t dim);
 
 // False when memory is short.
 bool attend_all(Attention attention, int64_t batch, const edgekit_threads* threads);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <exception>
 #include <new>
+#include <optional>
 
 #include "block.h"
 #include "workspace.h"
@@ -73,6 +74,16 @@ int refuse(std::string why) {
     return EDGEKIT_INVALID;
 }
 
+// Rotates queries and keys in place, image by image.
+static void rotate_all(const Attention& a, const Rope& rope, float* qkv, int64_t batch, const edgekit_threads* threads) {
+    auto rotate = [&](size_t i) { active_kernels().rotate(a, rope, qkv + i * a.tokens * a.stride, 0, a.tokens); };
+    for_each(threads, size_t(batch), rotate);
+}
+
+static Rope view_of(const edgekit_rope* rope, int64_t tokens) {
+    return rope ? Rope{rope->cos, rope->sin, int(tokens - rope->tokens)} : Rope{nullptr, nullptr, int(tokens)};
+}
+
 bool attend_all(Attention a, int64_t batch, const edgekit_threads* threads) {
     const Kernels& k = active_kernels();
     const size_t heads = size_t(a.heads), head_bytes = rounded(k.head_bytes(a), 64);
@@ -107,15 +118,18 @@ int create(const edgekit_block_spec& spec, edgekit_block** block) {
     const float* norms[] = {spec.norm1_weight, spec.norm1_bias, spec.norm2_weight, spec.norm2_bias};
     for (int i = 0; i < 4; ++i) made->norms[i].assign(norms[i], norms[i] + width);
     PackedLinear qkv(spec.qkv, width, 3 * width, format), proj(spec.proj, width, width, format);
-    PackedLinear fc1(spec.fc1, width, hidden, format), fc2(spec.fc2, hidden, width, format);
+    PackedLinear fc2(spec.fc2, hidden, width, format);
+    std::optional<GatedLinear> gated;
+    if (spec.activation == EDGEKIT_SWIGLU) gated.emplace(spec.fc1, width, hidden, spec.fc2_gain, k.columns);
+    PackedLinear fc1(gated ? gated->view : spec.fc1, width, gated ? gated->out : hidden, format);
     made->weights = std::make_unique<Memory>(qkv.bytes() + proj.bytes() + fc1.bytes() + fc2.bytes());
     char* at = made->weights->data();
     qkv.pack(quality, nullptr, at);
     proj.pack(quality, nullptr, at += qkv.bytes());
-    fc1.pack(quality, spec.fc2_gain, at += proj.bytes());
+    fc1.pack(quality, gated ? nullptr : spec.fc2_gain, at += proj.bytes());
     fc2.pack(quality, nullptr, at += fc1.bytes());
     BlockData& d = made->data;
-    d.width = width, d.hidden = hidden, d.heads = int(spec.heads), d.scale = spec.scale;
+    d.width = width, d.hidden = hidden, d.heads = int(spec.heads), d.scale = spec.scale, d.gated = gated.has_value();
     d.attention = spec.attention >= 0 ? spec.attention : exact ? int(EDGEKIT_F32) : k.attention[spec.tier];
     d.norm1 = {made->norms[0].data(), made->norms[1].data(), spec.epsilon};
     d.norm2 = {made->norms[2].data(), made->norms[3].data(), spec.epsilon};
@@ -124,10 +138,13 @@ int create(const edgekit_block_spec& spec, edgekit_block** block) {
     return EDGEKIT_OK;
 }
 
-int run(const BlockData& d, const float* x, float* y, int64_t batch, int64_t tokens, const edgekit_threads* threads) {
+int run(const BlockData& d, const float* x, float* y, int64_t batch, int64_t tokens, const edgekit_threads* threads,
+        const edgekit_rope* rope) {
     Attention a;
     a.scale = d.scale, a.mode = d.attention;
     if (std::string problem = problem_of(a, batch, tokens, d.width, d.heads); !problem.empty()) return refuse(problem);
+    if (std::string problem = rope ? problem_of(*rope, tokens, d.width / d.heads) : ""; !problem.empty()) return refuse(problem);
+    const Rope angles = view_of(rope, tokens);
     const int64_t rows = batch * tokens;
     if (rows == 0) return EDGEKIT_OK;
     if (!x || !y) return refuse("x or y is NULL");
@@ -144,7 +161,9 @@ int run(const BlockData& d, const float* x, float* y, int64_t batch, int64_t tok
         const Part part(rows, k.row_multiple, parts, i);
         Workspace scratch(k.rows_scratch(d, part.rows()));
         if (!scratch.data()) { enough = false; return; }
-        k.project(d, x + part.first * d.width, reinterpret_cast<float*>(qkv.data()) + part.first * stride, part.rows(), scratch.data());
+        float* to = reinterpret_cast<float*>(qkv.data()) + part.first * stride;
+        k.project(d, x + part.first * d.width, to, part.rows(), scratch.data());
+        if (rope) k.rotate(a, angles, to, int(part.first % tokens), part.rows());  // while they are in L2
     };
     auto finish = [&](size_t i) {
         const Part part(rows, k.row_multiple, parts, i);
@@ -179,20 +198,30 @@ int edgekit_block_create(const edgekit_block_spec* spec, edgekit_block** block) 
 void edgekit_block_destroy(edgekit_block* block) { delete block; }
 
 int edgekit_block_run(const edgekit_block* block, const float* x, float* y, int64_t batch, int64_t tokens,
-                      const edgekit_threads* threads) {
-    return guarded([&] { return block ? run(block->data, x, y, batch, tokens, threads) : refuse("block is NULL"); });
+                      const edgekit_threads* threads, const edgekit_rope* rope) {
+    return guarded([&] { return block ? run(block->data, x, y, batch, tokens, threads, rope) : refuse("block is NULL"); });
 }
 
 int edgekit_attention_run(const float* qkv, float* out, int64_t batch, int64_t tokens, int64_t width, int64_t heads,
-                          float scale, int32_t mode, const edgekit_threads* threads) {
+                          float scale, int32_t mode, const edgekit_threads* threads, const edgekit_rope* rope) {
     return guarded([&] {
         Attention a;
         a.scale = scale, a.mode = mode;
         if (std::string problem = problem_of(a, batch, tokens, width, heads); !problem.empty()) return refuse(problem);
+        if (std::string problem = rope ? problem_of(*rope, tokens, width / heads) : ""; !problem.empty()) return refuse(problem);
         if (batch * tokens == 0) return int(EDGEKIT_OK);
         if (!qkv || !out) return refuse("qkv or out is NULL");
         a.qkv = qkv, a.out = out, a.tokens = int(tokens), a.width = int(width), a.heads = int(heads);
         a.dim = int(width / heads), a.stride = size_t(3 * width);
+        std::optional<Workspace> rotated;
+        if (rope) {
+            const size_t count = size_t(batch * tokens) * a.stride;
+            float* copy = reinterpret_cast<float*>(rotated.emplace(count * sizeof(float)).data());
+            if (!copy) return no_memory();
+            std::copy_n(qkv, count, copy);
+            rotate_all(a, view_of(rope, tokens), copy, batch, threads);
+            a.qkv = copy;
+        }
         return attend_all(a, batch, threads) ? int(EDGEKIT_OK) : no_memory();
     });
 }

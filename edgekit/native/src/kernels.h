@@ -70,10 +70,17 @@ struct Norm {
 
 struct BlockData {
     int width = 0, hidden = 0, heads = 0;
+    bool gated = false;  // SwiGLU: fc1's outputs are gates and values in turns, half a tile of columns of each
     float scale = 1;
     int attention = 0;  // edgekit_attention_mode
     Norm norm1, norm2;
     Linear qkv, proj, fc1, fc2;
+};
+
+// Rotary positions: tables (tokens, dim / 2) of the tokens from `first` on.
+struct Rope {
+    const float *cos = nullptr, *sin = nullptr;
+    int first = 0;
 };
 
 struct Attention {
@@ -89,6 +96,7 @@ struct Kernels {
     const char* name;
     Format formats[2];     // by edgekit_tier: EDGEKIT_SPEED, EDGEKIT_QUALITY
     int attention[2];      // edgekit_attention_mode of a block of that tier
+    int columns;           // of a tile of sums
     int row_multiple;      // rows of a task: a multiple of this, but for the last
     // Asks the system for what the instructions need, once; false where it refuses. Null: nothing to ask for.
     bool (*enter)();
@@ -97,6 +105,8 @@ struct Kernels {
     void (*project)(const BlockData&, const float* x, float* qkv, int rows, char* scratch);
     // all that follows attention: x, mixed, y (rows, width)
     void (*finish)(const BlockData&, const float* x, const float* mixed, float* y, int rows, char* scratch);
+    // Queries and keys of `rows` tokens in qkv (rows, stride), beginning with token `token` of an image
+    void (*rotate)(const Attention&, const Rope&, float* qkv, int token, int rows);
     int (*query_rows)(const Attention&);  // of one attention task
     size_t (*head_bytes)(const Attention&);
     void (*pack_head)(const Attention&, int image, int head, char* packed);

@@ -107,6 +107,28 @@ void PackedLinear::count(bool quality, float* scale, int32_t* sums) {
     view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
 }
 
+GatedLinear::GatedLinear(const edgekit_linear& from, int in, int hidden, const float* gain, int columns)
+    : out(2 * int(rounded(hidden, panel_outputs))), scale(out), bias(out) {
+    const int half = columns / 2;
+    if (from.exact) exact.resize(size_t(in) * out);
+    else weight.resize(size_t(in) * out);
+    for (int o = 0; o < out; ++o) {
+        const int channel = o / columns * half + o % half;
+        if (channel >= hidden) continue;
+        const bool is_value = o % columns >= half;
+        const int source = channel + (is_value ? hidden : 0);
+        const float factor = is_value && gain ? gain[channel] : 1;
+        bias[o] = from.bias[source] * factor;
+        if (from.exact) {
+            for (int i = 0; i < in; ++i) exact[size_t(i) * out + o] = from.exact[size_t(i) * 2 * hidden + source] * factor;
+        } else {
+            scale[o] = from.scale[source] * factor;
+            std::copy_n(from.weight + size_t(source) * in, in, weight.data() + size_t(o) * in);
+        }
+    }
+    view = {weight.data(), scale.data(), bias.data(), exact.data()};
+}
+
 static std::string number(int64_t value) { return std::to_string(value); }
 
 static bool all_finite(const float* values, int64_t count) {
@@ -125,6 +147,8 @@ std::string problem_of(const edgekit_block_spec& s) {
     if (s.tier != EDGEKIT_SPEED && s.tier != EDGEKIT_QUALITY && !exact)
         return "tier " + number(s.tier) + " is neither speed nor quality nor exact";
     if (s.attention < -1 || s.attention > last_mode) return "attention mode " + number(s.attention) + " is not in -1.." + number(last_mode);
+    if (s.activation != EDGEKIT_GELU && s.activation != EDGEKIT_SWIGLU)
+        return "activation " + number(s.activation) + " is neither GELU nor SwiGLU";
     for (const float* norm : {s.norm1_weight, s.norm1_bias, s.norm2_weight, s.norm2_bias}) {
         if (!norm) return "a norm's weight or bias is missing";
         if (!all_finite(norm, s.width)) return "a norm's weight or bias has values that are not finite";
@@ -132,7 +156,7 @@ std::string problem_of(const edgekit_block_spec& s) {
     if (s.fc2_gain && !all_finite(s.fc2_gain, s.hidden)) return "fc2_gain has values that are not finite";
     const struct { const char* name; const edgekit_linear& linear; int64_t in, out; } linears[] = {
         {"qkv", s.qkv, s.width, 3 * s.width}, {"proj", s.proj, s.width, s.width},
-        {"fc1", s.fc1, s.width, s.hidden},    {"fc2", s.fc2, s.hidden, s.width}};
+        {"fc1", s.fc1, s.width, s.activation == EDGEKIT_SWIGLU ? 2 * s.hidden : s.hidden},    {"fc2", s.fc2, s.hidden, s.width}};
     for (const auto& l : linears) {
         if (exact) {
             if (!l.linear.exact || !l.linear.bias) return std::string(l.name) + " has no weight or bias";
@@ -158,6 +182,14 @@ std::string problem_of(const Attention& a, int64_t batch, int64_t tokens, int64_
     if (width / heads > most_head_dim) return "head dimension " + number(width / heads) + " is above " + number(most_head_dim);
     if (!std::isfinite(a.scale)) return "scale is not finite";
     if (a.mode < 0 || a.mode > last_mode) return "attention mode " + number(a.mode) + " is not in 0.." + number(last_mode);
+    return "";
+}
+
+std::string problem_of(const edgekit_rope& rope, int64_t tokens, int64_t dim) {
+    if (dim % 2) return "rotary positions need an even head dimension, not " + number(dim);
+    if (rope.tokens < 0 || rope.tokens > tokens)
+        return "rotary positions of " + number(rope.tokens) + " tokens do not belong to " + number(tokens) + " tokens";
+    if (rope.tokens && (!rope.cos || !rope.sin)) return "cos or sin of the rotary positions is NULL";
     return "";
 }
 

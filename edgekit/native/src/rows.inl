@@ -137,29 +137,43 @@ static inline void with_panels(const Linear& linear, Call&& call) {
     call(PanelsU8S8(linear));
 }
 
-enum class Then { store, gelu, add };
+// LANES outputs of a linear layer: from sums to what they stand for.
+template <class Panels>
+struct Channel {
+    static constexpr bool floats = Panels::format == Format::f32;
+    vf bias, scale;
+    vi weights;  // the sum of each output's
+    Channel(const Linear& linear, int c)
+        : bias(load(linear.bias + c)), scale(floats ? vf{} : load(linear.scale + c)), weights(floats ? vi{} : load(linear.sums + c)) {}
 
-// out (rows, out_stride) = then(x W^T + bias); `add` is the residual, and only real columns of it exist.
+    vf real(const char* sums, const Input& x, int row) const {
+        typename Panels::acc acc;
+        __builtin_memcpy(&acc, sums, sizeof acc);
+        if constexpr (has_zero_points(Panels::format)) acc -= x.zero[row] * weights;
+        if constexpr (floats) return acc + bias;
+        else return to_float(acc) * (x.scale[row] * scale) + bias;
+    }
+};
+
+enum class Then { store, gelu, swiglu, add };
+
+// out (rows, out_stride) = then(x W^T + bias); `add` is the residual, and only real columns of it exist. SwiGLU makes one
+// column of two: the first half of a tile are gates, the other half their values.
 template <Then then, class Panels>
 static inline void linear_rows(const Panels& panels, const Linear& linear, Input x, int rows, float* out, size_t out_stride,
                                const float* add) {
-    constexpr bool floats = Panels::format == Format::f32;
+    constexpr int vectors = then == Then::swiglu ? VECTORS / 2 : VECTORS, shrink = VECTORS / vectors;
     auto sink = [&](const char* tile, int row, int some, int column) {
-        for (int v = 0; v < VECTORS; ++v) {
-            const int c = column + v * LANES;
-            const vf bias = load(linear.bias + c);
-            [[maybe_unused]] vf scale;
-            [[maybe_unused]] vi sums;
-            if constexpr (!floats) scale = load(linear.scale + c), sums = load(linear.sums + c);
-            const vf gain = then == Then::gelu && linear.gain ? load(linear.gain + c) : splat(1.0f);
+        for (int v = 0; v < vectors; ++v) {
+            const Channel<Panels> channel(linear, column + v * LANES);
+            const Channel<Panels> value(linear, column + (then == Then::swiglu ? v + vectors : v) * LANES);
+            const vf gain = then == Then::gelu && linear.gain ? load(linear.gain + column + v * LANES) : splat(1.0f);
+            const int c = column / shrink + v * LANES;
             for (int r = 0; r < some; ++r) {
-                typename Panels::acc acc;
-                __builtin_memcpy(&acc, tile + (r * VECTORS + v) * sizeof(vi), sizeof acc);
-                vf y;
-                if constexpr (has_zero_points(Panels::format)) acc -= x.zero[row + r] * sums;
-                if constexpr (floats) y = acc + bias;
-                else y = to_float(acc) * (x.scale[row + r] * scale) + bias;
+                const char* sums = tile + (r * VECTORS + v) * sizeof(vi);
+                vf y = channel.real(sums, x, row + r);
                 if constexpr (then == Then::gelu) y = gelu_of(y) * gain;
+                if constexpr (then == Then::swiglu) y = silu_of(y) * value.real(sums + vectors * sizeof(vi), x, row + r);
                 float* to = out + (row + r) * out_stride + c;
                 if constexpr (then == Then::add) {
                     const int left = linear.out - c;
@@ -178,7 +192,7 @@ static inline void linear_rows(const Panels& panels, const Linear& linear, Input
     // Prefetch into L1d, while a tile is computed, of where it goes and of what is added to it.
     auto ahead = [&](int row, int some, int column) {
         for (int r = row; r < row + some; ++r) {
-            fetch<columns, 1>(out + r * out_stride + column);
+            fetch<columns / shrink, 1>(out + r * out_stride + column / shrink);
             if (then == Then::add && add != out) fetch<columns, 0>(add + r * out_stride + column);
         }
     };
@@ -192,9 +206,10 @@ static inline void linear_any(const Linear& linear, Input x, int rows, float* ou
 }
 
 static size_t rows_scratch(const BlockData& block, int rows) {
+    const size_t hidden_width = block.fc1.padded_out() / (block.gated ? 2 : 1);
     const size_t narrow = input_bytes(block.qkv, rows), wide = input_bytes(block.fc2, rows);
     return padded((block.width + LANES) * sizeof(float), 64) + (narrow > wide ? narrow : wide) +
-           padded(size_t(rows) * block.fc1.padded_out() * sizeof(float), 64);
+           padded(rows * hidden_width * sizeof(float), 64);
 }
 
 static void project(const BlockData& block, const float* x, float* qkv, int rows, char* scratch) {
@@ -205,15 +220,36 @@ static void project(const BlockData& block, const float* x, float* qkv, int rows
 }
 
 static void finish(const BlockData& block, const float* x, const float* mixed, float* y, int rows, char* scratch) {
-    const size_t width = block.width, hidden_width = block.fc1.padded_out();
+    const size_t width = block.width, hidden_width = block.fc1.padded_out() / (block.gated ? 2 : 1);
     float* row = (float*)scratch;
     scratch += padded((width + LANES) * sizeof(float), 64);
     float* hidden = (float*)scratch;
     scratch += padded(rows * hidden_width * sizeof(float), 64);
 
     linear_any<Then::add>(block.proj, input_of(block.proj, mixed, width, rows, scratch), rows, y, width, x);
-    linear_any<Then::gelu>(block.fc1, normalized(block.fc1, block.norm2, y, rows, row, scratch), rows, hidden, hidden_width);
+    const Input input = normalized(block.fc1, block.norm2, y, rows, row, scratch);
+    if (block.gated) linear_any<Then::swiglu>(block.fc1, input, rows, hidden, hidden_width);
+    else linear_any<Then::gelu>(block.fc1, input, rows, hidden, hidden_width);
     linear_any<Then::add>(block.fc2, input_of(block.fc2, hidden, hidden_width, rows, scratch), rows, y, width, y);
+}
+
+static void rotate(const Attention& a, const Rope& rope, float* qkv, int token, int rows) {
+    const int half = a.dim / 2;
+    for (int r = 0; r < rows; ++r, qkv += a.stride) {
+        const int place = (token + r) % a.tokens - rope.first;
+        if (place < 0) continue;
+        const float *cos = rope.cos + size_t(place) * half, *sin = rope.sin + size_t(place) * half;
+        for (int head = 0; head < 2 * a.heads; ++head) {  // keys follow the queries
+            float *low = qkv + (head / a.heads) * a.width + (head % a.heads) * a.dim, *high = low + half;
+            for (int d = 0; d < half; d += LANES) {
+                const int left = half - d;
+                const vf c = load_up_to(cos + d, left, 0), s = load_up_to(sin + d, left, 0);
+                const vf x = load_up_to(low + d, left, 0), y = load_up_to(high + d, left, 0);
+                store_up_to(low + d, x * c - y * s, left);
+                store_up_to(high + d, y * c + x * s, left);
+            }
+        }
+    }
 }
 
 static void gemm_only(const Linear& linear, const char* activations, float* out, int rows) {

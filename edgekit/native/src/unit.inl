@@ -39,6 +39,6 @@ static constexpr bool (*enter)() = nullptr;
 #endif
 
 static const Kernels kernels = {
-    NAME, {PanelsU8S8::format, PanelsS16S8::format}, {speed_attention, quality_attention}, row_multiple, enter,
-    rows_scratch, project, finish, query_rows, head_bytes, pack_any, attend_scratch, attend_any, ceiling, gemm_only,
+    NAME, {PanelsU8S8::format, PanelsS16S8::format}, {speed_attention, quality_attention}, columns, row_multiple, enter,
+    rows_scratch, project, finish, rotate, query_rows, head_bytes, pack_any, attend_scratch, attend_any, ceiling, gemm_only,
 };

@@ -155,7 +155,7 @@ def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path, zero_points: b
     plan = rtn_plan(tiny, pixels(8), bits=4, group_size=32, zero_points=zero_points)
     artifact = export(tiny, tmp_path, "w4a8", plan)
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 30
-    other = replace(plan, gemms=plan.gemms | {QKV: _other_weight_zero(plan.gemms[QKV])})
+    other = replace(plan, gemms=plan.gemms | {QKV: _other_zero_point(plan.gemms[QKV])})
     with pytest.raises(ExportError, match=f"{QKV} has other weight zero points"):
         verify_plan(artifact.path, other, row_gains(plan.config, plan.float_tensors, "iOS18"), "w4a8")
     eight = export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8)))
@@ -193,9 +193,9 @@ def _other_integer(gemm: GemmPlan) -> GemmPlan:
     return replace(gemm, weight=weight)
 
 
-def _other_weight_zero(gemm: GemmPlan) -> GemmPlan:
-    zero = np.zeros(gemm.weight_scale.shape, np.int8) if gemm.weight_zero is None else gemm.weight_zero
-    return replace(gemm, weight_zero=zero + np.int8(1))
+def _other_zero_point(gemm: GemmPlan) -> GemmPlan:
+    zero = np.zeros(gemm.weight_scale.shape, np.int8) if gemm.weight_zero_point is None else gemm.weight_zero_point
+    return replace(gemm, weight_zero_point=zero + np.int8(1))
 
 
 def _other_zero_point(gemm: GemmPlan) -> GemmPlan:

@@ -12,10 +12,9 @@ from PIL import Image
 
 import edgekit
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
+from edgekit.backends.base import ExportSource, rgb_source
 from edgekit.errors import ExportError
 from edgekit.models.vit import DinoV2
-from edgekit.pipeline.image_input import rgb_source
 from edgekit.precision import Precision
 from tests.support.plans import rtn_plan
 

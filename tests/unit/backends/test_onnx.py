@@ -20,7 +20,7 @@ from edgekit.errors import ExportError
 from edgekit.files import files_of, sha256_of
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
-from edgekit.precision import Precision
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from tests.support.plans import rtn_plan
@@ -114,8 +114,8 @@ def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | 
     assert OnnxBackend().audit(artifact)["gemms_int4"] == 8
     assert sqnr_db(expected(model), run(artifact)) > 30
     name, gemm = next(iter(whole.gemms.items()))
-    zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero is None else gemm.weight_zero - 1
-    other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero=zero)})
+    zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero_point is None else gemm.weight_zero_point - 1
+    other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero_point=zero)})
     with pytest.raises(ExportError, match=f"{name} weights"):
         verify_plan(artifact.path, other, "w4a8")
 
@@ -178,18 +178,19 @@ def test_a_file_that_is_not_the_plan_is_refused(tiny: DinoV2, plan: QuantPlan, t
     from edgekit.backends.onnx.verify import verify_plan
 
     name = "blocks.1.attn.proj"
-    for precision in ("w8a8", "w8"):
-        artifact = export(tiny, tmp_path / "model.onnx", precision, plan)
-        assert verify_plan(artifact.path, plan, precision) == len(plan.gemms)
-        if precision == "w8" and part.startswith("input"):  # which are not in the file
+    variants: tuple[Variant, ...] = ("standard", "dynamic")
+    for variant in variants:
+        artifact = OnnxBackend().export(source(tiny, plan), "w8a8", variant, tmp_path / "model.onnx")
+        assert verify_plan(artifact.path, plan, variant) == len(plan.gemms)
+        if variant == "dynamic" and part.startswith("input"):  # which are not in the file
             continue
         other = replace(plan, gemms=plan.gemms | {name: _changed(plan.gemms[name], part)})
         with pytest.raises(ExportError, match=rf"{name} {part}"):
-            verify_plan(artifact.path, other, precision)
+            verify_plan(artifact.path, other, variant)
     without = replace(plan, gemms={key: gemm for key, gemm in plan.gemms.items() if key != name})
     artifact = export(tiny, tmp_path / "model.onnx", "w8a8", plan)
     with pytest.raises(ExportError, match=f"{name} is quantized but not in the plan"):
-        verify_plan(artifact.path, without, "w8a8")
+        verify_plan(artifact.path, without, "standard")
 
 
 def test_a_float_file_that_differs_from_torch_is_refused(tiny: DinoV2, tmp_path: Path) -> None:

@@ -112,13 +112,26 @@ def test_a_block_kept_partly_float_stays_in_parts(tiny: DinoV2, tmp_path: Path) 
     assert cosine(OpenVinoBackend().runner(artifact, 1)(pixels().numpy())["last_hidden_state"], expected) > 0.9999
 
 
-def test_what_cannot_be_fused_is_refused(tiny: DinoV2, tiny_swiglu_model: DinoV2, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", [OnnxBackend(), OpenVinoBackend()], ids=["onnx", "openvino"])
+def test_blocks_with_swiglu_are_fused(
+    kind: str, backend: OnnxBackend | OpenVinoBackend, tiny_swiglu_model: DinoV2, tmp_path: Path
+) -> None:
+    model = tiny_swiglu_model.bake(*SIZE)
+    plan = rtn_plan(model, pixels(8))
+    artifact = backend.export(source(model, plan), kind, "fused", tmp_path / backend.filename(kind, "fused"))
+    assert backend.audit(artifact)["blocks_fused"] == model.config.depth
+    with torch.no_grad():
+        expected = (model if kind == "fp32" else simulate(as_fused(plan)))(pixels())[0].numpy()
+    # The simulator's attention is float, the op's has 8-bit scores.
+    bound = 0.999999 if kind == "fp32" else 0.9995
+    assert cosine(backend.runner(artifact, 1)(pixels().numpy())["last_hidden_state"], expected) > bound
+
+
+def test_what_cannot_be_fused_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
     grouped = rtn_plan(tiny, pixels(2), group_size=32)
     with pytest.raises(ExportError, match="4 weight scales per output channel"):
         OpenVinoBackend().export(source(tiny, grouped), "w8a8", "fused", tmp_path / "model.xml")
-    swiglu = tiny_swiglu_model.bake(*SIZE)
-    with pytest.raises(ExportError, match="swiglu"):
-        OpenVinoBackend().export(source(swiglu, rtn_plan(swiglu, pixels(2))), "w8a8", "fused", tmp_path / "model.xml")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -234,7 +234,7 @@ def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
 
 
 def test_tflite_runtime_is_told_what_it_cannot_run(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
-    for variant, why in (("fused", "ignores the weight scales"), ("composite", "knows no composites")):
+    for variant, why in (("per_token", "ignores the weight scales"), ("composite", "knows no composites")):
         with pytest.raises(BackendMissing, match=f"does not run in tflite-runtime .*{why}"):
             TfliteRunner(export(tiny, tmp_path, "w8a8", plan, variant), 1, "tflite_runtime")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit.distill.distributed import World, autocast_of
+from edgekit.distill.distributed import DistributedContext, autocast_of
 from edgekit.distill.group import Group, chosen
 from edgekit.distill.images import Split, Stream
 from edgekit.distill.judge import Score
@@ -110,7 +110,11 @@ def test_the_second_part_of_a_run_begins_with_moments_of_its_own(folder, deep):
     begun = begin(StudentSpec(depth=2), deep, side=56, seed=0)
     group = Group.of("g", begun, 1, 128, TokenLoss(), 0)
     run = Run(
-        Student(deep.bake(56, 56), 128, TokenLoss(), 0).eval(), [group], recipe, World(0, 1, torch.device("cpu")), ""
+        Student(deep.bake(56, 56), 128, TokenLoss(), 0).eval(),
+        [group],
+        recipe,
+        DistributedContext(0, 1, torch.device("cpu")),
+        "",
     )
     run.shared = list(run.students)
     weight = group.students[0].backbone.blocks[1].mlp.fc1.weight

@@ -28,7 +28,7 @@ from edgekit.models.vit import random_model
 from edgekit.pipeline import build
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe
-from edgekit.workflows.distill import Distilled, Outcome, distil_folder
+from edgekit.workflows.distill import Distilled, Outcome, Running, distil_folder
 from tests.support.models import TINY, photographs
 
 ROOT = Path(__file__).parents[3]
@@ -76,10 +76,8 @@ def run(files: Path, out: Path, student: str = "depth=2", recipe: DistillRecipe 
         files / "photos",
         out,
         recipe,
-        device="cpu",
-        board=given.get("board", "auto"),
-        threads=1,
-        watcher=Silent(),
+        Running("cpu", given.get("board", "auto"), threads=1),
+        Silent(),
     )
     assert outcome is not None
     return outcome
@@ -309,10 +307,8 @@ def test_what_cannot_be_writes_nothing(change, error, message, files, tmp_path):
             files / given["data"],
             tmp_path / "out",
             given["recipe"],
-            device=given["device"],
-            board="off",
-            threads=None,
-            watcher=Silent(),
+            Running(given["device"], "off"),
+            Silent(),
         )
     assert not list(tmp_path.iterdir())
 

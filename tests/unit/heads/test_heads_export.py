@@ -20,7 +20,6 @@ from edgekit.heads.classification import PooledClassifier
 from edgekit.heads.depth_anything import DepthAnything
 from edgekit.models.depth_anything import DepthKind
 from edgekit.models.vit import DinoV2, random_model
-from edgekit.pipeline.jobs import fused_missing
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
@@ -96,7 +95,7 @@ def exported(format_: Format, precision: Precision, variant: Variant, folder: Pa
     backend = get_backend(format_)
     if (precision, variant) not in backend.variants():
         pytest.skip(f"{format_} writes no {precision} {variant}")
-    if reason := backend.missing() or (fused_missing(format_) if variant == "fused" else None):
+    if reason := backend.missing() or (backend.fused_missing() if variant == "fused" else None):
         pytest.skip(reason)
     fields = {"preprocess": Preprocess.for_size(*SIZE), "plan": None, "model_name": "tiny", "licence": "MIT"}
     source = ExportSource(**fields | given, parent_sha256="0" * 64, recipe_digest="digest")
@@ -126,7 +125,8 @@ def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Var
 
 @pytest.mark.parametrize("format_", MOST)
 @pytest.mark.parametrize(
-    ("precision", "variant"), [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused")]
+    ("precision", "variant"),
+    [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"), ("w8a16", "fused")],
 )
 def test_heads_see_the_features_of_the_precision(
     format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path

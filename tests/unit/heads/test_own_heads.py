@@ -139,7 +139,7 @@ def official_depth_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def heads_of(loaded: LoadedModel, **asked: str) -> dict[str, object]:
-    return read_heads(wanted_heads(asked, "on", loaded), loaded)
+    return read_heads(wanted_heads(asked, True, loaded), loaded)
 
 
 def outputs(loaded: LoadedModel, size: tuple[int, int], **asked: str) -> dict[str, np.ndarray]:
@@ -328,7 +328,7 @@ def test_what_edgekit_does_not_know_is_named_with_its_size_and_the_way_to_get_it
     torch.save({"state_dict": state}, tmp_path / "mine.ckpt")
     loaded = zoo.load(tmp_path / "mine.ckpt")
     assert torch.equal(loaded.model.norm.weight, model.norm.weight)
-    assert wanted_heads({}, "on", loaded) == {}
+    assert wanted_heads({}, True, loaded) == {}
     assert unknown(loaded) == {
         "state_dict.model.neck": "2 tensors, 903 parameters",
         "state_dict.model.out": "1 tensor, 21 parameters",
@@ -344,16 +344,16 @@ def test_what_edgekit_does_not_know_is_named_with_its_size_and_the_way_to_get_it
 def test_a_head_that_is_not_taken_is_named_with_the_flag_that_takes_it(tmp_path: Path):
     classifier(registers=False).save_pretrained(tmp_path)
     loaded = zoo.load(tmp_path)
-    for asked, own in (({}, "off"), ({"seg": "seg.pth"}, "on")):
+    for asked, own in (({}, False), ({"seg": "seg.pth"}, True)):
         wanted = wanted_heads(asked, own, loaded)
         assert wanted == asked
         (line,) = remarks(wanted, loaded)
         assert "left out: classifier of Hugging Face (2 tensors, 771 parameters); --heads logits=model" in line
-    assert remarks(wanted_heads({}, "on", loaded), loaded) == ["head logits: classifier of Hugging Face"]
+    assert remarks(wanted_heads({}, True, loaded), loaded) == ["head logits: classifier of Hugging Face"]
 
 
 def test_the_demo_says_that_its_decoder_is_left_out(demo: LoadedModel):
-    assert wanted_heads({}, "on", demo) == {}
+    assert wanted_heads({}, True, demo) == {}
     (line,) = remarks({}, demo)
     assert line.startswith("left out: the checkpoint's saliency decoder (")
     assert line.endswith("--heads saliency=model builds it in")
@@ -388,7 +388,7 @@ def test_a_classifier_that_does_not_fit_is_refused_but_not_the_backbone(change, 
     with pytest.raises(DataError, match=what) as refused:
         heads_of(loaded)
     assert refused.value.fix
-    assert read_heads(wanted_heads({}, "off", loaded), loaded) == {}
+    assert read_heads(wanted_heads({}, False, loaded), loaded) == {}
     assert all("cannot be built" in described_by(loaded, name) for name in own_heads(loaded))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.measure.accuracy import AccuracyJudge, mcnemar, paired_drop
-from edgekit.measure.drift import measure_drift
+from edgekit.measure.drift import OnTasks, measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.knn import knn_predictions
 
@@ -70,7 +70,7 @@ def test_features_without_meaning_lose_the_accuracy_and_the_test_says_so():
         assert task.candidate.value < 0.6
         assert task.drop.low > 0.2
         assert task.p_value < 1e-6
-    report = measure_drift(features, features, accuracy=judge.measure(features))
+    report = measure_drift(features, features, on_tasks=OnTasks(accuracy=judge.measure(features)))
     assert report.summary()["knn_drop"] == 0
     assert report.summary()["probe_accuracy"] > 0.9
 

@@ -15,7 +15,7 @@ import pytest
 
 from edgekit.native import build
 from edgekit.native.reference import fused_qkv_attention, qvit_block, vit_block
-from tests.support.ops_models import block_weights, float_weights
+from tests.support.ops_models import block_weights, float_weights, rope_tables
 
 pytestmark = pytest.mark.full
 HOST = Path(__file__).parents[2] / "support" / "ops_host.cpp"
@@ -35,13 +35,13 @@ SHIM = """
 
 @dataclass(frozen=True)
 class Case:
-    header: tuple[int, ...]
+    header: tuple[int, ...]  # of `Header` in ops_host.cpp
     arrays: list[np.ndarray]
     expected: np.ndarray | None  # None: what is not finite has no figures to compare
     bound: float = 0
 
     def write(self, path: Path) -> None:
-        content = struct.pack("<9q2f", *self.header, np.float32(0.3), np.float32(1e-6))
+        content = struct.pack("<11q2f", *self.header, np.float32(0.3), np.float32(1e-6))
         path.write_bytes(content + b"".join(np.ascontiguousarray(a).tobytes() for a in self.arrays))
 
 
@@ -52,7 +52,7 @@ def cases(tiles: bool) -> list[Case]:
         for kind, mode in enumerate(("f32", "hybrid", "u8", "i16", "bf16" if tiles else "f32")):
             qkv = rng.standard_normal((2, tokens, 3 * heads * dim)).astype(np.float32)
             y = fused_qkv_attention(qkv, heads=heads, scale=np.float32(0.3), mode=mode)
-            header = (0, 2, tokens, heads * dim, 0, heads, kind, 0, 3)
+            header = (0, 2, tokens, heads * dim, 0, heads, kind, 0, 3, 0, 0)
             found.append(Case(header, [qkv], y, 3e-6 if mode == "f32" else 3e-3))
     for width, hidden, heads, bits, gain in (
         (64, 128, 1, 8, 0),
@@ -65,7 +65,7 @@ def cases(tiles: bool) -> list[Case]:
             weights = block_weights(width, hidden, bits=bits, gain=bool(gain))
             mode = "bf16" if tiles else None
             y = qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode)
-            header = (1, 2, 29, width, hidden, heads, kind, gain, 3)
+            header = (1, 2, 29, width, hidden, heads, kind, gain, 3, 0, 0)
             found.append(Case(header, [x, *weights.inputs()], y, 8e-3 if kind == 0 else 1.5e-3 if tiles else 3e-4))
             for value in (np.nan, np.inf, -np.inf, 1e38, 3e38):
                 odd = x.copy()
@@ -73,11 +73,34 @@ def cases(tiles: bool) -> list[Case]:
                 found.append(Case(header, [odd, *weights.inputs()], None))
         exact = float_weights(width, hidden)
         y = vit_block(x, exact, heads=heads, scale=np.float32(0.3))
-        found.append(Case((1, 2, 29, width, hidden, heads, 2, 0, 3), [x, *exact.inputs()], y, 3e-6))
+        found.append(Case((1, 2, 29, width, hidden, heads, 2, 0, 3, 0, 0), [x, *exact.inputs()], y, 3e-6))
+    found += rotated_cases(rng, tiles)
     for kind in range(5):
         qkv = rng.standard_normal((1, 70, 3 * 64)).astype(np.float32)
         qkv[0, 5, 7], qkv[0, 6, 100], qkv[0, 7, 130] = np.nan, 1e38, -np.inf
-        found.append(Case((0, 1, 70, 64, 0, 1, kind, 0, 3), [qkv], None))
+        found.append(Case((0, 1, 70, 64, 0, 1, kind, 0, 3, 0, 0), [qkv], None))
+    return found
+
+
+def rotated_cases(rng: np.random.Generator, tiles: bool) -> list[Case]:
+    """SwiGLU and rotary positions, of some tokens or all: in every tier, and in attention alone."""
+    found = []
+    for width, hidden, heads, tokens in ((64, 128, 1, 24), (40, 100, 2, 29), (24, 36, 2, 0)):
+        x = rng.standard_normal((2, 29, width)).astype(np.float32)
+        rope = rope_tables(tokens, width // heads)
+        given = {"heads": heads, "scale": np.float32(0.3), "rope": rope}
+        for kind, tier in enumerate(("speed", "quality")):
+            weights = block_weights(width, hidden, gated=True, gain=width == 40)
+            y = qvit_block(x, weights, tier=tier, attention="bf16" if tiles else None, **given)
+            header = (1, 2, 29, width, hidden, heads, kind, int(width == 40), 3, 1, tokens)
+            arrays = [x, *weights.inputs(), *rope]
+            found.append(Case(header, arrays, y, 8e-3 if kind == 0 else 1.5e-3 if tiles else 3e-4))
+        exact = float_weights(width, hidden, gated=True)
+        header = (1, 2, 29, width, hidden, heads, 2, 0, 3, 1, tokens)
+        found.append(Case(header, [x, *exact.inputs(), *rope], vit_block(x, exact, **given), 3e-6))
+        qkv = rng.standard_normal((2, 29, 3 * width)).astype(np.float32)
+        header = (0, 2, 29, width, 0, heads, 0, 0, 3, 0, tokens)
+        found.append(Case(header, [qkv, *rope], fused_qkv_attention(qkv, **given), 3e-6))
     return found
 
 

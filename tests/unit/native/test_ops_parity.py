@@ -14,12 +14,21 @@ from edgekit.native.reference import (
     AttentionMode,
     BlockWeights,
     IntegerLinear,
+    Rope,
     Tier,
     fused_qkv_attention,
     qvit_block,
     vit_block,
 )
-from tests.support.ops_models import attention_model, block_model, block_weights, float_block_model, float_weights, run
+from tests.support.ops_models import (
+    attention_model,
+    block_model,
+    block_weights,
+    float_block_model,
+    float_weights,
+    rope_tables,
+    run,
+)
 
 TILES = ops.isa().startswith("amx")
 BF16 = 4  # edgekit_attention_mode
@@ -32,10 +41,10 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
 
-def block(x: np.ndarray, weights: BlockWeights, heads: int, tier: Tier) -> np.ndarray:
+def block(x: np.ndarray, weights: BlockWeights, heads: int, tier: Tier, rope: Rope | None = None) -> np.ndarray:
     """The definition, with the attention that this instruction set has for the tier."""
     mode: AttentionMode = "bf16" if TILES else ATTENTION[tier]
-    return qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode)
+    return qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode, rope=rope)
 
 
 def native_attention(qkv: np.ndarray, heads: int, scale: float, mode: int) -> np.ndarray:
@@ -46,7 +55,7 @@ def native_attention(qkv: np.ndarray, heads: int, scale: float, mode: int) -> np
     pointer = ctypes.POINTER(ctypes.c_float)
     sizes = [ctypes.c_int64(size) for size in (batch, tokens, width, heads)]
     given = np.ascontiguousarray(qkv, np.float32).ctypes.data_as(pointer), out.ctypes.data_as(pointer)
-    assert not library.edgekit_attention_run(*given, *sizes, ctypes.c_float(scale), ctypes.c_int32(mode), None)
+    assert not library.edgekit_attention_run(*given, *sizes, ctypes.c_float(scale), ctypes.c_int32(mode), None, None)
     return out
 
 
@@ -140,6 +149,56 @@ def test_block_is_the_reference(tier: Tier, width: int, hidden: int, heads: int,
     y = run(block_model(weights, num_heads=heads, tier=tier), x)
     expected = block(x, weights, heads, tier)
     assert relative(y - x, expected - x) < BOUND[tier]
+
+
+GATED = [(64, 256, 1, 37), (64, 260, 2, 32), (48, 100, 3, 1), (24, 36, 2, 0)]
+"""Width, hidden width, heads and tokens with rotary positions, of 37."""
+
+
+@pytest.mark.parametrize("tier", ["speed", "quality"])
+@pytest.mark.parametrize("gain", [False, True])
+@pytest.mark.parametrize(("width", "hidden", "heads", "tokens"), GATED)
+def test_block_with_swiglu_and_rotary_positions_is_the_reference(
+    tier: Tier, gain: bool, width: int, hidden: int, heads: int, tokens: int
+) -> None:
+    weights = block_weights(width, hidden, gain=gain, gated=True)
+    x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
+    rope = rope_tables(tokens, width // heads)
+    y = run(block_model(weights, num_heads=heads, tier=tier, rope=rope), x, threads=2)
+    expected = block(x, weights, heads, tier, rope)
+    assert relative(y - x, expected - x) < BOUND[tier]
+    if tokens:
+        assert relative(block(x, weights, heads, tier) - x, expected - x) > 2 * BOUND[tier]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("width", "hidden", "heads", "tokens"), GATED)
+def test_float_block_with_rotary_positions_is_the_reference(
+    gated: bool, width: int, hidden: int, heads: int, tokens: int
+) -> None:
+    weights = float_weights(width, hidden, gated=gated)
+    x = np.random.default_rng(3).standard_normal((2, 37, width)).astype(np.float32)
+    rope = rope_tables(tokens, width // heads)
+    y = run(float_block_model(weights, num_heads=heads, rope=rope), x, threads=2)
+    assert relative(y, vit_block(x, weights, heads=heads, scale=np.float32(0.3), rope=rope)) < 2e-6
+
+
+@pytest.mark.parametrize("mode", ["f32", "i16"])
+def test_attention_alone_rotates_the_last_tokens(mode: str) -> None:
+    qkv = np.random.default_rng(1).standard_normal((2, 29, 3 * 80)).astype(np.float32)
+    rope = rope_tables(24, 40)
+    y = run(attention_model(80, num_heads=2, mode=mode, rope=rope), qkv)
+    expected = fused_qkv_attention(qkv, heads=2, scale=np.float32(0.2), mode=mode, rope=rope)
+    assert relative(y, expected) < (2e-6 if mode == "f32" else 2e-3)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_gates_far_from_zero_are_closed_or_open(size: float) -> None:
+    weights = float_weights(64, 128, gated=True)
+    weights = replace(weights, fc1=replace(weights.fc1, bias=weights.fc1.bias * np.float32(size)))
+    x = np.random.default_rng(3).standard_normal((1, 5, 64)).astype(np.float32)
+    expected = vit_block(x, weights, heads=2, scale=np.float32(0.3))
+    assert relative(run(float_block_model(weights), x), expected) < 2e-6
 
 
 @pytest.mark.parametrize("weight", ["127", "-127", "-128", "signs", "edge"])

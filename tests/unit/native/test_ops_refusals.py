@@ -11,11 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import native as ops
 from tests.support.ops_models import (
+    RopeView,
     attention_model,
     block_model,
     block_weights,
+    float_block_model,
     float_weights,
     node_model,
+    rope_tables,
     run,
     session,
     spec_of,
@@ -93,6 +96,46 @@ def test_wrong_shapes_at_run_time(shape: tuple[int, ...]) -> None:
         session(model).run(None, {"x": x})
 
 
+@pytest.mark.parametrize(
+    ("tokens", "dim", "words"),
+    [
+        (4, 32, "4 tokens do not belong to 3"),
+        (2, 30, "rope_cos has shape .2, 15."),
+        (2, 64, "rope_cos has shape .2, 32."),
+    ],
+)
+def test_rotary_tables_of_another_size_are_refused(tokens: int, dim: int, words: str) -> None:
+    rope = rope_tables(tokens, dim)
+    for model in (
+        block_model(WEIGHTS, rope=rope),
+        float_block_model(float_weights(64, 128), rope=rope),
+        attention_model(64, num_heads=2, rope=rope),
+    ):
+        with pytest.raises(Exception, match=words):
+            run(model, np.zeros((1, 3, 192 if b"FusedQKV" in model else 64), np.float32))
+
+
+def test_a_cosine_without_a_sine_is_refused() -> None:
+    cos, _ = rope_tables(2, 32)
+    with pytest.raises(Exception, match="both rope_cos and rope_sin"):
+        run(float_block_model(float_weights(64, 128), rope=(cos,)), X)
+
+
+def test_heads_of_odd_dimension_have_no_pairs_to_rotate() -> None:
+    with pytest.raises(Exception, match=r"even head dimension, not 21|rope_cos has shape"):
+        run(attention_model(63, num_heads=3, rope=rope_tables(2, 20)), np.zeros((1, 3, 189), np.float32))
+
+
+def test_hostile_rotary_positions_are_an_error_code(library: ctypes.CDLL) -> None:
+    x, tables = X.ctypes.data_as(ctypes.c_void_p), np.zeros((3, 64), np.float32).ctypes.data
+    for heads, cos, tokens in ((2, None, 3), (2, tables, 4), (2, tables, -1), (2, tables, 2**63 - 1), (64, tables, 3)):
+        given = [ctypes.c_int64(size) for size in (1, 3, 64, heads)]
+        rope = RopeView(cos, tables, tokens)
+        qkv = np.zeros((3, 192), np.float32).ctypes.data_as(ctypes.c_void_p)
+        assert library.edgekit_attention_run(qkv, x, *given, ctypes.c_float(1), 0, None, ctypes.byref(rope)) == 1
+        assert b"rotary" in library.edgekit_last_error()
+
+
 def test_a_block_refuses_tokens_of_another_width() -> None:
     model = node_model(
         "QViTBlock",
@@ -164,14 +207,14 @@ def test_null_where_it_may_not_be_is_an_error_code(library: ctypes.CDLL) -> None
     x = X.ctypes.data_as(ctypes.c_void_p)
     assert library.edgekit_block_create(None, ctypes.byref(block)) == 1
     assert library.edgekit_block_create(ctypes.byref(spec), None) == 1
-    assert library.edgekit_block_run(None, x, x, *sizes[:2], None) == 1
+    assert library.edgekit_block_run(None, x, x, *sizes[:2], None, None) == 1
     assert b"NULL" in library.edgekit_last_error()
-    assert library.edgekit_attention_run(None, x, *sizes, ctypes.c_float(1), 0, None) == 1
-    assert library.edgekit_attention_run(x, None, *sizes, ctypes.c_float(1), 0, None) == 1
+    assert library.edgekit_attention_run(None, x, *sizes, ctypes.c_float(1), 0, None, None) == 1
+    assert library.edgekit_attention_run(x, None, *sizes, ctypes.c_float(1), 0, None, None) == 1
     assert library.edgekit_block_create(ctypes.byref(spec), ctypes.byref(block)) == 0
-    assert library.edgekit_block_run(block, None, x, *sizes[:2], None) == 1
-    assert library.edgekit_block_run(block, x, None, *sizes[:2], None) == 1
-    assert library.edgekit_block_run(block, x, X.copy().ctypes.data_as(ctypes.c_void_p), *sizes[:2], None) == 0
+    assert library.edgekit_block_run(block, None, x, *sizes[:2], None, None) == 1
+    assert library.edgekit_block_run(block, x, None, *sizes[:2], None, None) == 1
+    assert library.edgekit_block_run(block, x, X.copy().ctypes.data_as(ctypes.c_void_p), *sizes[:2], None, None) == 0
     library.edgekit_block_destroy(block)
     library.edgekit_block_destroy(None)
 
@@ -196,7 +239,7 @@ def test_null_constants_are_named(library: ctypes.CDLL, field: str) -> None:
         *(("hidden", size) for size in (0, -1, 2**16 + 1, 2**62)),
         *(("heads", size) for size in (0, -1, 3, 2**11, 2**63 - 1)),
         *((name, value) for name in ("scale", "epsilon") for value in (float("nan"), float("inf"))),
-        *((name, value) for name in ("tier", "attention") for value in (-2, 5, 2**31 - 1, -(2**31))),
+        *((name, value) for name in ("tier", "attention", "activation") for value in (-2, 5, 2**31 - 1, -(2**31))),
     ],
 )
 def test_hostile_sizes_of_a_block_are_an_error_code(library: ctypes.CDLL, field: str, value: float) -> None:
@@ -214,18 +257,18 @@ def test_hostile_sizes_of_a_run_are_an_error_code(library: ctypes.CDLL, place: i
     sizes[place] = size
     x = X.ctypes.data_as(ctypes.c_void_p)
     given = [ctypes.c_int64(each) for each in sizes]
-    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None) == 1
+    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None, None) == 1
     if place < 2:
         block = ctypes.c_void_p()
         assert library.edgekit_block_create(ctypes.byref(spec_of(WEIGHTS)), ctypes.byref(block)) == 0
-        assert library.edgekit_block_run(block, x, x, *given[:2], None) == 1
+        assert library.edgekit_block_run(block, x, x, *given[:2], None, None) == 1
         library.edgekit_block_destroy(block)
 
 
 def test_more_tokens_than_there_is_memory_for_are_an_error_code(library: ctypes.CDLL) -> None:
     x = X.ctypes.data_as(ctypes.c_void_p)
     given = [ctypes.c_int64(size) for size in (2**20, 2**20, 64, 2)]
-    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None) == 2
+    assert library.edgekit_attention_run(x, x, *given, ctypes.c_float(1), 0, None, None) == 2
     assert b"memory" in library.edgekit_last_error()
 
 

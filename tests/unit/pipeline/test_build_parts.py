@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from safetensors import SafetensorError
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
-from edgekit.models.config import ViTConfig
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import held
 from edgekit.pipeline.jobs import exporter_of, jobs_of
@@ -24,7 +22,6 @@ from edgekit.pipeline.timing import reference_name
 from edgekit.recipe import QuantizeRecipe, Recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-SMALL = ViTConfig("vit_small", width=384, depth=12, heads=6)
 
 
 def recipe(**values: object) -> Recipe:
@@ -61,23 +58,25 @@ def test_a_precision_that_a_format_does_not_write_is_a_row_with_the_reason():
 
 def test_integers_throughout_are_a_row_of_tflite_when_asked_for():
     pytest.importorskip("ai_edge_litert")
-    asked = jobs_of(recipe(formats=["tflite", "onnx"], precisions=["w8a16", "w8a8"]))
-    assert [job.name for job in asked] == ["tflite/w8a8", "tflite/w8a16", "onnx/w8a8", "onnx/w8a16"]
+    asked = jobs_of(recipe(formats=["tflite", "coreml"], precisions=["w8a16", "w8a8"]))
+    names = ["tflite/w8a8", "tflite/w8a16", "coreml/w8a8", "coreml/w8a16"]
+    assert [job.name for job in asked] == names
     assert asked[1].path == "tflite/model_w8a16.tflite"
     assert asked[1].integer
-    assert "onnx does not write w8a16" in (asked[3].blocked or "")
+    assert "coreml does not write w8a16" in (asked[3].blocked or "")
     assert not any(job.precision == "w8a16" for job in jobs_of(recipe(formats=["tflite"])))
 
 
 def test_fused_artifacts_are_asked_for_only_when_wanted():
     names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
-    assert names == {"onnx/w8a8", "onnx/w8a8_fused"}
+    assert names == {"onnx/w8a8", "onnx/w8a8_dynamic", "onnx/w8a8_fused", "onnx/w8a16_fused"}
+    assert [job.name for job in jobs_of(recipe(precisions=["w8a8"]))] == ["onnx/w8a8"]
 
 
 def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
     pytest.importorskip("ai_edge_litert")
     plain = recipe(formats=["tflite", "onnx"], precisions=["fp32", "w8a8"])
-    asked = plain.model_copy(update={"fused_attention": "on"})
+    asked = plain.model_copy(update={"fused_attention": True})
     added = {job.name: job.path for job in jobs_of(asked)}.items() - {
         job.name: job.path for job in jobs_of(plain)
     }.items()
@@ -160,7 +159,7 @@ def test_four_bits_have_zero_points_where_the_format_holds_them():
     assert zeros == {"int4": True, "int4_symmetric": False}
     asked = recipe(formats=["tflite"], precisions=["w4a8"], quantize={"zero_points": False})
     (job,) = (job for job in jobs_of(asked) if job.precision == "w4a8")
-    assert kind_of(job, asked.quantize, SMALL) == "int4"  # one plan serves all then
+    assert kind_of(job, asked.quantize) == "int4"  # one plan serves all then
 
 
 def test_three_gemms_of_four_bits_are_promoted_unless_the_recipe_says_otherwise():
@@ -194,8 +193,9 @@ def test_bits_that_no_kernel_knows_are_refused():
     ("name", "kind"),
     [
         ("onnx/w8a8", "int8"),
-        ("onnx/w8", "int8"),
+        ("onnx/w8a8_dynamic", "int8"),
         ("onnx/w8a8_fused", "int8"),
+        ("onnx/w8a16_fused", "int8_weights"),
         ("onnx/w4a8", "int4"),
         ("openvino/w8a8", "int8"),
         ("openvino/w8", "int8_weights"),
@@ -204,26 +204,40 @@ def test_bits_that_no_kernel_knows_are_refused():
         ("coreml/w4", "int4_weights"),
         ("tflite/w8", "int8_weights"),
         ("tflite/w4a8", "int4_symmetric"),
-        ("tflite/w8a8_fused", "int8"),
+        ("tflite/w8a8_per_token", "int8"),
         ("tflite/w8a8_composite", "int8"),
         ("tflite/w8a16", "int8_weights"),
     ],
 )
 def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
     formats = ["onnx", "openvino", "coreml", "tflite"]
-    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention="on")
+    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention=True)
     job = next(job for job in jobs_of(asked) if job.name == name)
-    assert kind_of(job, asked.quantize, SMALL) == kind
+    assert kind_of(job, asked.quantize) == kind
     assert inputs_of(kind) == ("float" if kind.endswith("weights") else "integer")
 
 
-def test_fused_blocks_of_16_bit_activations_take_the_weights_alone():
-    jobs = {job.name: job for job in jobs_of(recipe(formats=["onnx", "tflite"], precisions=["w8a8"], fused=True))}
-    quality = QuantizeRecipe(tier="quality")
-    assert kind_of(jobs["onnx/w8a8_fused"], quality, SMALL) == "int8_weights"
-    assert kind_of(jobs["onnx/w8a8"], quality, SMALL) == "int8"
-    assert kind_of(jobs["tflite/w8a8_fused"], quality, SMALL) == "int8"  # its ranges are XNNPACK's, of 8 bits
-    assert kind_of(jobs["onnx/w8a8_fused"], quality, replace(SMALL, ffn="swiglu")) == "int8"
+def test_fused_blocks_of_16_bit_activations_are_made_beside_those_of_8():
+    def names(**values: object) -> list[str]:
+        return [job.name for job in jobs_of(recipe(formats=["onnx", "openvino"], fused=True, **values))]
+
+    assert names(precisions=["w8a8"]) == [
+        "onnx/w8a8",
+        "onnx/w8a8_fused",
+        "onnx/w8a8_dynamic",
+        "onnx/w8a16_fused",
+        "openvino/w8a8",
+        "openvino/w8a8_fused",
+        "openvino/w8a16_fused",
+    ]
+    assert names(precisions=["w8a16"]) == ["onnx/w8a16_fused", "openvino/w8a16_fused"]
+    assert names(precisions=["fp32"]) == ["onnx/fp32", "onnx/fp32_fused", "openvino/fp32", "openvino/fp32_fused"]
+
+
+def test_a_form_that_the_recipe_switches_off_is_a_row_with_the_reason():
+    (job,) = jobs_of(recipe(precisions=["w8a16"]))
+    assert job.blocked == "onnx writes w8a16_fused only, which the recipe switches off"
+    assert not job.path
 
 
 def test_the_reference_is_onnx_if_there_is_one_and_of_the_same_size():

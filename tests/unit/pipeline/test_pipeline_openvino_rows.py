@@ -13,7 +13,6 @@ from edgekit.backends import loading
 from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.nncf import NncfOptions
 from edgekit.errors import RecipeError
-from edgekit.pipeline import jobs as pipeline_jobs
 from edgekit.pipeline import nncf
 from edgekit.pipeline.jobs import jobs_of
 from edgekit.pipeline.nncf import options_of
@@ -44,9 +43,10 @@ def test_its_files_do_not_replace_ours_and_need_no_plan() -> None:
 
 
 def test_without_nncf_the_row_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_jobs, "nncf_missing", lambda: "nncf not installed: pip install 'edgekit[openvino]'")
+    why = "nncf not installed: pip install 'edgekit[openvino]'"
+    monkeypatch.setattr("edgekit.backends.openvino.nncf.nncf_missing", lambda: why)
     (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
-    assert job.blocked == "nncf not installed: pip install 'edgekit[openvino]'"
+    assert job.blocked == why
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, mo
         seen.append((images, held_out, options.max_drop))
 
     monkeypatch.setattr(nncf, "nncf_quantize", watched)
-    monkeypatch.setattr(nncf, "get_backend", lambda _: SimpleNamespace(export=lambda *_: None))
+    monkeypatch.setattr(nncf, "get_backend", lambda _: SimpleNamespace(export=lambda *_: None, suffix=".xml"))
     (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
     for drop in (0.01, None):
         nncf.make_nncf(job, Materials(drop))  # type: ignore[arg-type]
@@ -140,6 +140,7 @@ def test_the_demo_is_built_and_measured(tmp_path: Path) -> None:
             "formats": ["openvino"],
             "precisions": ["fp32", "w8a8"],
             "engines": ["nncf"],
+            "fused": False,
             "evaluation_samples": 8,
             "calibration": {"samples": 16},
         }

@@ -78,7 +78,7 @@ def test_four_bits_gain_by_zero_points(tiny_model: DinoV2, tmp_path: Path) -> No
     plans[True].save(tmp_path / "plan")
     loaded = QuantPlan.load(tmp_path / "plan")
     assert _sqnr(loaded, tiny_model) == _sqnr(plans[True], tiny_model)
-    assert any(gemm.weight_zero is not None and gemm.weight_zero.any() for gemm in loaded.gemms.values())
+    assert any(gemm.weight_zero_point is not None and gemm.weight_zero_point.any() for gemm in loaded.gemms.values())
 
 
 @pytest.mark.parametrize("kind", ["tiny_reg_model", "tiny_swiglu_model"])
@@ -106,7 +106,7 @@ def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -
         {"weight_bits": 7.5},
         {"weight_bits": 7.5, "overflow": "reduce-range"},
         {"patch_embed": "int8"},
-        {"probes": "off"},
+        {"synthetic": False},
     ],
     ids="-".join,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.quantize.rounding import Grid, Rounding, covering, gptq, least_error, quantize_weight, weight_limit
+from edgekit.quantize.rounding import QuantGrid, Rounding, covering, gptq, least_error, quantize_weight, weight_limit
 
 
 def _problem(out: int = 24, width: int = 64, rows: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def _output_error(weight: torch.Tensor, real: torch.Tensor, hessian: torch.Tenso
     return float(((change @ hessian) * change).sum())
 
 
-def _real(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
+def _real(steps: torch.Tensor, grid: QuantGrid) -> torch.Tensor:
     return steps * grid.columns(steps.shape[1])[0]
 
 
@@ -36,7 +36,7 @@ def test_integers_stay_in_range_and_near_the_weights(
     rounded = quantize_weight(weight, bits, group, rounding, hessian, zero_points=zero_points)
     assert rounded.integers.dtype == torch.int8
     assert rounded.scale.shape == (24, 64 // (group or 64))
-    assert (rounded.zero is not None) == zero_points
+    assert (rounded.zero_point is not None) == zero_points
     assert int(rounded.integers.max()) <= weight_limit(bits)
     assert int(rounded.integers.min()) >= -weight_limit(bits) - zero_points
     step = rounded.scale.repeat_interleave(group or 64, 1)
@@ -83,7 +83,7 @@ def test_zero_points_move_the_grid_to_where_the_weights_are() -> None:
     weight = torch.linspace(-1.2, 4.8, 16)[None]
     rounded = quantize_weight(weight, 4, None, "rtn", torch.eye(16), zero_points=True)
     assert rounded.integers.tolist() == [list(range(-8, 8))]
-    assert rounded.zero is not None
+    assert rounded.zero_point is not None
     torch.testing.assert_close(rounded.scale, torch.tensor([[0.4]]))
     assert (weight - rounded.real()).abs().max() < 1e-5
 

@@ -40,9 +40,9 @@ def report() -> BuildReport:
     model = {"name": "tiny", "source": "a file", "origin": "here", "licence": "MIT", "sha256": "0" * 64}
     manifest = Manifest(model=model, recipe={}, recipe_digest="d" * 16, host={}, artifacts=rows)
     measured = {"onnx/w8a8": drift}
-    return BuildReport.assemble(
-        manifest,
-        describe_host(),
+    return BuildReport(
+        manifest=manifest,
+        host=describe_host(),
         reference="onnx/fp32",
         verdict=judge(rows, measured, {}, reference="onnx/fp32"),
         drift=measured,

@@ -21,6 +21,7 @@ MEASURED = {
     "openvino/w8a8_nncf": (20.0, 22.0, 0.2),
 }
 INTEGER = {"tflite/w8a16": (1.0, 1.0, 0.00001)}  # better than all in every way
+WIDE = {"onnx/w8a16_fused": (45.0, 23.5, 0.01)}  # 16-bit activations
 
 
 def drift(noise: float) -> DriftReport:
@@ -66,7 +67,7 @@ def latency(name: str, ms: float, *, doubt: float = 0.03, load: float = 0.0, run
 def verdict(aim: Aim, *names: str, among=None, **values: object):
     rows, drifts, latencies = [], {}, {}
     for name in names or MEASURED:
-        ms, size, noise = (MEASURED | INTEGER)[name]
+        ms, size, noise = (MEASURED | INTEGER | WIDE)[name]
         format_, _, precision = name.partition("/")
         rows.append(
             ArtifactRow(name=name, format=format_, precision=precision.split("_")[0], status="ok", size_mb=size)
@@ -185,3 +186,15 @@ def test_what_a_search_loses_is_told_for_both_galleries_with_near_ties():
     assert "in one embedded again by onnx/w8a8" in noisy.retrieval
     assert "near ties" in noisy.retrieval
     assert verdict(Aim(), "onnx/fp32").retrieval == ""
+
+
+def test_16_bit_activations_are_named_beside_a_choice_of_8_bit_ones():
+    names = [*MEASURED, *WIDE]
+    fast = verdict(Aim(), *names)
+    assert fast.choice == "onnx/w8a8_fused"
+    assert "onnx/w8a16_fused keeps more, a cosine of 0.999" in fast.sentence
+    assert "in 45.0 ms instead of 30.0." in fast.sentence
+    assert verdict(Aim(goal="accuracy"), *names).choice == "onnx/w8a16_fused"
+    alone = verdict(Aim(), "onnx/fp32", *WIDE)
+    assert alone.int8 == "worth it"
+    assert "onnx/w8a16_fused (8-bit weights, 16-bit activations) is 2.2" in alone.int8_sentence

@@ -20,7 +20,7 @@ from edgekit.cli import main
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.images.listing import Listing
 from edgekit.models.vit import DinoV2
-from edgekit.shards import Crew, files
+from edgekit.shards import WorkerPool, files
 from edgekit.workflows.embed import embed_folder, embed_shards
 from tests.support import shard_material as material
 
@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def embed(model: Artifact, images: Path, out: Path, **options):
-    return embed_shards(model.path, images, out, Crew(threads=1), **{"shard_size": 4, **options})[1]
+    return embed_shards(model.path, images, out, WorkerPool(threads=1), **{"shard_size": 4, **options})[1]
 
 
 def index_of(out: Path) -> dict:
@@ -188,7 +188,7 @@ def test_impossible_orders_are_usage_errors(models, photos, tmp_path, capsys):
     assert not (tmp_path / "f").exists()
     capsys.readouterr()
     with pytest.raises(RecipeError, match="--engine ray"):
-        embed_shards(models["fp32"].path, photos, tmp_path / "f", Crew(workers=2))
+        embed_shards(models["fp32"].path, photos, tmp_path / "f", WorkerPool(workers=2))
 
 
 def test_the_command_says_what_it_kept_and_skipped(models, photos, tmp_path, capsys):
@@ -208,9 +208,9 @@ def test_a_missing_package_comes_with_its_command(models, photos, tmp_path, monk
     monkeypatch.setitem(sys.modules, "ray", None)
     if package == "pyarrow":
         monkeypatch.setattr(files, "find_spec", lambda name: None)
-    crew = Crew(engine="ray" if package == "ray" else "local")
+    pool = WorkerPool(engine="ray" if package == "ray" else "local")
     with pytest.raises(BackendMissing, match=r'not installed.*pip install "edgekit\[ray\]"'):
-        embed_shards(models["fp32"].path, photos, tmp_path / "out", crew)
+        embed_shards(models["fp32"].path, photos, tmp_path / "out", pool)
 
 
 def test_a_draw_keeps_the_labels_of_the_whole_folder(photos):

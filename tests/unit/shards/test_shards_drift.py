@@ -14,9 +14,9 @@ from edgekit.errors import DataError
 from edgekit.measure import drift as measure
 from edgekit.measure.features import Features
 from edgekit.models.vit import DinoV2
-from edgekit.shards import Crew
+from edgekit.shards import WorkerPool
 from edgekit.workflows.compare import drift_between
-from edgekit.workflows.drift import drift_in_shards
+from edgekit.workflows.drift import Draw, drift_in_shards
 from tests.support import shard_material as material
 
 pytest.importorskip("onnxruntime")
@@ -36,11 +36,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_is_that_of_the_images_in_memory(models, photos, tmp_path):
     pair = models["fp32"], [models["fp16"]]
     expected = drift_between(*pair, str(photos), samples=60, seed=3)
-    found, ran = drift_in_shards(*pair, str(photos), tmp_path / "out", Crew(), samples=60, seed=3, shard_size=16)
+    found, ran = drift_in_shards(*pair, str(photos), tmp_path / "out", WorkerPool(), draw=Draw(60, 3), shard_size=16)
     assert expected["onnx/fp16"].accuracy[0].drop is not None
     assert found == expected
     assert [done.images for done in ran.shards] == [16, 16, 16, 12]
-    kept = drift_in_shards(*pair, str(photos), tmp_path / "out", Crew(), samples=60, seed=3, shard_size=16)
+    kept = drift_in_shards(*pair, str(photos), tmp_path / "out", WorkerPool(), draw=Draw(60, 3), shard_size=16)
     assert (kept[0], kept[1].kept) == (expected, 4)
     assert json.loads((tmp_path / "out" / "drift.json").read_text())["onnx/fp16"]["n"] == 60
     table = pq.read_table(tmp_path / "out" / "images.parquet")
@@ -69,7 +69,7 @@ def test_values_that_are_not_finite_end_the_run_with_the_image(models, photos, t
         lambda model, threads: lambda x: {"last_hidden_state": np.full((1, 9, 128), np.nan, np.float32)},
     )
     with pytest.raises(DataError, match=r"not finite.*cats/001.png"):
-        drift_in_shards(models["fp32"], [models["fp16"]], str(photos), tmp_path / "out", Crew(), samples=100)
+        drift_in_shards(models["fp32"], [models["fp16"]], str(photos), tmp_path / "out", WorkerPool(), draw=Draw(100))
 
 
 def test_beyond_the_pairs_that_fit_neighbours_are_sampled_and_the_worst_are_named(monkeypatch):

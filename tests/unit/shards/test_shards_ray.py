@@ -18,9 +18,9 @@ import pytest
 from edgekit.artifact import Artifact
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.vit import DinoV2
-from edgekit.shards import Crew, ray_cluster
+from edgekit.shards import WorkerPool, ray_cluster
 from edgekit.workflows.compare import drift_between
-from edgekit.workflows.drift import drift_in_shards
+from edgekit.workflows.drift import Draw, drift_in_shards
 from edgekit.workflows.embed import embed_shards
 from tests.support import shard_material as material
 
@@ -29,7 +29,7 @@ pytest.importorskip("pyarrow.parquet")
 if find_spec("ray") is None:  # not imported here: it takes seconds, in every process that collects tests
     pytest.skip("Ray is not installed", allow_module_level=True)
 
-RAY = Crew(engine="ray", workers=2)
+RAY = WorkerPool(engine="ray", workers=2)
 ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[3])}
 
 
@@ -51,14 +51,14 @@ def models(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> 
     return material.artifacts(tiny_reg_model, tmp_path_factory.mktemp("models"))
 
 
-def embed(model: Artifact, photos: Path, out: Path, crew: Crew = RAY, **options):
-    return embed_shards(model.path, photos, out, crew, **{"shard_size": 2, **options})[1]
+def embed(model: Artifact, photos: Path, out: Path, pool: WorkerPool = RAY, **options):
+    return embed_shards(model.path, photos, out, pool, **{"shard_size": 2, **options})[1]
 
 
 def test_the_same_bytes_as_here_and_only_what_is_missing(models, tmp_path):
     photos = material.photos(tmp_path / "photos", 17)
     (photos / "cats" / "003.png").write_bytes(b"no picture")
-    embed(models["fp32"], photos, tmp_path / "local", Crew(threads=1), tokens="patches")
+    embed(models["fp32"], photos, tmp_path / "local", WorkerPool(threads=1), tokens="patches")
     seen: list[tuple[int, int]] = []
     ran = embed(models["fp32"], photos, tmp_path / "ray", tokens="patches", progress=lambda *done: seen.append(done))
     assert material.contents(tmp_path / "ray") == material.contents(tmp_path / "local")
@@ -77,7 +77,7 @@ def test_the_same_bytes_as_here_and_only_what_is_missing(models, tmp_path):
 def test_drift_is_that_of_the_images_in_memory(models, tmp_path):
     photos, pair = material.photos(tmp_path / "photos", 60), (models["fp32"], [models["fp16"]])
     expected = drift_between(*pair, str(photos), samples=55, seed=1)
-    found, _ = drift_in_shards(*pair, str(photos), tmp_path / "out", RAY, samples=55, seed=1, shard_size=8)
+    found, _ = drift_in_shards(*pair, str(photos), tmp_path / "out", RAY, draw=Draw(55, 1), shard_size=8)
     assert found == expected
 
 
@@ -113,7 +113,7 @@ def test_what_a_worker_refuses_comes_in_its_words(models, tmp_path, monkeypatch)
         embed_shards(elsewhere, photos, tmp_path / "out", RAY)
     assert not (tmp_path / "out" / "index.json").exists()
     with pytest.raises(RecipeError, match="fits nowhere"):
-        embed(models["fp32"], photos, tmp_path / "out", Crew(engine="ray", threads=64))
+        embed(models["fp32"], photos, tmp_path / "out", WorkerPool(engine="ray", threads=64))
 
 
 @pytest.mark.full
@@ -134,7 +134,7 @@ def test_a_worker_that_dies_is_replaced(models, tmp_path):
     ran = embed(models["fp32"], photos, tmp_path / "out", progress=kill)
     assert killed
     assert ran.images == 200
-    embed(models["fp32"], photos, tmp_path / "whole", Crew(threads=1))
+    embed(models["fp32"], photos, tmp_path / "whole", WorkerPool(threads=1))
     assert material.contents(tmp_path / "out") == material.contents(tmp_path / "whole")
 
 
@@ -177,6 +177,6 @@ def test_a_killed_run_leaves_no_process_and_goes_on(models, tmp_path, how):
         assert not folder.exists()
     assert not list((tmp_path / "home").iterdir())
     assert not (out / "index.json").exists()
-    ran = embed(models["fp32"], photos, out, Crew(threads=1), shard_size=4)
+    ran = embed(models["fp32"], photos, out, WorkerPool(threads=1), shard_size=4)
     assert 5 <= ran.kept < 750
     assert not [path for path in out.rglob(".*")]

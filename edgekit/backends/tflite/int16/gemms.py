@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import override
 
 from edgekit.backends.tflite.builder import channels_last
 from edgekit.backends.tflite.flatbuffer import Value
 from edgekit.backends.tflite.int16.fixed_point import FixedPointBuilder
+from edgekit.graph.gemms import GemmStrategy
 from edgekit.plan.quant import GemmPlan, PerTokenInput, QuantPlan
 
 
-class Int16Gemms:
+class Int16Gemms(GemmStrategy[Value]):
     """w8a16: the plan's weights and uncorrected biases, since int16 inputs make no error to repair."""
 
     def __init__(self, builder: FixedPointBuilder, plan: QuantPlan) -> None:
         self.builder, self.plan, self.tensors = builder, plan, plan.float_tensors
 
+    @override
     def linear(self, name: str, x: Value) -> Value:
         """FULLY_CONNECTED with bias."""
         return self.builder.linear(self.gemm(name), x)
 
+    @override
     def patch_embed(self, name: str, pixels: Value) -> Value:
         """CONV_2D, kernel and stride of one patch."""
         gemm = self.gemm(name)
         kernel = channels_last(gemm.weight.reshape(self.tensors[f"{name}.weight"].shape))
         return self.builder.flatten(f"{name}.tokens", self.builder.conv(gemm, kernel, pixels))
 
+    @override
     def attention(self, name: str, q: Value, k: Value, v: Value) -> Value:
         """BATCH_MATMUL, SOFTMAX, BATCH_MATMUL; the scale multiplies q unless it is folded away."""
         return self.builder.attention(name, q, k, v, self.tensors[f"{name}.scale"].item())

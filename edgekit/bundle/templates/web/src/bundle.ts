@@ -54,7 +54,7 @@ async function get(path: string): Promise<Response> {
 /** Read manifest.json. Throws when it is missing or names no model that a browser can run. */
 export async function readBundle(): Promise<Bundle> {
   const manifest: { model: { name: string; config: { patch: number } }; artifacts: Row[] } = await (await get('manifest.json')).json();
-  const models = manifest.artifacts.filter((row) => row.format === 'onnx' && row.variant === 'standard' && row.status === 'ok');
+  const models = manifest.artifacts.filter((row) => row.format === 'onnx' && row.variant !== 'fused' && row.status === 'ok');
   if (models.length === 0) throw new Error('the bundle holds no ONNX model. Build one: edgekit build --format onnx');
   return { name: manifest.model.name, patch: manifest.model.config.patch, models };
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.distill.reconstruction import STREAM_BYTES, VIEWS, RecoveryRecipe, _rounds_of_views, recover
+from edgekit.distill.reconstruction import STREAM_BYTES, VIEWS, ReconstructionRecipe, _rounds_of_views, reconstruct
 from edgekit.distill.views import views
 from edgekit.errors import DataError
 from edgekit.models.config import ARCHITECTURES
@@ -19,7 +19,7 @@ from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
 
-QUICK = RecoveryRecipe(block_steps=60, end_steps=30, weight_rate=2e-3)
+QUICK = ReconstructionRecipe(block_steps=60, end_steps=30, weight_rate=2e-3)
 FOUR = QuantizeRecipe(weight_bits=4, group_size=32)
 
 
@@ -40,7 +40,7 @@ def _sqnr(plan: QuantPlan, model: DinoV2) -> float:
 def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> None:
     model: DinoV2 = request.getfixturevalue(kind)
     plan = quantize(model, _pixels(model), FOUR)
-    recovered = recover(plan, _pixels(model), QUICK)
+    recovered = reconstruct(plan, _pixels(model), QUICK)
     assert recovered.provenance["recovery"] in ("block-wise", "end-to-end")
     assert _sqnr(recovered, model) > _sqnr(plan, model) + 0.8
     for name, gemm in recovered.gemms.items():
@@ -55,15 +55,17 @@ def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> Non
 
 def test_what_was_verified_is_what_is_returned(tiny_model: DinoV2) -> None:
     plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
-    harmful = RecoveryRecipe(block_steps=3, end_steps=0, weight_rate=3.0, scale_rate=0.5, bias_rate=0.5)
-    kept = recover(plan, _pixels(tiny_model), harmful)
+    harmful = ReconstructionRecipe(block_steps=3, end_steps=0, weight_rate=3.0, scale_rate=0.5, bias_rate=0.5)
+    kept = reconstruct(plan, _pixels(tiny_model), harmful)
     assert kept.provenance["recovery"] == "none helped"
     np.testing.assert_array_equal(kept.gemms["blocks.0.attn.qkv"].weight, plan.gemms["blocks.0.attn.qkv"].weight)
 
 
 def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
     plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
-    first, second = (recover(plan, _pixels(tiny_model), RecoveryRecipe(block_steps=5, end_steps=2)) for _ in range(2))
+    first, second = (
+        reconstruct(plan, _pixels(tiny_model), ReconstructionRecipe(block_steps=5, end_steps=2)) for _ in range(2)
+    )
     for name in plan.gemms:
         np.testing.assert_array_equal(first.gemms[name].weight, second.gemms[name].weight)
 
@@ -72,7 +74,7 @@ def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
 def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
     """Also where the caller has switched gradients off."""
     plan = quantize(tiny_model, _pixels(tiny_model), FOUR, inputs="float")
-    recovered = recover(plan, _pixels(tiny_model), QUICK)
+    recovered = reconstruct(plan, _pixels(tiny_model), QUICK)
     assert _sqnr(recovered, tiny_model) > _sqnr(plan, tiny_model) + 0.5
     assert {gemm.input for gemm in recovered.gemms.values()} == {FloatInput()}
     for name, gemm in recovered.gemms.items():
@@ -126,4 +128,4 @@ def test_views_are_fewer_where_their_tokens_are_many() -> None:
 def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
     plan = quantize(tiny_model, _pixels(tiny_model, 8), FOUR)
     with pytest.raises(DataError, match="7 images are too few"):
-        recover(plan, _pixels(tiny_model, 7))
+        reconstruct(plan, _pixels(tiny_model, 7))

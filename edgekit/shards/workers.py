@@ -1,4 +1,4 @@
-"""Who runs shards: this process, or workers of Ray."""
+"""The worker pool that runs shards: this process, or workers of Ray."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edgekit.shards.task import Done, Progress, Task, timed
 Engine = Literal["local", "ray"]
 
 
-class Crew(Frozen):
-    """The engine, and with "ray" how many workers of how many threads, and the cluster they belong to.
+class WorkerPool(Frozen):
+    """A worker pool: the engine, and with "ray" how many workers of how many threads, and the cluster they belong to.
 
     `threads` are a worker's CPUs: of its model's runtime, and of reading ahead. None is one with Ray; here, whatever
     the runtime chooses. `workers` None takes all CPUs there are. `address` None starts a cluster on this machine.
