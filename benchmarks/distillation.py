@@ -56,7 +56,10 @@ def seen_by(model: DinoV2, images: ImageSet) -> Features:
     """Features of a set."""
     baked = model.bake(SIDE, SIDE)
     return features_of(
-        lambda pixels: {"last_hidden_state": baked(torch.from_numpy(pixels))[0].numpy()}, images.pixel_values, 8
+        lambda pixels: {"last_hidden_state": baked(torch.from_numpy(pixels))[0].numpy()},
+        images.pixel_values,
+        8,
+        patch=baked.config.patch,
     )
 
 

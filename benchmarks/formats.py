@@ -105,7 +105,7 @@ def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: F
     """Drift against torch in FP32 and against the simulator; empty where the artifact does not run or has none."""
     backend = get_backend(artifact.format)
     try:
-        found = features_of(backend.runner(artifact), pixels)
+        found = features_of(backend.runner(artifact), pixels, patch=artifact.preprocess.patch)
         runs = placement(backend.audit(artifact))
     except EdgekitError as error:
         return dict.fromkeys(("cls_cosine", "sqnr_db", "simulator_cls_cosine", "simulator_sqnr_db"), "") | {
@@ -123,7 +123,10 @@ def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: F
 
 @torch.no_grad()
 def _features(model: DinoV2, pixels: np.ndarray) -> Features:
-    return features_of(lambda x: {"last_hidden_state": model(torch.from_numpy(x))[0].numpy()}, pixels)  # type: ignore[arg-type]
+    def run(x: np.ndarray) -> dict[str, np.ndarray]:
+        return {"last_hidden_state": model(torch.from_numpy(x))[0].numpy()}
+
+    return features_of(run, pixels, patch=model.config.patch)  # type: ignore[arg-type]
 
 
 def main() -> None:

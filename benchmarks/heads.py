@@ -39,7 +39,7 @@ from edgekit.host import describe_host
 from edgekit.images import load_set
 from edgekit.measure.heads import measure_head_drift
 from edgekit.models import zoo
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Variant
 from edgekit.quantize.heads import quantize_heads, sqnr_db
@@ -50,7 +50,7 @@ SIZE, CALIBRATION, JUDGES, ROUNDS, GAP = 224, 32, 32, 20, 0.1
 Row = dict[str, object]
 
 
-def official_sizes(config: DinoV2Config) -> dict[str, Head]:
+def official_sizes(config: ViTConfig) -> dict[str, Head]:
     """The linear heads, with random weights in the sizes of the official ones."""
     width, last = config.width, config.depth - 1
 

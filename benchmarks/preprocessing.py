@@ -133,14 +133,14 @@ def measure(build: Path) -> list[dict[str, object]]:
     transform = model.artifact.preprocess
     pictures = [photograph.open() for photograph in PHOTOGRAPHS]
     right = np.stack([preprocess(picture, transform) for picture in pictures])
-    reference = features_of(model.runner, right)
+    reference = features_of(model.runner, right, patch=transform.patch)
     rows = []
     for name, values, other in ways(transform, pictures):
         given = right if other is None else other
-        expected = reference if other is None else features_of(model.runner, other)
+        expected = reference if other is None else features_of(model.runner, other, patch=transform.patch)
         pixels = np.stack(values)
         levels = np.abs((pixels - given) * np.float32(transform.std)[:, None, None] * 255).mean()
-        rows.append(_row(name, float(levels), expected, features_of(model.runner, pixels)))
+        rows.append(_row(name, float(levels), expected, features_of(model.runner, pixels, patch=transform.patch)))
         print("  ".join(f"{value}" for value in rows[-1].values()), flush=True)
     quantized = edgekit.load(
         next(
@@ -149,7 +149,9 @@ def measure(build: Path) -> list[dict[str, object]]:
             if path.name in ("model_w8a8.onnx", "model_quantized.onnx")
         )
     )
-    rows.append(_row("INT8 instead: onnx/w8a8", 0.0, reference, features_of(quantized.runner, right)))
+    rows.append(
+        _row("INT8 instead: onnx/w8a8", 0.0, reference, features_of(quantized.runner, right, patch=transform.patch))
+    )
     print("  ".join(f"{value}" for value in rows[-1].values()))
     return rows
 

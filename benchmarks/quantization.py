@@ -197,7 +197,7 @@ def measure(bench: Bench, judges: dict, only: tuple[str, str], path: Path) -> No
 
 
 def _features(run: Run, images) -> Features:
-    return features_of(run, images.pixel_values, 8, names=images.paths)
+    return features_of(run, images.pixel_values, 8, patch=images.preprocess.patch, names=images.paths)
 
 
 if __name__ == "__main__":

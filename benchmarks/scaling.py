@@ -34,7 +34,7 @@ from edgekit.measure.latency import LatencyReport, TimingOptions, measure_latenc
 from edgekit.models import zoo
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.watch import Silent
-from edgekit.recipe import PATCH, Recipe
+from edgekit.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results" / "scaling.csv"
 SIZES, BATCHES = (224, 308, 448, 518, 742, 1022), (1, 2, 4, 8, 16, 32)
@@ -98,7 +98,7 @@ def _row(report: LatencyReport, size: int, batch: int) -> dict[str, Any]:
     return {
         "artifact": report.name,
         "image_size": size,
-        "tokens": 1 + (size // PATCH) ** 2,
+        "tokens": 1 + (size // 14) ** 2,
         "batch": batch,
         "threads": report.threads,
         "p50_ms": round(report.p50_ms, 3),

@@ -32,7 +32,7 @@ from edgekit.graph.emitter import Tensors
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import features_of
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import QuantPlan
 
 ROUNDS, CALIBRATION, JUDGES = 8, 24, 16
@@ -125,10 +125,10 @@ def model_rows(build: Path, folder: Path) -> Iterator[Row]:
             full_integer(plan, "int8", calibration, folder / "planned")
         ),
     }
-    reference = features_of(files["fp32"], judges)
+    reference = features_of(files["fp32"], judges, patch=14)
     times = in_turns({name: (file, judges[:1].transpose(0, 2, 3, 1)) for name, file in files.items()})
     for name, file in files.items():
-        drift = measure_drift(reference, features_of(file, judges))
+        drift = measure_drift(reference, features_of(file, judges, patch=14))
         yield {
             "form": name,
             "cls_cosine": round(drift.cls_cosine.mean, 5),
@@ -162,14 +162,14 @@ def attention(kind: type[TfliteEmitter], tokens: int, target: Path) -> Path:
     for name, outputs in (("attn.qkv", 3 * width), ("attn.proj", width)):
         tensors[f"{name}.weight"] = generator.normal(0, width**-0.5, (outputs, width)).astype(np.float32)
         tensors[f"{name}.bias"] = np.zeros(outputs, np.float32)
-    config = DinoV2Config("vits14", width=width, depth=1, heads=HEADS, grid=(1, tokens - 1))
+    config = ViTConfig("vits14", width=width, depth=1, heads=HEADS, grid=(1, tokens - 1))
     e = float_emitter(kind, config, tensors)
     x = e.graph.input("x", (-1, tokens, width))
     target.write_bytes(e.graph.serialize({"x": x}, {"y": emit_attention(e, "attn", x)}, "one layer", {}))
     return target
 
 
-def float_emitter(kind: type[TfliteEmitter], config: DinoV2Config, tensors: Tensors) -> TfliteEmitter:
+def float_emitter(kind: type[TfliteEmitter], config: ViTConfig, tensors: Tensors) -> TfliteEmitter:
     """An emitter that has written nothing yet."""
     builder = FloatBuilder()
     return kind(config, tensors, FloatGemms(builder, config, tensors), builder)

@@ -50,6 +50,7 @@ def _known(name: str) -> str:
 Format = Annotated[str, AfterValidator(_known)]
 """A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
+Normalize = Literal["host", "graph"]  # who subtracts the mean and divides by the standard deviation of pixels
 
 BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
@@ -60,6 +61,8 @@ _MOST_TEXT = 10_000  # characters of a name or licence
 MOST_SIDE = 16_384  # pixels of an image as a model sees it
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SATELLITE_MEAN = (0.430, 0.411, 0.296)  # of SAT-493M, on which two models of DINOv3 were trained
+SATELLITE_STD = (0.213, 0.156, 0.143)
 
 
 class Frozen(BaseModel):
@@ -97,6 +100,7 @@ class Preprocess(Frozen):
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
+    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
     """
 
     input_size: tuple[_Side, _Side]  # (height, width) of the crop
@@ -104,12 +108,24 @@ class Preprocess(Frozen):
     interpolation: Literal["bicubic"] = "bicubic"
     mean: tuple[_Mean, _Mean, _Mean] = IMAGENET_MEAN
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
-    normalize: Literal["host", "graph"] = "host"
+    normalize: Normalize = "host"
+    patch: int = Field(default=14, ge=1, le=128)
 
     @classmethod
-    def for_size(cls, height: int, width: int, *, normalize: Literal["host", "graph"] = "host") -> Preprocess:
-        """Official ratio (256 for 224) scaled to another crop size."""
+    def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
+        """Official ratio (256 for 224) scaled to another crop size, of DINOv2; `ViTConfig.preprocess` is of any."""
         return cls(input_size=(height, width), resize=round(min(height, width) * 256 / 224), normalize=normalize)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return self.input_size[0] // self.patch, self.input_size[1] // self.patch
+
+    @model_serializer(mode="wrap")
+    def _without_usual_patch(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of DINOv2 keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "patch" or value != 14}
 
 
 class Artifact(Frozen):

@@ -16,7 +16,6 @@ from edgekit.settings import Switch, read_settings, validated
 
 Engine = Literal["edgekit", "nncf"]
 Input = Literal["pixel_values", "image"]
-PATCH = 14  # pixels per patch side, the same in every DINOv2 model
 WEIGHT_BITS = (4, 7, 7.5, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
 MOST_SAMPLES = 1_000_000
@@ -104,6 +103,7 @@ class Recipe(Frozen):
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
+    interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
@@ -118,14 +118,13 @@ class Recipe(Frozen):
 
     @field_validator("image_size")
     @classmethod
-    def _sizes_are_whole_patches(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    def _sizes_are_positive(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         for height, width in sizes:
             for side in (height, width):
                 if side > MOST_PIXELS:
                     raise ValueError(f"image size {str(side)[:20]} is more than {MOST_PIXELS}")
-                if side <= 0 or side % PATCH:
-                    near = max(PATCH, round(side / PATCH) * PATCH)
-                    raise ValueError(f"image size {side} is not a positive multiple of {PATCH}; the nearest is {near}")
+                if side <= 0:
+                    raise ValueError(f"image size {side} is not a positive number of pixels")
         if not sizes:
             raise ValueError("at least one image size is needed")
         return sizes
@@ -133,7 +132,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml")
+        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

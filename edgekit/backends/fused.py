@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from typing_extensions import override
@@ -50,8 +51,8 @@ class FusedBlocks(Emitter[V]):
             raise ExportError("no block could be fused", why=why, fix="fused = false in the recipe")
 
     @abstractmethod
-    def custom_op(self, kind: str, inputs: list[V], attributes: Attributes, name: str) -> V:
-        """A node of edgekit's domain with one output of the shape (B, N, D)."""
+    def custom_op(self, kind: str, inputs: list[V | None], attributes: Attributes, name: str) -> V:
+        """A node of edgekit's domain with one output of the shape (B, N, D); None is an optional input left out."""
 
     @abstractmethod
     def constant(self, name: str, value: np.ndarray) -> V:
@@ -68,7 +69,7 @@ class FusedBlocks(Emitter[V]):
     def fused_attention(self, name: str, packed: V) -> V:
         """FusedQKVAttention, exact up to float rounding."""
         attributes: Attributes = {"num_heads": self.config.heads, "scale": self._scale(name), "mode": "f32"}
-        return self.custom_op(ATTENTION, [packed], attributes, name)
+        return self.custom_op(ATTENTION, [packed, *self._rope], attributes, name)
 
     def _integer_block(self, plan: QuantPlan, name: str, x: V) -> V:
         gemms = {
@@ -80,17 +81,39 @@ class FusedBlocks(Emitter[V]):
         }
         inner, outer = FEED_FORWARD[plan.config.ffn]
         norm1, norm2 = self._parameters(f"{name}.norm1"), self._parameters(f"{name}.norm2")
-        inputs = [x, *norm1, *gemms["attn.qkv"], *gemms["attn.proj"], *norm2, *gemms[inner], *gemms[outer]]
+        inputs: list[V | None] = [
+            x,
+            *norm1,
+            *gemms["attn.qkv"],
+            *gemms["attn.proj"],
+            *norm2,
+            *gemms[inner],
+            *gemms[outer],
+        ]
         if (gain := f"{name}.mlp.fc2_gain") in self.tensors:
             inputs.append(self.constant(gain, self.tensors[gain]))
-        return self.custom_op(BLOCK, inputs, {**self._attributes(name), "tier": self.tier}, name)
+        elif self._rope:
+            inputs.append(None)
+        return self.custom_op(BLOCK, [*inputs, *self._rope], {**self._attributes(name), "tier": self.tier}, name)
 
     def _float_block(self, name: str, x: V) -> V | None:
         if f"{name}.ls1.gamma" in self.tensors:
             return None
         parts = ("norm1", "attn.qkv", "attn.proj", "norm2", *FEED_FORWARD[self.config.ffn])
         parameters = [value for part in parts for value in self._parameters(f"{name}.{part}")]
-        return self.custom_op(FLOAT_BLOCK, [x, *parameters], self._attributes(name), name)
+        return self.custom_op(FLOAT_BLOCK, [x, *parameters, *self._rope], self._attributes(name), name)
+
+    @cached_property
+    def _rope(self) -> list[V]:
+        """cos and sin (P, d / 2) of the patches, by which the ops turn queries and keys; none of learned positions.
+
+        A key centre is left out: what it takes off every key, no softmax sees.
+        """
+        if self.learned_positions:
+            return []
+        cos, sin = (table[self.prefix :] for table in self.rotation)
+        half = self.config.head_dim // 2
+        return [self.constant("rope.cos", cos[:, :half].copy()), self.constant("rope.sin", sin[:, half:].copy())]
 
     def _parameters(self, name: str) -> list[V]:
         """Weight, a linear layer's as matrix (in, out), and bias of a module."""

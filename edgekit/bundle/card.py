@@ -92,7 +92,8 @@ def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Se
     if licence is None:
         fields |= {"license_name": "see-license-weights", "license_link": "LICENSE.weights"}
     arch = model["config"]["arch"]
-    if arch in ARCHITECTURES:
+    rotary = model["config"].get("positions") == "rope"
+    if arch in ARCHITECTURES and not rotary:  # shapes of DINOv3 are those of other teachers' students, too
         size = _HUB_SIZES[arch.split("_")[1]]
         fields["base_model"] = f"facebook/dinov2-{'with-registers-' if arch.endswith('_reg') else ''}{size}"
         official = model["name"] in (arch, fields["base_model"])
@@ -100,7 +101,7 @@ def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Se
     return ModelCardData(
         library_name="transformers.js" if "web" in platforms else None,
         pipeline_tag="image-feature-extraction",
-        tags=["dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)],
+        tags=["dinov3" if rotary else "dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)],
         **fields,
     )
 

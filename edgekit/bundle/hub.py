@@ -15,6 +15,8 @@ def model_config(model: dict[str, Any], transform: Preprocess) -> dict[str, Any]
     `image_size` is the size the position embeddings are baked for, not the one the model was trained at.
     """
     config = model["config"]
+    if config.get("positions") == "rope":
+        return _dinov3_config(config, transform)
     registers = config["registers"]
     ratio = config["hidden"] / config["width"] if config["hidden"] and config["ffn"] == "mlp" else 4
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
@@ -33,6 +35,27 @@ def model_config(model: dict[str, Any], transform: Preprocess) -> dict[str, Any]
         "patch_size": config["patch"],
         "image_size": transform.input_size[0] if len(set(transform.input_size)) == 1 else list(transform.input_size),
         **({"num_register_tokens": registers} if registers else {}),
+    }
+
+
+def _dinov3_config(config: dict[str, Any], transform: Preprocess) -> dict[str, Any]:
+    """Hugging Face's DINOv3ViTConfig."""
+    gated = config["ffn"] == "swiglu"
+    return {
+        "architectures": ["DINOv3ViTModel"],
+        "model_type": "dinov3_vit",
+        "hidden_size": config["width"],
+        "intermediate_size": config["hidden"] or 4 * config["width"],
+        "num_hidden_layers": config["depth"],
+        "num_attention_heads": config["heads"],
+        "use_gated_mlp": gated,
+        "hidden_act": "silu" if gated else "gelu",
+        "layer_norm_eps": config["norm_eps"],
+        "rope_theta": config["rope_base"],
+        "num_channels": 3,
+        "patch_size": config["patch"],
+        "image_size": transform.input_size[0] if len(set(transform.input_size)) == 1 else list(transform.input_size),
+        "num_register_tokens": config["registers"],
     }
 
 

@@ -219,6 +219,8 @@ def _describe(
 
 def _licence_of_weights(model: dict[str, Any]) -> str:
     licence, origin = str(model.get("licence", "unknown")), str(model.get("origin", "unknown"))
+    if model.get("licence_text"):
+        return f"Weights: {origin}\nLicence: {licence}\n\n{model['licence_text']}"
     known = {file.stem: file for file in _LICENCES.glob("*.txt")}.get(licence)
     text = known.read_text(encoding="utf-8") if known else "Ask whoever made the checkpoint.\n"
     return f"Weights: {origin}\nLicence: {licence}\n\n" + text.replace("{holder}", f"the authors of {origin}")

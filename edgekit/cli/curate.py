@@ -17,7 +17,7 @@ def curate(
     n: Annotated[int, typer.Option("-n", min=1, help="How many images to choose.")] = 256,
     out: Annotated[Path, typer.Option("--out", help="New folder for copies of them: pass it to --calib.")],
     model: options.Model = "demo",
-    image_size: Annotated[int, typer.Option("--image-size", help="Of the embedding, a multiple of 14.")] = 224,
+    image_size: Annotated[int, typer.Option("--image-size", help="Of the embedding, a multiple of the patch.")] = 224,
     seed: options.Seed = 0,
     features: Annotated[
         Path | None, typer.Option("--features", help="Keep the embeddings as shards in this folder; resumable.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def models(*, as_json: options.Json = False) -> None:
-    """The models edgekit knows: name, size of the FP32 weights, where they come from, licence."""
+    """The models edgekit knows: family, name, size of the FP32 weights, where they come from, licence."""
     from edgekit.models.zoo import entries
 
     if as_json:
@@ -26,6 +26,7 @@ def models(*, as_json: options.Json = False) -> None:
                 [
                     {
                         "name": e.name,
+                        "family": e.family,
                         "aliases": e.aliases,
                         "parameters": e.config.parameters,
                         "size_mb": e.size_mb,
@@ -46,6 +47,7 @@ def models(*, as_json: options.Json = False) -> None:
     from edgekit.cli.show import terminal
 
     table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("family", no_wrap=True)
     table.add_column("model", no_wrap=True)
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
@@ -54,6 +56,7 @@ def models(*, as_json: options.Json = False) -> None:
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
         table.add_row(
+            entry.family,
             names,
             f"{entry.size_mb:.1f}",
             f"{entry.config.parameters / 1e6:.1f} M",
@@ -128,6 +131,7 @@ def _file_or_model(target: str, path: Path | None) -> dict[str, Any]:
         entry = zoo.find(target)
         return {
             "name": entry.name,
+            "family": entry.family,
             "size_mb": entry.size_mb,
             "parameters": entry.config.parameters,
             "licence": entry.licence,

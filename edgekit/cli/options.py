@@ -43,7 +43,17 @@ Heads = Annotated[
 ]
 Sizes = Annotated[
     str | None,
-    typer.Option("--image-size", help="Multiples of 14: 224 or 224x308; the first is the main one.", metavar="S,S"),
+    typer.Option(
+        "--image-size", help="Multiples of the model's patch: 224 or 224x308; the first is the main one.", metavar="S,S"
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolation",
+        help="How learned positions are resized: offset (Meta), antialias (timm), size (transformers).",
+        metavar="WORD",
+    ),
 ]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[
@@ -113,6 +123,7 @@ def recipe_from(
     seed: int | None = None,
     recover: bool = False,
     fused_attention: bool = False,
+    interpolation: str | None = None,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -134,6 +145,7 @@ def recipe_from(
         "evaluation": evaluation,
         "evaluation_samples": eval_samples,
         "seed": seed,
+        "interpolation": interpolation,
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if heads is not None:
@@ -180,19 +192,11 @@ def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
     if text is None:
         return None
     from edgekit.errors import RecipeError
-    from edgekit.recipe import PATCH
 
     sizes = []
     for word in words_of(text) or []:
         sides = word.lower().split("x")
-        if not all(side.isdecimal() and len(side) < _MOST_DIGITS for side in sides) or len(sides) > 2:
+        if not all(side.isdecimal() and len(side) < _MOST_DIGITS and int(side) for side in sides) or len(sides) > 2:
             raise RecipeError(f"image size {word[:40]!r} is not a number of pixels", fix="--image-size 224 or 224x308")
-        near = "x".join(str(max(PATCH, round(int(side) / PATCH) * PATCH)) for side in sides)
-        if near != "x".join(str(int(side)) for side in sides):
-            raise RecipeError(
-                f"image size {word} is not a positive multiple of {PATCH}",
-                why=f"the models cut images into patches of {PATCH}x{PATCH} pixels",
-                fix=f"--image-size {near}",
-            )
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes

@@ -21,7 +21,7 @@ def registers(
     *,
     images: Annotated[str, typer.Option("--images", help="A folder of images, or `demo`.")] = "demo",
     out: Annotated[Path, typer.Option("--out", help="The folder for registers.html and .json.")] = Path("registers"),
-    image_size: Annotated[int, typer.Option("--image-size", help="A multiple of 14.")] = 224,
+    image_size: Annotated[int, typer.Option("--image-size", help="A multiple of the patch.")] = 224,
     samples: Annotated[int, typer.Option("--samples", min=1, help="At most this many images.")] = 32,
     boxes: Annotated[
         Path | None, typer.Option("--boxes", help="JSON of true boxes, {path: [[left, top, right, bottom]]}: CorLoc.")

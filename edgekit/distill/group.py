@@ -29,7 +29,8 @@ class Group:
         """A group of `copies` students with the same first weights, projections to `width` included."""
         first = Student(beginning.model, width, loss, seed, beginning.segments).train()
         first.backbone.mask_token.requires_grad_(False)  # only pre-training uses it
-        first.backbone.pos_embed.requires_grad_(beginning.positions == "learned")
+        if first.backbone.rotation is None:
+            first.backbone.pos_embed.requires_grad_(beginning.positions == "learned")
         ema = deepcopy(first).eval().requires_grad_(False)
         return cls(name, (first, *(deepcopy(first) for _ in range(copies - 1))), ema)
 

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from edgekit.artifact import Frozen
-from edgekit.recipe import PATCH
 from edgekit.settings import Switch, read_settings, validated
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,7 +24,7 @@ class DistillRecipe(Frozen):
     stochastic depth, an exponential moving average of the student as the result) on features instead of prototypes.
     """
 
-    image_size: int = 224  # pixels of the square crops, a multiple of 14
+    image_size: int = Field(default=224, ge=1)  # pixels of the square crops, a multiple of the patch
     steps: int = Field(default=2000, ge=1)
     batch: int = Field(default=32, ge=1)
     copies: int = Field(default=2, ge=1)  # students of each architecture, fed the same images
@@ -51,15 +50,6 @@ class DistillRecipe(Frozen):
     log_every: int = Field(default=10, ge=1)
     judge_every: int = Field(default=500, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
-
-    @field_validator("image_size")
-    @classmethod
-    def _whole_patches(cls, side: int) -> int:
-        if side <= 0 or side % PATCH:
-            raise ValueError(
-                f"not a positive multiple of {PATCH}; the nearest is {max(PATCH, round(side / PATCH) * PATCH)}"
-            )
-        return side
 
     @property
     def digest(self) -> str:

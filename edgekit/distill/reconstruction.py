@@ -34,7 +34,7 @@ from edgekit.quantize.simulate import per_token_scale, token_peak
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.models.vit import Block, DinoV2
 
 Progress = Callable[[str, int, int], None]
@@ -280,7 +280,7 @@ def _optimise(
         report(step + 1)
 
 
-def _rounds_of_views(config: DinoV2Config, images: int) -> int:
+def _rounds_of_views(config: ViTConfig, images: int) -> int:
     """Number of augmented views per image, at least one."""
     height, width = (side * config.patch for side in config.grid)
     bytes_each = 4 * config.width * config.tokens(height, width)

@@ -19,9 +19,8 @@ from edgekit.distill.loss import BlockLoss, Parts, Standard, Streams, TokenLoss,
 from edgekit.errors import RecipeError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import arch_of
-from edgekit.models.config import DinoV2Config, Ffn
+from edgekit.models.config import Ffn, ViTConfig
 from edgekit.models.vit import DinoV2
-from edgekit.recipe import PATCH
 from edgekit.settings import read_settings, validated
 
 Segment = tuple[int, int]  # of the teacher's blocks: first, and the one after the last
@@ -91,6 +90,7 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
         DataError: the checkpoint of `init` cannot be read.
     """
     wanted = _config(spec, teacher.config)
+    _refuse_other_input(wanted, teacher.config)
     differ = [name for name in _SHAPES if getattr(wanted, name) != getattr(teacher.config, name)]
     init = spec.init
     if init == "auto":
@@ -109,7 +109,7 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
     if spec.blocks is not None:
         raise RecipeError(f"blocks of the teacher and init = {init!r} contradict each other", fix="leave one out")
     if init == "random":
-        wanted = replace(wanted, grid=(side // PATCH, side // PATCH))
+        wanted = replace(wanted, grid=wanted.grid_of(side, side))
         return Beginning(_random(DinoV2(wanted), seed), wanted.arch, "random", "learned")
     loaded = zoo.load(init)
     bad = [n for n in (*_SHAPES, "depth", "registers") if getattr(loaded.model.config, n) != getattr(wanted, n)]
@@ -117,6 +117,20 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
         told = ", ".join(f"{name} {getattr(loaded.model.config, name)}, not {getattr(wanted, name)}" for name in bad)
         raise RecipeError(f"{loaded.name} is another architecture than the student's", why=told)
     return Beginning(loaded.model, wanted.arch, loaded.name, "frozen")
+
+
+def _refuse_other_input(student: ViTConfig, teacher: ViTConfig) -> None:
+    """Teacher and student look at the same ImageNet-normalised pixels, patch by patch."""
+    if student.patch != teacher.patch:
+        raise RecipeError(
+            f"the student's patches have {student.patch} pixels, the teacher's {teacher.patch}",
+            why="each patch token learns from the teacher's of the same place",
+        )
+    if (student.normalization, teacher.normalization) != ("imagenet", "imagenet"):
+        raise RecipeError(
+            f"{teacher.arch} is of pixels with {teacher.normalization} statistics",
+            why="distillation prepares images with ImageNet's mean and deviation",
+        )
 
 
 def _blocks(spec: StudentSpec, depth: int, of: int) -> tuple[int, ...]:
@@ -218,7 +232,7 @@ def _known(name: str) -> str:
         ) from None
 
 
-def _config(spec: StudentSpec, teacher: DinoV2Config) -> DinoV2Config:
+def _config(spec: StudentSpec, teacher: ViTConfig) -> ViTConfig:
     base = zoo.find(_known(spec.arch)).config if spec.arch else teacher
     given = {
         name: value
@@ -243,7 +257,7 @@ def _config(spec: StudentSpec, teacher: DinoV2Config) -> DinoV2Config:
 
 
 @torch.no_grad()
-def _from_teacher(teacher: DinoV2, config: DinoV2Config, blocks: Sequence[int], seed: int) -> DinoV2:
+def _from_teacher(teacher: DinoV2, config: ViTConfig, blocks: Sequence[int], seed: int) -> DinoV2:
     config = replace(config, interpolation=teacher.config.interpolation)
     student = _random(DinoV2(config), seed)
     own, state = student.state_dict(), teacher.state_dict()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple
 
+import numpy as np
+
 from edgekit.graph.emitter import BackboneEmitter, V
 
 PATCH_EMBED = "patch_embed.proj"
@@ -47,8 +49,16 @@ def emit_attention(e: BackboneEmitter[V], name: str, x: V) -> V:
     mixed = e.fused_attention(name, packed)
     if mixed is None:
         q, k, v = e.split_heads(name, packed)  # (B, H, N, d) each
+        if not e.learned_positions:
+            q, k = e.turn(f"{name}.q", q, None), e.turn(f"{name}.k", k, _key_shift(e, name))
         mixed = e.join_heads(name, e.gemms.attention(name, q, k, v))
     return e.gemms.linear(f"{name}.proj", mixed)
+
+
+def _key_shift(e: BackboneEmitter[V], name: str) -> np.ndarray | None:
+    """(H, 1, d) that centres turned keys, where the rewrite `edgekit.surgery.centre_turned_keys` has been made."""
+    centre = e.tensors.get(f"{name}.key_centre")
+    return None if centre is None else -centre.reshape(e.config.heads, 1, e.config.head_dim)
 
 
 def _ffn(e: BackboneEmitter[V], name: str, x: V) -> V:

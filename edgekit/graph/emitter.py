@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 
+from edgekit.models.rope import rotation_of
 from edgekit.plan.heads import HEADS
 
 if TYPE_CHECKING:
     from edgekit.graph.gemms import GemmStrategy
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.heads import HeadPlan, LayerPlan
 
 Grid = tuple[int, int]  # (rows, columns)
@@ -47,7 +49,7 @@ class BackboneEmitter(ABC, Generic[V]):
     """
 
     def __init__(
-        self, config: DinoV2Config, tensors: Tensors, gemms: GemmStrategy[V], head_plan: HeadPlan | None = None
+        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[V], head_plan: HeadPlan | None = None
     ) -> None:
         """For a baked model.
 
@@ -59,10 +61,38 @@ class BackboneEmitter(ABC, Generic[V]):
         """
         self.config, self.tensors, self.gemms = config, tensors, gemms
         self.rows, self.columns = config.grid
-        self.prefix = 1 + config.registers  # tokens in front of the patches
+        self.prefix = config.prefix  # tokens in front of the patches
         self.tokens = self.prefix + self.rows * self.columns
         self._head_plan = head_plan
         self._head, self._nodes, self._layers = "", 0, 0
+
+    # Constants that formats write in their own ways
+
+    @property
+    def prefix_tokens(self) -> np.ndarray:
+        """(1, 1 + R, D): the class token, with its position where those are learned, and the registers without."""
+        cls = self.tensors["cls_token"]
+        parts = [cls + self.tensors["pos_embed"][:, :1] if self.learned_positions else cls]
+        if self.config.registers:
+            parts.append(self.tensors["register_tokens"])
+        return np.concatenate(parts, axis=1)
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether a table of positions is added to the patches."""
+        return self.config.positions == "learned"
+
+    @property
+    def patch_positions(self) -> np.ndarray:
+        """(1, P, D): what is added to the patches, zeros where positions are rotary."""
+        if self.learned_positions:
+            return self.tensors["pos_embed"][:, 1:]
+        return np.zeros((1, self.tokens - self.prefix, self.config.width), np.float32)
+
+    @cached_property
+    def rotation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tables (cos, sin) of `turn`, (N, d) each; see `edgekit.models.rope.rotation_of`."""
+        return rotation_of(self.config)
 
     # Names
 
@@ -102,6 +132,13 @@ class BackboneEmitter(ABC, Generic[V]):
     @abstractmethod
     def split_heads(self, name: str, packed: V) -> tuple[V, V, V]:
         """Packed projection (B, N, 3 D) as q, k, v of (B, H, N, d)."""
+
+    @abstractmethod
+    def turn(self, name: str, x: V, shift: np.ndarray | None) -> V:
+        """x * cos + swapped(x) * sin + shift for queries or keys (B, H, N, d) and the tables of `rotation`.
+
+        `swapped` exchanges the halves of the last axis; `shift` is (H, 1, d), None where nothing is added.
+        """
 
     @abstractmethod
     def join_heads(self, name: str, x: V) -> V:

@@ -18,7 +18,7 @@ from edgekit.models.vit import DinoV2
 from edgekit.surgery import state_of
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.heads import HeadPlan, LayerPlan
     from edgekit.plan.quant import StaticInput
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class TorchGemms(GemmStrategy[Tensor]):
     """Every product in float32."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
         self.config, self.tensors = config, tensors
 
     @override
@@ -50,22 +50,24 @@ class TorchGemms(GemmStrategy[Tensor]):
 class TorchEmitter(Emitter[Tensor]):
     """`Emitter` that computes at once instead of writing; integers of heads are held as float32."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors, head_plan: HeadPlan | None = None) -> None:
         super().__init__(config, tensors, TorchGemms(config, tensors), head_plan)
 
     @override
     def prepend_tokens(self, patches: Tensor) -> Tensor:
-        position = _tensor(self.tensors["pos_embed"])  # (1, 1 + P, D)
-        prefix = [_tensor(self.tensors["cls_token"]) + position[:, :1]]
-        if self.config.registers:  # which carry no position
-            prefix.append(_tensor(self.tensors["register_tokens"]))
-        tokens = torch.cat(prefix, dim=1).expand(len(patches), -1, -1)  # (B, 1 + R, D)
-        return torch.cat((tokens, patches + position[:, 1:]), dim=1)
+        tokens = _tensor(self.prefix_tokens).expand(len(patches), -1, -1)  # (B, 1 + R, D)
+        return torch.cat((tokens, patches + _tensor(self.patch_positions)), dim=1)
 
     @override
     def split_heads(self, name: str, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = packed.unflatten(2, (3, self.config.heads, self.config.head_dim)).permute(2, 0, 3, 1, 4)
         return q, k, v
+
+    @override
+    def turn(self, name: str, x: Tensor, shift: np.ndarray | None) -> Tensor:
+        cos, sin = map(_tensor, self.rotation)
+        turned = x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+        return turned if shift is None else turned + _tensor(shift)
 
     @override
     def join_heads(self, name: str, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import DataError
 from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 TEMPERATURE = 0.07  # of the k-NN classifier, as in facebookresearch/dinov2's dinov2/eval/knn.py
 
@@ -31,7 +31,7 @@ class LinearClassifier:
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> LinearClassifier:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> LinearClassifier:
         """Raises DataError when the weight is for another width or number of layers."""
         weight, bias = state["weight"], state["bias"]
         count = weight.shape[1] / config.width - 1
@@ -102,7 +102,7 @@ class NearestNeighbours:
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> NearestNeighbours:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> NearestNeighbours:
         """Raises DataError when the gallery is of another backbone."""
         gallery, labels = state["gallery"], state["labels"].astype(np.int64)
         if gallery.shape != (len(labels), config.width):

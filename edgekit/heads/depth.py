@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import DataError
 from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 UPSAMPLE = 4  # of the patch grid, as the official heads
 MIN_DEPTH = 0.001
@@ -42,7 +42,7 @@ class LinearDepth:
     max_depth: float
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config, max_depth: float) -> LinearDepth:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig, max_depth: float) -> LinearDepth:
         """Raises DataError when the convolution is for another width or number of layers."""
         weight = state["conv_depth.weight"]
         count = weight.shape[1] / config.width / 2

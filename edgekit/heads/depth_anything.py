@@ -13,7 +13,7 @@ from edgekit.errors import DataError
 from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
 from edgekit.heads.dpt import Convolutions
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.models.depth_anything import DepthKind
 
 _OFFICIAL = re.compile(
@@ -66,7 +66,7 @@ class DepthAnything(Convolutions):
     patch: int
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config, kind: DepthKind) -> DepthAnything:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig, kind: DepthKind) -> DepthAnything:
         """Raises DataError when it is incomplete, for another width, or a backbone of fewer than four blocks."""
         if missing := sorted(_REQUIRED - state.keys()):
             raise DataError(

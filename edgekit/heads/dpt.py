@@ -13,7 +13,7 @@ from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
 from edgekit.heads.depth import MIN_DEPTH, depth_layers
 from edgekit.heads.shuffle import as_shuffled
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DptDepth(Convolutions):
     layers: tuple[int, ...]
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> DptDepth:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> DptDepth:
         """Raises DataError when it is for another width."""
         width = state["reassemble_blocks.projects.0.conv.weight"].shape[1]
         if width != config.width or config.depth < 4:

@@ -13,7 +13,7 @@ from edgekit.heads.classification import LinearClassifier, NearestNeighbours, Po
 from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
 from edgekit.heads.segmentation import LinearSegmenter
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 _KITTI, _NYU = 80.0, 10.0  # metres, the farthest of the official depth heads
 
@@ -23,7 +23,7 @@ def farthest(name: str) -> float:
     return _KITTI if "kitti" in name.lower() else _NYU
 
 
-def head_of(state: Mapping[str, np.ndarray], config: DinoV2Config, max_depth: float) -> Head | None:
+def head_of(state: Mapping[str, np.ndarray], config: ViTConfig, max_depth: float) -> Head | None:
     """The head of these tensors, None where they are of none; a linear depth head reaches `max_depth` metres.
 
     Raises:
@@ -53,7 +53,7 @@ def with_classes(head: Head, classes: tuple[str, ...]) -> Head:
     return replace(head, classes=classes)
 
 
-def try_out(head: Head, config: DinoV2Config) -> None:
+def try_out(head: Head, config: ViTConfig) -> None:
     """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
     import torch
 

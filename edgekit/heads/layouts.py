@@ -14,7 +14,7 @@ from edgekit.graph.heads import Head
 from edgekit.heads.classification import LinearClassifier, PooledClassifier
 from edgekit.heads.depth_anything import DepthAnything, official_key
 from edgekit.heads.known import farthest, head_of, with_classes
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.models.depth_anything import DepthKind, depth_kind, is_depth_anything, title_of
 from edgekit.models.described import require_floats
 
@@ -56,7 +56,7 @@ def _arrays(loaded: LoadedModel, keys: Mapping[str, str]) -> dict[str, np.ndarra
     return arrays
 
 
-def saliency_program(module: Any, config: DinoV2Config) -> Head:
+def saliency_program(module: Any, config: ViTConfig) -> Head:
     """The saliency decoder of the demo, which is loaded with its checkpoint."""
     from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 
@@ -64,7 +64,7 @@ def saliency_program(module: Any, config: DinoV2Config) -> Head:
     return SaliencyProgram.of(module, config)
 
 
-def depth_anything(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] | None:
+def depth_anything(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | None:
     """`DepthAnything` of either version and either naming."""
     if not is_depth_anything(loaded.rest):
         return None
@@ -89,12 +89,12 @@ def depth_anything(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnH
     return "predicted_depth", OwnHead(title, frozenset(own), make, kinds=True)
 
 
-def kind_of(loaded: LoadedModel, config: DinoV2Config, said: str = "") -> DepthKind:
+def kind_of(loaded: LoadedModel, config: ViTConfig, said: str = "") -> DepthKind:
     """The kind of a Depth Anything checkpoint, see `depth_kind`."""
     return depth_kind(config.depth, said=said, described=loaded.described, name=loaded.name)
 
 
-def huggingface_classifier(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] | None:
+def huggingface_classifier(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | None:
     """`Dinov2ForImageClassification`, with or without registers."""
     model = next((model for model in _HUGGINGFACE_MODELS if loaded.prefix.endswith(model)), None)
     if model is None or not loaded.layout.startswith("huggingface"):
@@ -104,7 +104,7 @@ def huggingface_classifier(loaded: LoadedModel, config: DinoV2Config) -> tuple[s
     )
 
 
-def linear_head(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] | None:
+def linear_head(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | None:
     """`_LinearClassifierWrapper` of facebookresearch/dinov2's hub/classifiers.py."""
     if not loaded.prefix.endswith("backbone."):
         return None
@@ -113,7 +113,7 @@ def linear_head(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead
 
 
 def _classifier(
-    loaded: LoadedModel, config: DinoV2Config, prefix: str, title: str, *, layers: tuple[int, ...]
+    loaded: LoadedModel, config: ViTConfig, prefix: str, title: str, *, layers: tuple[int, ...]
 ) -> tuple[str, OwnHead] | None:
     """A linear layer over class tokens of so many blocks and the mean patch token."""
     keys = {key.removeprefix(prefix): key for key in loaded.rest if key.startswith(prefix)}
@@ -127,14 +127,14 @@ def _classifier(
     return "logits", OwnHead(title, frozenset(keys.values()), make)
 
 
-def timm_head(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] | None:
+def timm_head(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | None:
     """`head.*` of timm's vision transformers, `fc_norm.*` where the pooled token is normed."""
     prefix = loaded.prefix
     mine = (f"{prefix}head.", f"{prefix}fc_norm.")
     keys = {key.removeprefix(prefix): key for key in loaded.rest if key.startswith(mine)}
     linear = {name for name in keys if name.startswith("head.")}
     known = {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}
-    if not linear or keys.keys() - known or not loaded.layout.startswith("official"):
+    if not linear or keys.keys() - known or not loaded.layout.startswith(("official", "timm")):
         return None
     normed = "fc_norm.weight" in keys
     pool = _timm_setting(loaded, "global_pool") or ("avg" if normed else "token")
@@ -155,7 +155,7 @@ def timm_head(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] 
     return "logits", OwnHead(f"classifier of timm over the {what}", frozenset(keys.values()), make)
 
 
-def decode_head(loaded: LoadedModel, config: DinoV2Config) -> tuple[str, OwnHead] | None:
+def decode_head(loaded: LoadedModel, config: ViTConfig) -> tuple[str, OwnHead] | None:
     """A head of facebookresearch/dinov2's segmentation and depth models, beside its backbone."""
     if not loaded.prefix.endswith("backbone."):
         return None

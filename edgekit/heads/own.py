@@ -10,6 +10,7 @@ from edgekit.graph.heads import Head
 from edgekit.heads.known import try_out
 from edgekit.heads.layouts import FINDERS, OwnHead, kind_of, saliency_program
 from edgekit.heads.saliency import SaliencyHead
+from edgekit.models.config import family_of_config
 from edgekit.models.depth_anything import is_depth_anything, title_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def decoders_of(loaded: LoadedModel) -> dict[str, SaliencyHead]:
     Raises:
         DataError: a decoder is incomplete.
     """
-    decoder = SaliencyHead.from_state(loaded.rest)
+    decoder = SaliencyHead.from_state(loaded.rest, loaded.model.config.patch)
     return {} if decoder is None else {_SALIENCY: decoder}
 
 
@@ -139,6 +140,11 @@ def remarks(wanted: Mapping[str, str], loaded: LoadedModel) -> list[str]:
             f"left out: {parts}: of no head that edgekit knows; one of your own joins with --heads NAME=FILE, "
             "its keys as edgekit/heads/README.md has them"
         )
+    config = loaded.model.config
+    if config.positions == "learned" and config.interpolation == "antialias" and not config.registers:
+        lines.append("positions: resized with antialias, as timm does; --interpolation offset is Meta's way")
+    if config.positions == "rope":
+        lines.append(f"licence {loaded.licence}: its text goes with every copy ({loaded.origin})")
     if loaded.licence.startswith("CC-BY-NC"):
         lines.append(f"licence {loaded.licence}: not for commercial use ({loaded.origin})")
     elif is_depth_anything(loaded.rest):
@@ -166,7 +172,7 @@ def family_of(loaded: LoadedModel) -> str:
             return title_of(kind_of(loaded, config).version, config.width)
         except DataError:  # which is raised where the head is wanted
             return "Depth Anything"
-    return "DINOv2 with registers" if config.registers else "DINOv2"
+    return family_of_config(config)
 
 
 def described_by(loaded: LoadedModel, name: str) -> str:

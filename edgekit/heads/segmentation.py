@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import DataError
 from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Task
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 
 _BATCH_NORM_EPS = 1e-5
 
@@ -32,7 +32,7 @@ class LinearSegmenter:
     classes: tuple[str, ...] = ()
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: DinoV2Config) -> LinearSegmenter:
+    def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> LinearSegmenter:
         """Raises DataError when the convolution is for another width or number of layers."""
         weight = state["conv_seg.weight"][:, :, 0, 0].astype(np.float64)  # (classes, channels)
         count = weight.shape[1] / config.width

@@ -140,7 +140,6 @@ def measure_drift(
     *,
     reference_name: str = REFERENCE,
     candidate_name: str = "candidate",
-    patch: int = 14,
     seed: int = 0,
     on_tasks: OnTasks = OnTasks(),
 ) -> DriftReport:
@@ -151,7 +150,6 @@ def measure_drift(
         candidate: of the quantized or converted one.
         reference_name: shown in the report.
         candidate_name: shown in the report.
-        patch: pixels per patch side.
         seed: of the bootstrap.
         on_tasks: drift of tasks on the same images.
 
@@ -165,7 +163,7 @@ def measure_drift(
     return report_of(
         terms,
         reference.names,
-        (reference.grid[0] * patch, reference.grid[1] * patch),
+        (reference.grid[0] * reference.patch, reference.grid[1] * reference.patch),
         reference_name=reference_name,
         candidate_name=candidate_name,
         seed=seed,

@@ -10,7 +10,6 @@ import numpy as np
 from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.base import Runner
 from edgekit.errors import DataError
-from edgekit.recipe import PATCH
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -28,6 +27,7 @@ class Features:
     names: tuple[str, ...]  # one per image
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    patch: int = 14  # pixels along the edge of one
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -53,6 +53,7 @@ def features_of(
     pixel_values: np.ndarray,
     batch: int = 1,
     *,
+    patch: int,
     names: Sequence[str] | None = None,
     groups: Sequence[str] = (),
     progress: Progress | None = None,
@@ -63,6 +64,7 @@ def features_of(
         runner: any loaded artifact, or a callable that returns `last_hidden_state`.
         pixel_values: (n, 3, H, W) float32, preprocessed as the artifact's `preprocess` says.
         batch: images per call; 1 suits files with a fixed batch.
+        patch: pixels along the edge of one, as the artifact's `preprocess` says.
         names: of the images, for the per-image table; numbers when not given.
         groups: photograph of each image, for the intervals; each its own when not given.
         progress: told (done, total) after each batch.
@@ -73,7 +75,7 @@ def features_of(
     if len(pixel_values) == 0:
         raise DataError("no images to measure on", fix="--eval DIR")
     height, width = pixel_values.shape[-2:]
-    grid = (height // PATCH, width // PATCH)
+    grid = (height // patch, width // patch)
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(pixel_values), batch):
         for name, value in runner(pixel_values[start : start + batch]).items():
@@ -89,4 +91,4 @@ def features_of(
             why=f"1 + {grid[0]} * {grid[1]} or more are needed",
         )
     named = tuple(names) if names else tuple(str(i) for i in range(len(tokens)))
-    return Features(tokens, grid, named, heads, tuple(groups))
+    return Features(tokens, grid, named, heads, tuple(groups), patch)

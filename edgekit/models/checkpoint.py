@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edgekit.errors import DataError, ExportError
 from edgekit.files import atomic_path, inside
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation, require_possible
+from edgekit.models.config import ARCHITECTURES, STATISTICS, Interpolation, Periods, ViTConfig, require_possible
 from edgekit.models.described import (
     HubConfig,
     config_in_header,
@@ -28,14 +30,20 @@ from edgekit.models.described import (
     require_same,
     require_stored,
 )
-from edgekit.models.keys import Layout, flatten, to_official
-from edgekit.models.licences import licence_in_folder, licence_in_header
+from edgekit.models.keys import OfficialState, flatten, to_official
+from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
+from edgekit.models.rope import periods_of
+from edgekit.models.strangers import stranger
 from edgekit.models.vit import DinoV2
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
 _ABOUT = "about"  # beside the config's fields
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
+_TIMM = re.compile(r"^vit_[a-z0-9]+_patch14(?:_reg4)?_dinov2")  # names of its models
+_ROPE_MODEL = "dinov3_vit"  # Hugging Face's name of the architecture
+_ROPE_EPS = 1e-5  # of DINOv3's LayerNorms
+_REQUIRED_ROPE = {"query_bias": True, "value_bias": True, "proj_bias": True, "mlp_bias": True}
 _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shapes cannot
 
 
@@ -43,7 +51,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 class Checkpoint:
     """The contents of a file: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
 
-    config: DinoV2Config
+    config: ViTConfig
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
     layout: str  # "official", "huggingface", each with " (onnx)" when it came from a graph
@@ -51,6 +59,7 @@ class Checkpoint:
     origin: str = ""  # where edgekit wrote the file and knew it
     prefix: str = ""  # of the backbone's keys in the file
     described: dict[str, Any] = field(default_factory=dict)  # config.json beside the file
+    licence_text: str = ""  # where it has to go with every copy: of the DINOv3 family
 
     def model(self) -> DinoV2:
         """The un-baked model in eval mode."""
@@ -64,8 +73,8 @@ class _Raw:
     """Tensors as a file names them, and what else it says of the architecture."""
 
     state: dict[str, Tensor]
-    hints: dict[str, Any]  # fields of DinoV2Config that shapes cannot tell
-    config: DinoV2Config | None = None
+    hints: dict[str, Any]  # fields of ViTConfig that shapes cannot tell
+    config: ViTConfig | None = None
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
@@ -73,7 +82,7 @@ class _Raw:
     file_bytes: int | None = None  # of the files; None where their tensors cannot be larger than they are
 
 
-def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoint:
     """Read a .safetensors, .pth/.pt/.ckpt/.bin, .onnx (FP32) file or a folder with one, official or Hugging Face keys.
 
     Args:
@@ -88,7 +97,8 @@ def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkp
         require_dense(raw.state, raw.file_bytes or sys.maxsize)
         official = to_official(raw.state)
         given = official.tensors if "norm.weight" in official.tensors else _with_pooled_norm(official.tensors)
-        found = raw.config or _infer(given, official.layout, raw.hints)
+        hints = _named(path, raw, official) | raw.hints
+        found = raw.config or _infer(replace(official, tensors=given), hints)
         wanted = config or found
         tensors, unused = _fit(given, wanted, raw.file_bytes)
         require_same(wanted, raw.said)
@@ -96,19 +106,14 @@ def load_checkpoint(path: Path, *, config: DinoV2Config | None = None) -> Checkp
             _refuse_other_blocks(unused)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+    about = raw.about if wanted.positions == "learned" else _licensed(path, raw.about)
     rest = official.rest | {f"{official.prefix}{key}": value for key, value in unused.items()}
     return Checkpoint(
-        wanted,
-        tensors,
-        rest,
-        official.layout + raw.suffix,
-        prefix=official.prefix,
-        described=raw.described,
-        **raw.about,
+        wanted, tensors, rest, official.layout + raw.suffix, prefix=official.prefix, described=raw.described, **about
     )
 
 
-def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str = "") -> None:
+def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str = "", licence_text: str = "") -> None:
     """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again.
 
     Args:
@@ -116,6 +121,7 @@ def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str
         path: replaced atomically.
         licence: of the weights, for model cards made of the file; "" where it is not known.
         origin: where they come from, in a line.
+        licence_text: where the licence wants to go with every copy.
 
     Raises:
         ExportError: surgery has changed the model's structure, which the official keys cannot say.
@@ -129,9 +135,18 @@ def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str
     described: dict[str, Any] = asdict(model.config)
     if licence or origin:
         described[_ABOUT] = {"licence": licence, "origin": origin}
+        described[_ABOUT] |= {"licence_text": licence_text} if licence_text else {}
     # a single key: safetensors writes several in an order that changes from run to run
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_CONFIG_KEY: json.dumps(described, sort_keys=True)})
+
+
+def _licensed(path: Path, about: dict[str, str]) -> dict[str, str]:
+    """What a file says of its licence, completed by the text that lies beside it."""
+    if about.get("licence_text"):
+        return about
+    name, text = licence_of_text(path if path.is_dir() else path.parent)
+    return {**about, "licence": about.get("licence") or name, "licence_text": text}
 
 
 def _read(path: Path) -> _Raw:
@@ -210,17 +225,56 @@ def _read_directory(path: Path) -> _Raw:
     described = read_json(path / "config.json") if (path / "config.json").exists() else {}
     backbone = described.get("backbone_config")  # of a model made for a task
     architecture = backbone if isinstance(backbone, dict) else described
-    for key, needed in _REQUIRED.items():
-        if architecture.get(key, needed) != needed:
-            raise DataError(
-                f"{path / 'config.json'} says {key} = {architecture[key]!r}", why=f"every DINOv2 model has {needed!r}"
-            )
+    _refuse_other_settings(path / "config.json", architecture)
     said = hub_config(architecture, path / "config.json")
     raw = _read_weights(path)
-    hints = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
+    hints: dict[str, Any] = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
+    if architecture.get("model_type") == _ROPE_MODEL:
+        hints |= {"norm_eps": said.layer_norm_eps, "rope_base": said.rope_theta}
+    hints |= _normalization(path, described)
     licence = raw.about.get("licence") or licence_in_folder(path, described)
     about = raw.about | ({"licence": licence} if licence else {})
     return replace(raw, hints=hints | raw.hints, described=described, about=about, said=said)
+
+
+def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
+    """Settings that weights alone would not show must be those of the family."""
+    rope = architecture.get("model_type") == _ROPE_MODEL
+    activation = {"hidden_act": "silu" if architecture.get("use_gated_mlp") else "gelu"}
+    for key, needed in ({**_REQUIRED_ROPE, **activation} if rope else _REQUIRED).items():
+        if architecture.get(key, needed) != needed:
+            raise DataError(
+                f"{path} says {key} = {architecture[key]!r}",
+                why=f"every {'DINOv3' if rope else 'DINOv2'} model has {needed!r}",
+            )
+
+
+def _named(path: Path, raw: _Raw, official: OfficialState) -> dict[str, Any]:
+    """What the name of a file tells, and which library runs it where keys do not.
+
+    timm drops the mask token of DINOv2's official files and keeps all their other names.
+    """
+    hints: dict[str, Any] = {"normalization": "satellite"} if "sat493m" in path.name.lower() else {}
+    plain = official.layout == "official" and not official.prefix and not raw.suffix
+    if plain and ("pretrained_cfg" in raw.described or "mask_token" not in official.tensors or _TIMM.search(path.name)):
+        hints["interpolation"] = "antialias"
+    return hints
+
+
+def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+    """What the folder says of pixels: Hugging Face's preprocessor_config.json, or `pretrained_cfg` of timm."""
+    file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
+    values = read_json(file) if file.is_file() else {}
+    mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
+    if mean is None:
+        return {}
+    for name, (known, _) in STATISTICS.items():
+        if isinstance(mean, list) and np.allclose(mean, known, atol=5e-4):
+            return {"normalization": name}
+    raise DataError(
+        f"{folder} wants pixels with the mean {mean}",
+        why="known are " + ", ".join(f"{name} {list(known)}" for name, (known, _) in STATISTICS.items()),
+    )
 
 
 def _read_weights(path: Path) -> _Raw:
@@ -270,46 +324,38 @@ def _refuse_other_blocks(unused: Mapping[str, Tensor]) -> None:
     if foreign := sorted(key for key in unused if key.startswith("blocks.")):
         raise DataError(
             f"the blocks hold {len(foreign)} tensors that DINOv2's have not ({', '.join(foreign[:3])} ...)",
-            why="it is another architecture, or adapters that are not merged into the weights",
+            why=stranger(foreign) or "it is another architecture, or adapters that are not merged into the weights",
             fix="edgekit models",
         )
 
 
-def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, Any]) -> DinoV2Config:
+def _infer(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig:
     """Architecture from shapes; heads of 64 channels unless a hint says otherwise."""
+    tensors = official.tensors
     swiglu = "blocks.0.mlp.w12.weight" in tensors
     width = _shape(tensors, "cls_token", 3)[-1]
-    positions = _shape(tensors, "pos_embed", 3)[1] - 1
     patch = _shape(tensors, "patch_embed.proj.weight", 4)[-1]
     first = _shape(tensors, "blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight", 2)[0]
     hidden = first // 2 if swiglu else first
-    if patch != 14:
-        raise DataError(f"patches of {patch} pixels", why="every DINOv2 model has patches of 14")
-    grid = hints.get("grid") or (math.isqrt(positions),) * 2
-    if math.prod(grid) != positions:
-        raise DataError(
-            f"a position embedding of {positions} patches is no {grid[0]}x{grid[1]} grid",
-            fix="use the checkpoint from before it was fixed to one image size",
-        )
-    registers = _shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
-    heads = hints.get("heads") or width / _HEAD_DIM
+    positions = _rotary(official, hints) if "rope" in official.marks else _learned(official, hints, patch)
+    heads = hints.get("heads") or width / positions.pop("head_dim", _HEAD_DIM)
     if heads != int(heads) or width % heads:
         raise DataError(
             f"width {width} does not split into {heads:g} heads",
             why=f"heads have {_HEAD_DIM} channels unless a config.json says otherwise",
             fix="keep the config.json of the checkpoint beside it",
         )
-    plain: Interpolation = "offset" if layout == "official" else "size"
-    config = DinoV2Config(
+    config = ViTConfig(
         arch="",
         width=width,
         heads=int(heads),
-        registers=registers,
+        patch=patch,
+        registers=_shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0,
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
         depth=_depth(tensors),
-        grid=grid,
-        interpolation=hints.get("interpolation", "antialias" if registers else plain),
+        normalization="satellite" if "satellite" in official.marks else hints.get("normalization", "imagenet"),
+        **positions,
     )
     try:
         require_possible(config)
@@ -318,6 +364,49 @@ def _infer(tensors: Mapping[str, Tensor], layout: Layout, hints: Mapping[str, An
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
     return replace(config, arch=arch_of(config))
+
+
+def _learned(official: OfficialState, hints: Mapping[str, Any], patch: int) -> dict[str, Any]:
+    """Fields of a config with a table of positions: its grid, and how it is resized."""
+    positions = _shape(official.tensors, "pos_embed", 3)[1] - 1
+    if patch != 14:
+        raise DataError(
+            f"patches of {patch} pixels and a table of positions",
+            why="it looks like DINO, DeiT, MAE or a ViT of timm: DINOv2 has patches of 14, DINOv3 rotary positions",
+            fix="edgekit models",
+        )
+    grid = hints.get("grid") or (math.isqrt(positions),) * 2
+    if math.prod(grid) != positions:
+        raise DataError(
+            f"a position embedding of {positions} patches is no {grid[0]}x{grid[1]} grid",
+            fix="use the checkpoint from before it was fixed to one image size",
+        )
+    plain: Interpolation = "offset" if official.layout == "official" else "size"
+    antialias = official.layout == "timm" or "register_tokens" in official.tensors
+    return {"grid": grid, "interpolation": hints.get("interpolation", "antialias" if antialias else plain)}
+
+
+def _rotary(official: OfficialState, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a config with rotary positions; which periods are meant, the file's own or those of float32."""
+    fields = {
+        "positions": "rope",
+        "grid": (14, 14),
+        "norm_eps": hints.get("norm_eps", _ROPE_EPS),
+        "rope_base": float(hints.get("rope_base", 100.0)),
+    }
+    stored = official.periods
+    if stored is None:
+        return fields
+    head_dim = 4 * stored.numel()
+    for exact in get_args(Periods):
+        if np.allclose(
+            stored.float().flatten().numpy(), periods_of(fields["rope_base"], head_dim, exact), rtol=1e-6, atol=0
+        ):
+            return fields | {"rope_periods": exact, "head_dim": head_dim}
+    raise DataError(
+        f"rope_embed.periods are {', '.join(f'{p:.4g}' for p in stored.flatten()[:3].tolist())} ...",
+        why=f"neither those of base {fields['rope_base']:g} nor these rounded to bfloat16",
+    )
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
@@ -344,22 +433,24 @@ def _depth(tensors: Mapping[str, Tensor]) -> int:
     return len(names)
 
 
-def arch_of(config: DinoV2Config) -> str:
+def arch_of(config: ViTConfig) -> str:
     """The official name of these shapes, or a descriptive one."""
     for name, known in ARCHITECTURES.items():
-        if replace(config, grid=known.grid, interpolation=known.interpolation, arch=name) == known:
+        chosen = {field: getattr(known, field) for field in ("grid", "interpolation", "rope_periods", "normalization")}
+        if replace(config, arch=name, **chosen) == known:
             return name
-    return f"dinov2_{config.width}x{config.depth}" + ("_reg" if config.registers else "")
+    family = "dinov3" if config.positions == "rope" else "dinov2"
+    return f"{family}_{config.width}x{config.depth}" + ("_reg" if config.registers and family == "dinov2" else "")
 
 
-def _shapes(config: DinoV2Config) -> dict[str, tuple[int, ...]]:
+def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """Official keys and shapes of an architecture."""
     with torch.device("meta"):
         return {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
 
 
 def _fit(
-    tensors: dict[str, Tensor], config: DinoV2Config, file_bytes: int | None
+    tensors: dict[str, Tensor], config: ViTConfig, file_bytes: int | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
     wanted, given = _shapes(config), tensors.keys()
@@ -384,7 +475,8 @@ def _fit(
                 why="it is a checkpoint of another model",
                 fix="edgekit models",
             )
-    require_floats({key: tensors[key] for key in wanted if key in given}, file_bytes)
+    made = 12 * config.width * config.depth if config.positions == "rope" else 0  # biases that most layouts leave out
+    require_floats({key: tensors[key] for key in wanted if key in given}, file_bytes and file_bytes + made)
     for key in wanted:
         tensors[key] = tensors[key].float()
         if not torch.isfinite(tensors[key]).all():

@@ -1,4 +1,4 @@
-"""The architecture of a DINOv2 model as data: what fixes a checkpoint's shapes, readable without torch."""
+"""The architecture of a vision transformer as data: what fixes a checkpoint's shapes, readable without torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,34 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from edgekit.artifact import IMAGENET_MEAN, IMAGENET_STD, SATELLITE_MEAN, SATELLITE_STD, Normalize, Preprocess
+from edgekit.errors import RecipeError
+
 Interpolation = Literal["offset", "antialias", "size"]
+Positions = Literal["learned", "rope"]
+Periods = Literal["float32", "bfloat16"]
+Normalization = Literal["imagenet", "satellite", "unit"]
 Ffn = Literal["mlp", "swiglu"]
+STATISTICS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "satellite": (SATELLITE_MEAN, SATELLITE_STD),
+    "unit": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 @dataclass(frozen=True)
-class DinoV2Config:
+class ViTConfig:
     """Everything that fixes the architecture.
 
-    `interpolation` names one of three ways in which position embeddings are resized in the field: "offset" (official
-    plain models: scale factor with 0.1 added, no antialias), "antialias" (official register models: target size, with
-    antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the (rows, columns) of
-    patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's own once baked.
+    `interpolation` names one of three ways in which learned position embeddings are resized in the field: "offset"
+    (official plain DINOv2: scale factor with 0.1 added, no antialias), "antialias" (official register models, and timm
+    for all: target size, with antialias), "size" (Hugging Face's Dinov2Model: target size, no antialias). `grid` is the
+    (rows, columns) of patches that the stored position embedding covers: 37x37 in the official checkpoints, the image's
+    own once baked.
+
+    With `positions` "rope" nothing is added to the patches; queries and keys are rotated by their patch's place instead
+    (see `edgekit.models.rope`). `rope_periods` says how exact the periods are: "float32" as Hugging Face and timm
+    compute them, "bfloat16" rounded to it as Meta's files store them.
     """
 
     arch: str
@@ -37,6 +53,10 @@ class DinoV2Config:
     grid: tuple[int, int] = (37, 37)
     interpolation: Interpolation = "offset"
     norm_eps: float = 1e-6  # of every LayerNorm
+    positions: Positions = "learned"
+    rope_base: float = 100.0  # ratio of the longest to the shortest period, nearly
+    rope_periods: Periods = "float32"
+    normalization: Normalization = "imagenet"  # of the pixels it was trained on; "unit": 0 to 1 as they are
 
     @property
     def ffn_hidden(self) -> int:
@@ -51,10 +71,16 @@ class DinoV2Config:
         return self.width // self.heads
 
     @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches: the class token and the registers."""
+        return 1 + self.registers
+
+    @property
     def parameters(self) -> int:
         """Number of parameters, mask token included: four times as many bytes in float32."""
         d, f = self.width, self.ffn_hidden
-        tokens = (2 + 1 + self.grid[0] * self.grid[1] + self.registers) * d  # CLS, mask, positions, registers
+        positions = 1 + self.grid[0] * self.grid[1] if self.positions == "learned" else 0
+        tokens = (2 + positions + self.registers) * d  # CLS, mask, positions, registers
         patches = (3 * self.patch**2 + 1) * d
         attention = (d + 1) * 3 * d + (d + 1) * d
         feed_forward = (d + 1) * f * (1 if self.ffn == "mlp" else 2) + (f + 1) * d
@@ -63,24 +89,95 @@ class DinoV2Config:
 
     def tokens(self, height: int, width: int) -> int:
         """Sequence length N = 1 + R + patches for an image of that many pixels."""
-        return 1 + self.registers + (height // self.patch) * (width // self.patch)
+        return self.prefix + (height // self.patch) * (width // self.patch)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches of an image of that many pixels.
+
+        Raises:
+            RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
+        """
+        return grid_of(height, width, self.patch)
+
+    def preprocess(self, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
+        """How images become input of that many pixels.
+
+        Raises:
+            RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
+        """
+        self.grid_of(height, width)
+        mean, std = STATISTICS[self.normalization]
+        transform = Preprocess.for_size(height, width, normalize=normalize)
+        return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch})
 
 
-_SIZES: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, heads, feed-forward
+def family_of_config(config: ViTConfig) -> str:
+    """ "DINOv3", "DINOv2 with registers" or "DINOv2"."""
+    if config.positions == "rope":
+        return "DINOv3"
+    return "DINOv2 with registers" if config.registers else "DINOv2"
+
+
+def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """(rows, columns) of patches of an image of that many pixels.
+
+    Raises:
+        RecipeError: a side is not a positive multiple of `patch`; names the nearest size that is.
+    """
+    if min(height, width) <= 0 or height % patch or width % patch:
+        near = [max(patch, round(side / patch) * patch) for side in (height, width)]
+        raise RecipeError(
+            f"image size {height}x{width} is not a positive multiple of {patch}",
+            why=f"the model cuts images into patches of {patch}x{patch} pixels",
+            fix=f"--image-size {near[0]}" + (f"x{near[1]}" if height != width else ""),
+        )
+    return height // patch, width // patch
+
+
+_DINOV2: tuple[tuple[str, int, int, int, Ffn], ...] = (  # name, width, depth, heads, feed-forward
     ("vits14", 384, 12, 6, "mlp"),
     ("vitb14", 768, 12, 12, "mlp"),
     ("vitl14", 1024, 24, 16, "mlp"),
     ("vitg14", 1536, 40, 24, "swiglu"),
 )
 
-ARCHITECTURES: dict[str, DinoV2Config] = {
-    config.arch: config
-    for name, width, depth, heads, ffn in _SIZES
-    for config in (
-        DinoV2Config(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
-        DinoV2Config(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
+# Source: facebookresearch/dinov3, dinov3/hub/backbones.py: patches of 16, 4 registers, LayerNorm of epsilon 1e-5.
+_DINOV3: tuple[tuple[str, int, int, int, Ffn], ...] = (
+    ("vits16", 384, 12, 6, "mlp"),
+    ("vits16plus", 384, 12, 6, "swiglu"),
+    ("vitb16", 768, 12, 12, "mlp"),
+    ("vitl16", 1024, 24, 16, "mlp"),
+    ("vitl16plus", 1024, 24, 16, "swiglu"),
+    ("vith16plus", 1280, 32, 20, "swiglu"),
+)
+
+
+def _dinov3(name: str, width: int, depth: int, heads: int, ffn: Ffn) -> ViTConfig:
+    """A distilled DINOv3; `grid` is that of 224 pixels and says nothing, since no table of positions is stored."""
+    hidden = 4 * width if ffn == "swiglu" else 0  # of each half: ratio 6 * 2/3
+    return ViTConfig(
+        f"dinov3_{name}",
+        width,
+        depth,
+        heads,
+        ffn,
+        hidden,
+        registers=4,
+        patch=16,
+        grid=(14, 14),
+        norm_eps=1e-5,
+        positions="rope",
     )
-}
+
+
+ARCHITECTURES: dict[str, ViTConfig] = {
+    config.arch: config
+    for name, width, depth, heads, ffn in _DINOV2
+    for config in (
+        ViTConfig(f"dinov2_{name}", width, depth, heads, ffn, interpolation="offset"),
+        ViTConfig(f"dinov2_{name}_reg", width, depth, heads, ffn, registers=4, interpolation="antialias"),
+    )
+} | {config.arch: config for config in (_dinov3(*size) for size in _DINOV3)}
 
 _MOST = {  # of what any file may claim: the largest official model has 1536 channels, 40 blocks and 4 registers
     "width": 16_384,
@@ -93,10 +190,10 @@ _MOST = {  # of what any file may claim: the largest official model has 1536 cha
 _MAY_BE_ZERO = ("hidden", "registers")
 _MOST_ROWS = 1024  # of a grid of patches: images of 14336 pixels
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{0,100}")  # "" of one that is not known yet
-_FIELDS = fields(DinoV2Config)
+_FIELDS = fields(ViTConfig)
 
 
-def config_of(values: Mapping[str, Any]) -> DinoV2Config:
+def config_of(values: Mapping[str, Any]) -> ViTConfig:
     """The architecture that a file describes: each field of its own type, and within what a model can have.
 
     Raises:
@@ -109,20 +206,20 @@ def config_of(values: Mapping[str, Any]) -> DinoV2Config:
         where = ".".join(str(part) for part in first["loc"]) or "the config"
         shown = "" if first["type"] == "missing" else f" = {str(first['input'])[:60]!r}"
         raise ValueError(f"{where}{shown}: {first['msg']}") from None
-    config = DinoV2Config(**dict(found))
+    config = ViTConfig(**dict(found))
     require_possible(config)
     return config
 
 
 @cache
 def _typed() -> type[BaseModel]:
-    """The fields of `DinoV2Config` as a pydantic model, which takes no text for a number and no unknown field."""
-    hints = get_type_hints(DinoV2Config)
+    """The fields of `ViTConfig` as a pydantic model, which takes no text for a number and no unknown field."""
+    hints = get_type_hints(ViTConfig)
     given: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in _FIELDS}
     return create_model("Config", __config__=ConfigDict(extra="forbid", strict=True), **given)
 
 
-def require_possible(config: DinoV2Config) -> None:
+def require_possible(config: ViTConfig) -> None:
     """Raises ValueError where a number is none that a model can have, before anything of that size is made."""
     for name, most in _MOST.items():
         value = getattr(config, name)
@@ -132,6 +229,10 @@ def require_possible(config: DinoV2Config) -> None:
         raise ValueError(f"heads = {config.heads}: they do not divide the width, {config.width}")
     if len(config.grid) != 2 or not all(1 <= side <= _MOST_ROWS for side in config.grid):
         raise ValueError(f"grid = {str(config.grid)[:60]}: wanted are two numbers of patches, at most {_MOST_ROWS}")
+    if config.head_dim % 4 and config.positions == "rope":
+        raise ValueError(f"heads = {config.heads}: rotary positions need heads of a multiple of 4 channels")
+    if not (math.isfinite(config.rope_base) and config.rope_base > 1):
+        raise ValueError(f"rope_base = {config.rope_base}: wanted is a number above 1")
     if not (math.isfinite(config.norm_eps) and 0 < config.norm_eps < 1):
         raise ValueError(f"norm_eps = {config.norm_eps}: wanted is a number between 0 and 1")
     if not _NAME.fullmatch(config.arch):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgekit.errors import DataError
 from edgekit.files import read_text
-from edgekit.models.config import DinoV2Config, config_of
+from edgekit.models.config import ViTConfig, config_of
 
 MOST_JSON = 1_000_000  # bytes of a config.json, an index or a config in a header: none of the official ones has 0.1 MB
 _MOST_TENSORS = 100_000  # of one file; ViT-g has 500, a training checkpoint a few thousand
@@ -34,6 +34,8 @@ class HubConfig(BaseModel):
     num_hidden_layers: Count | None = None
     num_attention_heads: Count | None = None
     patch_size: Count | None = None
+    layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5  # of rotary models; DINOv2 has one value only
+    rope_theta: Annotated[float, Field(gt=1, le=1e6)] = 100.0
     num_register_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
 
 
@@ -52,6 +54,7 @@ class _About(BaseModel):
 
     licence: str = Field(default="", max_length=1000)
     origin: str = Field(default="", max_length=1000)
+    licence_text: str = Field(default="", max_length=100_000)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def hub_config(values: Mapping[str, Any], path: Path) -> HubConfig:
         raise DataError(f"{path}: {_first(error)}", why="no model can be built of that", fix=_AGAIN) from None
 
 
-def require_same(config: DinoV2Config, said: HubConfig) -> None:
+def require_same(config: ViTConfig, said: HubConfig) -> None:
     """Raises DataError where a config.json says other numbers than the shapes of the tensors."""
     wanted = {
         "hidden_size": config.width,
@@ -107,7 +110,7 @@ def require_same(config: DinoV2Config, said: HubConfig) -> None:
             )
 
 
-def config_in_header(text: str, path: Path) -> tuple[DinoV2Config, dict[str, str]]:
+def config_in_header(text: str, path: Path) -> tuple[ViTConfig, dict[str, str]]:
     """The architecture in the header of a file that edgekit wrote, and its licence and origin.
 
     Raises:

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.errors import DataError
+from edgekit.files import read_text
+
+DINOV3 = "DINOv3-License"
+FAIR = "FAIR-Noncommercial"
+SHIPPED = ("Apache-2.0", "MIT", "CC-BY-NC-4.0")  # whose texts a bundle can be given without the checkpoint's own
 _SPDX = {
     "apache-2.0": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
@@ -15,10 +21,14 @@ _SPDX = {
     "cc-by-nc-4.0": "CC-BY-NC-4.0",
     "cc-by-nc-sa-4.0": "CC-BY-NC-SA-4.0",
     "bsd-3-clause": "BSD-3-Clause",
+    "dinov3-license": DINOV3,
+    "fair-noncommercial-research-license": FAIR,
 }
 _TEXTS = (  # how the texts of licences begin
     ("Apache License", "Apache-2.0"),
     ("MIT License", "MIT"),
+    ("DINOv3 License", DINOV3),
+    ("FAIR Noncommercial Research License", FAIR),
     ("Attribution-NonCommercial 4.0 International", "CC-BY-NC-4.0"),
     ("Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA-4.0"),
 )
@@ -45,8 +55,33 @@ def licence_in_folder(folder: Path, described: Mapping[str, Any]) -> str:
     for values in (described, pretrained if isinstance(pretrained, Mapping) else {}):
         if isinstance(values.get("license"), str) and values["license"]:
             return named(values["license"])
-    return _of_card(folder / "README.md") or next(
-        (_of_text(path) for path in sorted(folder.glob("LICEN[CS]E*")) if path.is_file()), ""
+    return _of_card(folder / "README.md") or licence_of_text(folder)[0]
+
+
+def licence_of_text(folder: Path) -> tuple[str, str]:
+    """Name and whole text of the licence that lies in a folder, ("", "") where none does.
+
+    Raises:
+        DataError: its file is longer than any licence, or is not UTF-8.
+    """
+    for path in sorted(folder.glob("LICEN[CS]E*")):
+        if path.is_file():
+            return _of_text(path), read_text(path)
+    return "", ""
+
+
+def require_text(path: Path, licence: str, text: str) -> None:
+    """Refuse weights of the DINOv3 family whose licence is not known or has to go with every copy, and does not.
+
+    Raises:
+        DataError: there is no text, and none that edgekit has is meant.
+    """
+    if text or licence in SHIPPED:
+        return
+    raise DataError(
+        f"{path} comes without its licence",
+        why="whatever is made of DINOv3's weights may only be passed on with a copy of the DINOv3 License",
+        fix=f"put the LICENSE.md of the place where you accepted it into {path if path.is_dir() else path.parent}",
     )
 
 

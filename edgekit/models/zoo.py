@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.models.config import ARCHITECTURES, DinoV2Config, Interpolation
+from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig, family_of_config
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
-from edgekit.models.sources import HubSource, Source, UrlSource, WheelSource
+from edgekit.models.licences import DINOV3, require_text
+from edgekit.models.sources import GatedSource, HubSource, Source, UrlSource, WheelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "unknown: the file does not say"
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
+_ORIGIN_DINOV3 = "facebookresearch/dinov3 (Siméoni et al. 2025)"
 _ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
 
 
@@ -34,12 +36,17 @@ class ZooEntry:
     """
 
     name: str
-    config: DinoV2Config
+    config: ViTConfig
     sources: tuple[Source, ...]
     licence: str
     origin: str
     aliases: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """ "DINOv3", "DINOv2 with registers" or "DINOv2"."""
+        return family_of_config(self.config)
 
     @property
     def sha256(self) -> str | None:
@@ -78,6 +85,7 @@ class LoadedModel:
     rest: dict[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
     described: dict[str, Any] = field(default_factory=dict)
+    licence_text: str = ""  # where the licence wants to go with every copy
 
 
 # SHA-256 of the official files, as pinned by the conversion scripts of finegrain-ai/refiners and, for ViT-S, by several
@@ -133,7 +141,29 @@ _DEMO = ZooEntry(
     heads=("saliency",),
 )
 
-ENTRIES: tuple[ZooEntry, ...] = (_DEMO, *map(_official, ARCHITECTURES), *map(_hub, ARCHITECTURES))
+
+def _timm(arch: str) -> ZooEntry:
+    """The same weights as timm runs them: it resizes all position embeddings with antialias."""
+    size, registers = _HUB_SIZES[arch.split("_")[1]], "_reg4" if arch.endswith("_reg") else ""
+    name = f"vit_{size}_patch14{registers}_dinov2.lvd142m"
+    config = replace(ARCHITECTURES[arch], interpolation="antialias")
+    return ZooEntry(name, config, (HubSource(f"timm/{name}"),), "Apache-2.0", _ORIGIN)
+
+
+def _gated(arch: str) -> ZooEntry:
+    """A DINOv3 model, which only its user can get: he has to accept the licence for himself."""
+    data = "lvd1689m"
+    source = GatedSource(f"https://huggingface.co/facebook/{arch.replace('_', '-')}-pretrain-{data}")
+    return ZooEntry(arch, ARCHITECTURES[arch], (source,), DINOV3, _ORIGIN_DINOV3)
+
+
+ENTRIES: tuple[ZooEntry, ...] = (
+    _DEMO,
+    *map(_official, _OFFICIAL_SHA256),
+    *map(_hub, _OFFICIAL_SHA256),
+    *map(_timm, _OFFICIAL_SHA256),
+    *(_gated(arch) for arch in ARCHITECTURES if arch not in _OFFICIAL_SHA256),
+)
 
 
 def entries() -> tuple[ZooEntry, ...]:
@@ -186,12 +216,28 @@ def place_of(model: str | Path) -> str:
     return str(path_of(model) or model)
 
 
-def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = None) -> LoadedModel:
+def refuse_gated(entry: ZooEntry) -> None:
+    """Raises DataError where only the user can get a checkpoint, and says how."""
+    if isinstance(source := entry.sources[0], GatedSource):
+        raise DataError(
+            f"{entry.name} is not fetched by edgekit",
+            why=f"its licence ({entry.licence}) has to be accepted by whoever uses it",
+            fix=f"accept it at {source.describe()}, download the folder with its LICENSE.md, and pass --model FOLDER",
+        )
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    notify: Callable[[str], None] | None = None,
+    interpolation: Interpolation | Literal["auto"] = "auto",
+) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
     Args:
         name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
+        interpolation: how positions are resized to another image size; "auto" as the checkpoint's own library does.
 
     Raises:
         RecipeError: unknown model, with the nearest names.
@@ -200,10 +246,19 @@ def load(name_or_path: str | Path, *, notify: Callable[[str], None] | None = Non
     """
     if find_spec("torch") is None:
         raise BackendMissing(f"loading {name_or_path} needs torch", fix="pip install 'edgekit[torch]'")
+    loaded = _load(name_or_path, notify)
+    if interpolation != "auto":
+        loaded.model.config = replace(loaded.model.config, interpolation=interpolation)
+    return loaded
+
+
+def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> LoadedModel:
+    """A model as its checkpoint has it."""
     path = path_of(name_or_path)
     if path is not None:
         return _loaded(path, name=path.name, source=str(path), licence=_UNKNOWN, origin="local checkpoint")
     entry = find(str(name_or_path))
+    refuse_gated(entry)
     attempts: list[str] = []
     for place, source in enumerate(entry.sources):
         if place and not source.pinned:  # blocking one host must not be enough to choose the weights
@@ -242,7 +297,7 @@ def _loaded(
     source: str,
     licence: str,
     origin: str,
-    config: DinoV2Config | None = None,
+    config: ViTConfig | None = None,
     attempts: tuple[str, ...] = (),
 ) -> LoadedModel:
     from edgekit.models.checkpoint import load_checkpoint
@@ -252,6 +307,8 @@ def _loaded(
         known_licence, known_origin = _of_family(checkpoint, name)
         licence, origin = known_licence or licence, known_origin or origin
     licence, origin = checkpoint.licence or licence, checkpoint.origin or origin
+    if checkpoint.config.positions == "rope":
+        require_text(path, licence, checkpoint.licence_text)
     return LoadedModel(
         checkpoint.model(),
         name,
@@ -264,6 +321,7 @@ def _loaded(
         checkpoint.rest,
         checkpoint.prefix,
         checkpoint.described,
+        checkpoint.licence_text,
     )
 
 

@@ -46,6 +46,8 @@ class Materials:
 
     def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.out, self._watcher = recipe, loaded, out, watcher
+        for size in recipe.image_size:
+            self.preprocess(size)  # refuses what the model cannot take
         self._samples = samples_that_fit(recipe)
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
         self.heads = read_heads(self.wanted, loaded)
@@ -62,7 +64,7 @@ class Materials:
 
     def preprocess(self, size: Size) -> Preprocess:
         """How images become input of this size."""
-        return Preprocess.for_size(*size, normalize=self.recipe.normalize)
+        return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
 
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
@@ -278,6 +280,7 @@ class Materials:
             partial(run_with_heads, self.model(size), self.heads),  # type: ignore[arg-type]
             images.pixel_values,
             _BATCH,  # type: ignore[arg-type]
+            patch=images.preprocess.patch,
             names=images.paths,
             groups=images.groups,
             progress=lambda done, total: self._watcher.stage("reference features", done, total),

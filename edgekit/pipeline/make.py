@@ -117,6 +117,7 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
         runner,
         images.pixel_values,
         batch,
+        patch=images.preprocess.patch,
         names=images.paths,
         groups=images.groups,
         progress=lambda done, total: watcher.stage(f"{job.name}: drift", done, total),

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Manifest
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.heads.own import own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_head, read_heads
 from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
+from edgekit.models.config import ViTConfig
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
@@ -50,8 +51,11 @@ def located(recipe: Recipe) -> Recipe:
     """The same recipe with absolute paths: what a manifest keeps of it means the same in another folder.
 
     Raises:
-        RecipeError: its model is neither a name of the zoo nor a file or folder.
+        RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
+    if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
+        for size in recipe.image_size:
+            zoo.find(recipe.model).config.grid_of(*size)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
     return recipe.model_copy(
@@ -106,11 +110,11 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     if find_spec("torch") is None:
         raise BackendMissing(f"loading {recipe.model} needs torch", fix="pip install 'edgekit[torch]'")
     watcher.stage(f"look at {recipe.model}")
-    about = _model(recipe, out, refuse_other=not plans_only)
+    config, about = _model(recipe, out, refuse_other=not plans_only)
     found = {key: text for key, text in about.items() if text}
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
-        calibration, evaluation = _images(recipe, size, watcher, judged=not plans_only)
+        calibration, evaluation = _images(recipe, config, size, watcher, judged=not plans_only)
         suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
         if evaluation is not None:
@@ -121,11 +125,12 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     return Preflight(recipe, jobs, plans, found, doomed)
 
 
-def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> dict[str, str]:
+def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig, dict[str, str]]:
     """Load the checkpoint and its heads if it is on this machine; of one that is not, only what its entry tells."""
     path = zoo.path_of(recipe.model)
     entry = None if path else zoo.find(recipe.model)
     if entry and entry.sources[0].cached() is None:
+        zoo.refuse_gated(entry)
         if refuse_other and entry.sha256:
             refuse_other_model(out, entry.name, entry.sha256)
         for source in recipe.heads.values():
@@ -133,22 +138,25 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> dict[str, str]:
                 read_head(Path(source), entry.config)
         where = f"{entry.size_mb} MB from {entry.sources[0].describe()}"
         about = f"{entry.name}, not on this machine yet: {where}"
-        return {"model": about, "heads": ", ".join(recipe.heads)}
-    loaded = zoo.load(recipe.model)
+        return entry.config, {"model": about, "heads": ", ".join(recipe.heads)}
+    loaded = zoo.load(recipe.model, interpolation=recipe.interpolation)
     if refuse_other:
-        refuse_other_model(out, loaded.name, loaded.sha256)
+        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
     wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
     read_heads(wanted, loaded)
-    about = f"{loaded.name}, {loaded.model.config.parameters / 1e6:.1f} M parameters, read from {path or loaded.source}"
-    return {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
+    config = loaded.model.config
+    about = f"{loaded.name}, {config.parameters / 1e6:.1f} M parameters, read from {path or loaded.source}"
+    return config, {"model": "; ".join([about, *remarks(wanted, loaded)]), "heads": ", ".join(wanted)}
 
 
-def _images(recipe: Recipe, size: Size, watcher: Watcher, *, judged: bool) -> tuple[ImageSet, ImageSet | None]:
+def _images(
+    recipe: Recipe, config: ViTConfig, size: Size, watcher: Watcher, *, judged: bool
+) -> tuple[ImageSet, ImageSet | None]:
     """The first images of both sets, as a build would draw them; more of them where some cannot be read.
 
     A quantization judges nothing: it has no evaluation images.
     """
-    transform = Preprocess.for_size(*size, normalize=recipe.normalize)
+    transform = config.preprocess(*size, normalize=recipe.normalize)
     samples = samples_that_fit(recipe)
 
     def read(source: str, split: Split, count: int, disjoint_from: ImageSet | None = None) -> ImageSet:
@@ -197,8 +205,11 @@ def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> di
     return {job.name: why for job in jobs if job.integer and not job.blocked}
 
 
-def refuse_other_model(out: Path, name: str, sha256: str) -> None:
-    """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`."""
+def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "") -> None:
+    """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`.
+
+    The same with positions resized in another way is another model, too; "" is not looked at.
+    """
     if not (out / "manifest.json").exists():
         return
     other = Manifest.read(out).model
@@ -206,5 +217,11 @@ def refuse_other_model(out: Path, name: str, sha256: str) -> None:
         raise DataError(
             f"{out} holds a build of {other.get('name')}, not of {name}",
             why="a build folder belongs to one checkpoint",
+            fix="--out ANOTHER_FOLDER",
+        )
+    resized = other.get("config", {}).get("interpolation", interpolation)
+    if interpolation and resized != interpolation:
+        raise DataError(
+            f"{out} holds a build of {name} whose positions are resized as {resized!r}, not {interpolation!r}",
             fix="--out ANOTHER_FOLDER",
         )

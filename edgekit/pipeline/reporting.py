@@ -146,12 +146,16 @@ def _panels(manifest: Manifest, measured: Measured, materials: Materials, watche
     features: dict[str, Features] = {}
     if reference == REFERENCE:
         base = materials.reference(size)
-        features[REFERENCE] = Features(base.tokens[show], base.grid, tuple(images.paths[i] for i in show))
+        features[REFERENCE] = Features(
+            base.tokens[show], base.grid, tuple(images.paths[i] for i in show), patch=base.patch
+        )
     for row in rows:
         watcher.stage(f"report: pictures of {row.name}")
         try:
             runner = get_backend(row.format).runner(materials.artifact_of(row))
-            features[row.name] = features_of(runner, images.pixel_values[show], names=[images.paths[i] for i in show])
+            features[row.name] = features_of(
+                runner, images.pixel_values[show], patch=images.preprocess.patch, names=[images.paths[i] for i in show]
+            )
         except EdgekitError as error:
             watcher.note(f"no pictures of {row.name}: {error}")
     head = next(iter(decoders_of(materials.loaded)), None)

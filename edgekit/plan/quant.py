@@ -23,7 +23,7 @@ from edgekit.errors import DataError
 from edgekit.files import sealed, sealed_path
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
 
 PLAN_SCHEMA = "edgekit.plan/1"
 LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
@@ -163,7 +163,7 @@ def dither(tokens: int, scale: float) -> np.ndarray:
 class QuantPlan:
     """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
 
-    config: DinoV2Config
+    config: ViTConfig
     image_size: tuple[int, int]
     float_tensors: dict[str, np.ndarray]
     gemms: dict[str, GemmPlan]
@@ -329,7 +329,7 @@ def _static(entry: dict[str, Any]) -> StaticInput:
     return StaticInput(entry["scale"], entry["zero_point"])
 
 
-def gemm_names(config: DinoV2Config, *, patch_embed: bool = True) -> list[str]:
+def gemm_names(config: ViTConfig, *, patch_embed: bool = True) -> list[str]:
     """Names of all weight GEMMs in the order they run."""
     parts = ["attn.qkv", "attn.proj", *(["mlp.fc1", "mlp.fc2"] if config.ffn == "mlp" else ["mlp.w12", "mlp.w3"])]
     names = [f"blocks.{i}.{part}" for i in range(config.depth) for part in parts]

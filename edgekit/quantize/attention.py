@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.plan.quant import MatmulPlan
-from edgekit.surgery.balance_keys import balance_keys
+from edgekit.surgery.balance_keys import alike_in_pairs, balance_keys
 
 if TYPE_CHECKING:
     from edgekit.models.vit import Block
@@ -34,9 +34,14 @@ def plan_products(name: str, block: Block, outputs: Iterable[Tensor]) -> MatmulP
     """
     width = block.attn.proj.in_features
     peak = torch.zeros(3 * width)
+    turned = block.attn.rotation is not None
     for y in outputs:
-        peak = torch.maximum(peak, y.abs().amax((0, 1)))
+        # what is multiplied are the turned queries and keys
+        parts = [x.transpose(1, 2).flatten(2) for x in block.attn.split_heads(y)] if turned else [y]
+        peak = torch.maximum(peak, torch.cat(parts, dim=-1).abs().amax((0, 1)))
     query, key, value = (part.clamp(min=_LEAST * float(part.max()) + _LEAST) for part in peak.chunk(3))
+    if turned:
+        query, key = (alike_in_pairs(part, block.attn.heads) for part in (query, key))
     scale = (key / query).sqrt()
     balance_keys(block, scale)
     scales = (

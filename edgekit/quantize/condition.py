@@ -25,6 +25,7 @@ from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.stages import Stage, State, stages_of
 from edgekit.surgery.balance_values import balance_values
 from edgekit.surgery.centre_keys import centre_keys
+from edgekit.surgery.centre_turned_keys import centre_turned_keys
 from edgekit.surgery.centre_values import centre_values
 from edgekit.surgery.scale_hidden import scale_hidden
 from edgekit.surgery.smooth_norm import smooth_norm
@@ -64,7 +65,7 @@ class InputChoice:
 def observe(
     block: Block, stream: Iterable[Tensor], special: int, images: int
 ) -> tuple[dict[str, InputObserver], Tensor]:
-    """Statistics of every GEMM input of a float block, and the mean key (D,).
+    """Statistics of every GEMM input of a float block, and the mean key (D,), turned where positions are rotary.
 
     Args:
         block: before its surgery.
@@ -81,7 +82,10 @@ def observe(
             observers[stage.part].update(inputs)
             outputs = stage.linear(inputs)
             if stage.part == "attn.qkv":
-                keys += outputs.chunk(3, -1)[1].double().mean(1).sum(0)
+                key = outputs.chunk(3, -1)[1]
+                if block.attn.rotation is not None:
+                    key = block.attn.split_heads(outputs)[1].transpose(1, 2).flatten(2)
+                keys += key.double().mean(1).sum(0)
             state = stage.advance(state, outputs)
     return observers, (keys / images).float()
 
@@ -106,8 +110,10 @@ def condition(
         registers: number of register tokens; decides on token groups when the recipe leaves it open.
     """
     choices = {}
-    if recipe.centre_keys:
+    if recipe.centre_keys and block.attn.rotation is None:
         centre_keys(block, mean_key)
+    elif recipe.centre_keys and recipe.level == "all":  # else keys stay float, and a subtraction gains nothing
+        centre_turned_keys(block, mean_key)
     for stage in stages_of(block):
         observer = observers[stage.part]
         rows, special, owners = observer.sample()

@@ -14,7 +14,7 @@ from edgekit.graph.emitter import Conv, Tensors
 from edgekit.graph.heads import Head, emit_heads
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
 from edgekit.metrics import decibel
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.models.vit import DinoV2
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.quantize.ranges import static_input
@@ -159,7 +159,7 @@ class _Layer:
 class _Watch(TorchEmitter):
     """Notes the layers that are worth integers, and the ranges of what goes in and out of the convolutions."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
         super().__init__(config, tensors)
         self.layers: dict[str, _Layer] = {}
         self._last: tuple[Tensor | None, str] = None, ""

@@ -13,7 +13,6 @@ from typing_extensions import override
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Frozen, Preprocess
 from edgekit.errors import DataError
 from edgekit.measure.terms import Centre, Terms, patch_sum, terms_of
-from edgekit.recipe import PATCH
 from edgekit.shards import files
 from edgekit.shards.model import Run, fingerprint, open_model
 from edgekit.shards.plan import Shard
@@ -54,8 +53,8 @@ class _OneFile(Frozen):
     @property
     def patches(self) -> int:
         """The number of patches of an image."""
-        height, width = self.reference.preprocess.input_size
-        return (height // PATCH) * (width // PATCH)
+        rows, columns = self.reference.preprocess.grid
+        return rows * columns
 
 
 class CentreTask(_OneFile):

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from edgekit.artifact import OUTPUT_NAMES, Frozen
 from edgekit.errors import DataError
-from edgekit.recipe import PATCH
 from edgekit.shards import files
 from edgekit.shards.model import Model, Run, fingerprint, open_model
 from edgekit.shards.plan import Shard
@@ -124,7 +123,7 @@ class EmbedTask(Frozen):
         """The kept tokens: (B, rows, columns, D) patches, or all (B, 1 + R + P, D)."""
         if self.tokens == "all":
             return hidden
-        rows, columns = (side // PATCH for side in self.model.preprocess.input_size)
+        rows, columns = self.model.preprocess.grid
         if hidden.shape[1] < 1 + rows * columns:
             raise DataError(
                 f"{self.model.name} put out {hidden.shape[1]} tokens", why=f"1 + {rows} * {columns} or more are needed"

@@ -1,4 +1,7 @@
-"""Exact float rewrites: each takes a baked DinoV2 and returns an equal function that quantizes better."""
+"""Exact float rewrites: each takes a baked model and returns an equal function that quantizes better.
+
+A rewrite that is exact for some architectures only says for which: `valid_for(config)` of its module.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2, DinoV2Config
+    from edgekit.models.vit import DinoV2, ViTConfig
 
 
 def state_of(model: DinoV2) -> dict[str, np.ndarray]:
@@ -19,8 +22,8 @@ def state_of(model: DinoV2) -> dict[str, np.ndarray]:
     return tensors
 
 
-def restore(config: DinoV2Config, tensors: dict[str, np.ndarray]) -> DinoV2:
-    """Rebuild a rewritten model: absent LayerScale means folded, present `fc2_gain` / `unrotate` are set."""
+def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> DinoV2:
+    """Rebuild a rewritten model: absent LayerScale is folded, present `fc2_gain`, `key_centre`, `unrotate` are set."""
     import torch
     from torch import nn
 
@@ -32,6 +35,8 @@ def restore(config: DinoV2Config, tensors: dict[str, np.ndarray]) -> DinoV2:
         for scale in ("ls1", "ls2"):
             if f"blocks.{i}.{scale}.gamma" not in tensors:
                 setattr(block, scale, nn.Identity())
+        if f"blocks.{i}.attn.key_centre" in tensors:
+            block.attn.key_centre = nn.Parameter(torch.empty(config.width))
         if f"blocks.{i}.mlp.fc2_gain" in tensors:
             block.mlp.fc2_gain = nn.Parameter(torch.empty(config.ffn_hidden))
     if "unrotate" in tensors:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from edgekit.models.config import ViTConfig
     from edgekit.models.vit import Mlp
+
+
+def valid_for(config: ViTConfig) -> bool:
+    """Whether the hidden channels are those of a GELU; a gated MLP multiplies them already."""
+    return config.ffn == "mlp"
 
 
 @torch.no_grad()

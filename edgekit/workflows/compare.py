@@ -83,6 +83,7 @@ def drift_between(
         return features_of(
             runner,
             images.pixel_values,
+            patch=images.preprocess.patch,
             names=images.paths,
             groups=images.groups,
             progress=lambda done, total: watcher.stage(artifact.name, done, total),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Preprocess
+from edgekit.artifact import OUTPUT_NAMES
 from edgekit.errors import DataError
 from edgekit.files import atomic_path
 from edgekit.images.curation import curate
@@ -75,7 +75,7 @@ def curate_folder(
             name=loaded.name,
             place=zoo.place_of(embedding.model),
             sha256=loaded.sha256,
-            preprocess=Preprocess.for_size(embedding.side, embedding.side),
+            preprocess=loaded.model.config.preprocess(embedding.side, embedding.side),
         ),
     )
     del loaded

@@ -286,12 +286,12 @@ def _trained(
     if running.keep == "all":
         for member, student in trained.members.items():
             path = out / "members" / f"{member.replace(' ', '_')}.safetensors"
-            save_checkpoint(student.backbone, path, licence=licence, origin=origin)
+            save_checkpoint(student.backbone, path, licence=licence, origin=origin, licence_text=loaded.licence_text)
     rows = []
     for graduate, init in zip(trained.graduates, prepared.inits, strict=True):
         file = "student.safetensors" if len(groups) == 1 else f"student_{graduate.group}.safetensors"
         model = graduate.student.backbone.cpu()
-        save_checkpoint(model, out / file, licence=licence, origin=origin)
+        save_checkpoint(model, out / file, licence=licence, origin=origin, licence_text=loaded.licence_text)
         rows.append(
             GraduateRow(
                 name=graduate.group,

@@ -67,7 +67,8 @@ def embed_folder(
         )
     loaded = load(model, threads)
     found = load_set(images, loaded.artifact.preprocess, samples=samples, split="evaluation")
-    features = features_of(loaded.runner, found.pixel_values, batch, names=found.paths, progress=progress)
+    patch = found.preprocess.patch
+    features = features_of(loaded.runner, found.pixel_values, batch, patch=patch, names=found.paths, progress=progress)
     match tokens:
         case "cls":
             values = features.cls

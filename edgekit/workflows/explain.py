@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Manifest
 from edgekit.errors import DataError
 from edgekit.images import load_set
 from edgekit.pipeline.plans import main_plan
@@ -53,7 +53,7 @@ def explain_target(
     plan = QuantPlan.load(path)
     manifest = Manifest.read(folder) if folder else None
     normalize = Recipe.make(manifest.recipe).normalize if manifest else "host"
-    transform = Preprocess.for_size(*plan.image_size, normalize=normalize)
+    transform = plan.config.preprocess(*plan.image_size, normalize=normalize)
     images = load_set(
         evaluation,
         transform,
@@ -77,7 +77,7 @@ def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict
     from edgekit.quantize.ablate import ablate
 
     recipe = Recipe.make(manifest.recipe)
-    materials = Materials(recipe, zoo.load(recipe.model), folder, watcher)
+    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), folder, watcher)
     size = recipe.image_size[0]
     return ablate(
         materials.model(size),

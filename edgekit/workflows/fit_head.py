@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import Preprocess
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
 from edgekit.images import load_set
@@ -44,7 +43,7 @@ def fit_folder(
     backbone = zoo.load(model, notify=watcher.note).model.bake(*size)
     images = load_set(
         source,
-        Preprocess.for_size(*size),
+        backbone.config.preprocess(*size),
         samples=None,
         seed=seed,
         progress=lambda done, total: watcher.stage("images", done, total),

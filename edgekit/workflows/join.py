@@ -54,7 +54,7 @@ def join_sizes(
     """
     recipe = Recipe.make(Manifest.read(build).recipe)
     recipe = recipe.model_copy(update={"evaluation_samples": samples})
-    materials = Materials(recipe, zoo.load(recipe.model), build, watcher)
+    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), build, watcher)
     backend = CoreMlBackend()
     name = backend.filename(precision, "standard")
     path_in_build = f"{backend.format}/{name}"
@@ -92,10 +92,10 @@ def at_size(plan: QuantPlan, model: DinoV2) -> QuantPlan:
             fix='rotate = "off" in the recipe',
         )
     height, width = (side * model.config.patch for side in model.config.grid)
-    position = model.pos_embed.detach().numpy()
+    position = {} if model.rotation is not None else {"pos_embed": model.pos_embed.detach().numpy()}
     return replace(
         plan,
         config=replace(plan.config, grid=model.config.grid),
         image_size=(height, width),
-        float_tensors={**plan.float_tensors, "pos_embed": position},
+        float_tensors={**plan.float_tensors, **position},
     )

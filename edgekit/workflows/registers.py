@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.artifact import Preprocess
-from edgekit.errors import DataError
+from edgekit.errors import DataError, RecipeError
 from edgekit.heads.own import decoders_of
 from edgekit.images.boxes import Box, read_boxes
 from edgekit.images.demo import DEMO
@@ -58,7 +58,7 @@ def compare_registers(
     models, side = [zoo.load(name) for name in (a, b)], options.side
     names = [model.name for model in models]
     names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)] if names[0] == names[1] else names
-    shown = load_set(images, Preprocess.for_size(side, side), samples=options.samples, split="evaluation")
+    shown = load_set(images, _transform(models, side), samples=options.samples, split="evaluation")
     truth = {} if options.boxes is None else _truth(options.boxes, images, shown)
     looked = [_look(name, model, shown, progress) for name, model in zip(names, models, strict=True)]
     targets = [target(name, given, (side, side)) for name, given in zip(names, (a, b), strict=True)]
@@ -95,6 +95,17 @@ def compare_registers(
         speedup=second.speedup if second else None,
     )
     return report, (looked[0], looked[1]), shown
+
+
+def _transform(models: Sequence[LoadedModel], side: int) -> Preprocess:
+    """How both models want their images; RecipeError where they want them prepared in two ways."""
+    first, second = (model.model.config.preprocess(side, side) for model in models)
+    if (first.mean, first.std) != (second.mean, second.std):
+        raise RecipeError(
+            f"{models[0].name} and {models[1].name} cannot look at the same pixels",
+            why="they were trained with other means and deviations",
+        )
+    return first
 
 
 def _look(name: str, model: LoadedModel, images: ImageSet, progress: Progress | None) -> Looked:

@@ -66,7 +66,8 @@ def visualize(
                 why="only artifacts that are fed the same pixels can be shown side by side",
             )
         report = None if progress is None else _stage(progress, name)
-        features[name] = features_of(loaded.runner, found.pixel_values, names=found.paths, progress=report)
+        patch = found.preprocess.patch
+        features[name] = features_of(loaded.runner, found.pixel_values, patch=patch, names=found.paths, progress=report)
     maps = None
     if options.attention is not None:
         shown = _attention(options.attention, found, features[first.artifact.name], options.show)

@@ -10,11 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgekit.models.vit import ARCHITECTURES, DinoV2, DinoV2Config, SwiGluFfn
+from edgekit.models.vit import ARCHITECTURES, DinoV2, SwiGluFfn, ViTConfig
 
-TINY = DinoV2Config("tiny", width=128, depth=2, heads=2, grid=(5, 5), interpolation="offset")
+TINY = ViTConfig("tiny", width=128, depth=2, heads=2, grid=(5, 5), interpolation="offset")
 TINY_REG = replace(TINY, arch="tiny_reg", registers=4, interpolation="antialias")
 TINY_SWIGLU = replace(TINY_REG, arch="tiny_swiglu_reg", ffn="swiglu")
+TINY_ROPE = ViTConfig(
+    "tiny_rope", width=128, depth=2, heads=2, registers=4, patch=16, grid=(4, 4), norm_eps=1e-5, positions="rope"
+)
+TINY_ROPE_SWIGLU = replace(TINY_ROPE, arch="tiny_rope_swiglu", ffn="swiglu", hidden=256)
 
 
 @torch.no_grad()

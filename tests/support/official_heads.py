@@ -16,7 +16,7 @@ from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.heads.segmentation import LinearSegmenter
-from edgekit.models.vit import DinoV2, DinoV2Config
+from edgekit.models.vit import DinoV2, ViTConfig
 
 
 def layers_of(model: DinoV2, pixels: Tensor, indices: list[int], *, normed: bool) -> list[tuple[Tensor, Tensor]]:
@@ -176,7 +176,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def every_kind(config: DinoV2Config) -> dict[str, Head]:
+def every_kind(config: ViTConfig) -> dict[str, Head]:
     """One head of every kind, random, and of those with one layer or several both; for a config of four blocks."""
 
     def state(module: nn.Module) -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ def every_kind(config: DinoV2Config) -> dict[str, Head]:
     width, every = config.width, list(range(config.depth))
     rng = np.random.default_rng(0)
     gallery = {"gallery": rng.standard_normal((9, width)).astype(np.float32), "labels": rng.integers(0, 3, 9)}
-    decoder = randomised(SaliencyHead(width, (16, 8, 4)))
+    decoder = randomised(SaliencyHead(width, (16, 8, 4), 14))
     assert isinstance(decoder, SaliencyHead)
     return {
         "cls": LinearClassifier.from_state(state(Classifier(width, 1, 7)), config),

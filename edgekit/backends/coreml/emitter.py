@@ -6,6 +6,7 @@ Written in the final number type, so that no pass of coremltools rounds, renames
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,16 +35,15 @@ class CoreMlEmitter(CoreMlHeadEmitter):
 
     @override
     def prepend_tokens(self, patches: Var) -> Var:
-        position = self.tensors["pos_embed"]  # (1, 1 + P, D)
-        prefix = [self.tensors["cls_token"] + position[:, :1]]
-        if self.config.registers:  # which carry no position
-            prefix.append(self.tensors["register_tokens"])
         if self.options.batch == -1:  # nothing constant can stand in front of a number of images that is open
             pad, zero = [0, 0, self.prefix, 0, 0, 0], self.options.dtype(0)
             x = mb.pad(x=patches, pad=pad, mode="constant", constant_val=zero, name="tokens_padded")  # (B, N, D)
-            return mb.add(x=x, y=self.options.number(np.concatenate([*prefix, position[:, 1:]], axis=1)), name="tokens")
-        x = mb.add(x=patches, y=self.options.number(position[:, 1:]), name="patches_positioned")
-        tokens = self.options.number(np.concatenate(prefix, axis=1))  # (1, 1 + R, D)
+            added = np.concatenate([self.prefix_tokens, self.patch_positions], axis=1)
+            return mb.add(x=x, y=self.options.number(added), name="tokens")
+        x = patches
+        if self.learned_positions:
+            x = mb.add(x=patches, y=self.options.number(self.patch_positions), name="patches_positioned")
+        tokens = self.options.number(self.prefix_tokens)  # (1, 1 + R, D)
         return mb.concat(values=[mb.const(val=tokens, name="prefix_tokens"), x], axis=1, name="tokens")
 
     @override
@@ -58,6 +58,22 @@ class CoreMlEmitter(CoreMlHeadEmitter):
         shape = [self.options.batch, self.tokens, self.config.heads, self.config.head_dim]
         x = mb.reshape(x=x, shape=shape, name=f"{name}_heads")  # (B, N, H, d)
         return mb.transpose(x=x, perm=[0, 2, 1, 3], name=name)
+
+    @cached_property
+    def _tables(self) -> list[Var]:
+        """cos and sin (N, d), one constant each for all blocks."""
+        tables = zip(("cos", "sin"), self.rotation, strict=True)
+        return [mb.const(val=self.options.number(table), name=f"rope_{part}") for part, table in tables]
+
+    @override
+    def turn(self, name: str, x: Var, shift: np.ndarray | None) -> Var:
+        name, (cos, sin) = mil_name(name), self._tables
+        low, high = mb.split(x=x, num_splits=2, axis=3, name=f"{name}_halves")
+        swapped = mb.concat(values=[high, low], axis=3, name=f"{name}_swapped")
+        straight = mb.mul(x=x, y=cos, name=f"{name}_straight")
+        across = mb.mul(x=swapped, y=sin, name=f"{name}_across")
+        turned = mb.add(x=straight, y=across, name=f"{name}_turned")
+        return turned if shift is None else mb.add(x=turned, y=self.options.number(shift), name=f"{name}_shifted")
 
     @override
     def join_heads(self, name: str, x: Var) -> Var:

@@ -19,14 +19,14 @@ from edgekit.graph.gemms import GemmStrategy
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.quant import QuantPlan
 
 Gains = Mapping[str, np.ndarray]  # module path of a GEMM -> factors (out,) of its rows; see `row_gains`
 
 
 def row_gains(
-    config: DinoV2Config, tensors: Tensors, target: Target, normalize: Literal["host", "graph"] = "host"
+    config: ViTConfig, tensors: Tensors, target: Target, normalize: Literal["host", "graph"] = "host"
 ) -> dict[str, np.ndarray]:
     """Factors (out,) of the rows of some GEMMs, powers of two in official models, which no number type rounds.
 
@@ -46,7 +46,7 @@ def row_gains(
 class FloatGemms(GemmStrategy[Var]):
     """Every product in float, weights and biases straight from the model's tensors."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors, gains: Gains, options: ProgramOptions) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors, gains: Gains, options: ProgramOptions) -> None:
         """`gains` are those of `row_gains`: attention is written as if q were scaled already."""
         self.config, self.tensors, self.gains, self.options = config, tensors, gains, options
 

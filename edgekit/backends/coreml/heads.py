@@ -12,7 +12,7 @@ from typing_extensions import override
 from edgekit.backends.coreml.builder import ProgramOptions, Var, fake_quantize, mil_name
 from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
@@ -22,7 +22,7 @@ class CoreMlHeadEmitter(Emitter[Var]):
 
     def __init__(
         self,
-        config: DinoV2Config,
+        config: ViTConfig,
         tensors: Tensors,
         gemms: GemmStrategy[Var],
         options: ProgramOptions,

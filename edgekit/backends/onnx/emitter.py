@@ -35,6 +35,8 @@ class OnnxEmitter(OnnxHeadEmitter):
         batch = graph.node("Shape", [patches], "batch/Shape", {"start": 0, "end": 1})
         each = graph.node("Concat", [batch, graph.ints(1, 1)], "batch/Concat", {"axis": 0})  # [B, 1, 1]
         cls = graph.node("Expand", [self.weight("cls_token"), each], "cls_token/Expand")  # (B, 1, D)
+        if not self.learned_positions:
+            return self._prepend_unplaced(cls, each, patches)
         tokens = graph.node("Concat", [cls, patches], "cls_token/Concat", {"axis": 1})
         tokens = graph.node("Add", [tokens, self.weight("pos_embed")], "pos_embed/Add")
         if self.config.registers:  # which carry no position
@@ -45,6 +47,14 @@ class OnnxEmitter(OnnxHeadEmitter):
             cls, patches = graph.split(tokens, (1, self.tokens - self.prefix), 1, "register_tokens/Split", outputs)
             tokens = graph.node("Concat", [cls, registers, patches], "register_tokens/Concat", {"axis": 1})
         return tokens
+
+    def _prepend_unplaced(self, cls: ir.Value, each: ir.Value, patches: ir.Value) -> ir.Value:
+        """Tokens of a model that adds no positions; `each` is [B, 1, 1]."""
+        parts = [cls]
+        if self.config.registers:
+            stored = self.weight("register_tokens")
+            parts.append(self.graph.node("Expand", [stored, each], "register_tokens/Expand"))  # (B, R, D)
+        return self.graph.node("Concat", [*parts, patches], "tokens/Concat", {"axis": 1})
 
     @override
     def split_heads(self, name: str, packed: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -57,6 +67,21 @@ class OnnxEmitter(OnnxHeadEmitter):
             for i, part in enumerate("qkv")
         )
         return q, k, v
+
+    @override
+    def turn(self, name: str, x: ir.Value, shift: np.ndarray | None) -> ir.Value:
+        graph, half = self.graph, self.config.head_dim // 2
+        cos, sin = (
+            graph.constant(f"rope.{part}", table) for part, table in zip(("cos", "sin"), self.rotation, strict=True)
+        )
+        halves = graph.split(x, (half, half), -1, f"{name}.halves/Split", (f"{name}.low", f"{name}.high"))
+        swapped = graph.node("Concat", halves[::-1], f"{name}.swapped/Concat", {"axis": -1})
+        straight = graph.node("Mul", [x, cos], f"{name}.straight/Mul")
+        across = graph.node("Mul", [swapped, sin], f"{name}.across/Mul")
+        turned = graph.node("Add", [straight, across], f"{name}.turned/Add")
+        if shift is None:
+            return turned
+        return graph.node("Add", [turned, graph.constant(f"{name}.shift", shift)], f"{name}.shifted/Add")
 
     @override
     def join_heads(self, name: str, x: ir.Value) -> ir.Value:

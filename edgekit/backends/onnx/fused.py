@@ -43,7 +43,7 @@ class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
     @override
-    def custom_op(self, kind: str, inputs: list[ir.Value], attributes: Attributes, name: str) -> ir.Value:
+    def custom_op(self, kind: str, inputs: list[ir.Value | None], attributes: Attributes, name: str) -> ir.Value:
         self.graph.custom_domains[DOMAIN] = VERSION
         y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
         y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)

@@ -24,7 +24,7 @@ from edgekit.backends.onnx.weights import (
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
     FloatInput,
     GemmPlan,
@@ -48,7 +48,7 @@ class Rows:
 class FloatGemms(GemmStrategy[ir.Value]):
     """Every product in the graph's float type: MatMul then Add, weights stored transposed as (in, out)."""
 
-    def __init__(self, graph: GraphBuilder, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, graph: GraphBuilder, config: ViTConfig, tensors: Tensors) -> None:
         self.graph, self.config, self.tensors = graph, config, tensors
 
     @override

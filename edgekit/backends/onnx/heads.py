@@ -13,7 +13,7 @@ from edgekit.backends.onnx.builder import Attributes, GraphBuilder
 from edgekit.backends.onnx.weights import Storage
 from edgekit.graph.emitter import Conv, Corners, Emitter, Grid
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
@@ -25,7 +25,7 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
 
     def __init__(
         self,
-        config: DinoV2Config,
+        config: ViTConfig,
         tensors: Mapping[str, np.ndarray],
         gemms: GemmStrategy[ir.Value],
         graph: GraphBuilder,

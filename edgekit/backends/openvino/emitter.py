@@ -6,6 +6,7 @@ No converter stands between: the names are the plan's names, and every node is n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,12 +31,11 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
 
     @override
     def prepend_tokens(self, patches: ov.Output) -> ov.Output:
-        position, width = self.tensors["pos_embed"], self.config.width  # (1, 1 + P, D)
-        x = op.add(patches, constant(position[:, 1:], "pos_embed.patches"), name="patch_embed/pos_embed").output(0)
-        prefix = [self.tensors["cls_token"] + position[:, :1]]
-        if self.config.registers:  # which carry no position
-            prefix.append(self.tensors["register_tokens"])
-        tokens = constant(np.concatenate(prefix, axis=1).astype(np.float32), "prefix_tokens")  # (1, 1 + R, D)
+        x, width = patches, self.config.width
+        if self.learned_positions:
+            positions = constant(self.patch_positions, "pos_embed.patches")
+            x = op.add(patches, positions, name="patch_embed/pos_embed").output(0)
+        tokens = constant(self.prefix_tokens.astype(np.float32), "prefix_tokens")  # (1, 1 + R, D)
         shape = op.shape_of(x, name="tokens.shape")
         batch = op.gather(shape, ints([0], "batch.index"), ints(0, "batch.axis"), name="batch")
         shape = op.concat([batch, ints([self.prefix, width], "prefix_shape.tail")], 0, name="prefix_shape")
@@ -54,6 +54,23 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
         shape = ints([0, 0, self.config.heads, self.config.head_dim], f"{name}.shape")
         x = op.reshape(x, shape, True, name=f"{name}.heads").output(0)  # (B, N, H, d)
         return op.transpose(x, ints([0, 2, 1, 3], f"{name}.order"), name=name).output(0)
+
+    @cached_property
+    def _tables(self) -> list[ov.Output]:
+        """cos and sin (N, d), one constant each for all blocks."""
+        return [constant(table, f"rope.{part}") for part, table in zip(("cos", "sin"), self.rotation, strict=True)]
+
+    @override
+    def turn(self, name: str, x: ov.Output, shift: np.ndarray | None) -> ov.Output:
+        cos, sin = self._tables
+        halves = op.split(x, ints(3, f"{name}.halves_axis"), 2, name=f"{name}.halves").outputs()
+        swapped = op.concat(halves[::-1], 3, name=f"{name}.swapped")
+        straight = op.multiply(x, cos, name=f"{name}.straight")
+        across = op.multiply(swapped, sin, name=f"{name}.across")
+        turned = op.add(straight, across, name=f"{name}.turned").output(0)
+        if shift is None:
+            return turned
+        return op.add(turned, constant(shift, f"{name}.shift"), name=f"{name}.shifted").output(0)
 
     @override
     def join_heads(self, name: str, x: ov.Output) -> ov.Output:

@@ -18,7 +18,7 @@ from edgekit.backends.openvino.emitter import OpenVinoEmitter
 from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.native.blocks import BLOCK, first_inputs, whole_blocks
 from edgekit.native.openvino_library import openvino_extension
 from edgekit.plan.heads import HeadPlan
@@ -55,7 +55,7 @@ class FusedOpenVinoEmitter(FusedBlocks[ov.Output], OpenVinoEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
     def __init__(
-        self, config: DinoV2Config, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
     ) -> None:
         """As every emitter. Raises BackendMissing when the extension is not built here."""
         super().__init__(config, tensors, gemms, head_plan)
@@ -63,8 +63,8 @@ class FusedOpenVinoEmitter(FusedBlocks[ov.Output], OpenVinoEmitter):
         self._factory.add_extension(_library())
 
     @override
-    def custom_op(self, kind: str, inputs: list[ov.Output], attributes: Attributes, name: str) -> ov.Output:
-        node = self._factory.create(kind, inputs, attributes)
+    def custom_op(self, kind: str, inputs: list[ov.Output | None], attributes: Attributes, name: str) -> ov.Output:
+        node = self._factory.create(kind, [x for x in inputs if x is not None], attributes)
         node.set_friendly_name(f"{name}/{kind}")
         return node.output(0)
 

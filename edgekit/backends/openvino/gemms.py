@@ -16,14 +16,14 @@ from edgekit.graph.gemms import GemmStrategy
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 
 if TYPE_CHECKING:
-    from edgekit.models.config import DinoV2Config
+    from edgekit.models.config import ViTConfig
     from edgekit.plan.quant import QuantPlan
 
 
 class FloatGemms(GemmStrategy[ov.Output]):
     """Every product in float32, with weights and biases straight from the model's tensors."""
 
-    def __init__(self, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
         self.config, self.tensors = config, tensors
 
     @override

@@ -12,7 +12,7 @@ from typing_extensions import override
 from edgekit.backends.openvino.builder import QUANTIZER, constant, dequantized, fake_quantize, ints
 from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
@@ -21,7 +21,7 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
     """What only heads are made of; `edgekit.backends.openvino.emitter.OpenVinoEmitter` adds the rest."""
 
     def __init__(
-        self, config: DinoV2Config, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
     ) -> None:
         super().__init__(config, tensors, gemms, head_plan)
         self._quantizers: dict[str, StaticInput] = {}  # of each FakeQuantize in heads, by its name

@@ -76,12 +76,19 @@ class OperatorBuilder(ABC):
         return self.op("TRANSPOSE", name, [x, permutation], shape, options=options, scale=x)
 
     def split(self, name: str, x: Value, parts: int) -> list[Value]:
-        """SPLIT of (B, N, C) into equal parts along the channels: (B, N, C / parts) each."""
+        """SPLIT of (..., C) into equal parts along the channels: (..., C / parts) each."""
         options = schema.SplitOptionsT()
         options.numSplits = parts
-        axis = self.graph.constant(f"{name}.split_axis", np.array(2, np.int32))
+        axis = self.graph.constant(f"{name}.split_axis", np.array(len(x.shape) - 1, np.int32))
         shape = (*x.shape[:-1], x.shape[-1] // parts)
         return self.emit("SPLIT", [axis, x], {f"{name}.part{i}": shape for i in range(parts)}, options, x)
+
+    def join(self, name: str, parts: Sequence[Value]) -> Value:
+        """CONCATENATION along the channels of parts with one shape and, where they are integers, one scale."""
+        options = schema.ConcatenationOptionsT()
+        options.axis = len(parts[0].shape) - 1
+        shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+        return self.op("CONCATENATION", name, parts, shape, options=options, scale=parts[0])
 
     def tokens(self, name: str, x: Value, first: int, end: int) -> Value:
         """Tokens [first, end) of (B, N, C), by STRIDED_SLICE: XNNPACK takes neither SLICE nor SPLIT_V here."""

@@ -8,6 +8,7 @@ from typing_extensions import override
 from edgekit.backends.tflite.builder import FloatBuilder
 from edgekit.backends.tflite.emitter import TfliteEmitter
 from edgekit.backends.tflite.flatbuffer import Value
+from edgekit.errors import ExportError
 
 COMPOSITE = "odml.scaled_dot_product_attention"
 
@@ -20,6 +21,12 @@ class CompositeEmitter(TfliteEmitter):
 
     @override
     def fused_attention(self, name: str, packed: Value) -> Value:
+        if not self.learned_positions:
+            raise ExportError(
+                "attention as one composite turns no queries and keys",
+                why=f"{self.config.arch} has rotary positions",
+                fix='fused_attention = "off" in the recipe',
+            )
         shape = (-1, self.tokens, self.config.heads, self.config.head_dim)
         parts = zip("qkv", self.builder.split(name, packed, 3), strict=True)
         inputs = [self.builder.reshape(f"{name}.{part}", x, shape) for part, x in parts]

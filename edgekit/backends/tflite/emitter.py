@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,11 +44,7 @@ class TfliteBackboneEmitter(BackboneEmitter[Value]):
         around = self.builder.graph.constant("prefix.paddings", np.array([[0, 0], [self.prefix, 0], [0, 0]], np.int32))
         shape = (-1, self.tokens, self.config.width)
         x = self.builder.op("PAD", "patch_embed.padded", [patches, around], shape, scale=patches)
-        position = self.tensors["pos_embed"]  # (1, 1 + patches, D)
-        parts = [self.tensors["cls_token"] + position[:, :1]]
-        if self.config.registers:  # which carry no position
-            parts.append(self.tensors["register_tokens"])
-        added = np.concatenate([*parts, position[:, 1:]], axis=1)  # (1, N, D)
+        added = np.concatenate([self.prefix_tokens, self.patch_positions], axis=1)  # (1, N, D)
         return self.builder.add("tokens", x, self.builder.number("tokens.added", added))
 
     @override
@@ -62,6 +59,26 @@ class TfliteBackboneEmitter(BackboneEmitter[Value]):
         """(B, N, D) -> (B, H, N, d)."""
         apart = (-1, self.tokens, self.config.heads, self.config.head_dim)
         return self.builder.transpose(name, self.builder.reshape(f"{name}.heads", x, apart), (0, 2, 1, 3))
+
+    @cached_property
+    def _tables(self) -> list[Value]:
+        """cos and sin (N, d), one constant each for all blocks."""
+        return [
+            self.builder.number(f"rope.{part}", table)
+            for part, table in zip(("cos", "sin"), self.rotation, strict=True)
+        ]
+
+    @override
+    def turn(self, name: str, x: Value, shift: np.ndarray | None) -> Value:
+        builder, (cos, sin) = self.builder, self._tables
+        low, high = builder.split(f"{name}.halves", x, 2)
+        swapped = builder.join(f"{name}.swapped", [high, low])
+        straight = builder.mul(f"{name}.straight", x, cos)
+        across = builder.mul(f"{name}.across", swapped, sin)
+        turned = builder.add(f"{name}.turned", straight, across)
+        return (
+            turned if shift is None else builder.add(f"{name}.shifted", turned, builder.number(f"{name}.shift", shift))
+        )
 
     @override
     def join_heads(self, name: str, x: Value) -> Value:

@@ -29,7 +29,7 @@ from edgekit.backends.tflite.flatbuffer import Graph, Quantization, Value
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
     FloatInput,
     GemmPlan,
@@ -47,7 +47,7 @@ _BLOCK = 32  # XNNPACK's blocks of 4-bit weights hold a multiple of this
 class FloatGemms(GemmStrategy[Value]):
     """Every product in float32, weights and biases straight from the model's tensors."""
 
-    def __init__(self, builder: OperatorBuilder, config: DinoV2Config, tensors: Tensors) -> None:
+    def __init__(self, builder: OperatorBuilder, config: ViTConfig, tensors: Tensors) -> None:
         self.builder, self.graph, self.config, self.tensors = builder, builder.graph, config, tensors
 
     @override

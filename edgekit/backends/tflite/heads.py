@@ -12,7 +12,7 @@ from edgekit.backends.tflite.builder import OperatorBuilder, channels_last, conv
 from edgekit.backends.tflite.flatbuffer import Quantization, Value
 from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
 from edgekit.graph.gemms import GemmStrategy
-from edgekit.models.config import DinoV2Config
+from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
@@ -22,7 +22,7 @@ class TfliteHeadEmitter(Emitter[Value]):
 
     def __init__(
         self,
-        config: DinoV2Config,
+        config: ViTConfig,
         tensors: Tensors,
         gemms: GemmStrategy[Value],
         builder: OperatorBuilder,

@@ -12,7 +12,7 @@ import torch
 
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
-from edgekit.models.vit import DinoV2, DinoV2Config, random_model
+from edgekit.models.vit import DinoV2, ViTConfig, random_model
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
@@ -21,6 +21,7 @@ from edgekit.surgery.scale_hidden import scale_hidden
 from tests.support import models
 
 SIZE = (70, 56)
+ROPE_SIZE = (80, 48)
 
 
 def unchanged(model: DinoV2) -> None:
@@ -43,9 +44,10 @@ def hidden_scaled(model: DinoV2) -> None:
 
 
 @torch.no_grad()
-def largest_difference(model: DinoV2, config: DinoV2Config | None = None) -> float:
+def largest_difference(model: DinoV2, config: ViTConfig | None = None) -> float:
     """Of all that `emit_backbone` returns, against the modules of `model` run one after the other."""
-    pixels = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    size = [side * model.config.patch for side in model.config.grid]
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     hidden, blocks = tokens_of(model, pixels)
     found = emit_backbone(TorchEmitter(config or model.config, state_of(model)), pixels)
     pairs = zip([*found.blocks, found.hidden, found.pooled], [*blocks, hidden, hidden[:, 0]], strict=True)
@@ -54,15 +56,15 @@ def largest_difference(model: DinoV2, config: DinoV2Config | None = None) -> flo
 
 CASES = [
     (config, rewrite)
-    for config in (models.TINY, models.TINY_REG, models.TINY_SWIGLU)
+    for config in (models.TINY, models.TINY_REG, models.TINY_SWIGLU, models.TINY_ROPE, models.TINY_ROPE_SWIGLU)
     for rewrite in (unchanged, folded, rotated, hidden_scaled)
     if config.ffn == "mlp" or rewrite is not hidden_scaled
 ]
 
 
 @pytest.mark.parametrize(("config", "rewrite"), CASES, ids=[f"{c.arch}-{r.__name__}" for c, r in CASES])
-def test_the_program_is_the_model(config: DinoV2Config, rewrite: Callable[[DinoV2], None]) -> None:
-    model = random_model(config).bake(*SIZE)
+def test_the_program_is_the_model(config: ViTConfig, rewrite: Callable[[DinoV2], None]) -> None:
+    model = random_model(config).bake(*(SIZE if config.positions == "learned" else ROPE_SIZE))
     rewrite(model)
     assert largest_difference(model) < 1e-5
 

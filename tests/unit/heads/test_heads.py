@@ -100,7 +100,7 @@ def test_neighbours_vote_with_the_softmax_of_their_cosines(model: DinoV2, tmp_pa
 
 def test_the_saliency_program_computes_what_the_decoder_computes(model: DinoV2):
     torch.manual_seed(0)
-    decoder = SaliencyHead(WIDTH, (16, 8, 4)).eval()
+    decoder = SaliencyHead(WIDTH, (16, 8, 4), 14).eval()
     official.randomised(decoder)
     outputs = run_with_heads(model, {"saliency": SaliencyProgram.of(decoder, CONFIG)}, pixels().numpy())
     expected = decoder.predict(outputs["last_hidden_state"], model.config.grid)

@@ -124,7 +124,7 @@ def test_linear_layers_have_integer_weights_alone(model):
 
 
 def test_a_decoder_of_a_checkpoint_keeps_its_map(model, limit: float):
-    decoder = official.randomised(SaliencyHead(TINY.width, (16, 12, 8)))
+    decoder = official.randomised(SaliencyHead(TINY.width, (16, 12, 8), 14))
     assert isinstance(decoder, SaliencyHead)
     head = SaliencyProgram.of(decoder, model.config)
     plan = quantize_heads(model, {"map": head}, images())

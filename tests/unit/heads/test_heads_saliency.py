@@ -56,7 +56,7 @@ def test_the_demo_entry_records_where_it_is_from(demo):
 
 def test_maps_have_the_size_of_any_grid_and_ignore_tokens_before_the_patches():
     torch.manual_seed(0)
-    head = SaliencyHead(64, (16, 8, 4)).eval()
+    head = SaliencyHead(64, (16, 8, 4), 14).eval()
     patches = np.random.default_rng(0).standard_normal((2, 15, 64), dtype=np.float32)
     maps = head.predict(patches, (3, 5))
     assert maps.shape == (2, 42, 70)
@@ -67,13 +67,13 @@ def test_maps_have_the_size_of_any_grid_and_ignore_tokens_before_the_patches():
 
 
 def test_a_head_is_found_under_any_prefix_and_an_incomplete_one_is_refused():
-    head = SaliencyHead(64, (16, 8, 4))
+    head = SaliencyHead(64, (16, 8, 4), 14)
     state = {f"model.decoder.{key}": value for key, value in head.state_dict().items()}
-    found = SaliencyHead.from_state(state | {"other.weight": torch.ones(1)})
+    found = SaliencyHead.from_state(state | {"other.weight": torch.ones(1)}, 14)
     assert found is not None
     assert torch.equal(found.state_dict()["upconv2.weight"], head.state_dict()["upconv2.weight"])
     assert not found.training
-    assert SaliencyHead.from_state({"fc.weight": torch.ones(1)}) is None
+    assert SaliencyHead.from_state({"fc.weight": torch.ones(1)}, 14) is None
     del state["model.decoder.bn2.running_var"]
     with pytest.raises(DataError, match="incomplete"):
-        SaliencyHead.from_state(state)
+        SaliencyHead.from_state(state, 14)

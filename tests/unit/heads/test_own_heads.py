@@ -28,7 +28,7 @@ from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.own import described_by, family_of, own_heads, remarks, unknown, wanted_heads
 from edgekit.heads.read import read_heads
 from edgekit.models import zoo
-from edgekit.models.vit import DinoV2Config, random_model
+from edgekit.models.vit import ViTConfig, random_model
 from edgekit.models.zoo import LoadedModel
 from tests.support import official_heads as official
 from tests.support.models import TINY, TINY_REG
@@ -470,7 +470,7 @@ def test_placeholders_are_no_names_and_numbers_must_count_the_classes(tmp_path: 
             classes(wrong)
 
 
-def depth_state(config: DinoV2Config) -> dict[str, Tensor]:
+def depth_state(config: ViTConfig) -> dict[str, Tensor]:
     """Half of a depth head is enough to know whose it is."""
     model = random_model(replace(config, depth=4, grid=(2, 2)))
     state = {f"pretrained.{key}": value for key, value in model.state_dict().items()}
@@ -481,7 +481,7 @@ def depth_state(config: DinoV2Config) -> dict[str, Tensor]:
     ("width", "licence"), [(384, "Apache-2.0"), (768, "CC-BY-NC-4.0"), (1024, "CC-BY-NC-4.0"), (192, "unknown")]
 )
 def test_the_licence_of_depth_anything_goes_by_its_size(width: int, licence: str, tmp_path: Path):
-    save_file(depth_state(DinoV2Config("", width, 4, width // 64)), tmp_path / "model.safetensors")
+    save_file(depth_state(ViTConfig("", width, 4, width // 64)), tmp_path / "model.safetensors")
     loaded = zoo.load(tmp_path / "model.safetensors")
     assert loaded.licence.startswith(licence)
     assert "Depth Anything V2" in loaded.origin
@@ -501,7 +501,7 @@ def test_the_licence_of_depth_anything_goes_by_its_size(width: int, licence: str
     ],
 )
 def test_a_licence_that_the_folder_states_is_never_overruled(file: str, text: str, licence: str, tmp_path: Path):
-    save_file(depth_state(DinoV2Config("", 768, 4, 12)), tmp_path / "model.safetensors")
+    save_file(depth_state(ViTConfig("", 768, 4, 12)), tmp_path / "model.safetensors")
     (tmp_path / file).write_text(text)
     loaded = zoo.load(tmp_path)
     assert loaded.licence == licence
@@ -509,7 +509,7 @@ def test_a_licence_that_the_folder_states_is_never_overruled(file: str, text: st
 
 
 def test_a_licence_in_the_header_of_the_file_is_never_overruled(tmp_path: Path):
-    state = depth_state(DinoV2Config("", 768, 4, 12))
+    state = depth_state(ViTConfig("", 768, 4, 12))
     save_file(state, tmp_path / "model.safetensors", metadata={"license": "mit"})
     assert zoo.load(tmp_path / "model.safetensors").licence == "MIT"
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")

@@ -315,7 +315,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(save, tmp_path, capsys):
         ({"blocks.1.ls1.gamma": None}, r"missing \(blocks\.1\.ls1\.gamma"),
         ({"norm.weight": torch.ones(64)}, r"norm\.weight has shape \(64,\), .* needs \(128,\)"),
         ({"norm.bias": torch.full((128,), torch.nan)}, r"norm\.bias holds NaN"),
-        ({"patch_embed.proj.weight": None}, "no DINOv2 backbone among"),
+        ({"patch_embed.proj.weight": None}, "no DINOv2 or DINOv3 backbone among"),
         ({"patch_embed.proj.weight": torch.zeros(128, 3, 16, 16)}, "patches of 16 pixels"),
         ({"pos_embed": torch.zeros(1, 27, 128)}, "26 patches is no 5x5 grid"),
         ({"cls_token": None}, "lacks cls_token"),

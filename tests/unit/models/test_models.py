@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoint import load_checkpoint
-from edgekit.models.vit import ARCHITECTURES, DinoV2, DinoV2Config, random_model
+from edgekit.models.vit import ARCHITECTURES, DinoV2, ViTConfig, random_model
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU
 
 TINY_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -134,18 +134,19 @@ def test_parameter_counts_are_the_official_ones(arch, parameters):
 
 
 def test_every_official_architecture_is_there_with_its_variant():
-    assert len(ARCHITECTURES) == 8
+    assert len(ARCHITECTURES) == 8 + 6
     for name, config in ARCHITECTURES.items():
         assert config.arch == name
         assert config.head_dim == 64
-        assert (config.registers, config.interpolation) == ((4, "antialias") if "_reg" in name else (0, "offset"))
+        if config.positions == "learned":
+            assert (config.registers, config.interpolation) == ((4, "antialias") if "_reg" in name else (0, "offset"))
     assert ARCHITECTURES["dinov2_vitg14"].ffn_hidden == 4096
     assert ARCHITECTURES["dinov2_vits14"].tokens(224, 224) == 257
     assert ARCHITECTURES["dinov2_vits14_reg"].tokens(518, 518) == 1374
 
 
 def test_random_models_are_the_same_for_the_same_seed_only():
-    config = DinoV2Config("seeded", width=64, depth=1, heads=1, grid=(2, 2))
+    config = ViTConfig("seeded", width=64, depth=1, heads=1, grid=(2, 2))
     first, again, other = (random_model(config, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in first)

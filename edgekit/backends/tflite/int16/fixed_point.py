@@ -27,6 +27,7 @@ _SUM_LIMIT = 2.0**31 - 1  # of the int32 sums of FULLY_CONNECTED; those of the o
 _VERSIONS = {  # of each operator the lowest that knows int16; 1 of those not named
     "ADD": 3,
     "BATCH_MATMUL": 3,
+    "CONCATENATION": 3,
     "CONV_2D": 5,
     "FULLY_CONNECTED": 7,
     "LOGISTIC": 3,

@@ -1,0 +1,129 @@
+"""Families of checkpoints: timm's names and keys, the licence that goes with DINOv3, strangers by their names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgekit.bundle.write import _licence_of_weights
+from edgekit.errors import DataError
+from edgekit.models import zoo
+from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.models.vit import DinoV2, random_model
+from tests.support.dinov3 import official_state, random_huggingface
+from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_SWIGLU
+
+LICENCE = "# DINOv3 License\n\n*Last Updated: August 19, 2025*\n\nBy clicking ...\n"
+
+
+def timm_state(model: DinoV2) -> dict[str, Tensor]:
+    """As timm stores DINOv2: no mask token, the position in the class token where there are registers, fc1 for w12."""
+    state = {key: value.clone() for key, value in model.state_dict().items() if key != "mask_token"}
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        positions = state.pop("pos_embed")
+        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        state["pos_embed"] = positions[:, 1:].clone()
+    return {key.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): value for key, value in state.items()}
+
+
+def timm_tokens(model: DinoV2, size: tuple[int, int], pixels: Tensor) -> Tensor:
+    """All tokens with timm's `resample_abs_pos_embed`: bicubic, antialias, to the target size."""
+    rows, columns = (side // 14 for side in size)
+    square = model.config.grid[0]
+    grid = model.pos_embed[:, 1:].reshape(1, square, square, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
+    positions = torch.cat([model.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    resized = DinoV2(replace(model.config, grid=(rows, columns)))
+    resized.load_state_dict({**model.state_dict(), "pos_embed": positions})
+    return resized.eval()(pixels)[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [TINY, TINY_REG, TINY_SWIGLU], ids=lambda config: config.arch)
+@pytest.mark.parametrize("size", [(42, 42), (84, 56)], ids=["42x42", "84x56"])
+def test_timms_files_compute_what_timm_computes(config, size: tuple[int, int], tmp_path: Path) -> None:
+    model = random_model(config)
+    save_file({key: value.contiguous() for key, value in timm_state(model).items()}, tmp_path / "model.safetensors")
+    described = {"architecture": "vit_tiny", "pretrained_cfg": {"mean": [0.485, 0.456, 0.406], "license": "apache-2.0"}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.config.interpolation == "antialias"
+    assert loaded.licence == "Apache-2.0"
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected, found = timm_tokens(model, size, pixels), loaded.model().bake(*size)(pixels)[0]
+    assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-4
+
+
+def test_the_way_to_resize_positions_can_be_said(tmp_path: Path) -> None:
+    state = random_model(TINY).state_dict()
+    save_file(dict(state), tmp_path / "official.safetensors")
+    save_file(timm_state(random_model(TINY)), tmp_path / "plain.safetensors")
+    save_file(dict(state), tmp_path / "vit_small_patch14_dinov2.lvd142m.safetensors")
+    found = {path.stem: zoo.load(path).model.config.interpolation for path in sorted(tmp_path.iterdir())}
+    assert found == {"official": "offset", "plain": "antialias", "vit_small_patch14_dinov2.lvd142m": "antialias"}
+    assert zoo.load(tmp_path / "plain.safetensors", interpolation="size").model.config.interpolation == "size"
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "giant"])
+@pytest.mark.parametrize("registers", ["", "_reg4"])
+def test_timms_names_are_known(size: str, registers: str) -> None:
+    entry = zoo.find(f"vit_{size}_patch14{registers}_dinov2.lvd142m")
+    assert entry.sources[0].describe() == f"hub:timm/vit_{size}_patch14{registers}_dinov2.lvd142m"
+    assert entry.config.interpolation == "antialias"
+    assert entry.config.registers == (4 if registers else 0)
+
+
+def test_dinov3_is_never_fetched() -> None:
+    entry = zoo.find("dinov3_vits16")
+    assert (entry.family, entry.licence, entry.sources[0].cached()) == ("DINOv3", "DINOv3-License", None)
+    with pytest.raises(DataError, match="not fetched by edgekit") as caught:
+        zoo.load("dinov3_vits16")
+    assert "--model FOLDER" in caught.value.fix
+
+
+def test_weights_of_dinov3_come_with_their_licence(tmp_path: Path) -> None:
+    file = tmp_path / "dinov3_vits16.safetensors"
+    save_file({key: value.contiguous() for key, value in official_state(random_huggingface("mlp")).items()}, file)
+    with pytest.raises(DataError, match="without its licence") as caught:
+        zoo.load(file)
+    assert str(tmp_path) in caught.value.fix
+    (tmp_path / "LICENSE.md").write_text(LICENCE)
+    loaded = zoo.load(file)
+    assert (loaded.licence, loaded.licence_text) == ("DINOv3-License", LICENCE)
+    model = {"licence": loaded.licence, "origin": loaded.origin, "licence_text": loaded.licence_text}
+    assert LICENCE in _licence_of_weights(model)
+
+
+def test_what_is_made_of_dinov3_keeps_its_licence(tmp_path: Path) -> None:
+    model, file = random_model(TINY_ROPE), tmp_path / "student.safetensors"
+    save_checkpoint(model, file, licence="DINOv3-License", licence_text=LICENCE)
+    assert zoo.load(file).licence_text == LICENCE
+    save_checkpoint(model, file, licence="DINOv3-License")
+    with pytest.raises(DataError, match="without its licence"):
+        zoo.load(file)
+    save_checkpoint(model, file, licence="MIT", origin="trained from scratch")
+    assert zoo.load(file).licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("downsample_layers.0.0.weight", "ConvNeXt"),
+        ("visual.conv1.weight", "CLIP"),
+        ("layer4.0.conv1.weight", "ResNet"),
+        ("layers.0.blocks.0.attn.relative_position_bias_table", "Swin"),
+    ],
+)
+def test_strangers_are_called_by_their_names(key: str, name: str, tmp_path: Path) -> None:
+    save_file({key: torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match="no DINOv2 or DINOv3 backbone") as caught:
+        load_checkpoint(tmp_path / "model.safetensors")
+    assert name in caught.value.why
