@@ -63,7 +63,9 @@ def test_a_build_that_is_ended_leaves_no_lock_that_holds(tmp_path: Path, number:
     assert not (out / ".lock").exists()
 
 
-@pytest.mark.parametrize("text", ["", "1", str(os.getpid()), "9" * 40, "x", "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "1", str(os.getpid()), "9" * 40, "x", "\0"], ids=["empty", "init", "own", "long", "word", "nul"]
+)
 def test_a_lock_that_nobody_holds_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
     refuse_unwritable(tmp_path)
