@@ -16,6 +16,7 @@ _spec = importlib.util.spec_from_file_location("edgekit_ops_build", _ROOT / "edg
 assert _spec is not None
 assert _spec.loader is not None
 native = importlib.util.module_from_spec(_spec)  # by its path: importing edgekit would need its dependencies
+sys.modules[_spec.name] = native  # where dataclasses look for the names of their annotations
 _spec.loader.exec_module(native)
 
 

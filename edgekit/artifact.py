@@ -146,6 +146,11 @@ class Artifact(Frozen):
     size_mb: float
     notes: tuple[str, ...] = ()  # e.g. "exact U8U8 weights: this CPU saturates u8*s8"
 
+    def to_row(self, folder: Path) -> ArtifactRow:
+        """The row of the manifest in `folder`, which holds the file."""
+        kept = self.model_dump(exclude={"path", "recipe_digest", "parent_sha256"})
+        return ArtifactRow(**kept, path=self.path.relative_to(folder).as_posix(), status="ok")
+
 
 _CHANNELS = 3
 _FIGURE = re.compile(r"(_ms|_mean|_mb|_per_s|_min|_max)$")  # keys whose values are numbers wherever they stand
@@ -176,10 +181,30 @@ class ArtifactRow(Frozen):
     latency: dict[str, Any] | None = None
     audit: dict[str, Any] | None = None  # fusion and placement: what really runs in INT8
 
+    def to_artifact(self, folder: Path, *, recipe_digest: str, parent_sha256: str) -> Artifact:
+        """The artifact that the row describes, of the build in `folder` whose digests are given; nothing is read.
+
+        Raises:
+            DataError: the row stands for an artifact that was not made.
+        """
+        if self.status != "ok" or self.path is None or self.preprocess is None:
+            fix = f"edgekit build --out {folder}"
+            raise DataError(f"{self.name} was not built ({self.status})", why=self.reason, fix=fix)
+        same = {"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"}
+        return Artifact(
+            **self.model_dump(include=same),
+            path=folder / self.path,
+            preprocess=self.preprocess,
+            sha256=self.sha256 or "",
+            size_mb=self.size_mb or 0.0,
+            recipe_digest=recipe_digest,
+            parent_sha256=parent_sha256,
+        )
+
     @field_validator("drift", "latency")
     @classmethod
     def _figures_are_numbers(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
-        """What is compared and formatted are numbers (NaN of a failed file, too)."""
+        """Refuse figures that are no numbers, since they are compared and formatted (NaN of a failed file is one)."""
         for key, value in (values or {}).items():
             if _FIGURE.search(key) and not _is_figure(value):
                 raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
@@ -253,12 +278,13 @@ class Manifest(BaseModel):
         return next((run for run in self.runs if run.id == name), None)
 
     def write(self, folder: Path) -> Path:
-        """Write `manifest.json` in `folder` atomically and return its path."""
+        """Write `manifest.json` in `folder` atomically, unless it says the same already, and return its path."""
         data = self.model_dump(mode="json")
         data = {"schema": data.pop("schema_"), **data}
-        path = folder / "manifest.json"
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        path, text = folder / "manifest.json", json.dumps(data, indent=2) + "\n"
+        if not _says(path, text):
+            with atomic_path(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         return path
 
     @classmethod
@@ -291,6 +317,14 @@ class Manifest(BaseModel):
             if row.path is not None:
                 inside(folder, row.path, said_by=str(path))
         return manifest
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether a file holds exactly this text."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _refuse_earlier(schema: object, folder: Path) -> None:

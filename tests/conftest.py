@@ -7,6 +7,14 @@ import pytest
 from edgekit.models import zoo
 from edgekit.models.vit import DinoV2, random_model
 from tests.support import models as generators
+from tests.support.markers import markers_of
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the format, the library or the time that they need."""
+    for item in items:
+        for marker in sorted(markers_of(item.nodeid)):
+            item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")

@@ -374,7 +374,7 @@ def runtime_errors(problem: str) -> Iterator[None]:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
-        raise DataError(problem, why=why, fix="edgekit build --out OUT makes the file anew") from error
+        raise DataError(problem, why=why, fix="edgekit build --out OUT") from error
 
 
 def stem_of(precision: Precision, variant: Variant) -> str:

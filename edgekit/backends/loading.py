@@ -113,20 +113,11 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
     Raises:
         DataError: the row stands for an artifact that was not made, is not inside `folder`, or is another file.
     """
-    if row.status != "ok" or row.path is None or row.preprocess is None:
-        raise DataError(f"{row.name} was not built ({row.status})", why=row.reason, fix=f"edgekit build --out {folder}")
-    kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
+    parent = str(manifest.model.get("sha256", ""))
+    artifact = row.to_artifact(folder, recipe_digest=manifest.recipe_digest, parent_sha256=parent)
     said_by, fix = str(folder / "manifest.json"), f"edgekit build again with --out {folder}: it makes what is damaged"
-    path = checked(inside(folder, row.path, said_by=said_by), row.sha256, said_by=said_by, fix=fix)
-    return Artifact(
-        **kept,
-        path=path,
-        preprocess=row.preprocess,
-        sha256=row.sha256 or "",
-        size_mb=row.size_mb or 0.0,
-        recipe_digest=manifest.recipe_digest,
-        parent_sha256=str(manifest.model.get("sha256", "")),
-    )
+    place = inside(folder, str(row.path), said_by=said_by)
+    return artifact.model_copy(update={"path": checked(place, row.sha256, said_by=said_by, fix=fix)})
 
 
 def _load_best(folder: Path, threads: int | None) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Which artifacts of a build go into a bundle, and under which names: intact ones, of its sizes and platforms."""
+"""Selection of the artifacts of a bundle, and their names in it: intact ones, of its sizes and platforms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Chosen:
     source: Path
 
     def copies(self, bundle: Path) -> list[tuple[Path, Path]]:
-        """(file of the build, file of the bundle) of everything the artifact consists of."""
+        """Pairs (file of the build, file of the bundle) of everything that the artifact consists of."""
         assert self.row.path is not None
         target = inside(bundle, self.row.path, said_by=str(self.source))
         if self.source.is_dir():
@@ -44,7 +44,7 @@ def sizes_of(manifest: Manifest) -> tuple[Size, ...]:
 
 
 def suffix_of(size: Size, main: Size) -> str:
-    """What names of a further size end in."""
+    """The suffix of names of a further size."""
     return "" if size == main else f"_{size[0]}x{size[1]}"
 
 

@@ -36,7 +36,7 @@ _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written."""
+    """The written bundle."""
 
     path: Path
     platforms: tuple[Platform, ...]
@@ -100,12 +100,12 @@ def _require_private(folder: Path, places: Mapping[str, str]) -> None:
             raise DataError(
                 f"{path.relative_to(folder)} of the bundle would name {found}",
                 why="a bundle is made for upload, and must not tell of this machine",
-                fix="edgekit build --out OUT makes the report anew",
+                fix="edgekit build --out OUT",
             )
 
 
 def _report(build: Path) -> BuildReport | None:
-    """What the build measured, None where it did not.
+    """The report of the build, None where there is none.
 
     Raises:
         DataError: its report.json is damaged.
@@ -116,7 +116,7 @@ def _report(build: Path) -> BuildReport | None:
 def _measured_places(
     built: Manifest, build: Path, chosen: Sequence[Chosen], report: BuildReport | None
 ) -> dict[str, ArtifactRow]:
-    """By its name in the build, the bundle's row of every file that the report measured, byte for byte."""
+    """Rows of the bundle, by name in the build, of every file that the report measured, byte for byte."""
     measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
     rows = {build / row.path: row for row in built.artifacts if row.path}
     found = [(rows[each.source], each.row) for each in chosen]

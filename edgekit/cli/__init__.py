@@ -20,8 +20,8 @@ from edgekit.cli.verbosity import Quiet, Verbose, choose, set_level, with_verbos
 if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
 
-_TERMINATED = 143  # 128 + SIGTERM, as shells have it; 130 is what Typer makes of Ctrl-C
-_ENDED = {130: "interrupted", _TERMINATED: "terminated"}
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 + SIGINT (Typer has it so, too) and SIGTERM, as in shells
+_ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
 # name -> module:function and its line in `edgekit --help`; a new command is a new row.
 
@@ -134,8 +134,9 @@ def _run(words: list[str]) -> int:
 
     try:
         return int(app(words, prog_name="edgekit", standalone_mode=True) or 0)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (SystemExit, KeyboardInterrupt) as end:
+        given = _INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
+        code = given if isinstance(given, int) else int(given is not None)
         if code in _ENDED:
             print(f"{_ENDED[code]}: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return code

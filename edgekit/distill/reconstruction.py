@@ -88,8 +88,8 @@ def reconstruct(
     if len(pixel_values) < HELD_OUT:
         raise DataError(f"{len(pixel_values)} images are too few for block reconstruction", fix="--samples 64")
     report = progress or (lambda *_: None)
-    held = len(pixel_values) // HELD_OUT
-    pixels, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
+    held_out = len(pixel_values) // HELD_OUT
+    pixels, unseen = torch.from_numpy(pixel_values[:-held_out]), torch.from_numpy(pixel_values[-held_out:])
     exact = restore(plan.config, plan.float_tensors)
     with torch.no_grad():
         reference = torch.cat([exact(batch)[0] for batch in torch.split(unseen, BATCH)])

@@ -28,7 +28,7 @@ V = TypeVar("V")  # a value of some format: tokens (B, N, D), a vector (B, C) or
 
 @dataclass(frozen=True)
 class Conv:
-    """How a convolution goes over a map; then `shuffle`^2 channels become one of a map that many times larger."""
+    """The shape of a convolution over a map; then `shuffle`^2 channels become one of a map that many times larger."""
 
     kernel: int
     stride: int
@@ -127,11 +127,11 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @abstractmethod
     def prepend_tokens(self, patches: V) -> V:
-        """(B, patches, D) -> (B, N, D): adds the positions, and puts class token and registers in front."""
+        """Patches (B, patches, D) as tokens (B, N, D): adds positions, and puts class token and registers in front."""
 
     @abstractmethod
     def split_heads(self, name: str, packed: V) -> tuple[V, V, V]:
-        """(B, N, 3 D) -> q, k, v of (B, H, N, d)."""
+        """Packed projection (B, N, 3 D) as q, k, v of (B, H, N, d)."""
 
     @abstractmethod
     def turn(self, name: str, x: V, shift: np.ndarray | None) -> V:
@@ -142,7 +142,7 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @abstractmethod
     def join_heads(self, name: str, x: V) -> V:
-        """(B, H, N, d) -> (B, N, D)."""
+        """Heads (B, H, N, d) joined to tokens (B, N, D)."""
 
     @abstractmethod
     def scale_channels(self, x: V, key: str, name: str) -> V:
@@ -164,7 +164,7 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @abstractmethod
     def matmul(self, x: V, matrix: np.ndarray, name: str = "") -> V:
-        """(B, N, in) @ (in, out)."""
+        """Matrix product (B, N, in) @ (in, out)."""
 
     @abstractmethod
     def activate(self, x: V, function: Activation, name: str = "") -> V:
@@ -172,7 +172,7 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @abstractmethod
     def class_token(self, tokens: V, name: str = "") -> V:
-        """(B, N, D) -> (B, D): the first token."""
+        """The first token (B, D) of tokens (B, N, D)."""
 
 
 class Emitter(BackboneEmitter[V]):

@@ -14,11 +14,11 @@ class GemmStrategy(Protocol[V]):
     """
 
     def linear(self, name: str, x: V) -> V:
-        """(B, N, in) -> (B, N, out): the linear layer with that module path, bias included."""
+        """The linear layer with that module path, bias included: (B, N, in) -> (B, N, out)."""
         ...
 
     def patch_embed(self, name: str, pixels: V) -> V:
-        """(B, 3, H, W) -> (B, patches, D): the patch embedding, bias included."""
+        """The patch embedding, bias included: (B, 3, H, W) -> (B, patches, D)."""
         ...
 
     def attention(self, name: str, q: V, k: V, v: V) -> V:

@@ -15,7 +15,7 @@ class Head(Protocol):
 
     @property
     def task(self) -> Task:
-        """What its output means, and so how its drift is measured."""
+        """The task of its output, which decides how its drift is measured."""
         ...
 
     @property

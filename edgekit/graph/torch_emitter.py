@@ -167,7 +167,7 @@ class TorchEmitter(Emitter[Tensor]):
 
 
 def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(B, 3, H, W) -> tokens (B, N, D) behind the final norm, and the residual stream behind each block."""
+    """Tokens (B, N, D) behind the final norm of pixels (B, 3, H, W), and the residual stream behind each block."""
     x, blocks = model.embed(pixels), []
     for block in model.blocks:
         x = block(x)

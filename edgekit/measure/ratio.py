@@ -12,7 +12,7 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
     """`2.9×` of 2.86 within 2.79 .. 2.93, and `1.9× to 5.2×` of 3.1 within 1.9 .. 5.2.
 
     The unit of the last digit is no smaller than the distance from `value` to the further end of the interval. Where
-    that unit exceeds half the value, one number would say too much, and the interval stands in its place.
+    that unit exceeds half the value, or one, a single number would say too much: the interval stands in its place.
 
     Args:
         value: above 0.
@@ -22,7 +22,7 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
     most = (_DIGITS_ALONE if low is None else _MOST_DIGITS) - 1 - math.floor(math.log10(value))
     doubt = max(value - low, high - value) if low is not None and high is not None else 0.0
     carried = most if doubt <= 0 else math.floor(1e-9 - math.log10(doubt))
-    if low is not None and high is not None and carried < most and 10.0**-carried > value / 2:
+    if low is not None and high is not None and carried < most and (carried < 0 or 10.0**-carried > value / 2):
         return ratio_range(low, high)
     return f"{value:.{max(0, min(most, carried))}f}×"
 

@@ -49,7 +49,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
+    """The contents of a file: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
 
     config: ViTConfig
     tensors: dict[str, Tensor]
@@ -422,7 +422,7 @@ def _shape(tensors: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[in
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
-    """How many blocks there are; raises DataError unless they are numbered from 0 without a gap."""
+    """The number of blocks; raises DataError unless they are numbered from 0 without a gap."""
     names = {key.split(".")[1] for key in tensors if key.startswith("blocks.")}
     if foreign := sorted(names - {str(number) for number in range(len(names))}):
         raise DataError(

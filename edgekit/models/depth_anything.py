@@ -25,7 +25,7 @@ _NAME_V1 = re.compile(r"depth[-_ ]?anything[-_ ](?:vit[sbl]14|(?:small|base|larg
 
 @dataclass(frozen=True)
 class DepthKind:
-    """What the keys of a checkpoint do not tell.
+    """The kind of a Depth Anything checkpoint, which its keys do not tell.
 
     `taps` are the blocks whose output the head reads, counted from 0. `max_depth` is the range in metres of a metric
     model, None of a relative one, whose output (an inverse depth without unit) is multiplied by `gain`.
@@ -67,7 +67,7 @@ def licence_of(version: Version, width: int) -> str:
 
 
 def depth_kind(depth: int, *, said: str = "", described: Mapping[str, Any], name: str = "") -> DepthKind:
-    """What a checkpoint is, by the first of: what the user says, config.json, the name of the file or folder.
+    """The kind of a checkpoint, by the first of: what the user says, config.json, the name of the file or folder.
 
     Args:
         depth: blocks of the encoder.
@@ -120,7 +120,7 @@ def _of_kind(said: str, depth: int) -> DepthKind:
 
 
 def _of_config(described: Mapping[str, Any], depth: int) -> DepthKind:
-    """Of transformers' DepthAnythingConfig, whose stage k is the output of block k - 1."""
+    """The blocks of transformers' DepthAnythingConfig, whose stage k is the output of block k - 1."""
     taps, normed = _taps_of_config(described.get("backbone_config") or {}, depth)
     for key, only in (("head_in_index", -1), ("reassemble_factors", [4, 2, 1, 0.5])):
         if described.get(key, only) != only:

@@ -1,4 +1,4 @@
-"""What describes a checkpoint beside its tensors, read with types and limits before anything is built or converted."""
+"""Descriptions of a checkpoint beside its tensors, read with types and limits before anything is built or converted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 
 
 class HubConfig(BaseModel):
-    """What a Hugging Face config.json says of a backbone and shapes can prove; other keys are not looked at."""
+    """Fields of a Hugging Face config.json that describe a backbone and that shapes can prove; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -48,7 +48,7 @@ class Index(BaseModel):
 
 
 class _About(BaseModel):
-    """Where edgekit wrote a file it says whose the weights are."""
+    """Origin and licence of the weights in a file that edgekit wrote."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -190,7 +190,7 @@ def require_floats(tensors: Mapping[str, Tensor], file_bytes: int | None = None)
 
 
 def _strange(tensor: Tensor) -> str:
-    """What keeps a tensor from being dense, "" where it is."""
+    """The reason why a tensor is not dense, "" where it is."""
     if tensor.is_quantized:
         return "quantized"
     if tensor.is_meta:

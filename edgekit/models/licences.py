@@ -40,12 +40,12 @@ _LICENCE_LINE = re.compile(r"^license(_name)?:\s*['\"]?([^'\"\n#]+?)['\"]?\s*(?:
 
 
 def licence_in_header(metadata: Mapping[str, str]) -> str:
-    """What the header of a safetensors file states, "" where it does not."""
+    """The licence in the header of a safetensors file, "" where there is none."""
     return next((named(metadata[key]) for key in _HEADER_KEYS if metadata.get(key)), "")
 
 
 def licence_in_folder(folder: Path, described: Mapping[str, Any]) -> str:
-    """What a folder states, "" where it does not.
+    """The licence that a folder states, "" where it does not.
 
     Args:
         folder: of a checkpoint.
@@ -107,7 +107,7 @@ def _of_text(path: Path) -> str:
 
 
 def _head(path: Path) -> str:
-    """How a text begins; "" of what is no regular file, or cannot be read."""
+    """The beginning of a text; "" of what is no regular file, or cannot be read."""
     try:
         if not path.is_file():
             return ""

@@ -85,7 +85,7 @@ def read_onnx(path: Path) -> OnnxExport:
 
 
 def _export(view: _Graph, model: ModelProto, path: Path) -> OnnxExport:
-    """What the graph holds. Raises DataError as `read_onnx`."""
+    """The contents of the graph. Raises DataError as `read_onnx`."""
     state = view.state()
     found = find_backbone(state)
     if found is None:
@@ -110,7 +110,7 @@ def _export(view: _Graph, model: ModelProto, path: Path) -> OnnxExport:
 
 
 def _static_grid(graph: GraphProto, patch: int) -> tuple[int, int] | None:
-    """(rows, columns) of patches of a static input (B, 3, H, W), None when H or W is symbolic."""
+    """The patch grid (rows, columns) of a static input (B, 3, H, W), None when H or W is symbolic."""
     if not graph.input:
         return None
     sides = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][2:4]

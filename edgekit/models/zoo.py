@@ -61,7 +61,7 @@ class ZooEntry:
 
     @property
     def interpolation(self) -> Interpolation:
-        """How position embeddings are resized to another image size."""
+        """The way position embeddings are resized to another image size."""
         return self.config.interpolation
 
 

@@ -27,7 +27,7 @@ def problem_of(gemms: Mapping[str, GemmPlan], name: str) -> str | None:
 
 
 def first_inputs(ffn: str) -> dict[str, int]:
-    """Where weight, scale and bias of each GEMM begin among QViTBlock's inputs."""
+    """Positions of weight, scale and bias of each GEMM among QViTBlock's inputs."""
     return dict(zip(("attn.qkv", "attn.proj", *FEED_FORWARD[ffn]), (3, 6, 11, 14), strict=True))
 
 

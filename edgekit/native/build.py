@@ -89,7 +89,7 @@ def units(machine: str = "") -> list[Path]:
 
 
 def digest() -> str:
-    """Of the sources and flags: the library holds the one it was built from."""
+    """The digest of sources and flags: the library holds the one it was built from."""
     total = hashlib.sha256(repr(FLAGS).encode())
     for path in sources():
         total.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -17,7 +17,7 @@ _COMMAND = "python -m edgekit.native.build"
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """What there is of the native library on this machine."""
+    """The state of the native library on this machine."""
 
     compiler: str | None
     library: Path | None  # None: not built

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgekit import __version__
-from edgekit.artifact import Preprocess
+from edgekit.artifact import Artifact, ArtifactRow, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
@@ -83,6 +83,10 @@ class Materials:
             head_plan=self._head_plan_of(job),
             calibration=self.calibration(job.size).pixel_values if integer_only else None,
         )
+
+    def artifact_of(self, row: ArtifactRow) -> Artifact:
+        """The artifact that a row of this build describes."""
+        return row.to_artifact(self.out, recipe_digest=self.recipe.digest, parent_sha256=self.loaded.sha256)
 
     def heads_key(self) -> dict[str, str]:
         """Digest of each head's file; of one that the checkpoint brings what it is taken as."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Status
@@ -16,7 +18,7 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 @dataclass(frozen=True)
 class Job:
-    """One artifact to make. `blocked` says why it cannot be made on this machine, None when it can.
+    """One artifact to make. `blocked` says why it cannot be made, anywhere or on this machine; None when it can.
 
     The first image size of a recipe has the contract's plain names (onnx/w8a8, onnx/model_w8a8.onnx); every further one
     carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx).
@@ -65,6 +67,8 @@ class Job:
 def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
     """All artifacts of a recipe in the order in which they are made: the float ones, whose parity is known, first.
 
+    Lists and does nothing else: `on_this_machine` says which of them can be made here.
+
     Raises:
         RecipeError: no format, no precision or no image size is asked for.
     """
@@ -84,7 +88,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
 
 def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list[Job]:
     precisions = [precision for precision in FACTS if precision in recipe.precisions]
-    backend, blocked = backend_of(format_)
+    backend, blocked = _imported(format_)
     if backend is None:
         return [Job(format_, precision, "standard", size, suffix, "", blocked) for precision in precisions]
     jobs = []
@@ -97,13 +101,11 @@ def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list
         for variant in variants:
             name = PurePosixPath(format_, backend.filename(precision, variant))
             path = str(name.with_name(f"{name.stem}{suffix}{name.suffix}"))
-            why_not = blocked or (backend.fused_missing() if variant == "fused" else None)
-            jobs.append(Job(format_, precision, variant, size, suffix, path, why_not))
+            jobs.append(Job(format_, precision, variant, size, suffix, path))
     for engine, precision in backend.peers.items():
         if engine in recipe.engines and precision in precisions:
             path = f"{format_}/model_{precision}_{engine}{suffix}{backend.suffix}"
-            why_not = blocked or backend.engine_missing(engine)
-            jobs.append(Job(format_, precision, "standard", size, suffix, path, why_not, engine))
+            jobs.append(Job(format_, precision, "standard", size, suffix, path, engine=engine))
     if backend.image_input and "image" in recipe.inputs:
         jobs += [_with_image_input(job) for job in jobs if job.path and job.variant == "standard"]
     return jobs
@@ -140,12 +142,36 @@ def exporter_of(job: Job, recipe: Recipe) -> Backend:
     return get_backend(job.format).set_by(recipe, image_input=job.input == "image")
 
 
+def on_this_machine(jobs: Iterable[Job]) -> tuple[Job, ...]:
+    """The same jobs, `blocked` where this machine cannot make them. Compiles the fused ops on their first use."""
+
+    @cache
+    def missing(format_: Format, fused: bool, engine: Engine) -> str | None:
+        backend, why = backend_of(format_)
+        if backend is None or why:
+            return why
+        if engine in backend.peers:
+            return backend.engine_missing(engine)
+        return backend.fused_missing() if fused else None
+
+    return tuple(
+        job if job.blocked else replace(job, blocked=missing(job.format, job.variant == "fused", job.engine))
+        for job in jobs
+    )
+
+
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:
     """The backend and why it cannot export here; no backend at all when this edgekit has none for the format."""
+    backend, why = _imported(format_)
+    return backend, why if backend is None else backend.missing()
+
+
+def _imported(format_: Format) -> tuple[Backend | None, str | None]:
+    """The backend, or why there is none."""
     try:
         backend = get_backend(format_)
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("edgekit."):
             return None, f"the {format_} backend needs {error.name}: pip install 'edgekit[{format_}]'"
         return None, f"this edgekit has no {format_} backend yet"
-    return backend, backend.missing()
+    return backend, None

@@ -59,7 +59,7 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
         return Record(key=key, row=job.row("not here", str(error)))
     except Exception as error:
         return Record(key=key, row=job.row("failed", _logged(error, job, materials.out)))
-    row = row_of(artifact.model_copy(update={"name": job.name}), materials.out)
+    row = artifact.model_copy(update={"name": job.name}).to_row(materials.out)
     if job.input == "image":  # compared with its sibling already, which is examined
         return Record(key=key, row=row, drift_key=drift_key)
     return _examined(Record(key=key, row=row), job, materials, drift_key, watcher)
@@ -70,8 +70,8 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
     row = record.row
     try:
         if job.variant == "fused":
-            _outlive(artifact_from(row, materials), materials.evaluation(job.size).pixel_values[:1])
-        runner = get_backend(job.format).runner(artifact_from(row, materials))
+            _outlive(materials.artifact_of(row), materials.evaluation(job.size).pixel_values[:1])
+        runner = get_backend(job.format).runner(materials.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
             drift = drift_of(runner, job, materials, watcher)
             row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
@@ -182,28 +182,6 @@ def _audit(runner: Runner, job: Job) -> dict[str, object]:
 def golden_home(out: Path, job: Job) -> Path:
     """The folder that holds `golden/` for a job's image size: OUT itself for the main one."""
     return out / job.suffix.removeprefix("_") if job.suffix else out
-
-
-def row_of(artifact: Artifact, out: Path) -> ArtifactRow:
-    """The manifest row of an artifact that was made."""
-    kept = artifact.model_dump(exclude={"path", "recipe_digest", "parent_sha256"})
-    return ArtifactRow(**kept, path=artifact.path.relative_to(out).as_posix(), status="ok")
-
-
-def artifact_from(row: ArtifactRow, materials: Materials) -> Artifact:
-    """The artifact that a row of this build describes."""
-    if row.path is None or row.preprocess is None:
-        raise EdgekitError(f"{row.name} has no file to time")
-    kept = row.model_dump(include={"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"})
-    return Artifact(
-        **kept,
-        path=materials.out / row.path,
-        preprocess=row.preprocess,
-        sha256=row.sha256 or "",
-        size_mb=row.size_mb or 0.0,
-        recipe_digest=materials.recipe.digest,
-        parent_sha256=materials.loaded.sha256,
-    )
 
 
 def failed(row: ArtifactRow, reason: str) -> ArtifactRow:

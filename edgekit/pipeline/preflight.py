@@ -17,7 +17,7 @@ from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
-from edgekit.pipeline.jobs import Job, Size, jobs_of
+from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.recipe import CalibrationRecipe, Recipe
@@ -104,8 +104,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     """
     watcher = watcher or Silent()
     jobs = jobs_of(recipe)
-    if plans_only:
-        jobs = tuple(integer_jobs(jobs))
+    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs)
     recipe = located(recipe)
     refuse_unwritable(out)
     if find_spec("torch") is None:

@@ -20,7 +20,7 @@ from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import Materials
-from edgekit.pipeline.make import LOGS, REFERENCE, artifact_from, maps_of
+from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
 from edgekit.quantize.explanation import Explanation
@@ -152,7 +152,7 @@ def _panels(manifest: Manifest, measured: Measured, materials: Materials, watche
     for row in rows:
         watcher.stage(f"report: pictures of {row.name}")
         try:
-            runner = get_backend(row.format).runner(artifact_from(row, materials))
+            runner = get_backend(row.format).runner(materials.artifact_of(row))
             features[row.name] = features_of(
                 runner, images.pixel_values[show], patch=images.preprocess.patch, names=[images.paths[i] for i in show]
             )

@@ -18,7 +18,7 @@ from edgekit.measure.golden import golden_files, write_golden
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
+from edgekit.pipeline.jobs import Job, exporter_of, jobs_of, on_this_machine
 from edgekit.pipeline.make import UNWRITTEN, golden_home, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
 from edgekit.pipeline.records import Record, digest_of, read_record, records_in
@@ -106,7 +106,7 @@ def build(
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     recipe = located(Recipe.of(recipe, **settings))
-    request = Request(recipe, jobs_of(recipe), out, measure, threads, aim)
+    request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
     with held(out):

@@ -82,7 +82,7 @@ def _stamp(request: Request) -> str:
     jobs = [job for job in request.jobs if not job.blocked]
     written = [file for job in jobs for file in files_of(out / job.path)]
     written += [file for job in jobs for file in golden_files(golden_home(out, job))]
-    written += sorted(file for folder in (PLANS, FOLDER) for file in (out / folder).glob("*.*"))
+    written += sorted(file for folder in (PLANS, FOLDER) for file in (out / folder).glob("[!.]*.*"))
     return digest_of(
         recipe=recipe.digest,
         measure=request.measure,

@@ -239,7 +239,7 @@ class QuantPlan:
 
     @classmethod
     def _of(cls, meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> QuantPlan:
-        """From the parts of a file."""
+        """The plan in the parts of a file."""
         from edgekit.models.config import config_of
 
         return cls(

@@ -92,8 +92,8 @@ def quantize(
             why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
             fix="--samples 64",
         )
-    held = max(1, len(pixel_values) // HELD_OUT)
-    seen, unseen = torch.from_numpy(pixel_values[:-held]), torch.from_numpy(pixel_values[-held:])
+    held_out = max(1, len(pixel_values) // HELD_OUT)
+    seen, unseen = torch.from_numpy(pixel_values[:-held_out]), torch.from_numpy(pixel_values[-held_out:])
     reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
     plans = []
     turns = {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate] if inputs == "integer" else (False,)

@@ -22,7 +22,7 @@ from edgekit.measure.statistics import decibel
 from edgekit.measure.terms import Terms
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.shards import Ran, Shard, WorkerPool, cut, files, run_shards
-from edgekit.shards.drifting import CENTRE, REPORT, SIZE, TABLE, CentreTask, DriftTask, same_size
+from edgekit.shards.drift import CENTRE, REPORT, SIZE, TABLE, CentreTask, DriftTask, same_size
 
 
 class Draw(NamedTuple):

@@ -13,7 +13,7 @@ from edgekit.backends import load
 from edgekit.errors import DataError
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.features import Features, features_of
-from edgekit.report.seeing import write_seeing
+from edgekit.report.visualization import write_visualization
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -73,7 +73,7 @@ def visualize(
         shown = _attention(options.attention, found, features[first.artifact.name], options.show)
         maps = options.attention, shown
     out.mkdir(parents=True, exist_ok=True)
-    return write_seeing(found, features, out, attention=maps, show=options.show)
+    return write_visualization(found, features, out, attention=maps, show=options.show)
 
 
 def _attention(name: str, images: ImageSet, features: Features, show: int) -> np.ndarray:

@@ -116,7 +116,7 @@ def _too_many_crops(words, tmp_path):
 
 
 def _no_backend_for_it(words, tmp_path):
-    words |= {"--format": "openvino", "--precision": "w8a16"}  # only TFLite has it
+    words |= {"--format": "openvino", "--precision": "w4"}  # only Core ML has it
 
 
 def _integers_alone_of_three_images(words, tmp_path):

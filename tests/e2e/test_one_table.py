@@ -12,6 +12,7 @@ from edgekit.backends import load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.bundle import write_bundle
 from edgekit.cli import main
+from edgekit.files import sealed_path
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport
@@ -91,7 +92,8 @@ def test_what_cannot_run_here_loses_its_latency_and_says_why(recipe, out, monkey
     record = json.loads((out / "records" / "onnx_w8a8.json").read_text())
     record["row"] |= {"format": "openvino", "name": "openvino/w8a8"}
     (out / "records" / "onnx_w8a8.json").unlink()
-    (out / "records" / "openvino_w8a8.json").write_text(json.dumps(record))
+    with sealed_path(out / "records" / "openvino_w8a8.json") as temporary:
+        temporary.write_text(json.dumps(record))
     from edgekit.backends.openvino.backend import OpenVinoBackend
 
     monkeypatch.setattr(OpenVinoBackend, "runner_missing", lambda self: "openvino is not installed here")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_PATIENCE_S = 60  # of one case, which takes milliseconds: only a hang is longer
+_PATIENCE_S = 60  # of one case, which takes milliseconds: only a hang is longer; processes of the full tier have more
 _MOST_GROWTH = 1_500_000  # kB that the peak of this process may rise by in one case
 
 
@@ -18,12 +18,14 @@ _MOST_GROWTH = 1_500_000  # kB that the peak of this process may rise by in one 
 def watched(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ends a case that hangs, and fails one that took gigabytes."""
 
+    patience = _PATIENCE_S * (5 if request.node.get_closest_marker("full") else 1)
+
     def give_up(*_: object) -> None:
-        raise AssertionError(f"{request.node.name} has not ended after {_PATIENCE_S} s")
+        raise AssertionError(f"{request.node.name} has not ended after {patience} s")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(_PATIENCE_S)
+    signal.alarm(patience)
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ _ROW: dict[str, Any] = {
     "latency": {"p50_ms": 1.0, "run": "r"},
 }
 _MANIFEST: dict[str, Any] = {
-    "schema": "edgekit.build/1",
+    "schema": "edgekit.build/2",
     "model": {"name": "m", "source": "s", "licence": "MIT", "origin": "o", "sha256": "0" * 64, "config": {}},
     "recipe": {},
     "recipe_digest": "0" * 16,
@@ -54,7 +54,7 @@ def _changed(where: str, value: Any) -> dict[str, Any]:
 
 
 _LIES: list[tuple[str, Any]] = [
-    *[("schema", value) for value in (None, 5, "edgekit.build/2", "", [])],
+    *[("schema", value) for value in (None, 5, "edgekit.build/1", "", [])],
     *[("artifacts", value) for value in (None, 5, {}, "x", [None], [5], [[]], [{}])],
     *[("model", value) for value in (None, [], "x", 5)],
     *[

@@ -8,19 +8,17 @@ import numpy as np
 from PIL import Image
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.models.vit import DinoV2
 from edgekit.precision import Precision
+from tests.support.plans import export_source
 
 SIDE = 28
 
 
 def artifacts(model: DinoV2, folder: Path) -> dict[Precision, Artifact]:
     """The model in FP32 and FP16."""
-    source = ExportSource(
-        model.bake(SIDE, SIDE), Preprocess.for_size(SIDE, SIDE), None, "tiny", "MIT", "0" * 64, "digest"
-    )
+    source = export_source(model.bake(SIDE, SIDE), Preprocess.for_size(SIDE, SIDE), None)
     kinds: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model_fp16.onnx"}
     return {kind: OnnxBackend().export(source, kind, "standard", folder / file) for kind, file in kinds.items()}
 

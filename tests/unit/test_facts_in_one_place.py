@@ -6,8 +6,6 @@ import ast
 from pathlib import Path
 from typing import get_args
 
-import pytest
-
 from edgekit.artifact import FORMATS
 from edgekit.precision import FACTS, VARIANTS, Precision, Variant
 
@@ -47,10 +45,3 @@ def test_names_of_precisions_and_formats_stand_in_their_homes_alone() -> None:
 def test_every_precision_and_variant_has_its_row() -> None:
     assert tuple(FACTS) == get_args(Precision)
     assert set(VARIANTS) == set(get_args(Variant))
-
-
-@pytest.mark.parametrize("file", ["web/src/golden.ts", "ios/Sources/EdgekitCore/Golden.swift"])
-def test_apps_expect_the_cosine_of_the_table(file: str) -> None:
-    text = (PACKAGE / "bundle" / "templates" / file).read_text(encoding="utf-8").replace('"', "").replace("'", "")
-    for precision, facts in FACTS.items():
-        assert f"{precision}: {facts.least_cosine}" in text

@@ -52,7 +52,7 @@ def save(
         model.short_description, model.license = description, licence
         model.user_defined_metadata.update(metadata)
         model.save(str(path))
-    settle(path)
+    make_deterministic(path)
 
 
 def read_function(path: Path, name: str | None = None) -> Any:
@@ -134,7 +134,7 @@ def _description(path: Path) -> Any:
     return spec.description
 
 
-def settle(path: Path) -> None:
+def make_deterministic(path: Path) -> None:
     """Replace what differs from run to run: the date, the order of protobuf's maps, random identifiers."""
     from coremltools.proto import Model_pb2
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.artifact import INPUT_NAME, Artifact
 from edgekit.backends.coreml.interpreter.program import MilProgram
-from edgekit.backends.coreml.package import SPEC, function_of, settle
+from edgekit.backends.coreml.package import SPEC, function_of, make_deterministic
 from edgekit.backends.coreml.tools import coremltools, quiet
 from edgekit.backends.metadata import MANIFEST_KEY, manifest_text
 from edgekit.errors import ExportError
@@ -69,7 +69,7 @@ def _describe(path: Path, joined: Artifact) -> None:
     spec.description.metadata.CopyFrom(source.description.metadata)
     spec.description.metadata.userDefined[MANIFEST_KEY] = manifest_text(joined.model_dump(mode="json"))
     (path / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
-    settle(path)
+    make_deterministic(path)
 
 
 def _require_equal(path: Path, function: str, artifact: Artifact) -> None:

@@ -6,10 +6,11 @@ struct AttendScratch {
     size_t query_stride, rows, scores, probabilities, out, bytes;
 };
 
-// Per query: the scale of its scores, and maximum and sum of this tile of keys and of all tiles so far.
+// Per query: the scale of its scores, and maximum and sum of this tile of keys and of all tiles so far. `high` is the maximum
+// of scores before their scale.
 struct QueryRows {
     float scale[query_block], poison[query_block], peak[query_block], top[query_block], tile_sum[query_block], sum[query_block];
-    float high[query_block * LANES];  // the maximum lane by lane
+    float high[query_block * LANES];  // lane by lane
 };
 
 template <class Mode>
@@ -24,28 +25,29 @@ static inline AttendScratch scratch_of(const Attention& a) {
     return s;
 }
 
-// scores (rows, Mode::keys) -> probabilities in Mixing's own number format, less each row's maximum of this tile, and
-// their sums; `width` is a multiple of 32, and scores that are no key's are -infinity.
+// Scores (rows, Mode::keys) times each row's scale -> probabilities in Mixing's own number format, less the row's maximum of
+// this tile, and their sums; `width` is a multiple of 32, and scores that are no key's are -infinity. The int16 of two vectors
+// lie as pairs: pack_values has the values in the same order.
 template <class Mode>
 static inline void soften(const float* scores, int rows, int width, char* probabilities, size_t stride, QueryRows& q) {
-    for (int r = 0; r < rows; ++r) q.peak[r] = max_of(load(q.high + r * LANES));
     for (int r = 0; r < rows; ++r, scores += Mode::keys, probabilities += stride) {
+        const float high = max_of(load(q.high + r * LANES)), scale = q.scale[r];
+        q.peak[r] = high * scale;
         if constexpr (is_float<Mode>) {
             vf total = {};
             for (int j = 0; j < width; j += LANES) {
-                const vf p = exp2_of(load(scores + j) - q.peak[r]);
+                const vf p = exp2_of(load(scores + j) - high);
                 store((float*)probabilities + j, p);
                 total += p;
             }
             q.tile_sum[r] = sum_of(total);
         } else {
-            const float peak = q.peak[r];
             vu total = {};  // of the rounded probabilities
             for (int j = 0; j < width; j += 2 * LANES) {
-                const vi a = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j) - peak));
-                const vi b = round_to_int(exp2_times<Mode::probability_levels>(load(scores + j + LANES) - peak));
+                const vi a = round_to_int(exp2_times<Mode::probability_levels>((load(scores + j) - high) * scale));
+                const vi b = round_to_int(exp2_times<Mode::probability_levels>((load(scores + j + LANES) - high) * scale));
                 if constexpr (Mode::Mixing::group == 4) store_integers((uint8_t*)probabilities + j, a, b);
-                else store_integers((int16_t*)probabilities + j, a, b);
+                else store((int32_t*)probabilities + j / 2, (vi)((vu)a | (vu)b << 16));
                 total += (vu)a + (vu)b;
             }
             q.tile_sum[r] = sum_of(to_float((vi)total));
@@ -86,7 +88,7 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                     __builtin_memcpy(&product, tile + (r * VECTORS + v) * sizeof product, sizeof product);
                     vf score;
                     if constexpr (is_float<Mode>) score = product + bias[v];
-                    else score = (to_float(product) * scale[v] + bias[v]) * q.scale[row + r];
+                    else score = to_float(product) * scale[v] + bias[v];
                     high = larger(score, high);
                     store(scores + (row + r) * Mode::keys + column + v * LANES, score);
                 }
@@ -117,8 +119,9 @@ static void attend(const Attention& a, int image, int head, int first_row, int r
                 }
         };
         constexpr int group = Mode::Mixing::group;
+        const int steps = group == 2 ? keys / (2 * LANES) * LANES + lesser(keys % (2 * LANES), LANES) : (keys + group - 1) / group;
         const DotPanels<typename Mode::Mixing> value_panels(packed + h.values + size_t(first / group) * step_bytes,
-                                                            h.value_panels, (keys + group - 1) / group, h.value_steps * step_bytes);
+                                                            h.value_panels, steps, h.value_steps * step_bytes);
         value_panels.multiply_rows(probabilities, p_stride, rows, mix);
     }
     const float* value_scale = (const float*)(packed + h.value_scale);

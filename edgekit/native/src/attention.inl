@@ -124,6 +124,12 @@ static inline void pack_keys(const Attention& a, const float* k, const HeadLayou
     for (int token = a.tokens; token < h.keys; ++token) key_bias[token] = -__builtin_inff();
 }
 
+// The i-th token of a step of values: neighbours, but of two those that stand LANES apart in a pair of vectors.
+template <int group>
+static inline int token_of(int step, int i) {
+    return group == 2 ? step / LANES * 2 * LANES + step % LANES + i * LANES : step * group + i;
+}
+
 // Values with an integer scale for each channel; a step holds `group` tokens of 16 channels. v (tokens, stride).
 template <class Mode>
 static inline void pack_values(const Attention& a, const float* v, const HeadLayout& h, char* packed) {
@@ -140,13 +146,15 @@ static inline void pack_values(const Attention& a, const float* v, const HeadLay
         const vf inverse = 1.0f / scale;
         store((float*)(packed + h.value_scale) + d, scale + poison);
         char* to = column_at(packed + h.values, d, h.value_steps);
-        for (int first = 0; first < a.tokens; first += group) {
+        for (int s = 0; s < h.value_steps && token_of<group>(s / LANES * LANES, 0) < a.tokens; ++s) {
             vi step = {};
-            for (int i = 0; i < group && first + i < a.tokens; ++i) {
-                const vf x = load_up_to(v + (first + i) * a.stride + d, a.dim - d, 0) * inverse;
+            for (int i = 0; i < group; ++i) {
+                const int token = token_of<group>(s, i);
+                if (token >= a.tokens) continue;
+                const vf x = load_up_to(v + token * a.stride + d, a.dim - d, 0) * inverse;
                 step |= (vi)((vu)(round_to_int(between(x, -Mode::value_levels, Mode::value_levels)) & mask) << (i * bits));
             }
-            __builtin_memcpy(to + size_t(first / group) * step_bytes, &step, sizeof step);
+            __builtin_memcpy(to + size_t(s) * step_bytes, &step, sizeof step);
         }
     }
 }
@@ -180,7 +188,7 @@ static void pack_head(const Attention& a, int image, int head, char* packed) {
         const int last = a.tokens / panel_outputs;
         __builtin_memset(packed + size_t(last) * h.key_steps * step_bytes, 0, size_t(h.key_panels - last) * h.key_steps * step_bytes);
         __builtin_memset(packed + h.key_scale, 0, h.key_bias - h.key_scale);
-        const size_t step = a.tokens / Mode::Mixing::group;
+        const size_t step = a.tokens / (Mode::Mixing::group * LANES) * LANES;
         for (int panel = 0; panel < h.value_panels; ++panel)
             __builtin_memset(packed + h.values + (panel * h.value_steps + step) * step_bytes, 0, (h.value_steps - step) * step_bytes);
         pack_keys<Mode>(a, k, h, packed);

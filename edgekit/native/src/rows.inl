@@ -27,13 +27,26 @@ static inline void store_planes(const float* x, int n, float inverse, float leve
 
 template <class Element>
 static inline void store_row(const float* x, int n, float inverse, int32_t shift, float low, float high, char* to) {
-    for (int i = 0; i < n; i += LANES) {
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        vf v[4];
+        for (int j = 0; j < 4; ++j) v[j] = load(x + i + j * LANES) * inverse;
+        if constexpr (sizeof(Element) == 1) {  // cuts what is a step outside
+            store_bytes<activation_offset != 0>((uint8_t*)to + i, round_to_int(v[0]), round_to_int(v[1]), round_to_int(v[2]),
+                                                round_to_int(v[3]), shift);
+        } else {
+            for (int j = 0; j < 4; j += 2)
+                store_integers((Element*)to + i + j * LANES, round_to_int(between(v[j], low, high)),
+                               round_to_int(between(v[j + 1], low, high)));
+        }
+    }
+    for (; i < n; i += LANES) {
         const vf q = between(load_up_to(x + i, n - i, 0) * inverse, low, high);
         store_integers((Element*)to + i, round_to_int(q) + shift);
     }
 }
 
-// Minimum and maximum of a token, which decide its scale; two accumulators side by side hide the latency of each.
+// Minimum and maximum of a token, which decide its scale.
 struct Extremes {
     vf low = {}, high = {}, poison = {};  // NaN once a value is not finite
     inline __attribute__((always_inline)) void see(vf v) {
@@ -43,13 +56,26 @@ struct Extremes {
     }
 };
 
+// Of a token of n values; several accumulators side by side hide the latency of each.
+struct Range {
+    Extremes parts[4];
+    inline __attribute__((always_inline)) void see_all(const float* x, int n) {
+        int i = 0;
+        for (; i + 4 * LANES <= n; i += 4 * LANES)
+            for (int j = 0; j < 4; ++j) parts[j].see(load(x + i + j * LANES));
+        for (; i < n; i += LANES) parts[0].see(load_up_to(x + i, n - i, 0));
+    }
+    float top() const { return max_of(larger(larger(parts[0].high, parts[1].high), larger(parts[2].high, parts[3].high))); }
+    float bottom() const {
+        return -max_of(-smaller(smaller(parts[0].low, parts[1].low), smaller(parts[2].low, parts[3].low)));
+    }
+    float poison() const { return sum_of((parts[0].poison + parts[1].poison) + (parts[2].poison + parts[3].poison)); }
+};
+
 // One token of n values -> its integers. levels == 0: uint8 with a zero point, else symmetric int16.
-static inline void quantize_row(const float* x, int n, const Linear& linear, char* values, float& to_scale, int32_t& to_zero) {
-    Extremes even, odd;
-    int i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) even.see(load(x + i)), odd.see(load(x + i + LANES));
-    for (; i < n; i += LANES) even.see(load_up_to(x + i, n - i, 0));
-    const float top = max_of(larger(even.high, odd.high)), bottom = -max_of(-smaller(even.low, odd.low));
+static inline void quantize_row(const float* x, int n, const Range& range, const Linear& linear, char* values, float& to_scale,
+                                int32_t& to_zero) {
+    const float top = range.top(), bottom = range.bottom();
     float scale;
     if (linear.levels) {
         scale = (top > -bottom ? top : -bottom) / float(linear.levels);
@@ -71,24 +97,42 @@ static inline void quantize_row(const float* x, int n, const Linear& linear, cha
             to_zero = 0;
         }
     }
-    to_scale = scale + sum_of(even.poison + odd.poison);
+    to_scale = scale + range.poison();
     // What pads the row up to a step meets weights of 0.
 }
 
-static inline void normalize_row(const float* x, int n, const Norm& norm, float* y) {
-    vf total = {};
-    for (int i = 0; i < n; i += LANES) total += load_up_to(x + i, n - i, 0);
-    const float mean = sum_of(total) / n;
-    vf squares = {};
-    for (int i = 0; i < n; i += LANES) {
-        vf v = load_up_to(x + i, n - i, mean) - mean;
-        squares += v * v;
+// Sum of term(v) over n values, `rest` beyond them.
+template <class Term>
+static inline float total_of(const float* x, int n, float rest, Term&& term) {
+    vf totals[4] = {};
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; ++j) totals[j] += term(load(x + i + j * LANES));
+    for (; i < n; i += LANES) totals[0] += term(load_up_to(x + i, n - i, rest));
+    return sum_of((totals[0] + totals[1]) + (totals[2] + totals[3]));
+}
+
+// LayerNorm of a token, and the range of what it becomes.
+static inline Range normalize_row(const float* x, int n, const Norm& norm, float* y) {
+    const float mean = total_of(x, n, 0, [](vf v) { return v; }) / n;
+    const float squares = total_of(x, n, mean, [&](vf v) { return (v - mean) * (v - mean); });
+    const float factor = 1 / __builtin_sqrtf(squares / n + norm.epsilon);
+    Range range;
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; ++j) {
+            const int k = i + j * LANES;
+            const vf v = (load(x + k) - mean) * factor * load(norm.weight + k) + load(norm.bias + k);
+            store(y + k, v);
+            range.parts[j].see(v);
+        }
+    for (; i < n; i += LANES) {
+        const vf v = (load_up_to(x + i, n - i, mean) - mean) * factor;
+        const vf scaled = v * load_up_to(norm.weight + i, n - i, 0) + load_up_to(norm.bias + i, n - i, 0);
+        store(y + i, scaled);
+        range.parts[0].see(scaled);
     }
-    const float factor = 1 / __builtin_sqrtf(sum_of(squares) / n + norm.epsilon);
-    for (int i = 0; i < n; i += LANES) {
-        vf v = (load_up_to(x + i, n - i, mean) - mean) * factor;
-        store(y + i, v * load_up_to(norm.weight + i, n - i, 0) + load_up_to(norm.bias + i, n - i, 0));
-    }
+    return range;
 }
 
 // Room for the input of a linear layer in `scratch`.
@@ -109,7 +153,11 @@ struct InputSpace {
 static inline Input input_of(const Linear& linear, const float* x, size_t stride, int rows, char* scratch) {
     if (linear.format == Format::f32) return {(const char*)x, stride * sizeof(float), nullptr, nullptr};
     const InputSpace to(linear, rows, scratch);
-    for (int r = 0; r < rows; ++r) quantize_row(x + r * stride, linear.in, linear, to.values + r * to.stride, to.scale[r], to.zero[r]);
+    for (int r = 0; r < rows; ++r) {
+        Range range;
+        range.see_all(x + r * stride, linear.in);
+        quantize_row(x + r * stride, linear.in, range, linear, to.values + r * to.stride, to.scale[r], to.zero[r]);
+    }
     return to;
 }
 
@@ -122,8 +170,8 @@ static inline Input normalized(const Linear& linear, const Norm& norm, const flo
         if (linear.format == Format::f32) {
             normalize_row(x + size_t(r) * n, n, norm, (float*)values);
         } else {
-            normalize_row(x + size_t(r) * n, n, norm, row);
-            quantize_row(row, n, linear, values, to.scale[r], to.zero[r]);
+            const Range range = normalize_row(x + size_t(r) * n, n, norm, row);
+            quantize_row(row, n, range, linear, values, to.scale[r], to.zero[r]);
         }
     }
     return to;

@@ -56,10 +56,21 @@ static inline float max_of(vf v) {
     return a > b ? a : b;
 }
 
-// Round half to even, for |v| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits of the float.
+// Round half to even, for |v| < 2^22: where there is no instruction for it, adding 1.5 * 2^23 leaves the integer in the low
+// bits of the float. NaN is any integer.
 static constexpr float round_magic = 12582912.0f;
 static constexpr uint32_t round_bits = 0x4B400000;
+#if defined(__AVX512F__) && LANES == 16
+static inline vi round_to_int(vf v) { return (vi)_mm512_cvtps_epi32((__m512)v); }
+#elif defined(__AVX2__) && LANES == 8
+static inline vi round_to_int(vf v) { return (vi)_mm256_cvtps_epi32((__m256)v); }
+#elif defined(__SSE2__) && LANES == 4
+static inline vi round_to_int(vf v) { return (vi)_mm_cvtps_epi32((__m128)v); }
+#elif defined(__aarch64__) && LANES == 4
+static inline vi round_to_int(vf v) { return (vi)vcvtnq_s32_f32((float32x4_t)v); }
+#else
 static inline vi round_to_int(vf v) { return (vi)((vu)(v + round_magic) - round_bits); }
+#endif
 
 // The low 8 or 16 bits of integers that fit them, signed or not. Compilers take narrow vectors apart lane by lane, all but
 // those of AVX-512.
@@ -101,10 +112,44 @@ static inline void store_integers(int16_t* p, vi v) {
 
 // Two vectors beside each other.
 static inline void store_integers(uint8_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
+#if defined(__AVX2__) && LANES == 8
+static inline void store_integers(int16_t* p, vi a, vi b) {
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)a, (__m256i)b), 0xd8));
+}
+#else
 static inline void store_integers(int16_t* p, vi a, vi b) { store_integers(p, a), store_integers(p + LANES, b); }
+#endif
 
-// 2^v for v <= 0 and a polynomial of 2^f on |f| <= 1/2, highest power first; what underflows is 0 or near it.
-template <int count>
+// Four vectors of integers, `shift` added, cut to what a byte holds (`is_signed` or not) by packing that saturates.
+template <bool is_signed>
+static inline void store_bytes(uint8_t* p, vi a, vi b, vi c, vi d, int shift) {
+#if defined(__AVX2__) && LANES == 8
+    static_assert(!is_signed);
+    const __m256i add = _mm256_set1_epi16(short(shift));
+    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b), add);
+    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32((__m256i)c, (__m256i)d), add);
+    const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+    _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+#elif defined(__aarch64__) && LANES == 4
+    const int16x8_t add = vdupq_n_s16(int16_t(shift));
+    const int16x8_t low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32((int32x4_t)a), (int32x4_t)b), add);
+    const int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32((int32x4_t)c), (int32x4_t)d), add);
+    if constexpr (is_signed) vst1q_s8((int8_t*)p, vqmovn_high_s16(vqmovn_s16(low), high));
+    else vst1q_u8(p, vqmovun_high_s16(vqmovun_s16(low), high));
+#else
+    constexpr int least = is_signed ? -128 : 0;
+    const vi all[] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) {
+        vi v = all[i] + shift;
+        v = v < least ? splat(least) : v;
+        store_integers(p + i * LANES, v > least + 255 ? splat(least + 255) : v);
+    }
+#endif
+}
+
+// 2^v for v <= 0 and a polynomial of 2^f on |f| <= 1/2, highest power first; what underflows is 0 or near it. `large`: the
+// polynomial is above 2, so that powers of two can be added to its exponent; NaN may become a number then.
+template <bool large = false, int count>
 static inline vf power_of_two(vf v, const float (&terms)[count]) {
 #if defined(__AVX512F__)
     const vf f = (vf)_mm512_reduce_ps((__m512)v, 0), whole = v - f;  // 0 of -infinity
@@ -118,7 +163,8 @@ static inline vf power_of_two(vf v, const float (&terms)[count]) {
 #if defined(__AVX512F__)
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #else
-    return p * (vf)(((vu)shifted - (round_bits - 127)) << 23);
+    if constexpr (large) return (vf)((vu)p + ((vu)shifted << 23));
+    else return p * (vf)(((vu)shifted - (round_bits - 127)) << 23);
 #endif
 }
 
@@ -131,7 +177,7 @@ static inline vf exp2_of(vf v) {
 // levels * 2^v with a relative error of 8e-5, which integers of 12 bits do not see.
 template <int levels>
 static inline vf exp2_times(vf v) {
-    return power_of_two(v, {levels * 0.0551716648042202f, levels * 0.2426111251115799f, levels * 0.6932609677314758f,
+    return power_of_two<(levels > 4)>(v, {levels * 0.0551716648042202f, levels * 0.2426111251115799f, levels * 0.6932609677314758f,
                             levels * 0.9999280571937561f});
 }
 

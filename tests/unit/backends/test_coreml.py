@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,17 @@ import pytest
 import torch
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import DataError, ExportError
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
-from tests.support.plans import rtn_plan
+from tests.support.metrics import expected
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("coremltools")
 
@@ -33,32 +36,20 @@ from edgekit.backends.coreml.runner import CoreMlRunner
 from edgekit.backends.coreml.verify import verify_plan
 
 SIZE = (70, 56)
+pixels = partial(noise, SIZE)
 QKV = "blocks.0.attn.qkv"
-
-
-def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def export(
     model: DinoV2, folder: Path, precision: Precision, plan: QuantPlan | None = None, target: Target = "iOS18"
 ) -> Artifact:
-    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(model, Preprocess.for_size(*SIZE), plan)
     backend = CoreMlBackend(target=target)
     return backend.export(source, precision, "standard", folder / backend.filename(precision, "standard"))
 
 
 def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
     return CoreMlBackend().runner(artifact)(x.numpy())["last_hidden_state"]
-
-
-@torch.no_grad()
-def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
-    return model(x)[0].numpy()
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / max(((reference - other) ** 2).sum(), 1e-30)))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +91,7 @@ def test_a_flexible_batch_computes_what_a_fixed_one_does(
 ) -> None:
     precision: Precision = "w8a8" if inputs else "fp32"
     whole = rtn_plan(tiny, pixels(8), inputs=inputs) if inputs else None
-    source = ExportSource(tiny, Preprocess.for_size(*SIZE), whole, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny, Preprocess.for_size(*SIZE), whole)
     paths = [tmp_path / f"{name}.mlpackage" for name in ("fixed", "open", "again")]
     fixed, flexible, again = (
         CoreMlBackend(target, batch).export(source, precision, "standard", path)
@@ -119,7 +110,7 @@ def test_a_flexible_batch_computes_what_a_fixed_one_does(
 
 
 def test_macos_is_fed_as_many_images_as_fit(tiny: DinoV2, tmp_path: Path) -> None:
-    source = ExportSource(tiny, Preprocess.for_size(*SIZE), None, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny, Preprocess.for_size(*SIZE), None)
     artifact = CoreMlBackend(batch=4).export(source, "fp32", "standard", tmp_path / "model.mlpackage")
     fed = []
 
@@ -155,7 +146,7 @@ def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path, zero_points: b
     plan = rtn_plan(tiny, pixels(8), bits=4, group_size=32, zero_points=zero_points)
     artifact = export(tiny, tmp_path, "w4a8", plan)
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 30
-    other = replace(plan, gemms=plan.gemms | {QKV: _other_zero_point(plan.gemms[QKV])})
+    other = replace(plan, gemms=plan.gemms | {QKV: _other_weight_zero_point(plan.gemms[QKV])})
     with pytest.raises(ExportError, match=f"{QKV} has other weight zero points"):
         verify_plan(artifact.path, other, row_gains(plan.config, plan.float_tensors, "iOS18"), "w4a8")
     eight = export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8)))
@@ -193,7 +184,7 @@ def _other_integer(gemm: GemmPlan) -> GemmPlan:
     return replace(gemm, weight=weight)
 
 
-def _other_zero_point(gemm: GemmPlan) -> GemmPlan:
+def _other_weight_zero_point(gemm: GemmPlan) -> GemmPlan:
     zero = np.zeros(gemm.weight_scale.shape, np.int8) if gemm.weight_zero_point is None else gemm.weight_zero_point
     return replace(gemm, weight_zero_point=zero + np.int8(1))
 
@@ -266,7 +257,7 @@ def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: DinoV2, tmp
     x = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 255
     plan = rtn_plan(rgb, x)
     plan = replace(plan, gemms={"patch_embed.proj": plan.gemms["patch_embed.proj"]})
-    source = ExportSource(rgb, preprocess, plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(rgb, preprocess, plan)
     artifact = CoreMlBackend().export(source, "w8a8", "standard", tmp_path / "model_w8a8.mlpackage")
     convolution = next(op for op in read_function(artifact.path).operations if op.op_type == "conv")
     assert convolution.weight.op.scale.val.min() > np.finfo(np.float16).smallest_normal
@@ -279,7 +270,7 @@ def test_metadata_names_the_model_and_no_date(tiny: DinoV2, tmp_path: Path) -> N
     assert metadata["model"] == "tiny"
     assert not [key for key in metadata if "date" in key]
     _without_manifest(path)
-    with pytest.raises(DataError, match="is no Core ML package of edgekit"):
+    with pytest.raises(DataError, match="was not written by edgekit"):
         CoreMlBackend().read(path)
 
 

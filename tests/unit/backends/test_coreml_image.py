@@ -14,9 +14,10 @@ import edgekit
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource, rgb_source
 from edgekit.errors import ExportError
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.precision import Precision
-from tests.support.plans import rtn_plan
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("coremltools")
 
@@ -30,7 +31,7 @@ SIZE = (70, 56)
 @pytest.fixture(scope="module")
 def float_source(tiny_reg_model: DinoV2) -> ExportSource:
     model = tiny_reg_model.bake(*SIZE)
-    return ExportSource(model, Preprocess.for_size(*SIZE), None, "tiny", "MIT", "0" * 64, "digest")
+    return export_source(model, Preprocess.for_size(*SIZE), None)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,6 @@ def planned(float_source: ExportSource) -> ExportSource:
 
 def export(source: ExportSource, precision: Precision, path: Path) -> Artifact:
     return CoreMlBackend().export(source, precision, "standard", path)
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
 
 
 @pytest.mark.parametrize(("precision", "least_db"), [("fp16", 45), ("w8a8", 30)])

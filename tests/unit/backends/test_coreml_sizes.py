@@ -14,6 +14,7 @@ from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
+from tests.support.pixels import noise
 from tests.support.plans import rtn_plan
 
 pytest.importorskip("coremltools")
@@ -27,14 +28,10 @@ from edgekit.workflows.join import at_size
 SIZES = ((70, 56), (84, 98))
 
 
-def pixels(size: tuple[int, int], batch: int = 1) -> torch.Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
 def exported(model: DinoV2, folder: Path, precision: Precision) -> list[Artifact]:
     """A package for each size, of one plan."""
     baked = [model.bake(*size) for size in SIZES]
-    plan = None if precision == "fp16" else rtn_plan(baked[0], pixels(SIZES[0], 8))
+    plan = None if precision == "fp16" else rtn_plan(baked[0], noise(SIZES[0], 8))
     return [
         CoreMlBackend().export(
             ExportSource(each, Preprocess.for_size(*size), plan and at_size(plan, each), "tiny", "MIT", "0" * 64, ""),
@@ -63,21 +60,21 @@ def test_both_sizes_run_out_of_one_package_that_is_hardly_larger(
     assert read_function_names(joined[0].path) == ("size_70x56", "size_84x98")
     assert joined[0].size_mb < 1.1 * max(artifact.size_mb for artifact in apart)
     assert f"{joined[0].size_mb:.1f} MB" in joined[0].notes[-1]
-    plan = rtn_plan(tiny_reg_model.bake(*SIZES[0]), pixels(SIZES[0], 8))
+    plan = rtn_plan(tiny_reg_model.bake(*SIZES[0]), noise(SIZES[0], 8))
     for artifact, size in zip(joined, SIZES, strict=True):
         model = tiny_reg_model.bake(*size)
         if precision == "w8a8":
             model = simulate(at_size(plan, model))
         with torch.no_grad():
-            expected = model(pixels(size))[0].numpy()
-        actual = CoreMlBackend().runner(artifact)(pixels(size).numpy())["last_hidden_state"]
+            expected = model(noise(size, 1))[0].numpy()
+        actual = CoreMlBackend().runner(artifact)(noise(size, 1).numpy())["last_hidden_state"]
         assert ((actual - expected) ** 2).sum() < 1e-3 * (expected**2).sum()
 
 
 def test_the_first_size_runs_unasked_and_the_file_says_what_it_is(apart: list[Artifact], tmp_path: Path) -> None:
     joined = join_packages(apart, tmp_path / "joined.mlpackage")
     assert CoreMlBackend().read(tmp_path / "joined.mlpackage") == joined[0]
-    x = {"pixel_values": pixels(SIZES[0]).numpy()}
+    x = {"pixel_values": noise(SIZES[0], 1).numpy()}
     np.testing.assert_array_equal(
         MilProgram(joined[0].path)(x)["pooler_output"], MilProgram(apart[0].path)(x)["pooler_output"]
     )
@@ -117,7 +114,7 @@ def test_what_cannot_be_joined_is_refused(apart: list[Artifact], tmp_path: Path)
 
 def test_a_rotated_plan_belongs_to_its_size(tiny_reg_model: DinoV2) -> None:
     baked = tiny_reg_model.bake(*SIZES[0])
-    plan = rtn_plan(baked, pixels(SIZES[0], 2))
+    plan = rtn_plan(baked, noise(SIZES[0], 2))
     plan.float_tensors["unrotate"] = np.eye(baked.config.width, dtype=np.float32)
     with pytest.raises(ExportError, match="rotated plan"):
         at_size(plan, tiny_reg_model.bake(*SIZES[1]))

@@ -15,7 +15,6 @@ from PIL import Image
 
 import edgekit
 from edgekit.artifact import Artifact, ArtifactRow, Choice, Manifest, Preprocess, TimingRun
-from edgekit.backends.base import ExportSource
 from edgekit.backends.loading import artifact_of
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.onnx.metadata import metadata_of
@@ -23,14 +22,14 @@ from edgekit.errors import BackendMissing, DataError
 from edgekit.host import describe_host
 from edgekit.images import preprocess
 from edgekit.models.vit import DinoV2
-from edgekit.pipeline.make import row_of
+from tests.support.plans import export_source
 
 pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
 def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    source = ExportSource(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None)
     path = tmp_path_factory.mktemp("build") / "onnx" / "model.onnx"
     return OnnxBackend().export(source, "fp32", "standard", path)
 
@@ -39,7 +38,7 @@ def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Ar
 def folder(artifact: Artifact, tmp_path: Path) -> Path:
     """A build folder with that one artifact, whose manifest the tests rewrite."""
     shutil.copytree(artifact.path.parent, tmp_path / "onnx")
-    write_rows(tmp_path, row_of(artifact, artifact.path.parents[1]))
+    write_rows(tmp_path, artifact.to_row(artifact.path.parents[1]))
     return tmp_path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,12 @@ import pytest
 import torch
 
 from edgekit.artifact import INPUT_NAME, Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision
-from tests.support.plans import rtn_plan
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("coremltools")
 
@@ -29,17 +30,14 @@ from edgekit.backends.coreml.interpreter import program as mil
 from edgekit.backends.coreml.interpreter.program import MilProgram
 
 SIZE = (70, 56)
+pixels = partial(noise, SIZE)
 NO_NUMPY = {"conv", "identity", "silu"}  # coremltools has no evaluation of them; torch judges them below
-
-
-def pixels(batch: int = 1, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def export(
     model: DinoV2, folder: Path, precision: Precision, plan: QuantPlan | None = None, target: Target = "iOS18"
 ) -> Artifact:
-    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(model, Preprocess.for_size(*SIZE), plan)
     backend = CoreMlBackend(target=target)
     return backend.export(source, precision, "standard", folder / backend.filename(precision, "standard"))
 
@@ -90,7 +88,7 @@ def test_every_operation_agrees_with_coremltools(
                 assert error.max() <= limit * max(1.0, float(np.abs(ours.astype(np.float64)).max())), op.op_type
         seen[op.op_type] += 1
 
-    program({INPUT_NAME: pixels().numpy()}, compare)
+    program({INPUT_NAME: pixels(1).numpy()}, compare)
     depth = model.config.depth
     assert seen["scaled_dot_product_attention"] == (depth if target == "iOS18" else 0)
     assert seen["softmax"] == (0 if target == "iOS18" else depth)
@@ -101,7 +99,7 @@ def test_every_operation_agrees_with_coremltools(
 
 def test_padding_agrees_with_coremltools(tiny: DinoV2, tmp_path: Path) -> None:
     """It brings CLS and registers into packages whose number of images is open."""
-    source = ExportSource(tiny, Preprocess.for_size(*SIZE), None, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny, Preprocess.for_size(*SIZE), None)
     path = CoreMlBackend(batch=3).export(source, "fp16", "standard", tmp_path / "model.mlpackage").path
     seen: list[tuple[int, ...]] = []
 

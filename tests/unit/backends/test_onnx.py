@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +19,26 @@ from edgekit.backends.onnx.backend import OnnxBackend, storage_for
 from edgekit.backends.onnx.verify import verify_plan
 from edgekit.errors import ExportError
 from edgekit.files import files_of, sha256_of
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
-from tests.support.plans import rtn_plan
+from tests.support.metrics import expected
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 SIZE = (70, 56)
-
-
-def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+pixels = partial(noise, SIZE)
 
 
 def source(model: DinoV2, plan: QuantPlan | None, overflow: Overflow = "auto") -> ExportSource:
     preprocess = Preprocess.for_size(*SIZE)
-    return ExportSource(model, preprocess, plan, "tiny", "MIT", "0" * 64, "digest", overflow)
+    return export_source(model, preprocess, plan, overflow)
 
 
 def export(model: DinoV2, path: Path, precision: Precision, plan: QuantPlan, overflow: Overflow = "auto") -> Artifact:
@@ -46,15 +47,6 @@ def export(model: DinoV2, path: Path, precision: Precision, plan: QuantPlan, ove
 
 def run(artifact: Artifact) -> np.ndarray:
     return OnnxBackend().runner(artifact, threads=1)(pixels().numpy())["last_hidden_state"]
-
-
-@torch.no_grad()
-def expected(model: DinoV2) -> np.ndarray:
-    return model(pixels())[0].numpy()
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +67,15 @@ def test_every_gemm_alone_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kin
     for name in ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.1.mlp.fc2"):
         alone = replace(whole, gemms={name: whole.gemms[name]})
         artifact = export(tiny, tmp_path / "model.onnx", "w8a8", alone, overflow)
-        assert sqnr_db(expected(simulate(alone)), run(artifact)) > 60, name
+        assert sqnr_db(expected(simulate(alone), pixels()), run(artifact)) > 60, name
 
 
 @pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled", "per_token"])
 def test_all_gemms_together_stay_with_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> None:
     whole = rtn_plan(tiny, pixels(8, seed=1), inputs=kind)
     hidden = run(export(tiny, tmp_path / "model.onnx", "w8a8", whole))
-    assert sqnr_db(expected(simulate(whole)), hidden) > 35
-    assert 15 < sqnr_db(expected(tiny), hidden) < 45  # and it is quantized
+    assert sqnr_db(expected(simulate(whole), pixels()), hidden) > 35
+    assert 15 < sqnr_db(expected(tiny, pixels()), hidden) < 45  # and it is quantized
 
 
 def test_integer_attention_equals_the_simulator(tiny: DinoV2, tmp_path: Path) -> None:
@@ -91,7 +83,7 @@ def test_integer_attention_equals_the_simulator(tiny: DinoV2, tmp_path: Path) ->
     name, matmul = next(iter(whole.matmuls.items()))
     alone = replace(whole, gemms={}, matmuls={name: matmul})
     artifact = export(tiny, tmp_path / "model.onnx", "w8a8", alone)
-    assert sqnr_db(expected(simulate(alone)), run(artifact)) > 60
+    assert sqnr_db(expected(simulate(alone), pixels()), run(artifact)) > 60
     assert OnnxBackend().audit(artifact)["attention_products_int8"] == 2
 
 
@@ -112,7 +104,7 @@ def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | 
         model.get_submodule(name).weight.data = torch.from_numpy(gemm.dequantized())
     artifact = export(tiny, tmp_path / "model.onnx", "w4a8", whole)
     assert OnnxBackend().audit(artifact)["gemms_int4"] == 8
-    assert sqnr_db(expected(model), run(artifact)) > 30
+    assert sqnr_db(expected(model, pixels()), run(artifact)) > 30
     name, gemm = next(iter(whole.gemms.items()))
     zero = np.ones(gemm.weight_scale.shape, np.int8) if gemm.weight_zero_point is None else gemm.weight_zero_point - 1
     other = replace(whole, gemms=whole.gemms | {name: replace(gemm, weight_zero_point=zero)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.backends.openvino.runner import int8_saturates
 from edgekit.errors import DataError, ExportError
 from edgekit.files import sha256_of
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
 from edgekit.precision import Precision
@@ -24,21 +26,20 @@ from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from edgekit.workflows.compare import latency_of
 from tests.support.cpu import int8_gemms
-from tests.support.plans import rtn_plan
+from tests.support.metrics import expected
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("openvino")
 
 from edgekit.backends.openvino.runner import OpenVinoRunner, read_model
 
 SIZE = (70, 56)
-
-
-def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+pixels = partial(noise, SIZE)
 
 
 def source(model: DinoV2, plan: QuantPlan | None = None) -> ExportSource:
-    return ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    return export_source(model, Preprocess.for_size(*SIZE), plan)
 
 
 def export(model: DinoV2, path: Path, precision: Precision = "fp32", plan: QuantPlan | None = None) -> Artifact:
@@ -47,15 +48,6 @@ def export(model: DinoV2, path: Path, precision: Precision = "fp32", plan: Quant
 
 def run(artifact: Artifact, x: torch.Tensor) -> dict[str, np.ndarray]:
     return OpenVinoBackend().runner(artifact, threads=1)(x.numpy())
-
-
-@torch.no_grad()
-def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
-    return model(x)[0].numpy()
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
 
 
 @pytest.fixture(scope="module", params=["tiny_model", "tiny_reg_model", "tiny_swiglu_model"])

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.errors import DataError, ExportError
 from edgekit.images.preprocess import preprocess
 from edgekit.models.vit import DinoV2
+from tests.support.plans import export_source
 
 ov = pytest.importorskip("openvino")
 
@@ -34,7 +34,7 @@ def tiny(tiny_model: DinoV2) -> DinoV2:
 
 
 def export(model: DinoV2, folder: Path, transform: Preprocess) -> Artifact:
-    source = ExportSource(model, transform, None, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(model, transform, None)
     return OpenVinoBackend().export(source, "fp32", "standard", folder / "model.xml")
 
 

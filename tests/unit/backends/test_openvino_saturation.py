@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,23 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.simulate import simulate
-from tests.support.plans import rtn_plan
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("openvino")
 
 from edgekit.backends.openvino import runner as openvino_runner
 
 SIZE = (70, 56)
-
-
-def pixels(batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+pixels = partial(noise, SIZE)
 
 
 def export(model: DinoV2, path: Path, plan: QuantPlan) -> Artifact:
-    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(model, Preprocess.for_size(*SIZE), plan)
     return OpenVinoBackend().export(source, "w8a8", "standard", path)
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edgekit.artifact import FORMATS, Format, Preprocess
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import QuantPlan
-from tests.support.plans import rtn_plan
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 SIZE = (70, 56)
-
-
-def pixels(batch: int) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+pixels = partial(noise, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +34,7 @@ def features(format_: Format, model: DinoV2, plan: QuantPlan, folder: Path) -> n
     backend = get_backend(format_)
     if reason := backend.missing() or backend.runner_missing():
         pytest.skip(reason)
-    source = ExportSource(model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(model, Preprocess.for_size(*SIZE), plan)
     artifact = backend.export(source, "w8a8", "standard", folder / backend.filename("w8a8", "standard"))
     return backend.runner(artifact, 1)(pixels(2).numpy())["last_hidden_state"].reshape(2, -1)
 

@@ -9,6 +9,7 @@ import venv
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,16 @@ import torch
 
 import edgekit
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.errors import BackendMissing, DataError, ExportError
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import state_of
-from tests.support.plans import rtn_plan
+from tests.support.metrics import expected
+from tests.support.pixels import noise
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("ai_edge_litert")
 
@@ -37,19 +40,14 @@ from edgekit.backends.tflite.runner import TfliteRunner
 from edgekit.backends.tflite.verify import verify_plan
 
 SIZE = (70, 56)
+pixels = partial(noise, SIZE)
 QKV = "blocks.0.attn.qkv"
-
-
-def pixels(batch: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def export(
     model: DinoV2, path: Path, precision: Precision, plan: QuantPlan | None = None, variant: Variant = "standard"
 ) -> Artifact:
-    source = ExportSource(
-        model, Preprocess.for_size(*SIZE), plan, "tiny", "MIT", "0" * 64, "digest", calibration=pixels(8).numpy()
-    )
+    source = export_source(model, Preprocess.for_size(*SIZE), plan, calibration=pixels(8).numpy())
     return TfliteBackend().export(source, precision, variant, path / TfliteBackend().filename(precision, variant))
 
 
@@ -60,15 +58,6 @@ def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
 def oracle(plan: QuantPlan) -> DinoV2:
     """The simulator with what TFLite's operator makes of each GEMM."""
     return simulate(replace(plan, gemms={name: as_hybrid(gemm) for name, gemm in plan.gemms.items()}))
-
-
-@torch.no_grad()
-def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
-    return model(x)[0].numpy()
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / max(((reference - other) ** 2).sum(), 1e-30)))
 
 
 @pytest.fixture(scope="module")

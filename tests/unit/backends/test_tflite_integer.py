@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.errors import ExportError
+from edgekit.metrics import sqnr_db
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import GemmPlan, PerTokenInput, QuantPlan
 from tests.conformance.test_contract import float_activations
-from tests.support.plans import rtn_plan
+from tests.support.metrics import expected
+from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("ai_edge_litert")
 
@@ -43,21 +44,12 @@ def export(model: DinoV2, plan: QuantPlan, path: Path, transform: Preprocess = T
     images = pictures(8)
     if transform.normalize == "graph":
         images = (128 + 50 * images).clamp(0, 255)
-    source = ExportSource(model, transform, plan, "tiny", "MIT", "0" * 64, "digest", calibration=images.numpy())
+    source = export_source(model, transform, plan, calibration=images.numpy())
     return TfliteBackend().export(source, "w8a16", "standard", path / "model_w8a16.tflite")
 
 
 def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
     return TfliteBackend().runner(artifact, threads=1)(x.numpy())["last_hidden_state"]
-
-
-@torch.no_grad()
-def expected(model: DinoV2, x: torch.Tensor) -> np.ndarray:
-    return model(x)[0].numpy()
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum()))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +193,7 @@ def test_an_output_keeps_the_range_that_costs_least() -> None:
 
 
 def test_it_needs_images_and_leaves_heads_out(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
-    source = ExportSource(tiny, TRANSFORM, plan, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny, TRANSFORM, plan)
     with pytest.raises(ExportError, match="needs calibration images"):
         TfliteBackend().export(source, "w8a16", "standard", tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())

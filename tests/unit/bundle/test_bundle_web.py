@@ -55,7 +55,7 @@ def test_the_images_that_the_page_is_tested_with_are_what_python_computes() -> N
 
 
 def test_the_page_has_the_limits_of_the_golden_check() -> None:
-    literal = re.search(r"FACTS[^{].least_cosine*\{([^}]*)\}", (WEB / "src/golden.ts").read_text())
+    literal = re.search(r"LEAST_COSINE[^{]*\{([^}]*)\}", (WEB / "src/golden.ts").read_text())
     assert literal
     limits = dict(re.findall(r"(\w+): ([\d.]+)", literal[1]))
     assert {name: float(value) for name, value in limits.items()} == {

@@ -18,29 +18,23 @@ from edgekit.quantize.engine import quantize
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
+from tests.support.pixels import pictures
 
 QUICK = ReconstructionRecipe(block_steps=60, end_steps=30, weight_rate=2e-3)
 FOUR = QuantizeRecipe(weight_bits=4, group_size=32)
 
 
-def _pixels(model: DinoV2, n: int = 24, seed: int = 0) -> np.ndarray:
-    side = model.config.grid[0] * model.config.patch
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(n, 3, 4, 4, generator=generator) + torch.randn(n, 3, 1, 1, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").numpy()
-
-
 @torch.no_grad()
 def _sqnr(plan: QuantPlan, model: DinoV2) -> float:
-    pixels = torch.from_numpy(_pixels(model, 6, seed=9))
+    pixels = torch.from_numpy(pictures(model, 6, seed=9))
     return sqnr_db(model(pixels)[0], simulate(plan)(pixels)[0])
 
 
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_reg_model"])
 def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> None:
     model: DinoV2 = request.getfixturevalue(kind)
-    plan = quantize(model, _pixels(model), FOUR)
-    recovered = reconstruct(plan, _pixels(model), QUICK)
+    plan = quantize(model, pictures(model, 24), FOUR)
+    recovered = reconstruct(plan, pictures(model, 24), QUICK)
     assert recovered.provenance["recovery"] in ("block-wise", "end-to-end")
     assert _sqnr(recovered, model) > _sqnr(plan, model) + 0.8
     for name, gemm in recovered.gemms.items():
@@ -54,17 +48,17 @@ def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> Non
 
 
 def test_what_was_verified_is_what_is_returned(tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
+    plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR)
     harmful = ReconstructionRecipe(block_steps=3, end_steps=0, weight_rate=3.0, scale_rate=0.5, bias_rate=0.5)
-    kept = reconstruct(plan, _pixels(tiny_model), harmful)
+    kept = reconstruct(plan, pictures(tiny_model, 24), harmful)
     assert kept.provenance["recovery"] == "none helped"
     np.testing.assert_array_equal(kept.gemms["blocks.0.attn.qkv"].weight, plan.gemms["blocks.0.attn.qkv"].weight)
 
 
 def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model), FOUR)
+    plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR)
     first, second = (
-        reconstruct(plan, _pixels(tiny_model), ReconstructionRecipe(block_steps=5, end_steps=2)) for _ in range(2)
+        reconstruct(plan, pictures(tiny_model, 24), ReconstructionRecipe(block_steps=5, end_steps=2)) for _ in range(2)
     )
     for name in plan.gemms:
         np.testing.assert_array_equal(first.gemms[name].weight, second.gemms[name].weight)
@@ -73,8 +67,8 @@ def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
 @torch.no_grad()
 def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
     """Also where the caller has switched gradients off."""
-    plan = quantize(tiny_model, _pixels(tiny_model), FOUR, inputs="float")
-    recovered = reconstruct(plan, _pixels(tiny_model), QUICK)
+    plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR, inputs="float")
+    recovered = reconstruct(plan, pictures(tiny_model, 24), QUICK)
     assert _sqnr(recovered, tiny_model) > _sqnr(plan, tiny_model) + 0.5
     assert {gemm.input for gemm in recovered.gemms.values()} == {FloatInput()}
     for name, gemm in recovered.gemms.items():
@@ -126,6 +120,6 @@ def test_views_are_fewer_where_their_tokens_are_many() -> None:
 
 
 def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model, 8), FOUR)
+    plan = quantize(tiny_model, pictures(tiny_model, 8), FOUR)
     with pytest.raises(DataError, match="7 images are too few"):
-        reconstruct(plan, _pixels(tiny_model, 7))
+        reconstruct(plan, pictures(tiny_model, 7))

@@ -170,7 +170,7 @@ def test_a_damaged_file_a_missing_one_and_a_file_of_other_tensors_are_refused(tm
 
 
 def test_names_of_outputs_and_heads_that_a_model_does_not_bring_are_refused(model: DinoV2):
-    loaded = LoadedModel(name="tiny", model=model, source="", licence="", origin="", sha256="", heads={})
+    loaded = LoadedModel(name="tiny", model=model, source="", licence="", origin="", sha256="")
     for name in ("pooler_output", "pixel_values", "cls_token", "not a name"):
         with pytest.raises(RecipeError, match="cannot be the name"):
             read_heads({name: "head.pth"}, loaded)

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,15 @@ from edgekit.models.vit import ViTConfig, random_model
 from edgekit.models.zoo import LoadedModel
 from tests.support import official_heads as official
 from tests.support.models import TINY, TINY_REG
+from tests.support.pixels import noise
 
 SIZES = pytest.mark.parametrize("size", [(70, 70), (56, 84)], ids=["square", "wide"])
+pixels = partial(noise, seed=1)
 WIDTH = 128
 NAMES = ("cat", "dog", "Vögel")
 METRIC = {"depth_estimation_type": "metric", "max_depth": 80}
 FOUR = {"classifier.weight": torch.ones(4, 2 * WIDTH), "classifier.bias": torch.ones(4)}
 DEEP = replace(TINY, arch="deep", depth=6)
-
-
-def pixels(size: tuple[int, int]) -> Tensor:
-    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
 def shaken(module: nn.Module, seed: int = 0) -> nn.Module:

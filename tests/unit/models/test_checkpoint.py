@@ -252,15 +252,16 @@ def test_an_onnx_export_of_torch_loads_back(exporter, config, tmp_path):
 @MODELS
 @torch.no_grad()
 def test_an_onnx_export_of_edgekit_loads_back(config, tmp_path):
-    onnx_graph = pytest.importorskip("edgekit.backends.onnx.emitter")
+    onnx_ir = pytest.importorskip("onnx_ir")
+    from edgekit.backends.onnx.builder import GraphBuilder
+    from edgekit.backends.onnx.emitter import OnnxEmitter, model_of
+    from edgekit.backends.onnx.gemms import FloatGemms
     from edgekit.surgery import state_of
 
     model = random_model(config).bake(56, 84)
-    tensors = state_of(model)
-    graph = onnx_graph.dinov2_graph(model.config, tensors, onnx_graph.FloatGemms(tensors))
-    import onnx_ir
-
-    onnx_ir.save(graph, tmp_path / "ours.onnx")
+    builder, tensors = GraphBuilder(), state_of(model)
+    gemms = FloatGemms(builder, model.config, tensors)
+    onnx_ir.save(model_of(OnnxEmitter(model.config, tensors, gemms, builder)), tmp_path / "ours.onnx")
     x = torch.randn(2, 3, 56, 84)
     assert (load_checkpoint(tmp_path / "ours.onnx").model()(x)[0] - model(x)[0]).abs().max() < 1e-5
 

@@ -65,6 +65,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = self.server.content[start:]
         self.send_response(206 if asked else 200)
+        if asked:
+            whole = len(self.server.content)
+            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.broken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.plans import inputs_of, kind_of, main_plan, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record
 from edgekit.pipeline.timing import reference_name
+from edgekit.precision import FACTS
 from edgekit.recipe import QuantizeRecipe, Recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -252,7 +254,7 @@ def test_a_record_survives_the_disk_and_a_damaged_one_counts_as_none(tmp_path):
     record = Record(key="abc", row=row("onnx/w8a8_56x84"))
     record.write(tmp_path)
     assert read_record(tmp_path, "onnx/w8a8_56x84") == record
-    (path,) = (tmp_path / "records").iterdir()
+    (path,) = (tmp_path / "records").glob("*.json")
     path.write_text(path.read_text()[:-9])
     assert read_record(tmp_path, "onnx/w8a8_56x84") is None
 
@@ -301,3 +303,31 @@ def test_a_file_in_the_way_is_said_to_be_one(tmp_path):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_are_valid(path):
     assert jobs_of(Recipe.from_toml(path))
+
+
+def test_listing_jobs_does_nothing_else(monkeypatch):
+    """No package is looked for, no process is started and no file is opened for writing."""
+    from edgekit.artifact import FORMATS
+    from edgekit.backends import get_backend
+
+    asked = recipe(formats=list(FORMATS), precisions=list(FACTS), fused=True, engines=["edgekit", "nncf"])
+    jobs_of(asked)  # what is imported by it is compiled to bytecode now
+    done: list[str] = []
+    watched = {"subprocess.Popen", "os.system", "os.mkdir", "os.rename", "ctypes.dlopen"}
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if watching and (event in watched or writing):
+            done.append(f"{event} {arguments[0]}")
+
+    watching = False
+    sys.addaudithook(watch)
+    for format_ in FORMATS:
+        for name in ("missing", "runner_missing", "fused_missing", "engine_missing"):
+            monkeypatch.setattr(type(get_backend(format_)), name, lambda *_, name=name: done.append(name))
+    watching = True
+    jobs = jobs_of(asked)
+    watching = False
+    assert done == []
+    assert len(jobs) > 20
+    assert any(job.engine == "nncf" for job in jobs)

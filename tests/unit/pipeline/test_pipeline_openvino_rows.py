@@ -14,7 +14,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.nncf import NncfOptions
 from edgekit.errors import RecipeError
 from edgekit.pipeline import nncf
-from edgekit.pipeline.jobs import jobs_of
+from edgekit.pipeline.jobs import jobs_of, on_this_machine
 from edgekit.pipeline.nncf import options_of
 from edgekit.recipe import Recipe
 
@@ -45,7 +45,7 @@ def test_its_files_do_not_replace_ours_and_need_no_plan() -> None:
 def test_without_nncf_the_row_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "nncf not installed: pip install 'edgekit[openvino]'"
     monkeypatch.setattr("edgekit.backends.openvino.nncf.nncf_missing", lambda: why)
-    (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
+    (job,) = on_this_machine(jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",))))
     assert job.blocked == why
 
 

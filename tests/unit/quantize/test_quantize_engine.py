@@ -18,31 +18,24 @@ from edgekit.quantize.sensitivity import sensitivity, sqnr_db
 from edgekit.quantize.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
 from edgekit.surgery import restore
-
-
-def _pixels(model: DinoV2, n: int = 16, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures with a character each: nearer to photos than white noise."""
-    side = model.config.grid[0] * model.config.patch
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(n, 3, 4, 4, generator=generator) + torch.randn(n, 3, 1, 1, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").numpy()
+from tests.support.pixels import pictures
 
 
 @torch.no_grad()
 def _sqnr(plan: QuantPlan, model: DinoV2, *, per_token: bool = False) -> float:
-    pixels = torch.from_numpy(_pixels(model, 4, seed=9))
+    pixels = torch.from_numpy(pictures(model, 4, seed=9))
     return sqnr_db(model(pixels)[0], simulate(plan, per_token=per_token)(pixels)[0])
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_model: DinoV2) -> QuantPlan:
-    return quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe())
+    return quantize(tiny_model, pictures(tiny_model), QuantizeRecipe())
 
 
 def test_every_gemm_is_planned_and_the_float_part_is_the_same_function(plan: QuantPlan, tiny_model: DinoV2) -> None:
     assert list(plan.gemms) == gemm_names(tiny_model.config, patch_embed=False)
     assert list(plan.kept_float) == ["patch_embed.proj"]
-    pixels = torch.from_numpy(_pixels(tiny_model, 2, seed=5))
+    pixels = torch.from_numpy(pictures(tiny_model, 2, seed=5))
     with torch.no_grad():
         assert (restore(plan.config, plan.float_tensors)(pixels)[0] - tiny_model(pixels)[0]).abs().max() < 1e-4
     assert _sqnr(plan, tiny_model) > 25
@@ -58,7 +51,7 @@ def test_the_model_given_is_not_changed(plan: QuantPlan, tiny_model: DinoV2) -> 
 
 
 def test_same_images_and_recipe_give_the_same_bytes(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
-    again = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe())
+    again = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe())
     for name, each in (("first", plan), ("second", again)):
         each.save(tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
@@ -70,7 +63,7 @@ def test_same_images_and_recipe_give_the_same_bytes(plan: QuantPlan, tiny_model:
 def test_four_bits_gain_by_zero_points(tiny_model: DinoV2, tmp_path: Path) -> None:
     plans = {
         zero_points: quantize(
-            tiny_model, _pixels(tiny_model), QuantizeRecipe(weight_bits=4, group_size=32, zero_points=zero_points)
+            tiny_model, pictures(tiny_model), QuantizeRecipe(weight_bits=4, group_size=32, zero_points=zero_points)
         )
         for zero_points in (False, True)
     }
@@ -84,7 +77,7 @@ def test_four_bits_gain_by_zero_points(tiny_model: DinoV2, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["tiny_reg_model", "tiny_swiglu_model"])
 def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -> None:
     model: DinoV2 = request.getfixturevalue(kind)
-    plan = quantize(model, _pixels(model), QuantizeRecipe())
+    plan = quantize(model, pictures(model, 16), QuantizeRecipe())
     for name, gemm in plan.gemms.items():
         if name.endswith(("attn.proj", "mlp.fc2", "mlp.w3")):
             assert isinstance(gemm.input, TokenScaledInput)
@@ -111,7 +104,7 @@ def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -
     ids="-".join,
 )
 def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe.model_validate(options))
+    plan = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe.model_validate(options))
     assert _sqnr(plan, tiny_model) > 18
     assert bool(plan.matmuls) == (options.get("level") == "all")
     assert ("patch_embed.proj" in plan.gemms) == (options.get("patch_embed") == "int8")
@@ -123,8 +116,8 @@ def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_mode
 
 @torch.no_grad()
 def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(level="all"))
-    pixels = torch.from_numpy(_pixels(tiny_model, 2, seed=5))
+    plan = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(level="all"))
+    pixels = torch.from_numpy(pictures(tiny_model, 2, seed=5))
     with_products, without = (simulate(each)(pixels)[0] for each in (plan, replace(plan, matmuls={})))
     assert 25 < sqnr_db(without, with_products) < 80
 
@@ -132,7 +125,7 @@ def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
 @torch.no_grad()
 def test_weights_alone_are_planned_without_any_range(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
     recipe = QuantizeRecipe(level="all", rotate="auto", patch_embed="int8")  # of which nothing applies
-    weights = quantize(tiny_model, _pixels(tiny_model), recipe, inputs="float")
+    weights = quantize(tiny_model, pictures(tiny_model), recipe, inputs="float")
     assert {gemm.input for gemm in weights.gemms.values()} == {FloatInput()}
     assert list(weights.gemms) == gemm_names(tiny_model.config, patch_embed=False)
     assert not weights.matmuls
@@ -146,14 +139,14 @@ def test_weights_alone_are_planned_without_any_range(plan: QuantPlan, tiny_model
 
 
 def test_rotation_is_chosen_by_measurement(tiny_model: DinoV2) -> None:
-    plans = {r: quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(rotate=r)) for r in ("off", "on", "auto")}
+    plans = {r: quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(rotate=r)) for r in ("off", "on", "auto")}
     scores = {r: plan.provenance["verification"]["sqnr_db"] for r, plan in plans.items()}
     assert scores["auto"] == max(scores["off"], scores["on"])
 
 
 def test_four_bit_groups(tiny_model: DinoV2) -> None:
     coarse, fine = (
-        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(weight_bits=4, group_size=group, patch_embed="int8"))
+        quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(weight_bits=4, group_size=group, patch_embed="int8"))
         for group in (None, 16)
     )
     assert fine.gemms["blocks.0.mlp.fc2"].group_size == 16
@@ -193,11 +186,11 @@ def test_a_killed_run_continues_to_the_same_plan(plan: QuantPlan, tiny_model: Di
             raise _Killed
 
     with pytest.raises(_Killed):
-        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=until_the_second_block, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+        quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(), progress=until_the_second_block, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
     seen.clear()
     resumed = quantize(
-        tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=lambda name, *_: seen.append(name), cache=tmp_path
+        tiny_model, pictures(tiny_model), QuantizeRecipe(), progress=lambda name, *_: seen.append(name), cache=tmp_path
     )
     assert "blocks.0.attn.qkv" not in seen
     assert not list(tmp_path.iterdir())
@@ -213,20 +206,20 @@ def test_another_recipe_does_not_continue_a_killed_run(tiny_model: DinoV2, tmp_p
             raise _Killed
 
     with pytest.raises(_Killed):
-        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), progress=at_the_second_block, cache=tmp_path)
+        quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(), progress=at_the_second_block, cache=tmp_path)
     seen: list[str] = []
     recipe = QuantizeRecipe(rounding="rtn")
-    quantize(tiny_model, _pixels(tiny_model), recipe, progress=lambda name, *_: seen.append(name), cache=tmp_path)
+    quantize(tiny_model, pictures(tiny_model), recipe, progress=lambda name, *_: seen.append(name), cache=tmp_path)
     assert "blocks.0.attn.qkv" in seen
 
 
 @torch.no_grad()
 def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: DinoV2) -> None:
-    promoted = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(promote=1))
+    promoted = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(promote=1))
     name = list(promoted.kept_float)[-1]
     assert len(promoted.kept_float) == 2
     assert name not in promoted.gemms
-    unseen = torch.from_numpy(_pixels(tiny_model)[-2:])
+    unseen = torch.from_numpy(pictures(tiny_model)[-2:])
     assert sensitivity(plan, unseen, tiny_model(unseen)[0])[0].name == name
     assert _sqnr(promoted, tiny_model) > _sqnr(plan, tiny_model)
 
@@ -234,8 +227,8 @@ def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: D
 @torch.no_grad()
 def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: DinoV2) -> None:
     four = QuantizeRecipe(weight_bits=4, group_size=32)
-    plan = quantize(tiny_model, _pixels(tiny_model), four)
-    promoted = quantize(tiny_model, _pixels(tiny_model), four.model_copy(update={"promote": 2}))
+    plan = quantize(tiny_model, pictures(tiny_model), four)
+    promoted = quantize(tiny_model, pictures(tiny_model), four.model_copy(update={"promote": 2}))
     wider = {name for name, gemm in promoted.gemms.items() if name.startswith("blocks.") and gemm.weight_bits == 8}
     assert wider == set(promoted.provenance["promoted"])
     assert len(wider) == 2
@@ -248,7 +241,7 @@ def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: DinoV2) -> None:
 
 def test_a_drop_out_of_reach_is_an_error(tiny_model: DinoV2) -> None:
     with pytest.raises(DriftExceeded, match="with 2 GEMMs promoted"):
-        quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(promote=2, max_drop=1e-9))
+        quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(promote=2, max_drop=1e-9))
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 70, 70), (8, 3, 56, 70)])

@@ -14,20 +14,16 @@ from edgekit.quantize.engine import quantize
 from edgekit.quantize.explain import explain
 from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import QuantizeRecipe
-
-
-def _pixels(model: DinoV2, n: int = 8) -> np.ndarray:
-    side = model.config.grid[0] * model.config.patch
-    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(0)).numpy()
+from tests.support.pixels import noise, size_of
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_reg_model: DinoV2) -> QuantPlan:
-    return quantize(tiny_reg_model, _pixels(tiny_reg_model), QuantizeRecipe())
+    return quantize(tiny_reg_model, noise(size_of(tiny_reg_model), 8).numpy(), QuantizeRecipe())
 
 
 def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
-    found = explain(plan, torch.from_numpy(_pixels(tiny_reg_model, 2)))
+    found = explain(plan, noise(size_of(tiny_reg_model), 2))
     assert {row.name for row in found.gemms} == set(plan.gemms)
     assert sum(row.noise_share for row in found.gemms) == pytest.approx(1)
     assert [row.sqnr_db for row in found.gemms] == sorted(row.sqnr_db for row in found.gemms)
@@ -40,8 +36,8 @@ def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
 
 
 def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: DinoV2) -> None:
-    plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(), inputs="float")
-    found = explain(plan, torch.from_numpy(_pixels(tiny_model, 2)))
+    plan = quantize(tiny_model, noise(size_of(tiny_model), 8).numpy(), QuantizeRecipe(), inputs="float")
+    found = explain(plan, noise(size_of(tiny_model), 2))
     assert found.inputs_only_db is None
     assert found.saturating_db is None
     assert found.whole_db == pytest.approx(found.weights_only_db, abs=0.1)
@@ -52,7 +48,7 @@ def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: DinoV2) 
     name = "blocks.1.mlp.fc1"
     broken = replace(plan.gemms[name], weight=np.roll(plan.gemms[name].weight, 1, axis=0))
     found = explain(
-        replace(plan, gemms=plan.gemms | {name: broken}), torch.from_numpy(_pixels(tiny_reg_model, 2)), saturation=False
+        replace(plan, gemms=plan.gemms | {name: broken}), noise(size_of(tiny_reg_model), 2), saturation=False
     )
     assert found.gemms[0].name == name
     assert found.gemms[0].noise_share > 0.9
@@ -62,11 +58,11 @@ def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: DinoV2) 
 def test_saturation_costs_eight_bit_weights_and_not_seven_bit_ones(tiny_model: DinoV2) -> None:
     costs = {}
     for overflow in ("none", "reduce-range"):
-        plan = quantize(tiny_model, _pixels(tiny_model), QuantizeRecipe(overflow=overflow))
+        plan = quantize(tiny_model, noise(size_of(tiny_model), 8).numpy(), QuantizeRecipe(overflow=overflow))
         for name, gemm in plan.gemms.items():  # as heavy as weights can be
             limit = 2 ** (gemm.weight_bits - 1) - 1
             plan.gemms[name] = replace(gemm, weight=np.where(gemm.weight > 0, limit, -limit).astype(np.int8))
-        found = explain(plan, torch.from_numpy(_pixels(tiny_model, 1)))
+        found = explain(plan, noise(size_of(tiny_model), 1))
         assert found.saturating_db is not None
         costs[overflow] = abs(found.whole_db - found.saturating_db)
     assert costs["none"] > 0.03
@@ -82,8 +78,8 @@ def test_outliers_are_located(tiny_model: DinoV2) -> None:
     ):  # one channel of block 0's first norm speaks thirty times louder, as no smoothing would leave it
         model.blocks[0].norm1.weight[7] *= 30
     found = explain(
-        quantize(model, _pixels(model), QuantizeRecipe(smooth="off")),
-        torch.from_numpy(_pixels(model, 2)),
+        quantize(model, noise(size_of(model), 8).numpy(), QuantizeRecipe(smooth="off")),
+        noise(size_of(model), 2),
         saturation=False,
     )
     row = next(row for row in found.gemms if row.name == "blocks.0.attn.qkv")

@@ -61,10 +61,10 @@ def test_the_command_gates_and_leaves_an_unreadable_image_out(models, photos, tm
 
 
 def test_values_that_are_not_finite_end_the_run_with_the_image(models, photos, tmp_path, monkeypatch):
-    from edgekit.shards import drifting
+    from edgekit.shards import drift
 
     monkeypatch.setattr(
-        drifting,
+        drift,
         "open_model",
         lambda model, threads: lambda x: {"last_hidden_state": np.full((1, 9, 128), np.nan, np.float32)},
     )

@@ -21,6 +21,7 @@ from edgekit.surgery.fold_normalization import fold_normalization
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 from edgekit.surgery.scale_hidden import scale_hidden
 from edgekit.surgery.smooth_norm import smooth_norm
+from tests.support.pixels import noise, size_of
 
 TOLERANCE = 1e-4  # of `last_hidden_state`, whose values reach about 5
 
@@ -75,17 +76,12 @@ def small_demo(demo_model: DinoV2) -> DinoV2:
     return demo_model.bake(70, 70)
 
 
-def _pixels(model: DinoV2, seed: int = 0) -> torch.Tensor:
-    side = model.config.grid[0] * model.config.patch
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("name", REWRITES)
 @pytest.mark.parametrize("kind", ["small_demo", "tiny_model", "tiny_reg_model", "tiny_swiglu_model"])
 @torch.no_grad()
 def test_a_rewrite_changes_weights_and_not_the_function(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     model: DinoV2 = request.getfixturevalue(kind)
-    pixels, rewritten = _pixels(model), deepcopy(model)
+    pixels, rewritten = noise(size_of(model)), deepcopy(model)
     REWRITES[name](rewritten)
     if not (name == "scale_hidden" and model.config.ffn == "swiglu"):
         before, after = state_of(model), state_of(rewritten)
@@ -95,7 +91,7 @@ def test_a_rewrite_changes_weights_and_not_the_function(name: str, kind: str, re
 
 @torch.no_grad()
 def test_all_rewrites_together_survive_being_saved(small_demo: DinoV2) -> None:
-    rewritten, pixels = deepcopy(small_demo), _pixels(small_demo)
+    rewritten, pixels = deepcopy(small_demo), noise(size_of(small_demo))
     for name, rewrite in REWRITES.items():
         if name != "rotate":
             rewrite(rewritten)

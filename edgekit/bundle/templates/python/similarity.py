@@ -1,4 +1,4 @@
-"""How alike two pictures are: `python similarity.py a.jpg b.jpg`."""
+"""Similarity of two pictures: `python similarity.py a.jpg b.jpg`."""
 
 import sys
 from pathlib import Path

@@ -32,7 +32,7 @@ class Shown:
     attention: DataUri | None
 
 
-def write_seeing(
+def write_visualization(
     images: ImageSet,
     features: Mapping[str, Features],
     out: Path,
@@ -82,7 +82,7 @@ def write_seeing(
     page = out / "index.html"
     page.write_text(
         render(
-            "seeing.html",
+            "visualization.html",
             names=names,
             shown=shown,
             total=len(images),

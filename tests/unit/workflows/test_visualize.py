@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.measure.registers.attention import look_inside
 from edgekit.models.vit import DinoV2
 from edgekit.report.foreground import ForegroundColours
+from tests.support.plans import export_source
 
 pytest.importorskip("onnxruntime")
 GRID = (8, 8)
@@ -78,7 +78,7 @@ def test_inside_gives_the_models_tokens_and_softmax(tiny_reg_model: DinoV2) -> N
 
 @pytest.fixture(scope="module")
 def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    source = ExportSource(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None, "tiny", "MIT", "0" * 64, "digest")
+    source = export_source(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None)
     return OnnxBackend().export(source, "fp32", "standard", tmp_path_factory.mktemp("build") / "model.onnx")
 
 
