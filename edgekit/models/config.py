@@ -129,7 +129,7 @@ def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
         raise RecipeError(
             f"image size {height}x{width} is not a positive multiple of {patch}",
             why=f"the model cuts images into patches of {patch}x{patch} pixels",
-            fix=f"--image-size {near[0]}" + (f"x{near[1]}" if height != width else ""),
+            fix=f"--image-size {near[0]}" + (f"x{near[1]}" if near[0] != near[1] else ""),
         )
     return height // patch, width // patch
 
