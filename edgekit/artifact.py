@@ -118,7 +118,7 @@ class Preprocess(Frozen):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
+        """Patches of an image as (rows, columns)."""
         return self.input_size[0] // self.patch, self.input_size[1] // self.patch
 
     @model_serializer(mode="wrap")

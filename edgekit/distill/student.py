@@ -86,11 +86,13 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
     points are ever read, and the others would no longer fit. Random ones are learned at the grid of the training size.
 
     Raises:
-        RecipeError: shapes that contradict each other, blocks that the teacher lacks, or a checkpoint of other shapes.
+        RecipeError: a `side` that is no multiple of the patch, shapes that contradict each other, blocks that the
+            teacher lacks, or a checkpoint of other shapes.
         DataError: the checkpoint of `init` cannot be read.
     """
     wanted = _config(spec, teacher.config)
     _refuse_other_input(wanted, teacher.config)
+    grid = wanted.grid_of(side, side)
     differ = [name for name in _SHAPES if getattr(wanted, name) != getattr(teacher.config, name)]
     init = spec.init
     if init == "auto":
@@ -109,7 +111,7 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
     if spec.blocks is not None:
         raise RecipeError(f"blocks of the teacher and init = {init!r} contradict each other", fix="leave one out")
     if init == "random":
-        wanted = replace(wanted, grid=wanted.grid_of(side, side))
+        wanted = replace(wanted, grid=grid)
         return Beginning(_random(DinoV2(wanted), seed), wanted.arch, "random", "learned")
     loaded = zoo.load(init)
     bad = [n for n in (*_SHAPES, "depth", "registers") if getattr(loaded.model.config, n) != getattr(wanted, n)]

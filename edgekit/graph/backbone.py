@@ -56,7 +56,7 @@ def emit_attention(e: BackboneEmitter[V], name: str, x: V) -> V:
 
 
 def _key_shift(e: BackboneEmitter[V], name: str) -> np.ndarray | None:
-    """(H, 1, d) that centres turned keys, where the rewrite `edgekit.surgery.centre_turned_keys` has been made."""
+    """Shift (H, 1, d) that centres turned keys; None without the rewrite `edgekit.surgery.centre_turned_keys`."""
     centre = e.tensors.get(f"{name}.key_centre")
     return None if centre is None else -centre.reshape(e.config.heads, 1, e.config.head_dim)
 

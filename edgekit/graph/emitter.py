@@ -70,7 +70,7 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @property
     def prefix_tokens(self) -> np.ndarray:
-        """(1, 1 + R, D): the class token, with its position where those are learned, and the registers without."""
+        """Class token, with its position where those are learned, and registers without: (1, 1 + R, D)."""
         cls = self.tensors["cls_token"]
         parts = [cls + self.tensors["pos_embed"][:, :1] if self.learned_positions else cls]
         if self.config.registers:
@@ -84,7 +84,7 @@ class BackboneEmitter(ABC, Generic[V]):
 
     @property
     def patch_positions(self) -> np.ndarray:
-        """(1, P, D): what is added to the patches, zeros where positions are rotary."""
+        """Learned positions of the patches (1, P, D), zeros where positions are rotary."""
         if self.learned_positions:
             return self.tensors["pos_embed"][:, 1:]
         return np.zeros((1, self.tokens - self.prefix, self.config.width), np.float32)

@@ -142,7 +142,7 @@ def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str
 
 
 def _licensed(path: Path, about: dict[str, str]) -> dict[str, str]:
-    """What a file says of its licence, completed by the text that lies beside it."""
+    """Licence that a file names, completed by the text that lies beside it."""
     if about.get("licence_text"):
         return about
     name, text = licence_of_text(path if path.is_dir() else path.parent)
@@ -250,7 +250,7 @@ def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
 
 
 def _named(path: Path, raw: _Raw, official: OfficialState) -> dict[str, Any]:
-    """What the name of a file tells, and which library runs it where keys do not.
+    """Fields of the config that the name of a file tells, and the library that runs it where keys do not.
 
     timm drops the mask token of DINOv2's official files and keeps all their other names.
     """
@@ -262,7 +262,7 @@ def _named(path: Path, raw: _Raw, official: OfficialState) -> dict[str, Any]:
 
 
 def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
-    """What the folder says of pixels: Hugging Face's preprocessor_config.json, or `pretrained_cfg` of timm."""
+    """Statistics of pixels that a folder names: preprocessor_config.json, or timm's `pretrained_cfg`."""
     file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
     values = read_json(file) if file.is_file() else {}
     mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)

@@ -92,7 +92,7 @@ class ViTConfig:
         return self.prefix + (height // self.patch) * (width // self.patch)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """(rows, columns) of patches of an image of that many pixels.
+        """Patches of an image of that many pixels as (rows, columns).
 
         Raises:
             RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
@@ -100,7 +100,7 @@ class ViTConfig:
         return grid_of(height, width, self.patch)
 
     def preprocess(self, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
-        """How images become input of that many pixels.
+        """The preprocessing that makes images an input of that many pixels.
 
         Raises:
             RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
@@ -119,7 +119,7 @@ def family_of_config(config: ViTConfig) -> str:
 
 
 def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
-    """(rows, columns) of patches of an image of that many pixels.
+    """Patches of an image of that many pixels as (rows, columns).
 
     Raises:
         RecipeError: a side is not a positive multiple of `patch`; names the nearest size that is.

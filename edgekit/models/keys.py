@@ -162,7 +162,7 @@ def _translated(tensors: dict[str, Tensor], layout: Layout, *, rope: bool) -> di
 
 
 def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
-    """What the keys of a backbone, without its prefix, say of it."""
+    """Marks of the family that the keys of a backbone, without its prefix, show."""
     marks: set[Mark] = set()
     if layout == "huggingface dinov3":
         marks.add("rope")

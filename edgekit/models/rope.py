@@ -31,7 +31,7 @@ def rounded_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def rotation_of(config: ViTConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(cos, sin), each (N, d) float32, of all tokens of the config's grid: y = x * cos + swapped(x) * sin.
+    """Rotation (cos, sin), each (N, d) float32, of all tokens of the config's grid: y = x * cos + swapped(x) * sin.
 
     `swapped` exchanges the two halves of a head's channels; the minus of a rotation is in the first half of `sin`. The
     class token and the registers stay as they are: cos 1, sin 0. Patches have the coordinates of their centres, from -1

@@ -68,7 +68,7 @@ class Rotation(nn.Module):
             self.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, N, D/H) turned."""
+        """Queries or keys (B, H, N, D/H), turned by their positions."""
         return x * self.cos + x.roll(x.shape[-1] // 2, -1) * self.sin
 
 

@@ -29,6 +29,6 @@ def balance_keys(block: Block, scale: Tensor) -> None:
 
 
 def alike_in_pairs(values: Tensor, heads: int) -> Tensor:
-    """(D,) with the larger of the two values of the channels (i, i + d/2) of a head, which turn together, in both."""
+    """Values (D,) with the larger of those of the channels (i, i + d/2) of a head, which turn together, in both."""
     apart = values.reshape(heads, 2, -1)
     return apart.amax(1, keepdim=True).expand_as(apart).flatten()

@@ -98,7 +98,7 @@ def compare_registers(
 
 
 def _transform(models: Sequence[LoadedModel], side: int) -> Preprocess:
-    """How both models want their images; RecipeError where they want them prepared in two ways."""
+    """The preprocessing that both models want; RecipeError where they want them prepared in two ways."""
     first, second = (model.model.config.preprocess(side, side) for model in models)
     if (first.mean, first.std) != (second.mean, second.std):
         raise RecipeError(

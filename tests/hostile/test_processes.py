@@ -18,11 +18,12 @@ from edgekit.pipeline.folder import full_disk, held, refuse_unwritable
 from tests.support.hostile import refused
 
 _HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from edgekit.cli import main
 import edgekit.cli as cli
 from edgekit.pipeline.folder import held
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 def hold(*_, **__):
     with held(Path(sys.argv[1])):
         (Path(sys.argv[1]) / "begun").touch()

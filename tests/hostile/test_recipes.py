@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.options import heads_of, sizes_of
+from edgekit.pipeline.preflight import located
 from edgekit.recipe import Recipe
 from tests.support.hostile import refused
 
@@ -61,7 +62,7 @@ def test_a_value_that_cannot_be_is_refused(key: str, value: Any) -> None:
     values: Any = value
     for part in reversed(key.split(".")):
         values = {part: values}
-    refused(lambda: Recipe.make(values))
+    refused(lambda: located(Recipe.make(values)))  # some sizes only the model refuses
 
 
 _TEXTS = {
@@ -113,7 +114,7 @@ def test_what_is_no_regular_file_is_no_recipe(tmp_path: Path, kind: str) -> None
     ["", "0", "-14", "15", "9" * 400, "9" * 5000, "224x", "x224", "224x224x224", "a", "２２４x", "²", "1e3", "14000"],
 )
 def test_a_size_in_words_that_cannot_be_is_refused(text: str) -> None:
-    refused(lambda: Recipe.make({"image_size": sizes_of(text)}))
+    refused(lambda: located(Recipe.make({"image_size": sizes_of(text)})))
 
 
 @pytest.mark.parametrize("text", ["a", "=", "a=", "=b", "a=b,a=c"])

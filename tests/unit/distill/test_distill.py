@@ -160,7 +160,7 @@ def test_tensorboard_reads_a_run_before_the_one_that_resumed_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"image_size": 100}, "nearest is 98"), ({"steps": 0}, "steps"), ({"lr": 1}, "lr"), ({"ema": 1.0}, "ema")],
+    [({"image_size": 0}, "image_size"), ({"steps": 0}, "steps"), ({"lr": 1}, "lr"), ({"ema": 1.0}, "ema")],
 )
 def test_bad_settings_are_named(values, message):
     with pytest.raises(RecipeError, match=message):

@@ -97,6 +97,13 @@ def test_a_student_begins_with_all_else_of_the_teacher(registers):
     assert begun.model.config.interpolation == "antialias"
 
 
+@pytest.mark.parametrize("words", ["depth=3", "depth=3,init=random"])
+def test_crops_off_the_grid_of_patches_are_refused_before_the_first_step(words, deep):
+    with pytest.raises(RecipeError, match="100x100 is not a positive multiple of 14") as error:
+        begin(StudentSpec.parse(words), deep, side=100, seed=0)
+    assert error.value.fix == "--image-size 98"
+
+
 def test_all_of_the_teachers_blocks_are_the_teacher(deep):
     begun = begin(StudentSpec(depth=6), deep, side=56, seed=0)
     x = torch.randn(1, 3, 56, 56)

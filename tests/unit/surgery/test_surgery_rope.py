@@ -125,7 +125,7 @@ def test_what_would_not_be_exact_is_refused() -> None:
 @pytest.mark.parametrize("config", [TINY_ROPE, TINY_ROPE_SWIGLU], ids=lambda config: config.arch)
 def test_the_engine_plans_them(config: ViTConfig, level: str) -> None:
     model = random_model(config).bake(*SIZE)
-    recipe = QuantizeRecipe.model_validate({"level": level, "probes": "off"})
+    recipe = QuantizeRecipe.model_validate({"level": level, "synthetic": False})
     plan: QuantPlan = quantize(model, _pixels(12, seed=1).numpy(), recipe)
     assert _apart(model, restore(plan.config, plan.float_tensors)) <= 1e-4
     centred = [name for name in plan.float_tensors if name.endswith("key_centre")]
