@@ -32,6 +32,12 @@ def test_an_impossible_size_comes_with_the_nearest(word, fix):
     assert error.value.fix == f"--image-size {fix}"
 
 
+def test_a_size_of_nothing_comes_with_sizes_that_exist():
+    with pytest.raises(RecipeError) as error:
+        recipe_from(file=None, sizes="0")
+    assert error.value.fix == "--image-size 224 or 224x308"
+
+
 @pytest.mark.parametrize("word", ["", "0", "a", "224x", "-14", "2x2x2"])
 def test_what_is_no_size_is_refused(word):
     with pytest.raises(RecipeError):
