@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -28,15 +27,15 @@ from edgekit.models.described import (
     require_dense,
     require_floats,
     require_same,
-    require_stored,
 )
-from edgekit.models.keys import OfficialState, flatten, to_official
+from edgekit.models.keys import OfficialState, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
 from edgekit.models.rope import periods_of
 from edgekit.models.strangers import stranger
+from edgekit.models.tensor_files import PICKLES, SAFETENSORS, read_tensors, require_utf8
 from edgekit.models.vit import DinoV2
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
+SUFFIXES = (SAFETENSORS, *PICKLES, ".onnx")
 _CONFIG_KEY = "edgekit.config"
 _ABOUT = "about"  # beside the config's fields
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
@@ -154,70 +153,22 @@ def _read(path: Path) -> _Raw:
         return _read_directory(path)
     if not path.is_file():
         raise DataError(f"there is no checkpoint {path}", fix="edgekit models")
-    _require_utf8(path)
-    match path.suffix:
-        case ".safetensors":
-            return _read_safetensors(path)
-        case ".pth" | ".pt" | ".ckpt" | ".bin":
-            return _Raw(_read_pickle(path), {}, file_bytes=path.stat().st_size)
-        case ".onnx":
-            from edgekit.models.onnx_weights import read_onnx
+    require_utf8(path)
+    if path.suffix == ".onnx":
+        from edgekit.models.onnx_weights import read_onnx
 
-            export = read_onnx(path)
-            hints = {"interpolation": export.interpolation, "grid": export.grid}
-            return _Raw(export.state, {k: v for k, v in hints.items() if v is not None}, suffix=" (onnx)")
-        case other:
-            raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
-
-
-def _require_utf8(path: Path) -> None:
-    """Raises DataError for a name that is no UTF-8: the readers, all native code, cannot open it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise DataError(f"the name of {shown} is not in UTF-8", why="no reader can open it", fix="rename it") from None
-
-
-def _read_safetensors(path: Path) -> _Raw:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            metadata = file.metadata() or {}
-    except Exception as error:  # SafetensorError, OSError, and what torch says of types that it does not know
-        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
-    size = path.stat().st_size
-    if _CONFIG_KEY not in metadata:
-        licence = licence_in_header(metadata)
-        return _Raw(state, {}, about={"licence": licence} if licence else {}, file_bytes=size)
-    config, about = config_in_header(metadata[_CONFIG_KEY], path)
-    return _Raw(state, {}, config, about=about, file_bytes=size)
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    require_stored(path)
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path} holds more than tensors, or is damaged",
-            why=_reason(error),
-            fix="save its state_dict() as .safetensors: no code is ever unpickled",
-        ) from None
-    except Exception as error:  # the unpickler raises whatever damaged bytes lead to
-        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
-    if not isinstance(tree, Mapping):
-        raise DataError(
-            f"{path} holds a {type(tree).__name__}, not a state dict", fix="save model.state_dict() with torch.save"
-        )
-    try:
-        return flatten(tree)
-    except DataError as error:
-        raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+        export = read_onnx(path)
+        hints = {"interpolation": export.interpolation, "grid": export.grid}
+        return _Raw(export.state, {k: v for k, v in hints.items() if v is not None}, suffix=" (onnx)")
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path} has suffix {path.suffix!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
+    found = read_tensors(path)
+    raw = _Raw(found.tensors, {}, file_bytes=found.file_bytes)
+    if _CONFIG_KEY not in found.metadata:
+        licence = licence_in_header(found.metadata)
+        return replace(raw, about={"licence": licence} if licence else {})
+    config, about = config_in_header(found.metadata[_CONFIG_KEY], path)
+    return replace(raw, config=config, about=about)
 
 
 def _read_directory(path: Path) -> _Raw:
@@ -306,11 +257,6 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         if not shard.is_file():
             raise DataError(f"{shard} is missing", why=f"{index.name} names it", fix="download it again")
     return shards
-
-
-def _reason(error: BaseException) -> str:
-    """First line of what a library says; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _with_pooled_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
