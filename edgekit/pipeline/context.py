@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgekit.artifact import Artifact, ArtifactRow, Preprocess
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
-from edgekit.files import sealed, sha256_of
+from edgekit.files import sha256_of
 from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
@@ -21,9 +22,10 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.jobs import Job, Size
-from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
+from edgekit.pipeline.plans import PlanFile, PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
 from edgekit.pipeline.records import digest_of
 from edgekit.pipeline.watch import Watcher
+from edgekit.plan.checks import misfit
 from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
@@ -49,6 +51,7 @@ class Materials:
         for size in recipe.image_size:
             self.preprocess(size)  # refuses what the model cannot take
         self._samples = samples_that_fit(recipe)
+        self._distrusted: set[Path] = set()
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
         self.heads = read_heads(self.wanted, loaded)
         self.remarks = tuple(remarks(self.wanted, loaded))
@@ -99,15 +102,38 @@ class Materials:
                 keys[name] = f"{source} {own[name].title}" if own[name].kinds else source
         return keys
 
-    def mend_plans(self, job: Job) -> None:
-        """Make the plans of an artifact that is kept anew where they are damaged or gone: `edgekit explain` reads them.
+    def plan_digests(self, job: Job) -> dict[str, str]:
+        """SHA-256 of the plans that a job is written from, by path in the build folder."""
+        paths = [plan.path for plan in self._plans_of(job) if plan.path.is_file()]
+        return {path.relative_to(self.out).as_posix(): sha256_of(path) for path in paths}
 
-        They are compared with the digests beside them, not loaded.
+    def mend_plans(self, job: Job, known: Mapping[str, str], *, kept: bool) -> None:
+        """Distrust plans that are not those an artifact was recorded with, and make what is damaged anew.
+
+        Args:
+            job: of the artifact.
+            known: the digests in its record; whoever alters a plan may alter the one beside it, too.
+            kept: whether the artifact stays: its plans are needed all the same, `edgekit explain` reads them.
         """
-        if job.integer and sealed(self.plan_path(job.size, self.plan_kind(job))):
-            self.plan(job.size, self.plan_kind(job))
-        if self.has_head_plan(job) and sealed(self.plan_path(job.size, "heads")):
-            self.head_plan(job.size)
+        for plan in self._plans_of(job):
+            digest = known.get(plan.path.relative_to(self.out).as_posix())
+            if digest and plan.is_another(digest):
+                self._distrusted.add(plan.path)
+                self._watcher.note(f"{plan.path.name} is not the plan that {job.name} was written from: made anew")
+            if kept and (plan.path in self._distrusted or plan.is_damaged()):
+                plan.make()
+
+    def _plans_of(self, job: Job) -> list[PlanFile]:
+        """The plans that a job is written from."""
+        found, size = [], job.size
+        if job.integer:
+            kind = self.plan_kind(job)
+            key = partial(self.plan_key, size, kind)
+            found.append(PlanFile(self.plan_path(size, kind), QuantPlan, key, lambda: self.plan(size, kind)))
+        if self.has_head_plan(job):
+            key = partial(self.head_plan_key, size)
+            found.append(PlanFile(self.plan_path(size, "heads"), HeadPlan, key, lambda: self.head_plan(size)))
+        return found
 
     def has_head_plan(self, job: Job) -> bool:
         """Whether heads have integers in an artifact; one of integers throughout has no heads."""
@@ -193,8 +219,11 @@ class Materials:
         from edgekit.quantize.engine import quantize
 
         key, path = self.plan_key(size, kind), self.plan_path(size, kind)
-        if kept := self._kept(QuantPlan, path, key):
+        kept = self._kept(QuantPlan, path, key)
+        if kept and not (why := self._misfit(kept, size)):
             return kept
+        if kept:
+            self._watcher.note(f"{path.name} is another plan than its name says and is made anew: {why}")
         what_for = kind.replace("_", " ")
         blocks = path.with_name(f".{path.stem}-{key}")  # where a killed run left off
         plan = quantize(
@@ -235,9 +264,16 @@ class Materials:
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan
 
+    def _misfit(self, plan: QuantPlan, size: Size) -> str:
+        """Why a plan with the right key is not one of this model all the same; "" where it is one."""
+        parent = plan.provenance.get("parent_sha256")
+        if parent != self.loaded.sha256:
+            return f"its checkpoint has SHA-256 {str(parent)[:12]}…, this one {self.loaded.sha256[:12]}…"
+        return misfit(plan, self.model(size).config, size)
+
     def _kept(self, kind: type[P], path: Path, key: str) -> P | None:
         """The plan of that key that an earlier run has left whole."""
-        if not path.exists():
+        if path in self._distrusted or not (path.exists() or path.is_symlink()):
             return None
         try:
             plan = kind.load(path)

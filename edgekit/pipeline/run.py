@@ -255,13 +255,16 @@ def _artifacts(
             record = read_record(materials.out, job.name)
             if record is not None and record.holds(materials.out, key) and drift_key in ("", record.drift_key):
                 kept.add(job.name)
-                materials.mend_plans(job)
+                materials.mend_plans(job, record.plans, kept=True)
                 if any(sealed(file) for file in golden_files(golden_home(materials.out, job))):
                     _golden(job, materials)
             else:
                 watcher.step(job.name)
+                if record is not None and record.key == key:
+                    materials.mend_plans(job, record.plans, kept=False)
                 _golden(job, materials)
                 record = make(job, materials, key, drift_key, watcher)
+                record = record.model_copy(update={"plans": materials.plan_digests(job)})
                 record.write(materials.out)
             records[job.name] = record
         _write(jobs, records, materials)

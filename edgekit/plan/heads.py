@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import sealed, sealed_path
+from edgekit.files import require_regular, sealed, sealed_path
 from edgekit.plan.quant import StaticInput
 
 HEADS = "heads."  # what the names of all layers and nodes of heads begin with
@@ -46,6 +46,10 @@ class LayerPlan:
         """Raises ValueError for numbers that no plan has: not finite, scales of 0, weights that are no int8."""
         if self.weight.dtype != np.int8 or not (np.isfinite(self.weight_scale).all() and np.isfinite(self.bias).all()):
             raise ValueError(f"{name} holds NaN or infinite values, or weights of {self.weight.dtype}")
+        outputs = self.weight.shape[:1]
+        if self.weight.ndim not in (2, 4) or self.weight_scale.shape != outputs or self.bias.shape != outputs:
+            shapes = f"{self.weight.shape}, {self.weight_scale.shape} and {self.bias.shape}"
+            raise ValueError(f"weight, scales and bias of {name} have shapes {shapes}")
         for grid in (self.input, self.output):
             if grid is not None:
                 grid.require_sound(name)
@@ -106,6 +110,18 @@ class HeadPlan:
                 temporary,
                 metadata={"edgekit.heads": json.dumps(meta, sort_keys=True)},
             )
+
+    @classmethod
+    def key_in(cls, path: Path) -> str:
+        """`key` of the plan in a file, of which only the header is read; "" where it is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            require_regular(path)
+            with safe_open(path, framework="numpy") as file:
+                return str(json.loads((file.metadata() or {})["edgekit.heads"])["key"])
+        except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
+            return ""
 
     @classmethod
     def load(cls, path: Path) -> HeadPlan:

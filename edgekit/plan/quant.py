@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgekit.artifact import MOST_SIDE
 from edgekit.errors import DataError
-from edgekit.files import sealed, sealed_path
+from edgekit.files import require_regular, sealed, sealed_path
 
 if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
@@ -214,6 +215,18 @@ class QuantPlan:
             save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
 
     @classmethod
+    def key_in(cls, path: Path) -> str:
+        """`key` of the plan in a file, of which only the header is read; "" where it is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            require_regular(path)
+            with safe_open(path, framework="numpy") as file:
+                return str(json.loads((file.metadata() or {})["edgekit.plan"])["provenance"]["key"])
+        except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
+            return ""
+
+    @classmethod
     def load(cls, path: Path) -> QuantPlan:
         """Read a plan written by `save`.
 
@@ -232,7 +245,7 @@ class QuantPlan:
             if meta["schema"] != PLAN_SCHEMA:
                 raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}")
             plan = cls._of(meta, tensors)
-            plan.require_sound()
+            _require_sound(plan)
         except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise DataError(f"{path} is not a readable quantization plan", why=str(error)[:300], fix=fix) from None
         return plan
@@ -273,22 +286,41 @@ class QuantPlan:
             provenance=meta["provenance"],
         )
 
-    def require_sound(self) -> None:
-        """Raises ValueError for numbers that no plan has: not finite, scales of 0, zero points beyond 8 bits."""
-        for name, tensor in self.float_tensors.items():
-            _require_finite(name, tensor)
-        for name, gemm in self.gemms.items():
-            if gemm.weight.dtype != np.int8 or gemm.weight.ndim != 2:
-                raise ValueError(f"the weight of {name} is {gemm.weight.dtype} {gemm.weight.shape}")
-            if gemm.weight_scale.ndim != 2 or gemm.weight.shape[1] % gemm.weight_scale.shape[1]:
-                raise ValueError(f"the weight scales of {name} have shape {gemm.weight_scale.shape}")
-            for part in (gemm.weight_scale, gemm.bias, gemm.bias_dynamic):
-                _require_finite(name, part)
-            for grid in _grids(gemm.input):
-                grid.require_sound(name)
-        for name, matmul in self.matmuls.items():
-            for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
-                _require_finite(name, part)
+
+def _require_sound(plan: QuantPlan) -> None:
+    """Raises ValueError for what no plan has: numbers not finite, shapes that do not fit, zero points beyond 8 bits."""
+    sides = plan.image_size
+    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_SIDE for side in sides):
+        raise ValueError(f"it is for images of {str(sides)[:80]} pixels")
+    if not (isinstance(plan.kept_float, dict) and isinstance(plan.provenance, dict)):
+        raise ValueError("its notes are no objects")
+    for name, tensor in plan.float_tensors.items():
+        _require_finite(name, tensor)
+    for gemm in plan.gemms.values():
+        _require_sound_gemm(gemm)
+    for name, matmul in plan.matmuls.items():
+        for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
+            _require_finite(name, part)
+        if not (isinstance(matmul.probability_scale, float) and 0 < matmul.probability_scale <= 1):
+            raise ValueError(f"the probabilities of {name} have scale {str(matmul.probability_scale)[:40]}")
+
+
+def _require_sound_gemm(gemm: GemmPlan) -> None:
+    name, weight, scale, zero = gemm.name, gemm.weight, gemm.weight_scale, gemm.weight_zero_point
+    if weight.dtype != np.int8 or weight.ndim != 2 or not weight.size:
+        raise ValueError(f"the weight of {name} is {weight.dtype} {weight.shape}")
+    if scale.ndim != 2 or len(scale) != len(weight) or not scale.shape[1] or weight.shape[1] % scale.shape[1]:
+        raise ValueError(f"the weight scales of {name} have shape {scale.shape}")
+    if zero is not None and (zero.dtype != np.int8 or zero.shape != scale.shape):
+        raise ValueError(f"the zero points of {name} are {zero.dtype} {zero.shape}")
+    for part in (scale, gemm.bias, gemm.bias_dynamic):
+        _require_finite(name, part)
+    if gemm.bias.shape != weight.shape[:1] or gemm.bias_dynamic.shape != weight.shape[:1]:
+        raise ValueError(f"the biases of {name} have shapes {gemm.bias.shape} and {gemm.bias_dynamic.shape}")
+    if not (isinstance(gemm.weight_bits, int | float) and 2 <= gemm.weight_bits <= 8):
+        raise ValueError(f"the weights of {name} have {str(gemm.weight_bits)[:40]} bits")
+    for grid in _grids(gemm.input):
+        grid.require_sound(name)
 
 
 def _require_finite(name: str, values: np.ndarray) -> None:
@@ -298,15 +330,11 @@ def _require_finite(name: str, values: np.ndarray) -> None:
 
 def _grids(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
     """The static quantizers in one of any kind."""
-    match quantizer:
-        case StaticInput():
-            return (quantizer,)
-        case TokenGroupInput():
-            return (quantizer.head, quantizer.tail)
-        case TokenScaledInput():
-            return (quantizer.quotient,)
-        case _:
-            return ()
+    if quantizer.kind == "static":
+        return (quantizer,)
+    if quantizer.kind == "token_groups":
+        return (quantizer.head, quantizer.tail)
+    return (quantizer.quotient,) if quantizer.kind == "token_scaled" else ()
 
 
 def _input_from(entry: dict[str, Any]) -> InputQuantizer:
