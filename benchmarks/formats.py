@@ -29,7 +29,7 @@ from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.models import zoo
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline.context import Materials
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.plans import PlanKind
@@ -96,7 +96,7 @@ def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, ob
     }
 
 
-def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
+def _oracle(plan: QuantPlan, job: Job) -> VisionTransformer:
     """What the plan says; ONNX Runtime and XNNPACK quantize the inputs of 4-bit GEMMs in their own way."""
     return simulate(plan if job.variant == "standard" else as_fused(plan))
 
@@ -122,7 +122,7 @@ def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: F
 
 
 @torch.no_grad()
-def _features(model: DinoV2, pixels: np.ndarray) -> Features:
+def _features(model: VisionTransformer, pixels: np.ndarray) -> Features:
     def run(x: np.ndarray) -> dict[str, np.ndarray]:
         return {"last_hidden_state": model(torch.from_numpy(x))[0].numpy()}
 

@@ -22,7 +22,7 @@ from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.heads import HeadPlan
     from edgekit.plan.quant import QuantPlan
     from edgekit.recipe import Engine, Recipe
@@ -47,7 +47,7 @@ class ExportSource:
     `calibration` (n, 3, H, W) are images as the model takes them, for precisions of `Backend.integer_only`.
     """
 
-    model: DinoV2
+    model: VisionTransformer
     preprocess: Preprocess
     plan: QuantPlan | None
     model_name: str

@@ -34,7 +34,7 @@ from edgekit.models.keys import OfficialState, flatten, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
 from edgekit.models.rope import periods_of
 from edgekit.models.strangers import stranger
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
 _CONFIG_KEY = "edgekit.config"
@@ -49,7 +49,7 @@ _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shap
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a file: `tensors` fit `DinoV2(config)` exactly, `rest` is everything else under its own keys."""
+    """The contents of a file: `tensors` fit `VisionTransformer(config)` exactly, `rest` keeps its own keys."""
 
     config: ViTConfig
     tensors: dict[str, Tensor]
@@ -61,9 +61,9 @@ class Checkpoint:
     described: dict[str, Any] = field(default_factory=dict)  # config.json beside the file
     licence_text: str = ""  # where it has to go with every copy: of the DINOv3 family
 
-    def model(self) -> DinoV2:
+    def model(self) -> VisionTransformer:
         """The un-baked model in eval mode."""
-        model = DinoV2(self.config)
+        model = VisionTransformer(self.config)
         model.load_state_dict(self.tensors, strict=True)
         return model.eval()
 
@@ -113,7 +113,9 @@ def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoin
     )
 
 
-def save_checkpoint(model: DinoV2, path: Path, *, licence: str = "", origin: str = "", licence_text: str = "") -> None:
+def save_checkpoint(
+    model: VisionTransformer, path: Path, *, licence: str = "", origin: str = "", licence_text: str = ""
+) -> None:
     """Write official keys as safetensors with the config in the header, so that nothing has to be inferred again.
 
     Args:
@@ -446,13 +448,13 @@ def arch_of(config: ViTConfig) -> str:
 def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """Official keys and shapes of an architecture."""
     with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in DinoV2(config).state_dict().items()}
+        return {key: tuple(value.shape) for key, value in VisionTransformer(config).state_dict().items()}
 
 
 def _fit(
     tensors: dict[str, Tensor], config: ViTConfig, file_bytes: int | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Exactly the tensors of `DinoV2(config)`, and those left over. Raises DataError naming what does not fit."""
+    """Exactly the tensors of `VisionTransformer(config)`, and those left over; DataError names what does not fit."""
     wanted, given = _shapes(config), tensors.keys()
     tensors = dict(tensors)
     if not any(".ls1." in key for key in tensors):  # folded before it was saved

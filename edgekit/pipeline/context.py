@@ -33,7 +33,7 @@ from edgekit.quantize.explanation import FILE as EXPLAINED
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.models.zoo import LoadedModel
 
 _BATCH = 8
@@ -178,7 +178,7 @@ class Materials:
             self._watcher.note(f"{known} of {len(images)} evaluation images were calibrated on: the drift flatters")
         return images
 
-    def _model(self, size: Size) -> DinoV2:
+    def _model(self, size: Size) -> VisionTransformer:
         """Baked for one size, with the normalisation folded in when the recipe wants it in the graph."""
         from edgekit.surgery.fold_normalization import fold_normalization
 

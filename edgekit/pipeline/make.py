@@ -70,7 +70,7 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
     row = record.row
     try:
         if job.variant == "fused":
-            _outlive(materials.artifact_of(row), materials.evaluation(job.size).pixel_values[:1])
+            _smoke_test_in_subprocess(materials.artifact_of(row), materials.evaluation(job.size).pixel_values[:1])
         runner = get_backend(job.format).runner(materials.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
             drift = drift_of(runner, job, materials, watcher)
@@ -93,7 +93,7 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
     return record
 
 
-def _outlive(artifact: Artifact, pixel_values: np.ndarray) -> None:
+def _smoke_test_in_subprocess(artifact: Artifact, pixel_values: np.ndarray) -> None:
     """Run once in a process of its own: native code that crashes there is a failed row, not the end of the build.
 
     Raises:

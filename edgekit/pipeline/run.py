@@ -17,7 +17,7 @@ from edgekit.host import describe_host
 from edgekit.measure.golden import golden_files, write_golden
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import Materials
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of, on_this_machine
 from edgekit.pipeline.make import UNWRITTEN, golden_home, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
@@ -109,7 +109,7 @@ def build(
     request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
-    with held(out):
+    with folder_lock(out):
         result = _build(request, remeasure, watcher)
     return replace(result, seconds=time.monotonic() - start)
 
@@ -217,7 +217,7 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     out, watcher = Path(out), watcher or Silent()
     jobs = integer_jobs(jobs_of(recipe))
     recipe = located(recipe)
-    with held(out):
+    with folder_lock(out):
         materials = Materials(
             recipe, zoo.load(recipe.model, notify=watcher.note, interpolation=recipe.interpolation), out, watcher
         )

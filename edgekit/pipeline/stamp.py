@@ -91,11 +91,11 @@ def _stamp(request: Request) -> str:
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
-        files=_faces([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
+        files=_stat_signatures([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
     )
 
 
-def _faces(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+def _stat_signatures(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Name, bytes and time of change; raises OSError when one is missing."""
     found = []
     for file in files:

@@ -161,7 +161,7 @@ def dither(tokens: int, scale: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
+    """The rewritten model and its quantizers; `float_tensors` has the keys of the model's state dict after surgery."""
 
     config: ViTConfig
     image_size: tuple[int, int]

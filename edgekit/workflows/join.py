@@ -22,7 +22,7 @@ from edgekit.precision import Precision
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
 
@@ -75,7 +75,7 @@ def join_sizes(
     )
 
 
-def at_size(plan: QuantPlan, model: DinoV2) -> QuantPlan:
+def at_size(plan: QuantPlan, model: VisionTransformer) -> QuantPlan:
     """The same integers and ranges for another image size: only the position embedding is another.
 
     Args:

@@ -20,7 +20,7 @@ from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScal
 from edgekit.precision import FACTS, Precision
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
 FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
@@ -29,7 +29,7 @@ _GEMMS = frozenset({"linear", "conv"})
 _CONSTANTS = "constexpr_"
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
+def verify_float(path: Path, model: VisionTransformer, precision: Precision) -> float:
     """Interpret a float package on one seeded image and compare with torch; returns the largest difference.
 
     Raises:

@@ -33,7 +33,7 @@ from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
 HEAD_TOLERANCE = 1e-3  # of a head's output, where that is larger than 1 relative to it
@@ -41,7 +41,11 @@ FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
 
 
 def verify_float(
-    path: Path, model: DinoV2, precision: Precision, variant: Variant, heads: Mapping[str, Head] | None = None
+    path: Path,
+    model: VisionTransformer,
+    precision: Precision,
+    variant: Variant,
+    heads: Mapping[str, Head] | None = None,
 ) -> float:
     """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
 

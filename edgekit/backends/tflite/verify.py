@@ -21,7 +21,7 @@ from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput
 from edgekit.precision import Precision
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
 FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
@@ -35,7 +35,7 @@ _DTYPES = {
 _INTEGERS = {schema.TensorType.INT8, schema.TensorType.INT4}
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
+def verify_float(path: Path, model: VisionTransformer, precision: Precision) -> float:
     """Run a float file on one seeded image and compare with torch; returns the largest difference.
 
     Raises:
