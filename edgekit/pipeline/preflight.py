@@ -15,8 +15,8 @@ from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
-from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
+from edgekit.pipeline.inputs import samples_that_fit
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher

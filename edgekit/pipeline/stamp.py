@@ -18,9 +18,9 @@ from edgekit.images.folder import ImageFolder
 from edgekit.measure.golden import golden_files
 from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.make import golden_home
 from edgekit.pipeline.plans import PLANS
 from edgekit.pipeline.records import FOLDER, digest_of
+from edgekit.pipeline.reference import golden_home
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def test_a_plan_comes_back_as_it_was_saved(model, tmp_path: Path):
 def test_a_plan_of_another_schema_is_refused(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "heads.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("edgekit.plan.heads.HEAD_PLAN_SCHEMA", "edgekit.heads/0")
+        patch.setattr(HeadPlan, "SCHEMA", "edgekit.heads/0")
         quantize_heads(model, {"map": Decoder()}, images()).save(path)
     with pytest.raises(DataError, match=r"its schema is 'edgekit\.heads/0'"):
         HeadPlan.load(path)

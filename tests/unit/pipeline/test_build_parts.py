@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
-from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import folder_lock
+from edgekit.pipeline.inputs import samples_that_fit
 from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.plans import inputs_of, kind_of, main_plan, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record

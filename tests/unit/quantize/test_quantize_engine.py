@@ -11,7 +11,7 @@ import torch
 
 from edgekit.errors import DataError, DriftExceeded
 from edgekit.models.vit import VisionTransformer
-from edgekit.plan.quant import PLAN_SCHEMA, FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
+from edgekit.plan.quant import FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.sensitivity import sensitivity, sqnr_db
@@ -61,7 +61,7 @@ def test_same_images_and_recipe_give_the_same_bytes(
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
     loaded = QuantPlan.load(tmp_path / "first")
     assert _sqnr(loaded, tiny_model) == _sqnr(plan, tiny_model)
-    assert PLAN_SCHEMA.encode() in (tmp_path / "first").read_bytes()[:100_000]
+    assert QuantPlan.SCHEMA.encode() in (tmp_path / "first").read_bytes()[:100_000]
 
 
 def test_four_bits_gain_by_zero_points(tiny_model: VisionTransformer, tmp_path: Path) -> None:
