@@ -18,7 +18,7 @@ from edgekit.artifact import Frozen
 from edgekit.distill.loss import BlockLoss, Parts, Standard, Streams, TokenLoss, Tokens
 from edgekit.errors import RecipeError
 from edgekit.models import zoo
-from edgekit.models.checkpoint import arch_of
+from edgekit.models.architecture import arch_of
 from edgekit.models.config import Ffn, ViTConfig
 from edgekit.models.vit import VisionTransformer
 from edgekit.settings import read_settings, validated
