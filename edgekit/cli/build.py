@@ -203,7 +203,7 @@ def _run(
 
 
 def _dry_run(recipe: Recipe, out: Path, console: Console, as_json: bool, *, plans_only: bool = False) -> int:
-    """What a build would do and whether its inputs allow it, without doing it."""
+    """Print what a build would do and whether its inputs allow it, without doing it."""
     from edgekit.cli.show import Live, terminal
     from edgekit.pipeline.preflight import check_request
 
@@ -283,7 +283,7 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:
-    """What to use, whether to believe it, and what searching with it loses."""
+    """Print what to use, whether to believe it, and what searching with it loses."""
     from rich.text import Text
 
     console.print(Text(verdict.sentence, "bold"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BuildContext:
-    """What the artifacts of one build share."""
+    """Inputs, plans and reference that the artifacts of one build share."""
 
     def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.out = recipe, loaded, out
@@ -42,7 +42,7 @@ class BuildContext:
         return cls(recipe, loaded, out, watcher)
 
     def source(self, job: Job) -> ExportSource:
-        """What a backend needs to export a job; its plan is made now if it is written from one."""
+        """Input of a job's export; the plan is made now if the job is written from one."""
         integer_only = job.precision in get_backend(job.format).integer_only
         return ExportSource(
             model=self.inputs.model(job.size),

@@ -40,7 +40,7 @@ class BuildInputs:
         self.model = cache(self._model)
 
     def preprocess(self, size: Size) -> Preprocess:
-        """How images become input of this size."""
+        """Preprocessing of images to input of this size."""
         return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
 
     def heads_key(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class BuildInputs:
 
 
 def samples_that_fit(recipe: Recipe) -> tuple[int, int]:
-    """How many images calibrate and how many judge: as asked, or fewer of each when one folder must serve for both.
+    """Numbers of images that calibrate and that judge: as asked, or fewer when one folder must serve for both.
 
     Raises:
         DataError: the folder is missing, or holds fewer than three images, too few for both.

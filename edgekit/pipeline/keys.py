@@ -47,7 +47,7 @@ def drift_key(size: Size, context: BuildContext) -> str:
 
 
 def _engine_key(job: Job, context: BuildContext) -> str:
-    """What decides an artifact of another engine than ours, whose steps the plan's key holds."""
+    """Engine of an artifact; of another engine than ours with a digest of its options and images."""
     if job.engine == "edgekit":
         return job.engine
     calibration = context.inputs.calibration(job.size).digest

@@ -138,7 +138,7 @@ def drift_of(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) 
 
 
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
-    """What each dense head of a model makes of features: by its name, (n, H, W)."""
+    """Maps (n, H, W) that each dense head of a model makes of features, by its name."""
     return {name: head.predict(features.tokens, features.grid) for name, head in decoders_of(loaded).items()}
 
 

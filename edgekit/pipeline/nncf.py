@@ -19,7 +19,7 @@ _HELD_OUT = 4  # one in this many calibration images judges the drop under accur
 
 
 def options_of(recipe: Recipe) -> NncfOptions:
-    """What the recipe's words mean to NNCF: half the range where products saturate, and the largest drop."""
+    """Options of NNCF for a recipe: half the range where products saturate, and the largest drop."""
     ours, theirs = recipe.quantize, recipe.nncf
     halved = ours.overflow == "reduce-range" or (ours.overflow == "auto" and cpu_saturates())
     return NncfOptions(

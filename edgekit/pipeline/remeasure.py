@@ -19,7 +19,7 @@ from edgekit.report.verdict import Aim, Verdict
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What was timed again; `report` is the page, None where there is none to draw."""
+    """Result of timing a build folder again; `report` is the page, None where there is none to draw."""
 
     manifest: Manifest
     timed: tuple[str, ...]

@@ -177,7 +177,7 @@ def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count:
 
 
 def _commands(recipe: Recipe) -> tuple[Command, ...]:
-    """What to type to get this build again."""
+    """Commands that make this build again."""
     words = ["edgekit", "build", "--model", recipe.model, "--format", ",".join(recipe.formats)]
     words += ["--precision", ",".join(recipe.precisions)]
     words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]

@@ -37,7 +37,7 @@ _LATENCY, _REPORT = "latency", "report"  # steps behind those of the artifacts
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did. `kept`, `made`, `failed` and `timed` name artifacts; `report` is the page, None without one."""
+    """Result of a build: `kept`, `made`, `failed` and `timed` are names of artifacts, `report` is the page or None."""
 
     out: Path
     manifest: Manifest

@@ -34,7 +34,7 @@ _FILE = "stamp"
 
 @dataclass(frozen=True)
 class Request:
-    """What a build was asked to do; `jobs` are the recipe's on this machine."""
+    """Request for a build; `jobs` are the recipe's on this machine."""
 
     recipe: Recipe
     jobs: tuple[Job, ...]

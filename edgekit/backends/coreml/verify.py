@@ -89,7 +89,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
 
 
 def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """Differences of one GEMM from its plan, a sentence each."""
     if op is None:
         yield f"{gemm.name} is missing"
         return
@@ -125,7 +125,7 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
 
 
 def _bias_behind_peaks(gemm: Any) -> Any:
-    """What is added to a product of quotients once it is multiplied with its tokens' peaks; None where it is not."""
+    """Bias behind a product of quotients that its tokens' peaks multiply again; None where they do not."""
     quantized = gemm.x.op.input.op
     divided = quantized.input.op
     scaled = [op for op in gemm.outputs[0].child_ops if op.op_type == "mul"]

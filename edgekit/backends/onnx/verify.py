@@ -143,7 +143,7 @@ class _File:
 
 
 def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """Differences of one GEMM from its plan, a sentence each."""
     name = gemm.name
     if f"{name}/MatMulInteger" in file.nodes:
         node = file.nodes[f"{name}/MatMulInteger"]
@@ -174,7 +174,7 @@ def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
 
 
 def _peak_problems(file: _File, name: str) -> Iterator[str]:
-    """Whether what is quantized are quotients by the token's peak, which the product is multiplied with again."""
+    """Faults of the division by the token's peak before quantization, or of the multiplication behind the product."""
     divided, restored = file.nodes.get(f"{name}.quotient/Mul"), file.nodes.get(f"{name}.product/Mul")
     inverse = file.maker(divided, 1, "Reciprocal") if divided else None
     peak = file.maker(inverse, 0, "Max") if inverse else None
@@ -227,7 +227,7 @@ def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iter
 
 
 def _every_input(blocks: np.ndarray | None, width: int) -> np.ndarray | None:
-    """(blocks, out) -> (in, out)."""
+    """Repeat values per block for every input channel: (blocks, out) -> (in, out)."""
     return None if blocks is None else np.repeat(blocks, width // len(blocks), axis=0)
 
 
