@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -382,10 +382,3 @@ def stem_of(precision: Precision, variant: Variant) -> str:
     if variant == "standard":
         return "" if precision == "fp32" else f"_{precision}"
     return f"_{precision}_{variant}"
-
-
-def refuse_differences(path: Path, problems: Sequence[str]) -> None:
-    """Raises ExportError with the first three differences of a file from its plan; returns where there is none."""
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")

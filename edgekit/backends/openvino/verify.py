@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.openvino.builder import LEVELS, QUANTIZER
+from edgekit.backends.verification import refuse_differences
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 from edgekit.precision import Precision
 
