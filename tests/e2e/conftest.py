@@ -53,6 +53,12 @@ def recipe(checkpoint, pictures) -> Recipe:
 
 
 @pytest.fixture(scope="session")
+def model_flags(checkpoint, pictures) -> list[str]:
+    """The flags of a build of the tiny model, but for what it makes and where."""
+    return ["--model", str(checkpoint), "--image-size", str(SIZE), "--calib", str(pictures), "--samples", "8"]
+
+
+@pytest.fixture(scope="session")
 def built(recipe, tmp_path_factory) -> BuildResult:
     """One complete build, latency and report included. Not to be changed: copy it."""
     return build(recipe, tmp_path_factory.mktemp("built") / "out")
