@@ -20,7 +20,6 @@ WEIGHT_BITS = (4, 7, 7.5, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
 MOST_SAMPLES = 1_000_000
 MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
-_MOST_NAME = 4096  # characters of a path, as the system has it
 
 
 class CalibrationRecipe(Frozen):
