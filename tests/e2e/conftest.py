@@ -45,6 +45,7 @@ def recipe(checkpoint, pictures) -> Recipe:
             "image_size": [(SIZE, SIZE)],
             "precisions": ["fp32", "w8a8"],
             "fused": False,
+            "dynamic_ranges": False,
             "calibration": {"source": str(pictures), "samples": 8},
             "evaluation": str(pictures),
             "evaluation_samples": 6,

@@ -101,6 +101,7 @@ def test_a_student_is_built(whole, files, tmp_path):
             "formats": ["onnx"],
             "precisions": ["fp32", "w8a8"],
             "fused": False,
+            "dynamic_ranges": False,
             "evaluation": str(files / "photos"),
             "evaluation_samples": 4,
             "calibration": {"source": str(files / "photos"), "samples": 8},
