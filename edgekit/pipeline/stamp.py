@@ -18,9 +18,9 @@ from edgekit.images.folder import ImageFolder
 from edgekit.measure.golden import golden_files
 from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.make import golden_home
 from edgekit.pipeline.plans import PLANS
 from edgekit.pipeline.records import FOLDER, digest_of
+from edgekit.pipeline.reference import golden_home
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _FILE = "stamp"
 
 @dataclass(frozen=True)
 class Request:
-    """What a build was asked to do; `jobs` are the recipe's on this machine."""
+    """Request for a build; `jobs` are the recipe's on this machine."""
 
     recipe: Recipe
     jobs: tuple[Job, ...]
@@ -91,12 +91,12 @@ def _stamp(request: Request) -> str:
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
-        files=_faces([*sorted(images), *checkpoint, *heads]),
-        written=_faces([*written, out / "manifest.json"], changed=True),
+        files=_stat_signatures([*sorted(images), *checkpoint, *heads]),
+        written=_stat_signatures([*written, out / "manifest.json"], changed=True),
     )
 
 
-def _faces(files: Iterable[Path], *, changed: bool = False) -> list[tuple[str, int, int, int]]:
+def _stat_signatures(files: Iterable[Path], *, changed: bool = False) -> list[tuple[str, int, int, int]]:
     """Name, bytes and time of modification; raises OSError when one is missing.
 
     With `changed` also the time of the last change of the file itself, which no program can set: of files that only

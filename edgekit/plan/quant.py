@@ -12,21 +12,18 @@ symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may hav
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from typing_extensions import override
 
 from edgekit.artifact import MOST_SIDE
-from edgekit.errors import DataError
-from edgekit.files import require_regular, sealed, sealed_path
+from edgekit.plan.storage import StoredPlan, Tensors
 
 if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
 
-PLAN_SCHEMA = "edgekit.plan/1"
 LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
 
 
@@ -161,8 +158,12 @@ def dither(tokens: int, scale: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class QuantPlan:
-    """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
+class QuantPlan(StoredPlan):
+    """The rewritten model and its quantizers; `float_tensors` has the keys of the model's state dict after surgery."""
+
+    SCHEMA: ClassVar = "edgekit.plan/1"
+    TITLE: ClassVar = "quantization plan"
+    COMMAND: ClassVar = "quantize"
 
     config: ViTConfig
     image_size: tuple[int, int]
@@ -178,8 +179,8 @@ class QuantPlan:
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 
     @property
+    @override
     def key(self) -> str:
-        """Digest of what decided the plan, where a build has made it."""
         return str(self.provenance.get("key", ""))
 
     @property
@@ -187,13 +188,10 @@ class QuantPlan:
         """GEMM name -> reason it has 8 bits where others have 4."""
         return dict(self.provenance.get("promoted", {}))
 
-    def save(self, path: Path) -> None:
-        """Write `path` (safetensors; the JSON part is in its header metadata) atomically, its digest beside it."""
-        from safetensors.numpy import save_file
-
-        tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
+    @override
+    def parts(self) -> tuple[dict[str, Any], Tensors]:
+        tensors = {f"float/{key}": value for key, value in self.float_tensors.items()}
         meta: dict[str, Any] = {
-            "schema": PLAN_SCHEMA,
             "config": asdict(self.config),
             "image_size": self.image_size,
             "gemms": {},
@@ -203,56 +201,19 @@ class QuantPlan:
         }
         for name, gemm in self.gemms.items():
             for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
-                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+                tensors[f"gemm/{name}/{part}"] = getattr(gemm, part)
             if gemm.weight_zero_point is not None:
-                tensors[f"gemm/{name}/weight_zero"] = np.ascontiguousarray(gemm.weight_zero_point)
+                tensors[f"gemm/{name}/weight_zero"] = gemm.weight_zero_point
             meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
         for name, matmul in self.matmuls.items():
             for part in ("query_scale", "key_scale", "value_scale"):
-                tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
+                tensors[f"matmul/{name}/{part}"] = getattr(matmul, part)
             meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
-        with sealed_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
+        return meta, tensors
 
+    @override
     @classmethod
-    def key_in(cls, path: Path) -> str:
-        """`key` of the plan in a file, of which only the header is read; "" where it is damaged."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            require_regular(path)
-            with safe_open(path, framework="numpy") as file:
-                return str(json.loads((file.metadata() or {})["edgekit.plan"])["provenance"]["key"])
-        except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
-            return ""
-
-    @classmethod
-    def load(cls, path: Path) -> QuantPlan:
-        """Read a plan written by `save`.
-
-        Raises:
-            DataError: missing, another file than its digest describes, no plan, or numbers that none has (NaN).
-        """
-        from safetensors import SafetensorError, safe_open
-
-        fix = f"edgekit quantize --model MODEL --out {path.parent.parent}"
-        try:
-            if damage := sealed(path):
-                raise ValueError(damage)
-            with safe_open(path, framework="numpy") as file:
-                meta = json.loads((file.metadata() or {})["edgekit.plan"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            if meta["schema"] != PLAN_SCHEMA:
-                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}")
-            plan = cls._of(meta, tensors)
-            _require_sound(plan)
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            raise DataError(f"{path} is not a readable quantization plan", why=str(error)[:300], fix=fix) from None
-        return plan
-
-    @classmethod
-    def _of(cls, meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> QuantPlan:
-        """The plan in the parts of a file."""
+    def of_parts(cls, meta: dict[str, Any], tensors: Tensors) -> Self:
         from edgekit.models.config import config_of
 
         return cls(
@@ -286,23 +247,22 @@ class QuantPlan:
             provenance=meta["provenance"],
         )
 
-
-def _require_sound(plan: QuantPlan) -> None:
-    """Raises ValueError for what no plan has: numbers not finite, shapes that do not fit, zero points beyond 8 bits."""
-    sides = plan.image_size
-    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_SIDE for side in sides):
-        raise ValueError(f"it is for images of {str(sides)[:80]} pixels")
-    if not (isinstance(plan.kept_float, dict) and isinstance(plan.provenance, dict)):
-        raise ValueError("its notes are no objects")
-    for name, tensor in plan.float_tensors.items():
-        _require_finite(name, tensor)
-    for gemm in plan.gemms.values():
-        _require_sound_gemm(gemm)
-    for name, matmul in plan.matmuls.items():
-        for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
-            _require_finite(name, part)
-        if not (isinstance(matmul.probability_scale, float) and 0 < matmul.probability_scale <= 1):
-            raise ValueError(f"the probabilities of {name} have scale {str(matmul.probability_scale)[:40]}")
+    @override
+    def require_sound(self) -> None:
+        sides = self.image_size
+        if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_SIDE for side in sides):
+            raise ValueError(f"it is for images of {str(sides)[:80]} pixels")
+        if not (isinstance(self.kept_float, dict) and isinstance(self.provenance, dict)):
+            raise ValueError("its notes are no objects")
+        for name, tensor in self.float_tensors.items():
+            _require_finite(name, tensor)
+        for gemm in self.gemms.values():
+            _require_sound_gemm(gemm)
+        for name, matmul in self.matmuls.items():
+            for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
+                _require_finite(name, part)
+            if not (isinstance(matmul.probability_scale, float) and 0 < matmul.probability_scale <= 1):
+                raise ValueError(f"the probabilities of {name} have scale {str(matmul.probability_scale)[:40]}")
 
 
 def _require_sound_gemm(gemm: GemmPlan) -> None:
@@ -330,11 +290,15 @@ def _require_finite(name: str, values: np.ndarray) -> None:
 
 def _grids(quantizer: InputQuantizer) -> tuple[StaticInput, ...]:
     """The static quantizers in one of any kind."""
-    if quantizer.kind == "static":
-        return (quantizer,)
-    if quantizer.kind == "token_groups":
-        return (quantizer.head, quantizer.tail)
-    return (quantizer.quotient,) if quantizer.kind == "token_scaled" else ()
+    match quantizer:
+        case StaticInput():
+            return (quantizer,)
+        case TokenGroupInput():
+            return (quantizer.head, quantizer.tail)
+        case TokenScaledInput():
+            return (quantizer.quotient,)
+        case _:
+            return ()
 
 
 def _input_from(entry: dict[str, Any]) -> InputQuantizer:
@@ -350,7 +314,7 @@ def _input_from(entry: dict[str, Any]) -> InputQuantizer:
         case "float":
             return FloatInput()
         case other:
-            raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
+            raise ValueError(f"it names an input quantizer {other!r} that this edgekit does not know")
 
 
 def _static(entry: dict[str, Any]) -> StaticInput:
