@@ -133,8 +133,13 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
 
 
 def words_of(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """ "a, b" -> ["a", "b"]. Raises RecipeError for a list of nothing, which no flag means."""
+    from edgekit.errors import RecipeError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RecipeError(f"a flag was given {text!r}, which names nothing", fix="leave the flag out, or name one")
+    return words
 
 
 def heads_of(text: str) -> dict[str, str]:
