@@ -179,6 +179,10 @@ class Backend(ABC):
         """Why latency means nothing on this machine; None where it does."""
         return None
 
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        """Clause on what the runtime does of its own accord with such a file on this CPU; None: what its plan means."""
+        return None
+
     def why_untimed(self, precision: Precision) -> str | None:
         """Why a build on this machine does not time files of a precision; None when it does."""
         return self.untimed_precisions.get(precision) or self.untimed() or self.runner_missing()

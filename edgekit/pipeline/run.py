@@ -104,7 +104,8 @@ def build(
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     recipe = located(Recipe.of(recipe, **settings))
-    request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
+    jobs = on_this_machine(jobs_of(recipe), runtime_defaults=recipe.runtime_defaults)
+    request = Request(recipe, jobs, out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
     with folder_lock(out):
