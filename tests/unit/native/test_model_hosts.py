@@ -1,4 +1,4 @@
-"""`edgekit-run` on whole models: AArch64 under emulation, and x86-64 under sanitizers with hostile files (full tier)."""
+"""Whole models in `edgekit-run`: AArch64 under emulation, x86-64 under sanitizers with hostile files (full tier)."""
 
 from __future__ import annotations
 
