@@ -95,7 +95,7 @@ def _blocks(config: ViTConfig, tensors: Tensors, plan: QuantPlan | None) -> dict
     Raises:
         ExportError: LayerScale is not folded.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for block in (f"blocks.{i}" for i in range(config.depth)):
         if f"{block}.ls1.gamma" in tensors:
             raise ExportError(f"{block} has a LayerScale of its own", why="the kernels take it folded into the weights")
@@ -134,7 +134,7 @@ def golden_output(source: ExportSource) -> np.ndarray:
 
 def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
     """`pixel_values` (3, H, W) float32 of a crop (H, W, 3) uint8."""
-    pixels = crop.astype(np.float32)
+    pixels: np.ndarray = crop.astype(np.float32)
     if transform.normalize == "host":
         mean, std = (np.array(values, np.float32) for values in (transform.mean, transform.std))
         pixels = (pixels / 255 - mean) / std
