@@ -193,7 +193,7 @@ def _logged(error: Exception, job: Job, out: Path) -> str:
     """Write the traceback to OUT/logs/<name>.log; returns the reason for the row, in one line."""
     text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
     if why := full_disk(error, out / job.path):
-        return f"{UNWRITTEN} {out / job.path}: {why}"
+        return f"{UNWRITTEN} {why}"
     path = out / LOGS / f"{job.slug}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

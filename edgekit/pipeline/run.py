@@ -247,13 +247,16 @@ def _artifacts(
             record = read_record(context.out, job.name)
             if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
-                context.plans.mend(job)
+                context.plans.mend(job, record.plans, kept=True)
                 if any(sealed(file) for file in golden_files(golden_home(context.out, job))):
                     context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)
+                if record is not None and record.key == key:
+                    context.plans.mend(job, record.plans, kept=False)
                 context.reference.write_golden(context.out, job)
                 record = make(job, context, key, drift, watcher)
+                record = record.model_copy(update={"plans": context.plans.digests_of(job)})
                 record.write(context.out)
             records[job.name] = record
         _write(jobs, records, context)
