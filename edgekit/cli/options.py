@@ -55,6 +55,14 @@ Interpolation = Annotated[
         metavar="WORD",
     ),
 ]
+RopePeriods = Annotated[
+    str | None,
+    typer.Option(
+        "--rope-periods",
+        help="Periods of rotary positions, instead of the file's: bfloat16 (Meta), float32 (transformers, timm).",
+        metavar="WORD",
+    ),
+]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[
     str | None,
@@ -124,6 +132,7 @@ def recipe_from(
     recover: bool = False,
     fused_attention: bool = False,
     interpolation: str | None = None,
+    rope_periods: str | None = None,
 ) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
 
@@ -146,6 +155,7 @@ def recipe_from(
         "evaluation_samples": eval_samples,
         "seed": seed,
         "interpolation": interpolation,
+        "rope_periods": rope_periods,
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if heads is not None:

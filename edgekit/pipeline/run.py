@@ -119,8 +119,8 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
 
     jobs, out, measure = request.jobs, request.out, request.measure
     watcher.stage(f"load {request.recipe.model}")
-    loaded = zoo.load(request.recipe.model, notify=watcher.note, interpolation=request.recipe.interpolation)
-    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
+    loaded = zoo.load(request.recipe.model, notify=watcher.note, **request.recipe.positions)
+    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config)
     materials = Materials(request.recipe, loaded, out, watcher)
     earlier = Manifest.read(out) if (out / "manifest.json").exists() else None
     watcher.plan(_steps(jobs, materials, measure))
@@ -218,9 +218,7 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     jobs = integer_jobs(jobs_of(recipe))
     recipe = located(recipe)
     with held(out):
-        materials = Materials(
-            recipe, zoo.load(recipe.model, notify=watcher.note, interpolation=recipe.interpolation), out, watcher
-        )
+        materials = Materials(recipe, zoo.load(recipe.model, notify=watcher.note, **recipe.positions), out, watcher)
         found = []
         wanted = sorted({(job.size, materials.plan_kind(job)) for job in jobs})
         watcher.plan([Step(f"plan {materials.plan_path(*each).stem}") for each in wanted])

@@ -77,7 +77,7 @@ def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict
     from edgekit.quantize.ablate import ablate
 
     recipe = Recipe.make(manifest.recipe)
-    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), folder, watcher)
+    materials = Materials(recipe, zoo.load(recipe.model, **recipe.positions), folder, watcher)
     size = recipe.image_size[0]
     return ablate(
         materials.model(size),

@@ -54,7 +54,7 @@ def join_sizes(
     """
     recipe = Recipe.make(Manifest.read(build).recipe)
     recipe = recipe.model_copy(update={"evaluation_samples": samples})
-    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), build, watcher)
+    materials = Materials(recipe, zoo.load(recipe.model, **recipe.positions), build, watcher)
     backend = CoreMlBackend()
     name = backend.filename(precision, "standard")
     path_in_build = f"{backend.format}/{name}"
