@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.distillation import Progress
 from benchmarks.one_process import times_of
 from benchmarks.support import photos
 from benchmarks.support.dinov3_folder import write_folder
@@ -41,7 +42,6 @@ from edgekit.models import zoo
 from edgekit.models.config import ARCHITECTURES, ViTConfig
 from edgekit.models.vit import DinoV2, random_model
 from edgekit.pipeline import build
-from edgekit.pipeline.watch import Silent
 from edgekit.quantize.engine import quantize
 from edgekit.recipe import QuantizeRecipe, Recipe
 from edgekit.workflows.compare import artifacts_in
@@ -54,17 +54,6 @@ CROPS = 64  # of the demo's calibration photographs
 CALIBRATION, JUDGES = 32, 24
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w4a8", "w8a16")
 FORWARD_BATCH = 4
-
-
-class Said(Silent):
-    """Says how far a run is."""
-
-    def stage(self, name: str, done: int = 0, total: int = 0) -> None:
-        if total and done % 10 == 0:
-            print(f"{name}  {done}/{total}", flush=True)
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
 
 
 def photographs(folder: Path) -> Path:
@@ -84,7 +73,7 @@ def distil(arguments: argparse.Namespace) -> None:
     data = photographs(work / "photos")
     init, running = "teacher", Running("cpu", threads=arguments.threads, board="off")
     for side, steps, batch, rate in (
-        (arguments.small, arguments.steps, 8, 2e-4),
+        (arguments.small, arguments.steps, 8, 1e-4),
         (TEACHER_SIDE, arguments.tune_steps, 8, 5e-5),
     ):
         if not steps:
@@ -101,7 +90,7 @@ def distil(arguments: argparse.Namespace) -> None:
             checkpoint_every=10,
         )
         out = work / f"distil-{side}"
-        outcome = distil_folder(TEACHER, [f"arch={STUDENT},init={init}"], data, out, recipe, running, Said())
+        outcome = distil_folder(TEACHER, [f"arch={STUDENT},init={init}"], data, out, recipe, running, Progress())
         assert outcome is not None
         (row,) = outcome.distilled.graduates
         init = str((out / row.file).absolute())
@@ -118,10 +107,13 @@ def distil(arguments: argparse.Namespace) -> None:
 def taught(student: DinoV2, training: str) -> Iterator[dict[str, object]]:
     """How near the teacher a student is before and after it has learned, on each kind of photographs."""
     teacher = zoo.load(TEACHER).model
-    start = begin(StudentSpec.parse(STUDENT), teacher, side=TEACHER_SIDE, seed=0).model
+    patches, start = (
+        begin(StudentSpec.parse(words), teacher, side=TEACHER_SIDE, seed=0).model.eval()
+        for words in ("patch=16", STUDENT)
+    )
     seen = judges(teacher.config, TEACHER_SIDE)
     exact = {kind: _features(teacher.bake(TEACHER_SIDE, TEACHER_SIDE), images) for kind, images in seen.items()}
-    for name, model in (("start: the teacher's weights", start), ("student", student)):
+    for name, model in (("teacher in patches of 16", patches), ("start", start), ("student", student)):
         for kind, images in judges(student.config, SIDE).items():
             found = _features(model.bake(SIDE, SIDE), images)
             drift = measure_drift(exact[kind], found)
@@ -178,7 +170,7 @@ def drift(arguments: argparse.Namespace) -> None:
         }
     )
     out = arguments.out or work / "build"
-    build(recipe, out, measure="drift", watcher=Said())
+    build(recipe, out, measure="drift", watcher=Progress())
     rows = list(drifted(out, zoo.load(model).model, arguments.side))
     write_csv(rows, arguments.csv)
 
