@@ -67,25 +67,32 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
         if differ:
             told = ", ".join(f"{n} {getattr(wanted, n)} is not {getattr(teacher.config, n)}" for n in differ)
             raise RecipeError("the teacher's blocks do not fit the student", why=told, fix="init=random in --student")
-        chosen = _blocks(spec, wanted.depth, teacher.config.depth)
-        shared = [getattr(wanted, name) == getattr(teacher.config, name) for name in ("positions", "registers")]
-        known = shared[0] and wanted.positions == "learned"
-        model = _from_teacher(teacher, replace(wanted, grid=teacher.config.grid if known else grid), chosen, seed)
-        # blocks learn one by one where the streams have the same tokens, with positions in the same place
-        segments = segments_of(chosen, teacher.config.depth) if all(shared) else ()
-        init = f"blocks {', '.join(map(str, chosen))} of the teacher"
-        return Beginning(model, wanted.arch, init, "frozen" if known else "learned", own, segments)
+        blocks = _blocks(spec, wanted.depth, teacher.config.depth)
+        return _with_teacher(teacher, replace(wanted, grid=grid), blocks, own, seed)
     if spec.blocks is not None:
         raise RecipeError(f"blocks of the teacher and init = {init!r} contradict each other", fix="leave one out")
     if init == "random":
-        wanted = replace(wanted, grid=grid)
-        return Beginning(_random(DinoV2(wanted), seed), wanted.arch, "random", "learned", own)
+        return Beginning(_random(DinoV2(replace(wanted, grid=grid)), seed), wanted.arch, "random", "learned", own)
     loaded = zoo.load(init)
     bad = [n for n in (*_SHAPES, *_LAYOUT) if getattr(loaded.model.config, n) != getattr(wanted, n)]
     if bad:
         told = ", ".join(f"{name} {getattr(loaded.model.config, name)}, not {getattr(wanted, name)}" for name in bad)
         raise RecipeError(f"{loaded.name} is another architecture than the student's", why=told)
     return Beginning(loaded.model, wanted.arch, loaded.name, "frozen", own)
+
+
+def _with_teacher(teacher: DinoV2, config: ViTConfig, blocks: Sequence[int], side: int, seed: int) -> Beginning:
+    """A student that begins with the teacher's weights; `config.grid` is that of the training size."""
+    alike = config.positions == teacher.config.positions
+    known = alike and config.positions == "learned"  # as the teacher has them, at its own grid
+    if known:
+        config = replace(config, grid=teacher.config.grid, interpolation=teacher.config.interpolation)
+    model = _from_teacher(teacher, config, blocks, seed)
+    # blocks learn one by one where the streams have the same tokens, and positions come in at the same place
+    alone = alike and config.registers == teacher.config.registers
+    segments = segments_of(blocks, teacher.config.depth) if alone else ()
+    init = f"blocks {', '.join(map(str, blocks))} of the teacher"
+    return Beginning(model, config.arch, init, "frozen" if known else "learned", side, segments)
 
 
 def segments_of(blocks: Sequence[int], of: int) -> tuple[Segment, ...]:
@@ -151,10 +158,8 @@ def _from_teacher(teacher: DinoV2, config: ViTConfig, blocks: Sequence[int], see
     patches take their mean position along, and each attention head turns first what its scores depend on least.
     """
     # The demo ViT-S/14 as a ViT-S/16 of 8 x 8 patches, cosines of class token and patches before any training: 0.997,
-    # 0.996 with the kernel alone; 0.973, 0.963 when turned as well; 0.75, 0.70 without its learned positions, and 0.66,
-    # 0.47 of these in the teacher's own basis of queries and keys.
-    if config.positions == teacher.config.positions:
-        config = replace(config, interpolation=teacher.config.interpolation)
+    # 0.996 with the kernel alone; 0.973, 0.963 when turned as well; 0.77, 0.72 without its learned positions, and 0.09,
+    # 0.23 less in the teacher's own basis of queries and keys.
     student = _random(DinoV2(config), seed)
     own, state = student.state_dict(), teacher.state_dict()
     state["patch_embed.proj.weight"] = resampled_kernel(state["patch_embed.proj.weight"], config.patch)
