@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
 from edgekit.models import first_use
-from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig, family_of_config
+from edgekit.models.config import ARCHITECTURES, Interpolation, Periods, ViTConfig, family_of_config
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.licences import DINOV3, require_text
 from edgekit.models.sources import GatedSource, HubSource, Source, UrlSource, WheelSource
@@ -284,6 +284,7 @@ def load(
     *,
     notify: Callable[[str], None] | None = None,
     interpolation: Interpolation | Literal["auto"] = "auto",
+    rope_periods: Periods | Literal["auto"] = "auto",
 ) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
@@ -291,9 +292,11 @@ def load(
         name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
         interpolation: how positions are resized to another image size; "auto" as the checkpoint's own library does.
+        rope_periods: how exact the periods of rotary positions are; "auto" as the file has them, float32 where it has
+            none.
 
     Raises:
-        RecipeError: unknown model, with the nearest names.
+        RecipeError: unknown model, with the nearest names, or periods for learned positions.
         DataError: no source delivered (each is named with its reason), the file is not what it should be, or an
             unpinned one has changed since its first use.
         BackendMissing: torch is not installed, or onnx for a checkpoint inside an ONNX file.
@@ -303,6 +306,14 @@ def load(
     loaded = _load(name_or_path, notify)
     if interpolation != "auto":
         loaded.model.config = replace(loaded.model.config, interpolation=interpolation)
+    if rope_periods != "auto":
+        if loaded.model.rotation is None:
+            raise RecipeError(
+                f"rope_periods = {rope_periods!r}: {loaded.name} has learned positions",
+                why="only rotary positions have periods",
+                fix="leave --rope-periods out",
+            )
+        loaded.model.take_periods(rope_periods)
     return loaded
 
 
