@@ -29,6 +29,7 @@ from edgekit.models.described import (
     require_floats,
     require_same,
     require_stored,
+    texts_in_pickle,
 )
 from edgekit.models.keys import OfficialState, flatten, to_official
 from edgekit.models.licences import licence_in_folder, licence_in_header, licence_of_text
@@ -60,6 +61,7 @@ class Checkpoint:
     prefix: str = ""  # of the backbone's keys in the file
     described: dict[str, Any] = field(default_factory=dict)  # config.json beside the file
     licence_text: str = ""  # where it has to go with every copy: of the DINOv3 family
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json beside the file
 
     def model(self) -> DinoV2:
         """The un-baked model in eval mode."""
@@ -78,6 +80,7 @@ class _Raw:
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json
     said: HubConfig = field(default_factory=HubConfig)  # its numbers
     file_bytes: int | None = None  # of the files; None where their tensors cannot be larger than they are
 
@@ -109,7 +112,14 @@ def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoin
     about = raw.about if wanted.positions == "learned" else _licensed(path, raw.about)
     rest = official.rest | {f"{official.prefix}{key}": value for key, value in unused.items()}
     return Checkpoint(
-        wanted, tensors, rest, official.layout + raw.suffix, prefix=official.prefix, described=raw.described, **about
+        wanted,
+        tensors,
+        rest,
+        official.layout + raw.suffix,
+        prefix=official.prefix,
+        described=raw.described,
+        processor=raw.processor,
+        **about,
     )
 
 
@@ -205,7 +215,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds more than tensors, or is damaged",
-            why=_reason(error),
+            why=stranger(texts_in_pickle(path)) or _reason(error),
             fix="save its state_dict() as .safetensors: no code is ever unpickled",
         ) from None
     except Exception as error:  # the unpickler raises whatever damaged bytes lead to
@@ -231,10 +241,12 @@ def _read_directory(path: Path) -> _Raw:
     hints: dict[str, Any] = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
     if architecture.get("model_type") == _ROPE_MODEL:
         hints |= {"norm_eps": said.layer_norm_eps, "rope_base": said.rope_theta}
-    hints |= _normalization(path, described)
+    file = path / "preprocessor_config.json"
+    processor = read_json(file) if file.is_file() else {}
+    hints |= _normalization(path, described, processor)
     licence = raw.about.get("licence") or licence_in_folder(path, described)
     about = raw.about | ({"licence": licence} if licence else {})
-    return replace(raw, hints=hints | raw.hints, described=described, about=about, said=said)
+    return replace(raw, hints=hints | raw.hints, described=described, processor=processor, about=about, said=said)
 
 
 def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
@@ -261,11 +273,10 @@ def _named(path: Path, raw: _Raw, official: OfficialState) -> dict[str, Any]:
     return hints
 
 
-def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+def _normalization(folder: Path, described: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, str]:
     """Statistics of pixels that a folder names: preprocessor_config.json, or timm's `pretrained_cfg`."""
-    file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
-    values = read_json(file) if file.is_file() else {}
-    mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
+    timm = described.get("pretrained_cfg")
+    mean = processor.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
     if mean is None:
         return {}
     for name, (known, _) in STATISTICS.items():

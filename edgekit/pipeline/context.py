@@ -14,7 +14,7 @@ from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError
 from edgekit.files import sealed, sha256_of
-from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
+from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads, whole_image
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
@@ -47,9 +47,10 @@ class Materials:
     def __init__(self, recipe: Recipe, loaded: LoadedModel, out: Path, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.out, self._watcher = recipe, loaded, out, watcher
         for size in recipe.image_size:
-            self.preprocess(size)  # refuses what the model cannot take
+            loaded.model.config.grid_of(*size)  # refuses what the model cannot take
         self._samples = samples_that_fit(recipe)
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
+        self._whole_image = whole_image(self.wanted, loaded)
         self.heads = read_heads(self.wanted, loaded)
         self.remarks = tuple(remarks(self.wanted, loaded))
         for line in self.remarks:
@@ -64,7 +65,8 @@ class Materials:
 
     def preprocess(self, size: Size) -> Preprocess:
         """How images become input of this size."""
-        return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        transform = self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        return transform.model_copy(update={"whole_image": self._whole_image})
 
     def source(self, job: Job) -> ExportSource:
         """What a backend needs to export a job; its plan is made now if it is written from one."""
