@@ -129,7 +129,9 @@ def _load_best(folder: Path, threads: int | None, size: tuple[int, int] | None) 
         made = [row for row in made if row.preprocess and row.preprocess.input_size == size]
         if not made:
             shown = f"{size[0]}x{size[1]}"
-            raise DataError(f"{folder} has no artifact of {shown} pixels", fix=f"edgekit build --image-size {shown}")
+            raise DataError(
+                f"{folder} has no artifact of {shown} pixels", fix=f"edgekit build --image-size {shown} --out {folder}"
+            )
         if manifest.choice and manifest.choice.artifact not in {row.name for row in made}:
             manifest = manifest.model_copy(update={"choice": None})  # it was chosen among those of another size
     order = _order(manifest, made)

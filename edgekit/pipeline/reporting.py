@@ -185,7 +185,7 @@ def _mapped(materials: Materials) -> str:
 
 
 def _note(materials: Materials) -> str:
-    """How depths are drawn, "" where none are."""
+    """The way depths are drawn, in words; "" where none are."""
     name = _depth_head(materials)
     if not name:
         return ""
