@@ -34,7 +34,7 @@ LEAST_PHOTOS = 8
 def recipe_of(model: Path, size: int, work: Path) -> Recipe:
     """Judged on other photographs than it is calibrated on; on the demo's where the package of photos.py is missing."""
     source = "demo" if photos.stamps_missing() else str(work / "photos")
-    share = (224 / size) ** 2  # larger photographs are fewer, for the same work
+    share = min(1.0, (224 / size) ** 2)  # larger photographs are fewer, for the same work
     return Recipe.make(
         {
             "model": str(model),

@@ -150,7 +150,7 @@ def remarks(wanted: Mapping[str, str], loaded: LoadedModel) -> list[str]:
         parts = ", ".join(f"{group}.* ({size})" for group, size in rest.items())
         lines.append(
             f"left out: {parts}: of no head that edgekit knows; one of your own joins with --heads NAME=FILE, "
-            "its keys as edgekit/heads/README.md has them"
+            "its keys as docs/heads.md has them"
         )
     config = loaded.model.config
     if config.positions == "learned" and config.interpolation == "antialias" and not config.registers:

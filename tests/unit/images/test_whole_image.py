@@ -9,7 +9,9 @@ from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPi
 
 from edgekit.artifact import IMAGENET_MEAN, IMAGENET_STD, Preprocess, WholeImage
 from edgekit.bundle.hub import preprocessor_config
+from edgekit.errors import DataError
 from edgekit.images.preprocess import placed, preprocess
+from edgekit.models.depth_anything import whole_image_of
 
 SHAPES = [(640, 480), (480, 640), (1920, 1080), (518, 518), (300, 200), (200, 900), (1000, 90), (60, 100)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]}x{0[1]}".format)
@@ -84,3 +86,17 @@ def test_a_record_says_it_and_one_without_it_keeps_its_bytes() -> None:
     assert "whole_image" not in plain.model_dump_json()
     assert Preprocess.model_validate_json(whole.model_dump_json()) == whole
     assert placed((640, 480), whole) == ((224, 224), (0, 0))
+
+
+def test_a_folder_says_the_size_and_the_official_code_where_it_does_not() -> None:
+    assert whole_image_of(PUBLISHED) == WholeImage(rule="minimal")
+    assert whole_image_of({}) == WholeImage(rule="lower_bound")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"resample": 2}, {"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 518}}, {"size": [0, 518]}],
+)
+def test_a_processor_that_resizes_in_another_way_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=rf"preprocessor_config\.json says {next(iter(wrong))}"):
+        whole_image_of(PUBLISHED | wrong)
