@@ -20,7 +20,7 @@ from edgekit.artifact import Preprocess
 from edgekit.images import load_set
 from edgekit.models import zoo
 from edgekit.models.depth_anything import taps_of
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.depth_anything import SIZES, depth_model
 
 SIDE, IMAGES, BATCH, STEPS, RATE = 112, 64, 4, 240, 1e-3
@@ -59,7 +59,7 @@ def fitted_depth_anything(folder: Path) -> Path:
     return folder
 
 
-def huggingface_keys(model: DinoV2) -> dict[str, Tensor]:
+def huggingface_keys(model: VisionTransformer) -> dict[str, Tensor]:
     """The tensors of a plain DINOv2 under the names of Hugging Face's files."""
     found: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
@@ -86,7 +86,7 @@ def huggingface_keys(model: DinoV2) -> dict[str, Tensor]:
     return {key: value.detach().clone().contiguous() for key, value in found.items()}
 
 
-def _fit(model: torch.nn.Module, backbone: DinoV2) -> None:
+def _fit(model: torch.nn.Module, backbone: VisionTransformer) -> None:
     """Fit neck and head of `model` on features of the demo's calibration photographs."""
     transform = Preprocess.for_size(SIDE, SIDE)
     pixels = torch.from_numpy(load_set("demo", transform, samples=IMAGES, seed=0, split="calibration").pixel_values)
@@ -123,7 +123,7 @@ def _begin(module: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def _features(model: DinoV2, pixels: Tensor) -> list[Tensor]:
+def _features(model: VisionTransformer, pixels: Tensor) -> list[Tensor]:
     """Normed tokens (n, 1 + P, D) behind each block that version 2 reads."""
     found: list[list[Tensor]] = [[] for _ in range(4)]
     taps = taps_of("v2", model.config.depth)

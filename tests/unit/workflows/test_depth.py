@@ -16,7 +16,7 @@ from edgekit.bundle import write_bundle
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.images.preprocess import preprocess
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline import BuildResult
 from edgekit.report.content import BuildReport
 from edgekit.workflows.depth import _covered, map_depth
@@ -139,7 +139,7 @@ def test_the_command_names_unit_file_and_stretching(
 
 
 def test_what_cannot_be_mapped_says_why_and_leaves_nothing(
-    relative: BuildResult, tiny_model: DinoV2, photo: Path, tmp_path: Path
+    relative: BuildResult, tiny_model: VisionTransformer, photo: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=r"cannot write a map to .*map\.tiff"):
         map_depth(relative.out, photo, [tmp_path / "map.png", tmp_path / "map.tiff"])
