@@ -4,7 +4,9 @@
 
 Each model is written as its library writes it, read by edgekit, and run on the same pixels. The number is the largest
 difference of all tokens, as share of the largest of them. Of timm, which is no dependency, only the keys and the way to
-resize positions are compared, both written anew in `tests/support/`.
+resize positions are compared, both written anew in `tests/support/`. Of Depth Anything it is the depth map.
+
+    python -m benchmarks.parity --depth small,large   # other sizes of Depth Anything; Large takes 3 GB
 """
 
 from __future__ import annotations
@@ -12,21 +14,33 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.support.rows import write_csv
+from edgekit.graph.torch_emitter import run_with_heads
+from edgekit.heads.own import wanted_heads
+from edgekit.heads.read import read_heads
+from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint
 from edgekit.models.vit import VisionTransformer, random_model
-from tests.support import dinov2, dinov3
+from tests.support import depth_anything, dinov2, dinov3
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU
 
 RESULTS = Path(__file__).parent / "results" / "parity.csv"
 TINY_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+DEPTH_PIXELS = ((252, 252), (224, 350))
+DEPTH_KINDS: dict[str, dict[str, object]] = {
+    "relative": {},
+    "metric": {"depth_estimation_type": "metric", "max_depth": 20},
+}
+DEPTH_FILES = {"relative": "depth_anything_v2_vit.pth", "metric": "depth_anything_v2_metric_hypersim_vit.pth"}
 SIZES_14, SIZES_16 = ((70, 70), (84, 56)), ((64, 64), (96, 48))
 
 Run = Callable[[Tensor], Tensor]  # pixels to all tokens
@@ -97,22 +111,45 @@ def measure() -> Iterator[dict[str, object]]:
             pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
             expected, found = case.run(pixels), model.bake(height, width)(pixels)[0]
             apart = float((found - expected).abs().max() / expected.abs().max())
-            yield {
-                "family": case.family,
-                "feed_forward": case.ffn,
-                "keys": case.keys,
-                "pixels": f"{height}x{width}",
-                "largest_difference": f"{apart:.0e}",
-            }
+            yield _row(case.family, case.ffn, case.keys, (height, width), apart)
+
+
+@torch.no_grad()
+def measure_depth(size: str) -> Iterator[dict[str, object]]:
+    """A row per kind, layout and image size of the depth maps of Depth Anything V2, the whole model."""
+    for kind, given in DEPTH_KINDS.items():
+        theirs = depth_anything.depth_model(depth_anything.SIZES[size], **given)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            theirs.save_pretrained(folder)
+            official = folder / DEPTH_FILES[kind]
+            torch.save(depth_anything.official_depth_keys(load_file(folder / "model.safetensors")), official)
+            loaded = {"huggingface": zoo.load(folder), "official": zoo.load(official)}
+        for keys, each in loaded.items():
+            heads = read_heads(wanted_heads({}, True, each), each)
+            each.model.config = replace(each.model.config, interpolation="size")  # transformers' for both
+            for height, width in DEPTH_PIXELS:
+                pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+                expected = theirs(pixels).predicted_depth.numpy()
+                found = run_with_heads(each.model.bake(height, width), heads, pixels.numpy())["predicted_depth"]
+                apart = float(abs(found - expected).max() / abs(expected).max())
+                yield _row(f"Depth Anything V2 {size}, {kind}", "mlp", keys, (height, width), apart)
+
+
+def _row(family: str, ffn: str, keys: str, size: tuple[int, int], apart: float) -> dict[str, object]:
+    pixels = f"{size[0]}x{size[1]}"
+    return {"family": family, "feed_forward": ffn, "keys": keys, "pixels": pixels, "largest_difference": f"{apart:.0e}"}
 
 
 def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=RESULTS)
+    sizes = ", ".join(depth_anything.SIZES)
+    parser.add_argument("--depth", default="small,base", help=f"sizes of Depth Anything, of {sizes}, with commas")
     arguments = parser.parse_args()
     rows = []
-    for row in measure():
+    for row in chain(measure(), *map(measure_depth, filter(None, arguments.depth.split(",")))):
         rows.append(row)
         print(*row.values(), sep="  ", flush=True)
     write_csv(rows, arguments.csv)

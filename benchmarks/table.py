@@ -47,6 +47,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> command
     "formats": "benchmarks.formats OUT --eval DIR",
     "plan_cost": "benchmarks.plan_cost",
     "heads": "benchmarks.heads OUT",
+    "depth": "benchmarks.depth",
     "many_images": "benchmarks.many_images OUT/onnx/model_w8a8_fused.onnx",
     "recovery": "benchmarks.recovery",
     "one_process": "benchmarks.one_process FOLDER",
