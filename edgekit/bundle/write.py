@@ -110,7 +110,7 @@ def _measured_places(
 ) -> dict[str, ArtifactRow]:
     """Rows of the bundle, by name in the build, of every file that the report measured, byte for byte."""
     measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
-    rows = {build / row.path: row for row in built.artifacts if row.path}
+    rows = {build / row.path: row for row in built.artifacts if row.path and row.arithmetic == "plan"}
     found = [(rows[each.source], each.row) for each in chosen]
     return {row.name: placed for row, placed in found if measured.get(row.name) == row.sha256}
 

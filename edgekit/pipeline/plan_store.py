@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -61,8 +61,8 @@ class PlanStore:
         plan = self._key(job.size, self.kind(job)) if job.integer else ""
         return {"plan": plan, **({"head_plan": self._head_key(job.size)} if self._has_head_plan(job) else {})}
 
-    def digests(self, job: Job) -> dict[str, str]:
-        """SHA-256 of the plans that an artifact is written from, by path in the build folder."""
+    def digests_of(self, job: Job) -> dict[str, str]:
+        """SHA-256 of the plans that a job is written from, by path in the build folder."""
         paths = [plan.path for plan in self._files_of(job) if plan.path.is_file()]
         return {path.relative_to(self._out).as_posix(): sha256_of(path) for path in paths}
 
@@ -78,21 +78,20 @@ class PlanStore:
             digest = known.get(plan.path.relative_to(self._out).as_posix())
             if digest and plan.is_another(digest):
                 self._distrusted.add(plan.path)
-                self._inputs.watcher.note(
-                    f"{plan.path.name} is not the plan that {job.name} was written from: made anew"
-                )
+                note = f"{plan.path.name} is not the plan that {job.name} was written from: made anew"
+                self._inputs.watcher.note(note)
             if kept and (plan.path in self._distrusted or plan.is_damaged()):
                 plan.make()
 
     def _files_of(self, job: Job) -> list[PlanFile]:
-        """Files of the plans that an artifact is written from."""
+        """The plans that a job is written from."""
         found, size = [], job.size
         if job.integer:
             kind = self.kind(job)
-            key = self._key(size, kind)
+            key = partial(self._key, size, kind)
             found.append(PlanFile(self.path(size, kind), QuantPlan, key, lambda: self.quant(size, kind)))
         if self._has_head_plan(job):
-            key = self._head_key(size)
+            key = partial(self._head_key, size)
             found.append(PlanFile(self.path(size, "heads"), HeadPlan, key, lambda: self.heads(size)))
         return found
 
@@ -104,14 +103,14 @@ class PlanStore:
     def _quant(self, size: Size, kind: PlanKind) -> QuantPlan:
         key, path = self._key(size, kind), self.path(size, kind)
         return self._stored(
-            QuantPlan, path, key, lambda: self._quantized(size, kind, key, path), lambda plan: self._misfit(plan, size)
+            QuantPlan, path, key, lambda: self._quantized(size, kind, key, path), partial(self._misfit, size)
         )
 
-    def _misfit(self, plan: QuantPlan, size: Size) -> str:
-        """The reason why a plan with the right key is none of this model all the same; "" where it is one."""
-        parent, wanted = plan.provenance.get("parent_sha256"), self._inputs.loaded.sha256
-        if parent != wanted:
-            return f"its checkpoint has SHA-256 {str(parent)[:12]}…, this one {wanted[:12]}…"
+    def _misfit(self, size: Size, plan: QuantPlan) -> str:
+        """Why a plan with the right key is not one of this model all the same; "" where it is one."""
+        parent, here = plan.provenance.get("parent_sha256"), self._inputs.loaded.sha256
+        if parent != here:
+            return f"its checkpoint has SHA-256 {str(parent)[:12]}…, this one {here[:12]}…"
         return misfit(plan, self._inputs.model(size).config, size)
 
     def _heads(self, size: Size) -> HeadPlan:
@@ -133,16 +132,17 @@ class PlanStore:
         return self._stored(HeadPlan, self.path(size, "heads"), key, made)
 
     def _stored(
-        self, kind: type[P], path: Path, key: str, make: Callable[[], P], why_not: Callable[[P], str] = lambda plan: ""
+        self, kind: type[P], path: Path, key: str, make: Callable[[], P], misfits: Callable[[P], str] = lambda _: ""
     ) -> P:
         """The plan of that key that an earlier run has left whole, else a new one, which is saved."""
         if path not in self._distrusted and (path.exists() or path.is_symlink()):
             try:
                 plan = kind.load(path)
-                if plan.key == key and not (why := why_not(plan)):
+                if plan.key == key and not (why := misfits(plan)):
                     return plan
                 if plan.key == key:
-                    self._inputs.watcher.note(f"{path.name} is not this model's plan and is made anew: {why}")
+                    note = f"{path.name} is another plan than its name says and is made anew: {why}"
+                    self._inputs.watcher.note(note)
             except DataError as error:
                 self._inputs.watcher.note(f"{path.name} is damaged and is made anew: {error.why}")
         plan = make()

@@ -29,16 +29,16 @@ _W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the r
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A plan in a build folder, of `kind`: `key` is the one that it must have, `make` makes it."""
+    """A plan in a build folder, of `kind`: `key` gives the one that it must have, `make` makes it where it must."""
 
     path: Path
     kind: type[QuantPlan | HeadPlan]
-    key: str
+    key: Callable[[], str]
     make: Callable[[], object]
 
     def is_damaged(self) -> bool:
         """Whether it is not what its digest says, or not the plan of its key; it is not loaded."""
-        return bool(sealed(self.path)) or self.kind.key_in(self.path) != self.key
+        return bool(sealed(self.path)) or self.kind.key_in(self.path) != self.key()
 
     def is_another(self, sha256: str) -> bool:
         """Whether it is whole by its own digest, and yet another file than that of `sha256`."""

@@ -110,6 +110,11 @@ class HeadPlan(StoredPlan):
         return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
 
     @override
+    @classmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        return str(meta["key"])
+
+    @override
     def require_sound(self) -> None:
         for name, layer in self.layers.items():
             layer.require_sound(name)

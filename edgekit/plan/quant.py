@@ -248,6 +248,11 @@ class QuantPlan(StoredPlan):
         )
 
     @override
+    @classmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        return str(meta["provenance"]["key"])
+
+    @override
     def require_sound(self) -> None:
         sides = self.image_size
         if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_SIDE for side in sides):

@@ -53,6 +53,11 @@ class StoredPlan(ABC):
             )
 
     @classmethod
+    @abstractmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        """`key` of the plan whose JSON part is given."""
+
+    @classmethod
     def key_in(cls, path: Path) -> str:
         """`key` of the plan in a file, of which only the header is read; "" where it is damaged."""
         from safetensors import SafetensorError, safe_open
@@ -60,8 +65,7 @@ class StoredPlan(ABC):
         try:
             require_regular(path)
             with safe_open(path, framework="numpy") as file:
-                meta = json.loads((file.metadata() or {})[_header(cls.SCHEMA)])
-            return str(meta["key"] if "key" in meta else meta["provenance"]["key"])
+                return cls.key_of(json.loads((file.metadata() or {})[_header(cls.SCHEMA)]))
         except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
             return ""
 
