@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.models.config import Interpolation, ViTConfig
+from edgekit.models import first_use
+from edgekit.models.config import Interpolation, Periods, ViTConfig
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.entries import ENTRIES, ZooEntry
 from edgekit.models.licences import require_text
@@ -115,6 +116,7 @@ def load(
     *,
     notify: Callable[[str], None] | None = None,
     interpolation: Interpolation | Literal["auto"] = "auto",
+    rope_periods: Periods | Literal["auto"] = "auto",
 ) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
@@ -122,10 +124,13 @@ def load(
         name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
         interpolation: how positions are resized to another image size; "auto" as the checkpoint's own library does.
+        rope_periods: how exact the periods of rotary positions are; "auto" as the file has them, float32 where it has
+            none.
 
     Raises:
-        RecipeError: unknown model, with the nearest names.
-        DataError: no source delivered (each is named with its reason), or the file is not what it should be.
+        RecipeError: unknown model, with the nearest names, or periods for learned positions.
+        DataError: no source delivered (each is named with its reason), the file is not what it should be, or an
+            unpinned one has changed since its first use.
         BackendMissing: torch is not installed, or onnx for a checkpoint inside an ONNX file.
     """
     if find_spec("torch") is None:
@@ -133,6 +138,14 @@ def load(
     loaded = _load(name_or_path, notify)
     if interpolation != "auto":
         loaded.model.config = replace(loaded.model.config, interpolation=interpolation)
+    if rope_periods != "auto":
+        if loaded.model.rotation is None:
+            raise RecipeError(
+                f"rope_periods = {rope_periods!r}: {loaded.name} has learned positions",
+                why="only rotary positions have periods",
+                fix="leave --rope-periods out",
+            )
+        loaded.model.take_periods(rope_periods)
     return loaded
 
 
@@ -157,7 +170,9 @@ def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> Loa
             attempts.append(f"{source.describe()}: {error}")
             continue
         attempts.append(f"{source.describe()}: ok")
-        doubt = "" if source.pinned else f"; not verified: no digest pins {source.describe()}"
+        doubt = "" if source.pinned else f"; {first_use.require_unchanged(source.describe(), path)}"
+        if doubt and notify:
+            notify(f"{entry.name}{doubt}")
         return _loaded(
             path,
             name=entry.name,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,35 +19,13 @@ from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.models.vit import VisionTransformer, random_model
+from edgekit.models.vit import random_model
 from tests.support.depth_anything import depth_model
+from tests.support.dinov2 import timm_state, timm_tokens
 from tests.support.dinov3 import official_state, random_huggingface
 from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_SWIGLU
 
 LICENCE = "# DINOv3 License\n\n*Last Updated: August 19, 2025*\n\nBy clicking ...\n"
-
-
-def timm_state(model: VisionTransformer) -> dict[str, Tensor]:
-    """As timm stores DINOv2: no mask token, the position in the class token where there are registers, fc1 for w12."""
-    state = {key: value.clone() for key, value in model.state_dict().items() if key != "mask_token"}
-    if "register_tokens" in state:
-        state["reg_token"] = state.pop("register_tokens")
-        positions = state.pop("pos_embed")
-        state["cls_token"] = state["cls_token"] + positions[:, :1]
-        state["pos_embed"] = positions[:, 1:].clone()
-    return {key.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): value for key, value in state.items()}
-
-
-def timm_tokens(model: VisionTransformer, size: tuple[int, int], pixels: Tensor) -> Tensor:
-    """All tokens with timm's `resample_abs_pos_embed`: bicubic, antialias, to the target size."""
-    rows, columns = (side // 14 for side in size)
-    square = model.config.grid[0]
-    grid = model.pos_embed[:, 1:].reshape(1, square, square, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
-    positions = torch.cat([model.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-    resized = VisionTransformer(replace(model.config, grid=(rows, columns)))
-    resized.load_state_dict({**model.state_dict(), "pos_embed": positions})
-    return resized.eval()(pixels)[0]
 
 
 @torch.no_grad()
