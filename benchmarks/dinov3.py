@@ -111,10 +111,10 @@ def taught(student: DinoV2, training: str) -> Iterator[dict[str, object]]:
         begin(StudentSpec.parse(words), teacher, side=TEACHER_SIDE, seed=0).model.eval()
         for words in ("patch=16", STUDENT)
     )
-    seen = judges(teacher.config, TEACHER_SIDE)
-    exact = {kind: _features(teacher.bake(TEACHER_SIDE, TEACHER_SIDE), images) for kind, images in seen.items()}
+    baked, sets = teacher.bake(TEACHER_SIDE, TEACHER_SIDE), judges(student.config, SIDE)
+    exact = {kind: _features(baked, images) for kind, images in judges(teacher.config, TEACHER_SIDE).items()}
     for name, model in (("teacher in patches of 16", patches), ("start", start), ("student", student)):
-        for kind, images in judges(student.config, SIDE).items():
+        for kind, images in sets.items():
             found = _features(model.bake(SIDE, SIDE), images)
             drift = measure_drift(exact[kind], found)
             yield {
@@ -129,10 +129,10 @@ def taught(student: DinoV2, training: str) -> Iterator[dict[str, object]]:
             }
 
 
-def judges(config: ViTConfig, side: int) -> dict[str, ImageSet]:
+def judges(config: ViTConfig, side: int, count: int = JUDGES) -> dict[str, ImageSet]:
     """Photographs of other kinds than the student has learned from, and natural scenes."""
-    _, sets = photos.load(side, None, JUDGES, config.preprocess(side, side))
-    return sets
+    _, sets = photos.load(side, 1, count, config.preprocess(side, side))
+    return {kind: images for kind, images in sets.items() if kind != "like"}
 
 
 @torch.no_grad()
@@ -164,21 +164,21 @@ def drift(arguments: argparse.Namespace) -> None:
             "image_size": [(arguments.side, arguments.side)],
             "formats": arguments.format.split(","),
             "precisions": arguments.precision.split(","),
-            "calibration": {"source": str(photographs(work / "photos")), "samples": CALIBRATION},
+            "calibration": {"source": str(photographs(work / "photos")), "samples": arguments.samples},
             "evaluation": str(others),
-            "evaluation_samples": JUDGES,
+            "evaluation_samples": arguments.judges,
         }
     )
     out = arguments.out or work / "build"
     build(recipe, out, measure="drift", watcher=Progress())
-    rows = list(drifted(out, zoo.load(model).model, arguments.side))
+    rows = list(drifted(out, zoo.load(model).model, arguments.side, arguments.judges))
     write_csv(rows, arguments.csv)
 
 
-def drifted(out: Path, model: DinoV2, side: int) -> Iterator[dict[str, object]]:
+def drifted(out: Path, model: DinoV2, side: int, count: int) -> Iterator[dict[str, object]]:
     """A row per file of a build: SQNR of all tokens and class cosine against torch in float32."""
     baked = model.bake(side, side)
-    sets = judges(model.config, side)
+    sets = judges(model.config, side, count)
     exact = {kind: _whole(baked, images) for kind, images in sets.items()}
     artifacts = {artifact.name: artifact for artifact in artifacts_in(out)}
     cpu = describe_host().cpu
@@ -203,7 +203,7 @@ def drifted(out: Path, model: DinoV2, side: int) -> Iterator[dict[str, object]]:
             except EdgekitError as error:
                 line["reason"] = error.what
             line |= cells
-        line |= {"n": JUDGES, "cpu": cpu, "date": date.today(), "reason": line.get("reason", "")}
+        line |= {"pixels": side, "n": count, "cpu": cpu, "date": date.today(), "reason": line.get("reason", "")}
         print(*line.values(), sep="  ", flush=True)
         yield line
 
@@ -299,6 +299,8 @@ def main() -> None:
     part.add_argument("--model", default="", help="instead of the student of `distil`")
     part.add_argument("--side", type=int, default=SIDE, help="of the images")
     part.add_argument("--out", type=Path, help="the build folder, WORK/build by default")
+    part.add_argument("--samples", type=int, default=CALIBRATION, help="photographs that calibrate")
+    part.add_argument("--judges", type=int, default=JUDGES, help="photographs of each kind that judge")
     part.add_argument("--format", default=",".join(FORMATS))
     part.add_argument("--precision", default=",".join(PRECISIONS))
     part.add_argument("--csv", type=Path, default=RESULTS / "dinov3.csv")
