@@ -94,9 +94,10 @@ def distil(arguments: argparse.Namespace) -> None:
         assert outcome is not None
         (row,) = outcome.distilled.graduates
         init = str((out / row.file).absolute())
-    student = zoo.load(init)
+    teacher = zoo.load(TEACHER)
+    untaught = begin(StudentSpec.parse(STUDENT), teacher.model, side=TEACHER_SIDE, seed=0).model.eval()
     shutil.rmtree(work / STUDENT, ignore_errors=True)
-    write_folder(student.model, work / STUDENT, licence=student.licence)
+    write_folder(untaught if init == "teacher" else zoo.load(init).model, work / STUDENT, licence=teacher.licence)
     training = f"{arguments.steps} steps of 8 at {arguments.small} px, {arguments.tune_steps} at {TEACHER_SIDE} px"
     rows = list(taught(zoo.load(work / STUDENT).model, training))
     for line in rows:
@@ -289,9 +290,9 @@ def main() -> None:
     parts = parser.add_subparsers(required=True)
     part = parts.add_parser("distil")
     part.add_argument("work", type=Path, help="photographs, runs and the student's folder are kept here")
-    part.add_argument("--steps", type=int, default=2000, help="of 8 small crops")
+    part.add_argument("--steps", type=int, default=2000, help="of 8 small crops; 0 leaves it out")
     part.add_argument("--small", type=int, default=112, help="side of small crops as the teacher sees them")
-    part.add_argument("--tune-steps", type=int, default=100, help="of 8 crops of 224 pixels; 0 for none")
+    part.add_argument("--tune-steps", type=int, default=100, help="of 8 crops of 224 pixels; 0 leaves it out")
     part.add_argument("--threads", type=int, default=1)
     part.set_defaults(run=distil)
     part = parts.add_parser("drift")
