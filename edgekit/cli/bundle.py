@@ -21,6 +21,10 @@ def bundle(
     sizes: Annotated[
         str | None, typer.Option("--image-size", help="Sizes of OUT: the main one. The first gets the plain names.")
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", help="Sign with this private key (elliptic curve, PEM): OpenSSF model signing."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """One folder with models, model card, golden files and a sample per platform that checks itself."""
@@ -31,7 +35,9 @@ def bundle(
     from edgekit.cli.options import sizes_of, words_of
 
     asked = words_of(platform)
-    made = write_bundle(build, to, platforms=None if asked is None else platforms_of(asked), sizes=sizes_of(sizes))
+    made = write_bundle(
+        build, to, platforms=None if asked is None else platforms_of(asked), sizes=sizes_of(sizes), key=sign
+    )
     rows = made.manifest.artifacts
     if as_json:
         print(

@@ -28,8 +28,8 @@ from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import FACTS
-from edgekit.quantize.checkpoint import ENGINE
-from edgekit.quantize.explanation import FILE as EXPLAINED
+from edgekit.quantization.checkpoint import ENGINE
+from edgekit.quantization.explanation import FILE as EXPLAINED
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Materials:
 
     def _plan(self, size: Size, kind: PlanKind) -> QuantPlan:
         """The plan that all formats write out: read from the build folder when it is there, else made and saved."""
-        from edgekit.quantize.engine import quantize
+        from edgekit.quantization.engine import quantize
 
         key, path = self.plan_key(size, kind), self.plan_path(size, kind)
         if kept := self._kept(QuantPlan, path, key):
@@ -248,7 +248,7 @@ class Materials:
 
     def _head_plan(self, size: Size) -> HeadPlan:
         """The integers of all heads: read from the build folder when they are there, else made and saved."""
-        from edgekit.quantize.heads import quantize_heads
+        from edgekit.quantization.heads import quantize_heads
 
         key, path = self.head_plan_key(size), self.plan_path(size, "heads")
         if kept := self._kept(HeadPlan, path, key):

@@ -14,7 +14,7 @@ from edgekit.backends.fused import as_fused
 from edgekit.errors import ExportError
 from edgekit.models.vit import DinoV2
 from edgekit.plan.quant import FloatInput, QuantPlan
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery import restore
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 
