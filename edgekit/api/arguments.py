@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from edgekit.backends.loading import Picture
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 
 def size_of(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -26,7 +26,7 @@ def size_of(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
-def baked(model: str | Path | Module, size: tuple[int, int]) -> tuple[DinoV2, Preprocess]:
+def baked(model: str | Path | Module, size: tuple[int, int]) -> tuple[VisionTransformer, Preprocess]:
     """The float model for one image size, and how pictures become its input.
 
     Args:

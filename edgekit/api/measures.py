@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgekit.backends.loading import Picture
     from edgekit.images.sets import ImageSet
     from edgekit.measure.latency import LatencyRun
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 _USUAL = (224, 224)  # pixels, where neither side of a comparison has a size
 
@@ -136,7 +136,7 @@ def _float(model: str | Path | Module, size: tuple[int, int]) -> _Side:
     return _Side(name, transform, _in_torch(network))
 
 
-def _in_torch(network: DinoV2) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def _in_torch(network: VisionTransformer) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A runner around a module."""
     import torch
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.api.arguments import baked, image_set_of, size_of
 from edgekit.pipeline.plans import quantize_recipe
+from edgekit.progress import StageProgress
 from edgekit.recipe import QuantizeRecipe
 from edgekit.settings import validated
 
@@ -26,7 +27,7 @@ def quantize(
     image_size: int | tuple[int, int] = 224,
     samples: int | None = 64,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: StageProgress | None = None,
     **steps: Any,
 ) -> QuantPlan:
     """Quantize a model: the integers, scales and zero points that every format writes out.

@@ -16,7 +16,7 @@ from edgekit.api import builds, measures, plans
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.live import save_module
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.models.zoo import load
 from edgekit.report.tables import Table
 from tests.support.models import TINY, photographs
@@ -61,11 +61,11 @@ def test_a_live_module_is_a_model(tmp_path: Path, place: Path) -> None:
     module = random_model(TINY)
     settings = {"formats": "onnx", "precisions": "fp32", "image_size": SIZE, "calib": place / "photos", "fused": False}
     done = edgekit.build(module, tmp_path / "OUT", measure="none", **settings)  # type: ignore[arg-type]
-    assert done.manifest.model["name"] == "DinoV2"
-    assert (tmp_path / "OUT" / "checkpoint" / "DinoV2" / "model.safetensors").is_file()
+    assert done.manifest.model["name"] == "VisionTransformer"
+    assert (tmp_path / "OUT" / "checkpoint" / "VisionTransformer" / "model.safetensors").is_file()
     again = edgekit.build(module, tmp_path / "OUT", measure="none", **settings)  # type: ignore[arg-type]
     assert again.did_nothing
-    with pytest.raises(DataError, match="holds other weights than this DinoV2"):
+    with pytest.raises(DataError, match="holds other weights than this VisionTransformer"):
         edgekit.build(random_model(TINY, seed=1), tmp_path / "OUT", measure="none", **settings)  # type: ignore[arg-type]
     assert edgekit.drift(module, done.out, place / "photos").cls_cosine.mean > 0.9999
 
@@ -123,5 +123,5 @@ def test_tables_are_text_and_html() -> None:
 def test_the_model_of_a_module_keeps_its_function(tmp_path: Path) -> None:
     module = random_model(TINY)
     loaded = load(save_module(module, tmp_path)).model
-    assert isinstance(loaded, DinoV2)
+    assert isinstance(loaded, VisionTransformer)
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in module.state_dict().items())
