@@ -128,10 +128,13 @@ def _hashing(hashing: Any, bundle: Path) -> Any:
 
 
 def _library() -> tuple[Any, Any, Any]:
+    fix = "pip install 'edgekit[sign]'"
     if find_spec("model_signing") is None:
-        raise BackendMissing("signatures need model-signing", fix="pip install 'edgekit[sign]'")
-    from model_signing import hashing, signing, verifying
-
+        raise BackendMissing("signatures need model-signing", fix=fix)
+    try:
+        from model_signing import hashing, signing, verifying
+    except ImportError as error:
+        raise BackendMissing("model-signing cannot be imported", why=str(error), fix=fix) from None
     return hashing, signing, verifying
 
 
