@@ -37,6 +37,7 @@ class Table:
         from rich.text import Text
 
         drawn = RichTable(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="dim")
+        drawn.show_header = any(name.strip() for name in self.columns)
         drawn.title = self.title or None
         for name in self.columns:
             side: Literal["left", "right"] = "left" if name in self.words else "right"
