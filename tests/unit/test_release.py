@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgekit
+from edgekit.native.reference import fused_qkv_attention
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -56,28 +61,59 @@ def test_only_the_job_that_publishes_may_ask_for_an_identity() -> None:
         assert text.count("id-token: write") == (1 if workflow.name in ("docs.yml", "release.yml") else 0)
 
 
-@pytest.mark.full
-def test_wheels_of_all_platforms_are_built_checked_and_used(tmp_path: Path) -> None:
-    """Several minutes: every library is compiled, twice."""
-    out = tmp_path / "dist"
-    arguments = f"WHEELS_ARGS=--twice --out {out}"
-    done = subprocess.run(
-        ["make", "wheels", f"PYTHON={sys.executable}", arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every wheel by its platform, as `make wheels` makes and checks them. Several minutes: all is compiled twice."""
+    out = tmp_path_factory.mktemp("wheels") / "dist"
+    command = ["make", "wheels", f"PYTHON={sys.executable}", f"WHEELS_ARGS=--twice --out {out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the same bytes" in done.stdout
-    names = {path.name for path in out.iterdir()}
-    assert len([name for name in names if name.endswith(".whl")]) == 7
-    assert f"edgekit-{edgekit.__version__}.tar.gz" in names
-    if sys.platform != "linux":
-        return
-    from platform import machine
+    assert (out / f"edgekit-{edgekit.__version__}.tar.gz").is_file()
+    return {path.stem.partition("py3-none-")[2]: path for path in out.glob("*.whl")}
 
+
+@pytest.mark.full
+def test_there_is_a_wheel_for_every_platform(wheels: dict[str, Path]) -> None:
+    assert {tag.partition("_")[0] for tag in wheels} == {"manylinux", "musllinux", "macosx", "win"}
+    assert len(wheels) == 7
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="the wheel of this machine is one of Linux")
+def test_the_wheel_of_this_machine_is_installed_and_used(wheels: dict[str, Path], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "clean")], check=True)
     python = str(tmp_path / "clean" / "bin" / "python")
-    (wheel,) = out.glob(f"*-manylinux_*_{machine()}.whl")
+    wheel = wheels[f"manylinux_2_28_{platform.machine()}"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
-    said = subprocess.run(
-        [python, str(ROOT / ".ci" / "use_wheel.py")], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command = [python, str(ROOT / ".ci" / "use_wheel.py")]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("tag", "run"),
+    [
+        ("manylinux_2_28_aarch64", ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu")),
+        ("manylinux_2_28_x86_64", ()),
+    ],
+)
+def test_a_library_is_loaded_and_computes(
+    wheels: dict[str, Path], tmp_path: Path, tag: str, run: tuple[str, ...]
+) -> None:
+    compiler = shutil.which("aarch64-linux-gnu-gcc" if "aarch64" in tag else "gcc")
+    if compiler is None or (run and shutil.which(run[0]) is None) or (not run and platform.machine() not in tag):
+        pytest.skip(f"nothing here runs {tag} (Debian: gcc-aarch64-linux-gnu qemu-user)")
+    with zipfile.ZipFile(wheels[tag]) as archive:
+        library = archive.extract("edgekit/native/_lib/libedgekit_ops.so", tmp_path)
+    host = tmp_path / "host"
+    subprocess.run([compiler, str(ROOT / "tests/support/load_ops.c"), "-ldl", "-o", str(host)], check=True)
+    qkv = np.random.default_rng(0).standard_normal((1, 17, 3 * 64)).astype(np.float32)
+    qkv.tofile(tmp_path / "qkv")
+    command = [*run, str(host), library, str(tmp_path / "qkv"), str(tmp_path / "out")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert said == "neon_i8mm" or not run
+    expected = fused_qkv_attention(qkv, heads=2, scale=np.float32(0.2), mode="f32")
+    found = np.fromfile(tmp_path / "out", np.float32).reshape(expected.shape)
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 3e-6
