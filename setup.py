@@ -67,10 +67,9 @@ class BuildWithFiles(build_py):
 class SourceWithRecipes(sdist):
     """The sources, and the recipes that a wheel made of them holds."""
 
-    def add_defaults(self) -> None:
-        """Add the files that no package has."""
-        super().add_defaults()
-        self.filelist.extend(str(recipe.relative_to(_ROOT)) for recipe in RECIPES)
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Add the files that no package has: setuptools lists what packages hold, and nothing else."""
+        super().make_release_tree(base_dir, [*files, *(str(recipe.relative_to(_ROOT)) for recipe in RECIPES)])
 
 
 class PlatformWheel(bdist_wheel):

@@ -1,4 +1,4 @@
-"""The licence of every known family of weights goes into a bundle as a text: edgekit's copy, or the checkpoint's own."""
+"""The licence of every known family of weights goes into a bundle as text: edgekit's copy or the checkpoint's own."""
 
 from __future__ import annotations
 
