@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 __all__ = ["Artifact", "Build", "EdgekitError", "Recipe", "bench", "build", "drift", "embed", "load", "quantize"]
 
 if TYPE_CHECKING:
-    from edgekit.api import Build, bench, build, drift, embed, quantize
+    from edgekit.api.builds import Build, build
+    from edgekit.api.measures import bench, drift, embed
+    from edgekit.api.plans import quantize
     from edgekit.artifact import Artifact
     from edgekit.backends import load
     from edgekit.errors import EdgekitError
@@ -24,7 +26,9 @@ _HOMES = {
     "EdgekitError": "edgekit.errors",
     "Recipe": "edgekit.recipe",
     "load": "edgekit.backends",
-    **dict.fromkeys(("Build", "bench", "build", "drift", "embed", "quantize"), "edgekit.api"),
+    **dict.fromkeys(("Build", "build"), "edgekit.api.builds"),
+    **dict.fromkeys(("bench", "drift", "embed"), "edgekit.api.measures"),
+    "quantize": "edgekit.api.plans",
 }
 
 

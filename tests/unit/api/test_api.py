@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -125,3 +127,23 @@ def test_the_model_of_a_module_keeps_its_function(tmp_path: Path) -> None:
     loaded = load(save_module(module, tmp_path)).model
     assert isinstance(loaded, VisionTransformer)
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "edgekit.embed(OUT, PHOTOS)",
+        "edgekit.drift(OUT / 'onnx/model.onnx', OUT / 'onnx/model_w8a8.onnx', PHOTOS, samples=4)",
+        "edgekit.bench(OUT / 'onnx/model_w8a8.onnx', rounds=3)",
+        "import edgekit.workflows.doctor, edgekit.pipeline.jobs",
+        *(f"assert main(['{words}']) == 0" for words in ("models", "recipes")),
+        "assert main(['embed', str(OUT), str(PHOTOS), '--out', str(OUT / 'features.npz')]) == 0",
+        "assert main(['inspect', str(OUT)]) == 0",
+    ],
+)
+def test_what_needs_no_torch_runs_without_it(program: str, place: Path) -> None:
+    head = "import sys; sys.modules['torch'] = None; import edgekit; from edgekit.cli import main"
+    paths = f"from pathlib import Path; OUT, PHOTOS = Path({str(place / 'OUT')!r}), Path({str(place / 'photos')!r})"
+    command = [sys.executable, "-c", f"{head}\n{paths}\n{program}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
