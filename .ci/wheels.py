@@ -102,9 +102,9 @@ def _link_flags(platform: Platform, folder: Path) -> tuple[str, ...]:
 
 
 def exported() -> frozenset[str]:
-    """Functions of the C interface, and ONNX Runtime's entry."""
-    header = (native.NATIVE / "include" / "edgekit_ops.h").read_text(encoding="utf-8")
-    return frozenset({"RegisterCustomOps", *re.findall(r"^EDGEKIT_API [^(]*?(edgekit_\w+)\(", header, re.MULTILINE)})
+    """Functions of the C interfaces, and ONNX Runtime's entry."""
+    headers = "".join(path.read_text(encoding="utf-8") for path in sorted((native.NATIVE / "include").glob("*.h")))
+    return frozenset({"RegisterCustomOps", *re.findall(r"^EDGEKIT_API [^(]*?(edgekit_\w+)\(", headers, re.MULTILINE)})
 
 
 def check_library(path: Path, platform: Platform) -> str:

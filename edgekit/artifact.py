@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import (
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
-from edgekit.precision import Precision, Variant
+from edgekit.precision import Arithmetic, Precision, Variant
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ FORMATS: dict[str, FormatRow] = {
     "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
     "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
     "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+    "edgekit": FormatRow(".edgekit.backend:EdgekitBackend", ("safetensors",)),
 }
 """The table of formats. The first is the default, and its FP32 file the reference where there are several."""
 
@@ -51,6 +53,7 @@ Format = Annotated[str, AfterValidator(_known)]
 """A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 Normalize = Literal["host", "graph"]  # who subtracts the mean and divides by the standard deviation of pixels
+SizeRule = Literal["lower_bound", "minimal"]
 
 BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
@@ -71,10 +74,23 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Ran(Frozen):
+    """Base of what is run, with an arithmetic; only one that is left to the runtime stands in files and manifests."""
+
+    arithmetic: Arithmetic = "plan"
+
+    @model_serializer(mode="wrap")
+    def _without_usual_arithmetic(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files and manifests keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "arithmetic" or value != "plan"}
+
+
 class TensorSpec(Frozen):
     """Name, dtype and shape of one input or output; a symbolic dimension is a string such as "batch".
 
-    `classes` names the channels of a classifier's output, where the names are known.
+    `classes` names the channels of a classifier's output, where the names are known. `task` is that of a head's output,
+    see `edgekit.graph.heads.Task`: "depth" is in metres, "relative depth" an inverse depth without unit.
     """
 
     name: str
@@ -82,17 +98,48 @@ class TensorSpec(Frozen):
     shape: tuple[int | str, ...]
     layout: str = ""
     classes: tuple[str, ...] = ()
+    task: str = ""
 
     @model_serializer(mode="wrap")
-    def _without_empty_classes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of models without class names keep their bytes."""
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of models without heads keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "classes" or value}
+        return {key: value for key, value in values.items() if key not in ("classes", "task") or value}
 
 
 _Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 _Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  # pixels are divided by it
+
+
+class WholeImage(Frozen):
+    """The published size of photographs that are resized whole, in the words of transformers' DPTImageProcessor.
+
+    `rule` chooses the scale where the aspect is kept: "lower_bound" takes the larger of both sides' scales, so that no
+    side falls below `size` (depth_anything_v2/util/transform.py); "minimal" the one that is nearer to 1 (transformers).
+    They differ for photographs that are smaller than `size` on a side.
+    """
+
+    size: tuple[_Side, _Side] = (518, 518)  # (height, width)
+    keep_aspect_ratio: bool = True
+    ensure_multiple_of: int = Field(default=14, ge=1, le=128)
+    rule: SizeRule = "lower_bound"
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The published size (height, width) of a photograph of that many pixels."""
+        scales = self.size[0] / height, self.size[1] / width
+        if self.keep_aspect_ratio:
+            one = max(scales) if self.rule == "lower_bound" else min(scales, key=lambda scale: abs(1 - scale))
+            scales = one, one
+        return self._side(scales[0] * height, self.size[0]), self._side(scales[1] * width, self.size[1])
+
+    def _side(self, pixels: float, least: int) -> int:
+        """The nearest multiple; the next larger one where the rule's bound would be missed."""
+        step = self.ensure_multiple_of
+        side = round(pixels / step) * step
+        if self.rule == "lower_bound" and side < least:
+            side = math.ceil(pixels / step) * step
+        return max(side, step)
 
 
 class Preprocess(Frozen):
@@ -101,6 +148,8 @@ class Preprocess(Frozen):
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
     `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
+    With `whole_image` nothing is cropped: the picture is resized to `input_size`, stretched where its shape is another
+    (DPTImageProcessor without `keep_aspect_ratio`). A picture of that published size is not stretched.
     """
 
     input_size: tuple[_Side, _Side]  # (height, width) of the crop
@@ -110,6 +159,7 @@ class Preprocess(Frozen):
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     normalize: Normalize = "host"
     patch: int = Field(default=14, ge=1, le=128)
+    whole_image: WholeImage | None = None
 
     @classmethod
     def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
@@ -122,13 +172,14 @@ class Preprocess(Frozen):
         return self.input_size[0] // self.patch, self.input_size[1] // self.patch
 
     @model_serializer(mode="wrap")
-    def _without_usual_patch(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_usual_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Files of DINOv2 keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "patch" or value != 14}
+        usual = {"patch": 14, "whole_image": None}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
 
-class Artifact(Frozen):
+class Artifact(Ran):
     """One exported model: where it is, what it computes, where it comes from. Transforms are Artifact -> Artifact."""
 
     name: str  # "onnx/w8a8_fused": unique in a build folder
@@ -160,7 +211,7 @@ def _is_figure(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-class ArtifactRow(Frozen):
+class ArtifactRow(Ran):
     """One row of the manifest: what was asked for and what became of it. `drift` and `latency` are report summaries."""
 
     name: str
@@ -190,7 +241,7 @@ class ArtifactRow(Frozen):
         if self.status != "ok" or self.path is None or self.preprocess is None:
             fix = f"edgekit build --out {folder}"
             raise DataError(f"{self.name} was not built ({self.status})", why=self.reason, fix=fix)
-        same = {"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"}
+        same = {"name", "format", "precision", "variant", "arithmetic", "inputs", "outputs", "notes", "tools"}
         return Artifact(
             **self.model_dump(include=same),
             path=folder / self.path,

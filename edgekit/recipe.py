@@ -101,10 +101,12 @@ class Recipe(Frozen):
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     fused: Switch = True  # files with whole blocks as one op as well
     dynamic_ranges: Switch = True  # files whose inputs have ranges taken at run time as well: per_token, dynamic
+    runtime_defaults: Switch = True  # rows as well for files that a runtime computes otherwise of its own accord here
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
+    rope_periods: Literal["auto", "float32", "bfloat16"] = "auto"  # of rotary positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
@@ -131,9 +133,24 @@ class Recipe(Frozen):
         return sizes
 
     @property
+    def positions(self) -> dict[str, Any]:
+        """The choices of how positions are made, as `edgekit.models.zoo.load` takes them."""
+        return {"interpolation": self.interpolation, "rope_periods": self.rope_periods}
+
+    @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("dynamic_ranges", "heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
+        newer = (
+            "dynamic_ranges",
+            "runtime_defaults",
+            "heads",
+            "own_heads",
+            "head_precision",
+            "fused_attention",
+            "coreml",
+            "interpolation",
+            "rope_periods",
+        )
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

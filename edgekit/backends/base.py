@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 import numpy as np
 
@@ -80,9 +80,10 @@ def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     tokens = config.tokens(*source.preprocess.input_size)
     shapes: dict[str, tuple[int, ...]] = dict(zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True))
     shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
-    classes = {name: head.classes for name, head in source.heads.items()}
+    said: dict[str, dict[str, Any]]
+    said = {name: {"classes": head.classes, "task": head.task} for name, head in source.heads.items()}
     return tuple(
-        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), classes=classes.get(name, ()))
+        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), **said.get(name, {}))
         for name, shape in shapes.items()
     )
 
@@ -154,6 +155,7 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
+    own_kernels: ClassVar[bool] = False  # whether its standard files, too, compute as other formats' fused ones
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
@@ -177,6 +179,10 @@ class Backend(ABC):
 
     def untimed(self) -> str | None:
         """Why latency means nothing on this machine; None where it does."""
+        return None
+
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        """Clause on what the runtime does of its own accord with such a file on this CPU; None: what its plan means."""
         return None
 
     def why_untimed(self, precision: Precision) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from edgekit.backends.base import Runner
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
-from edgekit.precision import speed_rank
+from edgekit.precision import Arithmetic, speed_rank
 from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -79,7 +79,13 @@ class LoadedModel:
         return pixel_values
 
 
-def load(path: Path | str, threads: int | None = None) -> LoadedModel:
+def load(
+    path: Path | str,
+    threads: int | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
     That is the one that the folder's report recommends, where it was measured on this machine; `reason` says so, or
@@ -91,16 +97,25 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     Args:
         path: `OUT`, `OUT/onnx/model_w8a8.onnx`, or any `.onnx` that edgekit wrote.
         threads: of the runtime, from 1 to 1024; None lets it choose.
+        image_size: (height, width) in pixels; of a build folder only artifacts of this size are looked at.
+        arithmetic: "plan" for what the file means, "default" for what its runtime does of its own accord (OpenVINO
+            computes in bfloat16 on CPUs that have it); None is as the artifact was measured.
 
     Raises:
-        DataError: not an artifact or build folder, or damaged, or an impossible number of threads.
+        DataError: not an artifact or build folder, or damaged, an impossible number of threads or kind of arithmetic,
+            or no artifact of that image size.
         BackendMissing: nothing in it runs here; each reason is given.
     """
     path = _path(path)
     require_threads(threads)
+    if arithmetic not in (None, *get_args(Arithmetic)):
+        raise DataError(
+            f"arithmetic = {_shown(arithmetic)}", why='it is "plan" or "default"', fix='edgekit.load("OUT")'
+        )
+    changed = {} if arithmetic is None else {"arithmetic": arithmetic}
     if path.is_dir() and format_of_suffix(path.suffix) is None:
-        return _load_best(path, threads)
-    artifact = artifact_at(path)
+        return _load_best(path, threads, image_size, changed)
+    artifact = artifact_at(path).model_copy(update=changed)
     reason = f"{path.name} was asked for"
     if _listed(path) is None:
         reason += "; no manifest lists it, so its content is unverified"
@@ -120,14 +135,26 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
     return artifact.model_copy(update={"path": checked(place, row.sha256, said_by=said_by, fix=fix)})
 
 
-def _load_best(folder: Path, threads: int | None) -> LoadedModel:
+def _load_best(
+    folder: Path, threads: int | None, size: tuple[int, int] | None, changed: Mapping[str, str]
+) -> LoadedModel:
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and _for_this_kind_of_machine(row)]
+    if size is not None:
+        made = [row for row in made if row.preprocess and row.preprocess.input_size == size]
+        if not made:
+            shown = f"{size[0]}x{size[1]}"
+            raise DataError(
+                f"{folder} has no artifact of {shown} pixels", fix=f"edgekit build --image-size {shown} --out {folder}"
+            )
+        if manifest.choice and manifest.choice.artifact not in {row.name for row in made}:
+            manifest = manifest.model_copy(update={"choice": None})  # it was chosen among those of another size
     order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
     for row in order.rows:
         try:
-            runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
+            artifact = artifact_of(row, manifest, folder).model_copy(update=changed)
+            runner = get_backend(row.format).runner(artifact, threads)
         except BackendMissing as missing:
             passed_over.append((row.name, str(missing)))
         else:
@@ -211,7 +238,8 @@ def _for_this_kind_of_machine(row: ArtifactRow) -> bool:
 def _rank(row: ArtifactRow) -> tuple[object, ...]:
     """Place in the order of trial: last what NNCF quantized, which is made to be compared with, then slow formats."""
     slow = get_backend(row.format).untimed() is not None
-    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, list(FORMATS).index(row.format)
+    own = row.arithmetic != "plan"
+    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, own, list(FORMATS).index(row.format)
 
 
 def artifact_at(path: Path) -> Artifact:
@@ -266,7 +294,7 @@ def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
     for folder in dict.fromkeys((*path.absolute().parents[:2], *path.resolve().parents[:2])):
         if (folder / "manifest.json").is_file():
             manifest = Manifest.read(folder)
-            for row in manifest.artifacts:
+            for row in sorted(manifest.artifacts, key=lambda row: row.arithmetic != "plan"):
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
                     return row, manifest, folder
     return None

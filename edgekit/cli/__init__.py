@@ -117,6 +117,12 @@ COMMANDS: dict[str, Command] = {
         SHIP,
         "edgekit embed OUT photos/ --out features.npz",
     ),
+    "depth": Command(
+        "edgekit.cli.depth:depth",
+        "The depth map of a photograph, as colours and as values.",
+        SHIP,
+        "edgekit depth OUT cat.jpg --out depth.png --out depth.npy",
+    ),
     "bundle": Command(
         "edgekit.cli.bundle:bundle",
         "A folder to upload and to use in an app, samples included.",

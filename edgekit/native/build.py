@@ -32,6 +32,8 @@ FLAGS = (
     "-Wno-ignored-attributes",
 )
 
+INCLUDES = tuple(f"-I{NATIVE / folder}" for folder in ("include", "src"))
+
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names of the same
 
 
@@ -77,7 +79,10 @@ def compiler() -> str | None:
 def sources() -> list[Path]:
     """Everything the library is made of, sorted."""
     files = (
-        path for folder in ("include", "src", "ort") for path in (NATIVE / folder).iterdir() if path.suffix != ".md"
+        path
+        for folder in ("include", "src", "model", "ort")
+        for path in (NATIVE / folder).iterdir()
+        if path.suffix != ".md"
     )
     return sorted([*files, NATIVE / "isas.json"])
 
@@ -126,7 +131,7 @@ def build(
     special = unit_flags(machine) if of_units is None else of_units
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        common = [*shlex.split(cxx), *FLAGS, *extra, f"-I{NATIVE / 'include'}", f'-DEDGEKIT_SOURCES="{digest()}"']
+        common = [*shlex.split(cxx), *FLAGS, *extra, *INCLUDES, f'-DEDGEKIT_SOURCES="{digest()}"']
 
         def compile_unit(source: Path) -> str:
             out = Path(folder) / f"{source.stem}.o"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError
 from edgekit.files import sha256_of
-from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
+from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads, whole_image
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.sets import ImageSet, load_set
@@ -28,9 +28,10 @@ class BuildInputs:
     def __init__(self, recipe: Recipe, loaded: LoadedModel, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.watcher = recipe, loaded, watcher
         for size in recipe.image_size:
-            self.preprocess(size)  # refuses what the model cannot take
+            loaded.model.config.grid_of(*size)  # refuses what the model cannot take
         self._samples = samples_that_fit(recipe)
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
+        self._whole_image = whole_image(self.wanted, loaded)
         self.heads = read_heads(self.wanted, loaded)
         self.remarks = tuple(remarks(self.wanted, loaded))
         for line in self.remarks:
@@ -41,7 +42,8 @@ class BuildInputs:
 
     def preprocess(self, size: Size) -> Preprocess:
         """Preprocessing of images to input of this size."""
-        return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        transform = self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        return transform.model_copy(update={"whole_image": self._whole_image})
 
     def heads_key(self) -> dict[str, str]:
         """Digest of each head's file; of one that the checkpoint brings what it is taken as."""
