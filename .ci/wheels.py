@@ -86,7 +86,7 @@ def library_of(platform: Platform, folder: Path) -> Path:
     target.parent.mkdir(parents=True)
     cxx = f"{sys.executable} -m ziglang c++ -target {platform.target}"
     extra = ("-g0", f"-ffile-prefix-map={ROOT}=.")
-    link = _link_flags(platform, target.parent)
+    link = ("-O3", *_link_flags(platform, target.parent))  # Zig compiles its C++ library at this step
     return Path(native.build(target, extra=extra, link=link, machine=platform.machine, cxx=cxx, of_units=units))
 
 
