@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-full lint docs clean
+.PHONY: demo test test-full lint docs wheels clean
 
 demo: .venv/ready
 	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -35,8 +35,12 @@ lint: .venv/ready-for-tests
 docs: .venv-docs/ready
 	.venv-docs/bin/mkdocs build --strict
 
+# Wheels of every platform and the source distribution in dist/, each checked; WHEELS_ARGS=--twice compares two runs.
+wheels: .venv-wheels/ready
+	.venv-wheels/bin/python .ci/wheels.py $(WHEELS_ARGS)
+
 clean:
-	rm -rf .venv .venv-docs site $(DEMO_OUT)
+	rm -rf .venv .venv-docs .venv-wheels site dist build $(DEMO_OUT)
 
 # torch first: its index may be another one, and what follows must not replace it
 .venv/torch:
@@ -53,8 +57,9 @@ clean:
 	$(PIP) -e ".[all,dev]"
 	@touch $@ .venv/ready
 
-.venv-docs/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
-	.venv-docs/bin/python -m pip install --quiet -r .venv-docs/requirements.txt
+# .venv-NAME holds the packages of one dependency group of pyproject.toml, and nothing of edgekit's own
+.venv-%/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-$*/bin/python -m pip install --quiet --group $*
 	@touch $@

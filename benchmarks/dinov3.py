@@ -42,7 +42,7 @@ from edgekit.models import zoo
 from edgekit.models.config import ARCHITECTURES, ViTConfig
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.pipeline import build
-from edgekit.quantize.engine import quantize
+from edgekit.quantization.engine import quantize
 from edgekit.recipe import QuantizeRecipe, Recipe
 from edgekit.workflows.compare import artifacts_in
 from edgekit.workflows.distill import Running, distil_folder

@@ -28,7 +28,7 @@ from benchmarks.support.wide import wide_demo
 from edgekit.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
-from edgekit.quantize.engine import quantize
+from edgekit.quantization.engine import quantize
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "plan_cost.csv"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest
+from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest, Preprocess
 from edgekit.backends.base import Runner
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
@@ -63,11 +63,11 @@ class LoadedModel:
         takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
             return self.runner(self._checked(images))
-        pictures = _several(images)
+        pictures = several(images)
         if takes_images:
             each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
             return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
-        return self.runner(np.stack([_prepare(picture, self.artifact) for picture in pictures]))
+        return self.runner(np.stack([prepared(picture, self.artifact.preprocess) for picture in pictures]))
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
         wanted = (3, *self.artifact.preprocess.input_size)
@@ -300,7 +300,7 @@ def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
     return None
 
 
-def _several(images: object) -> Sequence[Picture]:
+def several(images: object) -> Sequence[Picture]:
     """The pictures that were given, one of them as a list of its own.
 
     Raises:
@@ -333,11 +333,15 @@ def _shown(value: object) -> str:
     return "None" if value is None else f"{type(value).__name__} {text[:60]}".strip()
 
 
-def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:
-    """Pixels (3, H, W) float32 of a picture, as the artifact wants them."""
+def prepared(picture: Picture, transform: Preprocess) -> np.ndarray:
+    """Pixels (3, H, W) float32 of one picture, as a model wants them.
+
+    Raises:
+        DataError: an array of another shape or type, or a picture that cannot be read.
+    """
     from edgekit.images import preprocess
 
-    return preprocess(_rgb(picture), artifact.preprocess)
+    return preprocess(_rgb(picture), transform)
 
 
 def _rgb(picture: Picture) -> Image:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None, typer.Option("--model", help="A name of `edgekit models`, or a checkpoint file or folder.")
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A recipe file, or a name of `edgekit recipes`; flags override its fields."),
+]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
 Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[

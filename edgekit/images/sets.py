@@ -86,7 +86,7 @@ def load_set(
             if progress:
                 progress(len(pixels), len(crops))
         names = [name for name, _ in crops]
-        return _image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
+        return image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
     root = Path(source)
     folder = ImageFolder.scan(root)
     waiting = _draw(folder, samples, seed, disjoint_from)
@@ -109,7 +109,7 @@ def load_set(
         reasons = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
         raise DataError(f"none of the {len(skipped)} images in {root} can be read", why=reasons)
     order = sorted(read)
-    return _image_set(
+    return image_set(
         str(root),
         transform,
         [read.pop(i) for i in order],
@@ -146,7 +146,7 @@ def _read(folder: ImageFolder, index: int, transform: Preprocess) -> np.ndarray 
         return Skipped(path.as_posix(), error.why or error.what)
 
 
-def _image_set(
+def image_set(
     source: str,
     transform: Preprocess,
     images: list[np.ndarray],
@@ -156,6 +156,7 @@ def _image_set(
     groups: list[str] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> ImageSet:
+    """The set of preprocessed images (3, H, W) under their names; the list is emptied on the way."""
     pixel_values = np.empty((len(images), *images[0].shape), np.float32)
     for i in reversed(range(len(images))):
         pixel_values[i] = images.pop()  # freed as it is copied: 256 images at 518 pixels are 0.8 GB once, not twice

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgekit.plan.quant import FloatInput, GemmPlan, InputQuantizer
-from edgekit.quantize.rounding import quantize_weight
+from edgekit.quantization.rounding import quantize_weight
 
 if TYPE_CHECKING:
     from edgekit.recipe import QuantizeRecipe

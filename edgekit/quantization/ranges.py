@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgekit.plan.quant import StaticInput
-from edgekit.quantize.simulate import token_peak
+from edgekit.quantization.simulate import token_peak
 
 LEVELS = 255
 

@@ -18,8 +18,8 @@ from edgekit.models.config import ViTConfig
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.progress import Progress
-from edgekit.quantize.ranges import static_input
-from edgekit.quantize.rounding import quantize_weight
+from edgekit.quantization.ranges import static_input
+from edgekit.quantization.rounding import quantize_weight
 from edgekit.surgery import state_of
 
 LEAST_OUTPUTS = 8  # layers with fewer stay float: cheap, and their output is the task's result

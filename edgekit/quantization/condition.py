@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from edgekit.plan.quant import InputQuantizer, StaticInput, TokenGroupInput, TokenScaledInput
-from edgekit.quantize.observe import InputObserver
-from edgekit.quantize.ranges import (
+from edgekit.quantization.observe import InputObserver
+from edgekit.quantization.ranges import (
     CLIPPED,
     EXACT,
     Smoothing,
@@ -21,8 +21,8 @@ from edgekit.quantize.ranges import (
     quotients,
     static_input,
 )
-from edgekit.quantize.rounding import weight_limit
-from edgekit.quantize.stages import Stage, State, stages_of
+from edgekit.quantization.rounding import weight_limit
+from edgekit.quantization.stages import Stage, State, stages_of
 from edgekit.surgery.balance_values import balance_values
 from edgekit.surgery.centre_keys import centre_keys
 from edgekit.surgery.centre_turned_keys import centre_turned_keys

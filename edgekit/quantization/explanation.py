@@ -51,7 +51,7 @@ class Explanation(Frozen):
     blocks: tuple[BlockDrift, ...]
     kept_float: dict[str, str]
     promoted: dict[str, str] = Field(default={})  # 8 bits where others have 4
-    steps: dict[str, dict[str, float]] | None = None  # of `edgekit.quantize.ablate`
+    steps: dict[str, dict[str, float]] | None = None  # of `edgekit.quantization.ablate`
 
     @classmethod
     def read(cls, folder: Path) -> Explanation | None:

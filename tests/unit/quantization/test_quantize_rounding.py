@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgekit.quantize.rounding import QuantGrid, Rounding, covering, gptq, least_error, quantize_weight, weight_limit
+from edgekit.quantization.rounding import (
+    QuantGrid,
+    Rounding,
+    covering,
+    gptq,
+    least_error,
+    quantize_weight,
+    weight_limit,
+)
 
 
 def _problem(out: int = 24, width: int = 64, rows: int = 400) -> tuple[torch.Tensor, torch.Tensor]:

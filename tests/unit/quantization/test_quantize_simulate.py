@@ -20,8 +20,8 @@ from edgekit.plan.quant import (
     TokenScaledInput,
     dither,
 )
-from edgekit.quantize.ranges import static_input
-from edgekit.quantize.simulate import IntegerLinear, IntegerMix, quantize_input
+from edgekit.quantization.ranges import static_input
+from edgekit.quantization.simulate import IntegerLinear, IntegerMix, quantize_input
 
 STATIC = static_input(-1.5, 2.25)
 SCALED = TokenScaledInput(static_input(-0.5, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgekit.quantize.synthetic import TILES, synthetic_images
+from edgekit.quantization.synthetic import TILES, synthetic_images
 
 COUNT = 4 * len(TILES)
 

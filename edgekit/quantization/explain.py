@@ -10,9 +10,9 @@ from torch import Tensor
 
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.progress import StageProgress
-from edgekit.quantize.explanation import BlockDrift, Explanation, GemmDrift
-from edgekit.quantize.sensitivity import sqnr_db
-from edgekit.quantize.simulate import fake_quantize, simulate
+from edgekit.quantization.explanation import BlockDrift, Explanation, GemmDrift
+from edgekit.quantization.sensitivity import sqnr_db
+from edgekit.quantization.simulate import fake_quantize, simulate
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:

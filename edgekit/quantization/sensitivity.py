@@ -10,8 +10,8 @@ from torch import Tensor
 
 from edgekit.errors import DriftExceeded
 from edgekit.metrics import decibel
-from edgekit.quantize.rounding import quantize_weight
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.rounding import quantize_weight
+from edgekit.quantization.simulate import simulate
 
 if TYPE_CHECKING:
     from edgekit.plan.quant import QuantPlan

@@ -12,10 +12,10 @@ import torch
 from edgekit.errors import DataError, DriftExceeded
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.fit import GemmFit
-from edgekit.quantize.sensitivity import sensitivity, sqnr_db
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.fit import GemmFit
+from edgekit.quantization.sensitivity import sensitivity, sqnr_db
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
 from edgekit.surgery import restore
 from tests.support.pixels import pictures

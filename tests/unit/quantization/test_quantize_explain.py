@@ -10,9 +10,9 @@ import torch
 
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.explain import explain
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.explain import explain
+from edgekit.quantization.explanation import Explanation
 from edgekit.recipe import QuantizeRecipe
 from tests.support.pixels import noise, size_of
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgekit.progress import StageProgress
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.sensitivity import cls_cosine, sqnr_db
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.sensitivity import cls_cosine, sqnr_db
+from edgekit.quantization.simulate import simulate
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from edgekit.errors import DataError
 from edgekit.plan.quant import FloatInput, InputQuantizer, QuantPlan
 from edgekit.progress import StageProgress
-from edgekit.quantize.attention import plan_products
-from edgekit.quantize.checkpoint import Saved, run_digest
-from edgekit.quantize.condition import InputChoice, condition, observe
-from edgekit.quantize.fit import GemmFit
-from edgekit.quantize.ranges import static_input, unlike_folds
-from edgekit.quantize.sensitivity import promote, verify
-from edgekit.quantize.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
-from edgekit.quantize.stages import Stage, State, stages_of
-from edgekit.quantize.synthetic import synthetic_images
+from edgekit.quantization.attention import plan_products
+from edgekit.quantization.checkpoint import Saved, run_digest
+from edgekit.quantization.condition import InputChoice, condition, observe
+from edgekit.quantization.fit import GemmFit
+from edgekit.quantization.ranges import static_input, unlike_folds
+from edgekit.quantization.sensitivity import promote, verify
+from edgekit.quantization.simulate import IntegerLinear, IntegerMix, fake_quantize, make_integer
+from edgekit.quantization.stages import Stage, State, stages_of
+from edgekit.quantization.synthetic import synthetic_images
 from edgekit.surgery import restore, state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
