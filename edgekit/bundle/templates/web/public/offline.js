@@ -1,0 +1,28 @@
+// The service worker that lets the page work without a network, once it has been opened with one.
+// Files with a digest in their name never change. Of all others the server is asked first. Models are not kept here: the
+// package @edgekit/web keeps its own, and those of ONNX Runtime are there for comparison only.
+const CACHE = 'page';
+const isModel = (path) => /\.(edgekit|onnx)$/.test(path);
+const hasDigest = (path) => path.includes('/assets/');
+
+self.addEventListener('install', () => self.skipWaiting());
+self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener('fetch', (event) => {
+  const { origin, pathname } = new URL(event.request.url);
+  if (event.request.method !== 'GET' || origin !== self.location.origin || isModel(pathname)) return;
+  event.respondWith(answer(event.request, hasDigest(pathname)));
+});
+
+async function answer(request, unchanging) {
+  const cache = await caches.open(CACHE);
+  const kept = await cache.match(request);
+  if (kept && unchanging) return kept;
+  try {
+    const response = await fetch(request);
+    if (response.ok) await cache.put(request, response.clone());
+    return response;
+  } catch (error) {
+    if (kept) return kept;
+    throw error;
+  }
+}
