@@ -154,6 +154,7 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
+    own_kernels: ClassVar[bool] = False  # whether its standard files, too, compute as other formats' fused ones
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images

@@ -122,7 +122,7 @@ def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list
         off = ", ".join(f"{precision}_{variant}" for variant in written)
         return wanted, "" if wanted else f"{backend.format} writes {off} only, which the recipe switches off"
     beside = FUSED_BESIDE.get(precision) in recipe.precisions
-    return [variant for variant in wanted if beside and variant == "fused"], ""
+    return [variant for variant in wanted if beside and (variant == "fused" or backend.own_kernels)], ""
 
 
 def _switched_on(variant: Variant, recipe: Recipe) -> bool:
