@@ -20,6 +20,12 @@ web-demo: demo
 	.venv/bin/edgekit bundle $(DEMO_OUT) --to $(DEMO_OUT)/bundle --platform web
 	cd $(DEMO_OUT)/bundle/web && npm ci && npm run build && npm run preview
 
+# The WebAssembly libraries of the npm package @edgekit/web, cross-compiled by zig, which comes from PyPI.
+.PHONY: wasm
+wasm: .venv/ready
+	$(PIP) ziglang
+	$(PY) -m edgekit.native.wasm --to edgekit/bundle/templates/web/edgekit-web/wasm
+
 test: .venv/ready-for-tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not full" -n $(TEST_JOBS) --dist loadfile
 

@@ -1,9 +1,10 @@
-"""Packaging beyond pyproject.toml: the native library of the fused ops goes in where a compiler makes one."""
+"""Packaging beyond pyproject.toml: the native library goes in where a compiler makes one, its WebAssembly where zig does."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,17 +34,29 @@ def built() -> Path | None:
     return Path(native.LIBRARY)
 
 
+def built_for_the_web() -> list[Path]:
+    """The WebAssembly libraries; none, and the reason on stderr, where zig is missing (pip install ziglang)."""
+    command = [sys.executable, "-m", "edgekit.native.wasm"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"edgekit: installed without the library for web pages: {done.stderr.strip()}", file=sys.stderr)
+        return []
+    return sorted(native.LIBRARY.parent.glob("*.wasm"))
+
+
 class BuildWithOps(build_py):
     """build_py, and the library beside the modules."""
 
     def run(self) -> None:
-        """Build and copy; an editable install uses the library of the checkout."""
+        """Build and copy; an editable install uses the libraries of the checkout."""
         super().run()
         library = built()
-        if library is not None and not self.editable_mode:
-            target = Path(self.build_lib) / "edgekit" / "native" / "_lib" / library.name
+        if self.editable_mode:
+            return
+        for path in [*([library] if library else []), *built_for_the_web()]:
+            target = Path(self.build_lib) / "edgekit" / "native" / "_lib" / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(library, target)
+            shutil.copy2(path, target)
 
 
 class PlatformWheel(bdist_wheel):

@@ -19,24 +19,27 @@ from edgekit.errors import BackendMissing
 from edgekit.native import build
 
 FOLDER = build.LIBRARY.parent
-LIBRARIES = ("edgekit-relaxed.wasm", "edgekit-simd.wasm")
-"""With relaxed dot products, whose units look at the start whether this engine is exact; with SIMD128 alone."""
+ISAS = tuple(isa for isa in build.isas("wasm32") if not isa.tests_only)
+"""One library for each: a page looks which relaxed dot product its engine has, and downloads no other's kernels."""
 
 COMMAND = "pip install ziglang && python -m edgekit.native.wasm"
 _TARGET = ("-target", "wasm32-wasi", "-mexec-model=reactor")
 _FLAGS = (
     "-std=c++20",
-    "-O3",
+    "-Os",
     "-fno-math-errno",
     "-msimd128",
-    "-fignore-exceptions",  # WebAssembly's own are not everywhere yet: what would throw, memory that is short, traps
+    "-fno-exceptions",  # WebAssembly's own are not everywhere yet: where memory ends, so does the instance
     "-fno-rtti",
-    "-DNDEBUG",
+    "-fno-c++-static-destructors",  # an instance has no end to run them at
     "-Wall",
     "-Wno-psabi",
 )
+_KERNELS = ("-O3",)
 _LINK = ("-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576")
 _ALLOCATION = ("malloc", "free")
+_DIGESTED = "c_api"  # the unit that names the sources: no other is compiled again because they have changed
+_LEFT_OUT = ("bench", "file")  # speed in registers, and models from paths: a page has no use for them
 
 
 def zig() -> list[str] | None:
@@ -53,70 +56,93 @@ def wasm_libraries() -> list[Path]:
     Raises:
         BackendMissing: they are not there, or of other sources, and cannot be built.
     """
-    paths = [FOLDER / name for name in LIBRARIES]
-    if all(path.is_file() and digest().encode() in path.read_bytes() for path in paths):
-        return paths
     try:
-        return build_wasm()
-    except FileNotFoundError as error:
+        return _fresh() or build_wasm()
+    except OSError as error:  # no zig, or a folder that is not to be written
         why = str(error)
     except subprocess.CalledProcessError as error:
         why = next((line for line in error.stderr.splitlines() if "error" in line), "the compiler failed")
     raise BackendMissing("the WebAssembly library is not built", why=why, fix=COMMAND)
 
 
+def copied(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Copies of the libraries in a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(path, folder / path.name)) for path in paths]
+
+
+def _fresh() -> list[Path]:
+    """The libraries; none where one is not there, or of other sources."""
+    paths = [FOLDER / file_of(isa.name) for isa in ISAS]
+    return paths if all(path.is_file() and digest().encode() in path.read_bytes() for path in paths) else []
+
+
 def digest() -> str:
     """The digest of sources and flags: the libraries hold the one they were built from."""
-    return hashlib.sha256(repr((build.digest(), _TARGET, _FLAGS, _LINK)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((build.digest(), _TARGET, _FLAGS, _KERNELS, _LINK)).encode()).hexdigest()[:16]
 
 
 def functions() -> list[str]:
-    """Names of all functions of the C interface, as the headers declare them."""
-    headers = sorted((build.NATIVE / "include").glob("*.h"))
-    texts = "".join(path.read_text(encoding="utf-8") for path in headers)
-    return sorted(set(re.findall(r"^EDGEKIT_API [^;(]*?\b(edgekit_\w+)\(", texts, re.MULTILINE)))
+    """Names of the functions of the C interface, as the headers declare them, that these libraries have."""
+    headers = "".join(path.read_text(encoding="utf-8") for path in sorted((build.NATIVE / "include").glob("*.h")))
+    declared = set(re.findall(r"^EDGEKIT_API [^;(]*?\b(edgekit_\w+)\(", headers, re.MULTILINE))
+    absent = "".join(path.read_text(encoding="utf-8") for path in build.sources() if path.stem in _LEFT_OUT)
+    return sorted(name for name in declared if not re.search(rf"^\w+ {name}\(", absent, re.MULTILINE))
 
 
 def build_wasm(folder: Path = FOLDER) -> list[Path]:
-    """Compile and link both libraries into `folder`; each appears whole or not at all.
+    """Compile and link all libraries into `folder`; each appears whole or not at all.
 
     Raises:
         FileNotFoundError: there is no zig.
         subprocess.CalledProcessError: it refused; its words are in `stderr`.
     """
-    compiler = zig()
-    if compiler is None:
+    program = zig()
+    if program is None:
         raise FileNotFoundError("no zig here: neither the package ziglang nor a program of that name")
+    compiler = [*program, "c++", *_TARGET]
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [isa for isa in build.isas("wasm32") if not isa.tests_only]
-    plain = [isa for isa in rows if not isa.flags]
-    return [
-        _built([*compiler, "c++", *_TARGET], folder / name, isas)
-        for name, isas in zip(LIBRARIES, (rows, plain), strict=True)
-    ]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as scratch:
+        common = _compiled(compiler, Path(scratch))
+        neutral = [path for stem, path in common.items() if not stem.startswith("isa_")]
+        for isa in ISAS:
+            linked = Path(scratch) / file_of(isa.name)
+            _link(compiler, [*neutral, common[isa.unit], _dispatcher(compiler, Path(scratch), isa)], linked)
+            os.replace(linked, folder / linked.name)
+    return [folder / file_of(isa.name) for isa in ISAS]
 
 
-def _built(compiler: Sequence[str], target: Path, isas: Sequence[build.Isa]) -> Path:
-    """One library of the kernels of `isas`."""
-    flags = {isa.unit: isa.flags for isa in isas}
-    flags["dispatch"] = ("-DEDGEKIT_UNITS=" + "".join(f"UNIT({isa.name})" for isa in isas),)
-    units = [path for path in build.sources() if path.suffix == ".cpp" and path.parent.name == "src"]
-    units = [path for path in units if not path.stem.startswith("isa_") or path.stem in flags]
-    common = [*compiler, *_FLAGS, f"-I{build.NATIVE / 'include'}", f'-DEDGEKIT_SOURCES="{digest()}"']
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+def file_of(isa: str) -> str:
+    """The name of an instruction set's library."""
+    return f"edgekit-{isa.removeprefix('wasm_')}.wasm"
 
-        def compile_unit(source: Path) -> str:
-            out = Path(folder) / f"{source.stem}.o"
-            _run([*common, *flags.get(source.stem, ()), "-c", str(source), "-o", str(out)])
-            return str(out)
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            objects = list(pool.map(compile_unit, units))
-        exports = [f"-Wl,--export={name}" for name in (*functions(), *_ALLOCATION)]
-        linked = Path(folder) / target.name
-        _run([*compiler, *_LINK, *exports, *objects, "-o", str(linked)])
-        os.replace(linked, target)
-    return target
+def _compiled(compiler: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Objects by the stem of their source: all but the dispatcher, which each library has its own of."""
+    special = {isa.unit: (*_KERNELS, *isa.flags) for isa in ISAS}
+    special[_DIGESTED] = (f'-DEDGEKIT_SOURCES="{digest()}"',)
+    sources = [path for path in build.sources() if path.suffix == ".cpp" and path.parent.name != "ort"]
+    sources = [path for path in sources if path.stem not in (*_LEFT_OUT, "dispatch")]
+    sources = [path for path in sources if not path.stem.startswith("isa_") or path.stem in special]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        objects = pool.map(lambda path: _compile(compiler, path, folder, special.get(path.stem, ())), sources)
+        return {source.stem: path for source, path in zip(sources, objects, strict=True)}
+
+
+def _dispatcher(compiler: Sequence[str], folder: Path, isa: build.Isa) -> Path:
+    """The object that knows the one instruction set of a library."""
+    return _compile(compiler, build.NATIVE / "src" / "dispatch.cpp", folder, (f"-DEDGEKIT_UNITS=UNIT({isa.name})",))
+
+
+def _compile(compiler: Sequence[str], source: Path, folder: Path, flags: Sequence[str]) -> Path:
+    out = folder / f"{source.stem}.o"
+    _run([*compiler, *_FLAGS, *flags, *build.INCLUDES, "-c", str(source), "-o", str(out)])
+    return out
+
+
+def _link(compiler: Sequence[str], objects: Sequence[Path], target: Path) -> None:
+    exports = [f"-Wl,--export={name}" for name in (*functions(), *_ALLOCATION)]
+    _run([*compiler, *_LINK, *exports, *map(str, objects), "-o", str(target)])
 
 
 def _run(command: list[str]) -> None:
@@ -124,18 +150,20 @@ def _run(command: list[str]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Build; 0 when it worked, else the compiler's words and 1."""
+    """Build what is not there or stale; 0 when it worked, else the compiler's words and 1."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--to", type=Path, default=FOLDER, help=f"folder of the libraries; default {FOLDER}")
+    parser.add_argument("--to", type=Path, help=f"a folder that gets copies; the libraries are built in {FOLDER}")
+    to: Path | None = parser.parse_args(words).to
     try:
-        for path in build_wasm(parser.parse_args(words).to):
-            print(f"{path}  {path.stat().st_size / 1000:.0f} KB")
-    except FileNotFoundError as error:
+        paths = _fresh() or build_wasm()
+    except OSError as error:
         print(f"{error}\n{COMMAND}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         print(error.stderr, file=sys.stderr)
         return 1
+    for path in copied(paths, to) if to else paths:
+        print(f"{path}  {path.stat().st_size / 1000:.0f} KB")
     return 0
 
 

@@ -1,16 +1,16 @@
 // Runs the fused ops of a WebAssembly library: a JSON question per line comes in, a JSON answer per line goes out.
-//   node wasm_ops.mjs LIBRARY [ISA]
+//   node wasm_ops.mjs LIBRARY
 import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { Library } from '../../edgekit/bundle/templates/web/edgekit-web/src/library.js';
 
-const [path, isa] = process.argv.slice(2);
+const [path] = process.argv.slice(2);
 const answer = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
-const library = await Library.start(await readFile(path), isa).catch((error) => {
+const library = await Library.start(await readFile(path)).catch((error) => {
   answer({ error: error.message });
   process.exit(0);
 });
-answer({ isa: library.isa, isas: library.isas });
+answer({ isa: library.isa });
 
 /** Addresses of what a question needs in the library's memory; all is freed after it. */
 let held = [];
@@ -58,10 +58,12 @@ function spec({ width, hidden, heads, scale, epsilon, tier, attention, norms, li
 function block(question) {
   const { exports } = library;
   const [made, x] = [space(4), place(question.x)];
-  library.must(exports.edgekit_block_create(spec(question.spec), made));
+  const address = spec(question.spec);
+  library.run(() => exports.edgekit_block_create(address, made));
   const block = library.word(made);
   try {
-    library.must(exports.edgekit_block_run(block, x, x, BigInt(question.batch), BigInt(question.tokens), 0, rope(question.rope)));
+    const tables = rope(question.rope);
+    library.run(() => exports.edgekit_block_run(block, x, x, BigInt(question.batch), BigInt(question.tokens), 0, tables));
   } finally {
     exports.edgekit_block_destroy(block);
   }
@@ -71,7 +73,8 @@ function block(question) {
 function attention({ x, batch, tokens, width, heads, scale, mode, rope: tables }) {
   const [qkv, out] = [place(x), space(batch * tokens * width * 4)];
   const sizes = [batch, tokens, width, heads].map(BigInt);
-  library.must(library.exports.edgekit_attention_run(qkv, out, ...sizes, scale, mode, 0, rope(tables)));
+  const turned = rope(tables);
+  library.run(() => library.exports.edgekit_attention_run(qkv, out, ...sizes, scale, mode, 0, turned));
   return library.floats(out, batch * tokens * width);
 }
 

@@ -21,7 +21,8 @@ UNIT = os.environ.get("EDGEKIT_TEST_WASM", "")
 """The instruction set of the WebAssembly library that the parity tests run on; empty: the native library."""
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
-RELAXED = "--experimental-wasm-relaxed-simd"  # Node 20 has it behind this flag, later ones always
+RELAXED = ("--experimental-wasm-relaxed-simd", "--no-liftoff")
+"""Node 20 has relaxed SIMD behind a flag, and its baseline compiler makes wrong code of it; Node 24 has it right."""
 TIERS = {"speed": 0, "quality": 1, "exact": 2}
 MODES = {"f32": 0, "hybrid": 1, "u8": 2, "i16": 3}
 
@@ -37,22 +38,16 @@ def missing() -> str | None:
 def node() -> tuple[str, ...]:
     """The command of Node, relaxed SIMD switched on."""
     known = subprocess.run(["node", "--v8-options"], capture_output=True, text=True, check=True).stdout
-    return ("node", RELAXED) if RELAXED in known else ("node",)
+    return ("node", *RELAXED) if RELAXED[0] in known else ("node",)
 
 
-class Ops:
-    """A Node process that holds one library."""
+class Node:
+    """A Node process that answers questions, a line of JSON for a line of JSON; `opened` is what it says first."""
 
-    def __init__(self, library: Path, isa: str = "") -> None:
-        self.process = subprocess.Popen(
-            [*node(), str(SCRIPT), str(library), *([isa] if isa else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        said = self._read()
-        self.isa: str = said["isa"]
-        self.isas: list[str] = said["isas"]
+    def __init__(self, script: Path, *words: str | Path) -> None:
+        command = [*node(), str(script), *map(str, words)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.opened = self._read()
 
     def close(self) -> None:
         """End the process."""
@@ -60,12 +55,12 @@ class Ops:
         self.process.stdin.close()
         self.process.wait()
 
-    def ask(self, question: dict[str, Any]) -> np.ndarray:
-        """The float32 values that answer a question."""
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The answer; RuntimeError where it is an error."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
-        return np.frombuffer(b64decode(self._read()["y"]), np.float32)
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -75,10 +70,29 @@ class Ops:
         return said
 
 
+def kernels(isa: str) -> Node:
+    """A process that holds the library of an instruction set. RuntimeError where this Node does not compute it exactly."""
+    return Node(SCRIPT, {path.name: path for path in wasm.wasm_libraries()}[wasm.file_of(isa)])
+
+
 @cache
-def ops() -> Ops:
+def _ops() -> Node:
     """The library with the instruction set of UNIT, in a process that lives as long as this one."""
-    return Ops(wasm.wasm_libraries()[0], UNIT)
+    return kernels(UNIT)
+
+
+def _ask(question: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    return values_of(_ops().ask(question)["y"], np.float32).reshape(shape)
+
+
+def values_of(text: str, dtype: Any) -> np.ndarray:
+    """The numbers in a base64 text."""
+    return np.frombuffer(b64decode(text), dtype)
+
+
+def text_of(array: np.ndarray | None) -> str | None:
+    """The numbers of an array as base64 text."""
+    return None if array is None else b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
 def run(model: bytes, x: np.ndarray) -> np.ndarray:
@@ -97,9 +111,8 @@ def run(model: bytes, x: np.ndarray) -> np.ndarray:
 def attention(qkv: np.ndarray, heads: int, scale: float, mode: int, rope: Any = None) -> np.ndarray:
     """edgekit_attention_run: (B, N, 3 * D) -> (B, N, D)."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    question = {"kind": "attention", "x": _text(qkv), "batch": batch, "tokens": tokens, "width": width, "mode": mode}
-    y = ops().ask(question | {"heads": heads, "scale": scale} | _rope(rope))
-    return y.reshape(batch, tokens, width)
+    question = {"kind": "attention", "x": text_of(qkv), "batch": batch, "tokens": tokens, "width": width, "mode": mode}
+    return _ask(question | {"heads": heads, "scale": scale} | _rope(rope), (batch, tokens, width))
 
 
 def _block(x: np.ndarray, op: str, constants: list[np.ndarray | None], given: dict[str, Any]) -> np.ndarray:
@@ -119,18 +132,14 @@ def _block(x: np.ndarray, op: str, constants: list[np.ndarray | None], given: di
         "epsilon": given["epsilon"],
         "tier": TIERS["exact" if is_float else given["tier"].decode()],
         "attention": -1,
-        "norms": [_text(each) for each in (*norm1, *norm2)],
-        "linears": [[None, None, _text(w[1]), _text(w[0])] if is_float else [*map(_text, w), None] for w in linears],
-        "gain": _text(gain),
+        "norms": [text_of(each) for each in (*norm1, *norm2)],
+        "linears": [[None, None, text_of(w[1]), text_of(w[0])] if is_float else [*map(text_of, w), None] for w in linears],
+        "gain": text_of(gain),
         "activation": int(fc1 == 2 * hidden),
     }
-    question = {"kind": "block", "x": _text(x), "batch": x.shape[0], "tokens": x.shape[1], "spec": spec}
-    return ops().ask(question | _rope(rope if rope and rope[0] is not None else None)).reshape(x.shape)
-
-
-def _text(array: np.ndarray | None) -> str | None:
-    return None if array is None else b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    question = {"kind": "block", "x": text_of(x), "batch": x.shape[0], "tokens": x.shape[1], "spec": spec}
+    return _ask(question | _rope(rope if rope and rope[0] is not None else None), x.shape)
 
 
 def _rope(rope: Any) -> dict[str, Any]:
-    return {} if rope is None else {"rope": {"cos": _text(rope[0]), "sin": _text(rope[1]), "tokens": len(rope[0])}}
+    return {} if rope is None else {"rope": {"cos": text_of(rope[0]), "sin": text_of(rope[1]), "tokens": len(rope[0])}}

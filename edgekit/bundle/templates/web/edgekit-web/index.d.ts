@@ -2,15 +2,15 @@
 export type Progress = (loaded: number, total: number) => void;
 
 export interface LoadOptions {
-  onProgress?: Progress;
+  onProgress?: Progress | undefined;
   /** Ends the download, and rejects with its reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Cache Storage that keeps model and library for use without a network; null keeps nothing. Default: "edgekit". */
-  cache?: string | null;
+  cache?: string | null | undefined;
   /** False runs the model in the calling thread. Default: a worker of its own, where there are workers (Node has none). */
-  worker?: boolean;
+  worker?: boolean | undefined;
   /** An instruction set of `Model.isas`, for tests and measurements. Default: the best that this engine computes exactly. */
-  isa?: string;
+  isa?: string | undefined;
 }
 
 export interface Tensor {
@@ -55,9 +55,9 @@ export interface Description {
 
 export interface CallOptions {
   /** Rejects with its reason; a picture that is being computed is finished and dropped. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Height and width in pixels that the picture is made; default: what the model was built for. */
-  size?: [height: number, width: number];
+  size?: [height: number, width: number] | undefined;
 }
 
 /** One loaded model. Calls wait for each other. */

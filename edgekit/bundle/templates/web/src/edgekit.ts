@@ -11,7 +11,7 @@ export class EdgekitEngine implements Engine {
   static async open(
     url: string, { input_size: size }: Preprocess, _: Placement, onProgress?: Progress, signal?: AbortSignal,
   ): Promise<EdgekitEngine> {
-    return new EdgekitEngine(await load(url, { ...(onProgress && { onProgress }), ...(signal && { signal }) }), size);
+    return new EdgekitEngine(await load(url, { onProgress, signal }), size);
   }
 
   get bytes(): number {
@@ -19,25 +19,21 @@ export class EdgekitEngine implements Engine {
   }
 
   async run(pixels: Float32Array, signal?: AbortSignal): Promise<Outputs> {
-    return outputsOf(await this.model.run(pixels, this.options(signal)));
+    return outputsOf(await this.model.run(pixels, { signal, size: this.size }));
   }
 
   async embed(picture: Picture, signal?: AbortSignal): Promise<Outputs> {
-    return outputsOf(await this.model.embed(picture, this.options(signal)));
+    return outputsOf(await this.model.embed(picture, { signal, size: this.size }));
   }
 
   async time(pixels: Float32Array, iterations: number, signal?: AbortSignal): Promise<number[]> {
     const times: number[] = [];
-    while (times.length < iterations) times.push((await this.model.run(pixels, this.options(signal))).milliseconds);
+    while (times.length < iterations) times.push((await this.model.run(pixels, { signal, size: this.size })).milliseconds);
     return times;
   }
 
   close(): void {
     this.model.close();
-  }
-
-  private options(signal: AbortSignal | undefined) {
-    return { size: this.size, ...(signal && { signal }) };
   }
 }
 

@@ -73,9 +73,10 @@ export class OrtEngine implements Engine {
     }));
     this.last = answer.catch(() => {});
     if (!signal) return answer;
-    const { promise, reject } = Promise.withResolvers<never>();
-    const abort = () => reject(signal.reason);
-    signal.addEventListener('abort', abort, { once: true });
-    return Promise.race([answer, promise]).finally(() => signal.removeEventListener('abort', abort));
+    return new Promise((resolve, reject) => {
+      const abort = () => reject(signal.reason);
+      signal.addEventListener('abort', abort);
+      answer.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+    });
   }
 }

@@ -9,14 +9,14 @@ const TAG = 'x-edgekit-tag'; // what the server called the copy: its ETag, else 
  * The bytes behind a URL. The server is asked first; what it has not changed since is taken from the cache, and so is all
  * when it cannot be reached.
  * @param {string} url
- * @param {{ cache: string | null, signal?: AbortSignal, onProgress?: Progress }} options
+ * @param {{ cache: string | null, signal: AbortSignal | undefined, onProgress: Progress | undefined }} options
  * @returns {Promise<Uint8Array>}
  */
 export async function download(url, { cache, signal, onProgress }) {
   if (url.startsWith('file:')) return readFile(url);
   const store = cache !== null && globalThis.caches ? await caches.open(cache) : undefined;
   const kept = await store?.match(url);
-  const response = await fetch(url, { signal, cache: 'no-cache' }).catch(() => {
+  const response = await fetch(url, { signal: signal ?? null, cache: 'no-cache' }).catch(() => {
     signal?.throwIfAborted();
     if (kept) return kept;
     throw new Error(`${url} cannot be reached, and no copy of it is kept`);

@@ -2,17 +2,20 @@
 // A model in the library's memory: open, embed, run, crop, check, close. It computes in the calling thread.
 
 import { download } from './download.js';
-import { Library, libraryUrl } from './library.js';
+import { instructionSets, Library, libraryUrl } from './library.js';
 
 /** @import { Description, Features, LoadOptions, Picture, Progress, Tensor } from '../index.d.ts' */
 
 const OUTPUT = { bytes: 28, name: 0, values: 4, rank: 8, shape: 12 }; // edgekit_output, on 32 bits
 
+/** The file's fault: no other instruction set would read it. */
+class Unsound extends Error {}
+
 export class Engine {
   #library;
   #model = 0;
   #context = 0;
-  #failed = false; // a trap leaves the library's memory in no known state
+  #isClosed = false;
 
   /** @param {Library} library */
   constructor(library) {
@@ -20,30 +23,46 @@ export class Engine {
   }
 
   /**
+   * A model on the best instruction set that passes its self-test.
    * @param {string | Uint8Array} source URL of a model, or its bytes
    * @param {Pick<LoadOptions, 'cache' | 'isa'>} options
    * @param {Progress} [onProgress]
    * @param {AbortSignal} [signal]
    */
   static async open(source, { cache = 'edgekit', isa }, onProgress, signal) {
-    const read = (/** @type {string} */ url, /** @type {Progress} */ progress) => download(url, { cache, signal, onProgress: progress });
-    const [code, bytes] = await Promise.all([
-      read(libraryUrl().href, undefined),
+    const read = (/** @type {string} */ url, /** @type {Progress | undefined} */ progress) => download(url, { cache, signal, onProgress: progress });
+    const isas = instructionSets();
+    const wanted = isa ? [isa] : isas;
+    const [first, bytes] = await Promise.all([
+      read(libraryUrl(wanted[0]), undefined),
       typeof source === 'string' ? read(source, onProgress) : source,
     ]);
-    const engine = new Engine(await Library.start(code, isa));
-    signal?.throwIfAborted();
-    engine.#open(bytes);
-    return { engine, description: engine.#description(), bytes: bytes.length, isa: engine.#library.isa, isas: engine.#library.isas };
+    for (const [i, name] of wanted.entries()) {
+      try {
+        const engine = new Engine(await Library.start(i === 0 ? first : await read(libraryUrl(name), undefined)));
+        signal?.throwIfAborted();
+        engine.#open(bytes);
+        engine.check();
+        return { engine, description: engine.#description(), bytes: bytes.length, isa: name, isas };
+      } catch (error) {
+        if (error instanceof Unsound || signal?.aborted || i + 1 === wanted.length) throw error;
+        console.warn(`edgekit: ${name} does not compute exactly here, ${wanted[i + 1]} is next: ${error}`);
+      }
+    }
+    throw new Error('no instruction set'); // not reached: the last one has returned or thrown
   }
 
   /** @param {Uint8Array} bytes */
   #open(bytes) {
     const { exports } = this.#library;
     this.#library.withSpace(8, (handle) => {
-      this.#guarded(() => this.#library.withCopy(bytes, (address) => exports.edgekit_model_open(address, bytes.length, 0, handle)));
+      try {
+        this.#run(() => this.#library.withCopy(bytes, (address) => exports.edgekit_model_open(address, bytes.length, 0, handle)));
+      } catch (error) {
+        throw this.#library.isBroken ? error : new Unsound(/** @type {Error} */ (error).message);
+      }
       this.#model = this.#library.word(handle);
-      this.#guarded(() => exports.edgekit_context_create(this.#model, 0, handle));
+      this.#run(() => exports.edgekit_context_create(this.#model, 0, handle));
       this.#context = this.#library.word(handle);
     });
   }
@@ -84,7 +103,7 @@ export class Engine {
     const [rows, columns] = size ?? this.#inputSize();
     const bytes = rows * columns * 3;
     return this.#library.withSpace(bytes, (to) => {
-      this.#guarded(() => this.#library.withCopy(data, (rgb) =>
+      this.#run(() => this.#library.withCopy(data, (rgb) =>
         this.#library.exports.edgekit_model_crop(this.#model, rgb, height, width, 0, rows, columns, to)));
       return { width: columns, height: rows, data: new Uint8Array(this.#library.memory.buffer, to, bytes).slice() };
     });
@@ -92,23 +111,29 @@ export class Engine {
 
   check() {
     return this.#library.withSpace(4, (cosine) => {
-      this.#guarded(() => this.#library.exports.edgekit_context_check(this.#context, cosine));
+      this.#run(() => this.#library.exports.edgekit_context_check(this.#context, cosine));
       return this.#library.floats(cosine, 1)[0];
     });
   }
 
   close() {
-    if (!this.#failed) {
+    if (!this.#isClosed && !this.#library.isBroken) {
       this.#library.exports.edgekit_context_destroy(this.#context);
       this.#library.exports.edgekit_model_close(this.#model);
     }
-    this.#failed = true;
+    this.#isClosed = true;
+  }
+
+  /** @param {() => number} call */
+  #run(call) {
+    if (this.#isClosed) throw new Error('the model is closed');
+    this.#library.run(call);
   }
 
   /** @returns {[number, number]} */
   #inputSize() {
     return this.#library.withSpace(8, (to) => {
-      this.#guarded(() => this.#library.exports.edgekit_model_input_size(this.#model, to, to + 4));
+      this.#run(() => this.#library.exports.edgekit_model_input_size(this.#model, to, to + 4));
       return [this.#library.word(to), this.#library.word(to + 4)];
     });
   }
@@ -120,7 +145,7 @@ export class Engine {
    */
   #timed(size, compute) {
     const begin = performance.now();
-    this.#guarded(compute);
+    this.#run(compute);
     const milliseconds = performance.now() - begin;
     const { last_hidden_state: tokens, pooler_output: pooled, ...heads } = this.#outputs();
     const patch = this.#description().network.patch;
@@ -135,7 +160,7 @@ export class Engine {
     const outputs = {};
     this.#library.withSpace(OUTPUT.bytes, (to) => {
       for (let i = 0; i < exports.edgekit_model_outputs(this.#model); i++) {
-        this.#guarded(() => exports.edgekit_context_output(this.#context, i, to));
+        this.#run(() => exports.edgekit_context_output(this.#context, i, to));
         const rank = this.#library.word(to + OUTPUT.rank);
         const shape = Array.from({ length: rank - 1 }, (_, axis) => this.#library.word(to + OUTPUT.shape + 4 * (axis + 1)));
         const count = shape.reduce((product, side) => product * side, 1);
@@ -144,17 +169,5 @@ export class Engine {
       }
     });
     return outputs;
-  }
-
-  /** Throws unless a call returns 0; after a trap nothing can be called any more. @param {() => number} call */
-  #guarded(call) {
-    if (this.#failed) throw new Error('the model is closed, or broke in an earlier call: load it again');
-    try {
-      this.#library.must(call());
-    } catch (error) {
-      if (!(error instanceof WebAssembly.RuntimeError)) throw error;
-      this.#failed = true;
-      throw new Error(`out of memory, or a fault of the library (${error.message}): load the model again`);
-    }
   }
 }

@@ -91,7 +91,7 @@ class LocalPlace {
 
 /**
  * A question to the worker.
- * @typedef {{ id: number, request: Request, resolve: (value: any) => void, reject: (reason: unknown) => void, onProgress?: Progress }} Question
+ * @typedef {{ id: number, request: Request, resolve: (value: any) => void, reject: (reason: unknown) => void, onProgress: Progress | undefined }} Question
  */
 
 /** A worker; it gets a question when the one before is answered, so that those that wait can still be taken back. */

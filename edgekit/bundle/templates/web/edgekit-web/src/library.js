@@ -1,21 +1,42 @@
 // @ts-check
 // The WebAssembly library of libedgekit: which of its files this engine takes, instantiation, memory, errors.
 
+/** The file of each instruction set. @type {Record<string, URL>} */
 const FILES = {
-  relaxed: new URL('../wasm/edgekit-relaxed.wasm', import.meta.url),
-  simd: new URL('../wasm/edgekit-simd.wasm', import.meta.url),
+  wasm_unsigned: new URL('../wasm/edgekit-unsigned.wasm', import.meta.url),
+  wasm_signed: new URL('../wasm/edgekit-signed.wasm', import.meta.url),
+  wasm_chained: new URL('../wasm/edgekit-chained.wasm', import.meta.url),
+  base: new URL('../wasm/edgekit-base.wasm', import.meta.url),
 };
 
-// Modules of one function each: i32x4.relaxed_dot_i8x16_i7x16_add_s of three zeros; i8x16.splat of one.
-const RELAXED = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 19, 1, 17, 0,
-  65, 0, 253, 15, 65, 0, 253, 15, 65, 0, 253, 15, 253, 147, 2, 11];
+// Modules of one function each. The first is lane 0 of i32x4.relaxed_dot_i8x16_i7x16_add_s(127, -1, 0), whose second operand
+// engines may read as -1 or as 255, and whose sums of two products may saturate; the second is i8x16.splat(0).
+const DOT = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 127, 3, 2, 1, 0, 7, 5, 1, 1, 102, 0, 0, 10, 23, 1, 21, 0,
+  65, 255, 0, 253, 15, 65, 127, 253, 15, 65, 0, 253, 15, 253, 147, 2, 253, 27, 0, 11];
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11];
 
-/** The file for this engine. A relaxed engine need not be exact: the library looks for itself, see `edgekit_isas`. */
-export function libraryUrl() {
-  if (WebAssembly.validate(Uint8Array.from(RELAXED))) return FILES.relaxed;
-  if (WebAssembly.validate(Uint8Array.from(SIMD))) return FILES.simd;
-  throw new Error('this browser has no WebAssembly SIMD, which edgekit needs');
+/** What the dot product tells: @type {Record<number, string[]>} */
+const KINDS = {
+  [4 * 127 * 255]: ['wasm_unsigned', 'wasm_chained'],
+  [4 * 127 * -1]: ['wasm_signed'],
+  [2 * 32767]: ['wasm_chained'],
+};
+
+/**
+ * Instruction sets that this engine seems to compute exactly, best first. The library itself looks closely, and ends where it
+ * is not so; whoever starts it then takes the next.
+ */
+export function instructionSets() {
+  if (!WebAssembly.validate(Uint8Array.from(SIMD))) throw new Error('this browser has no WebAssembly SIMD, which edgekit needs');
+  if (!WebAssembly.validate(Uint8Array.from(DOT))) return ['base'];
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from(DOT)));
+  return [...(KINDS[/** @type {() => number} */ (exports.f)()] ?? []), 'base'];
+}
+
+/** The library's file for an instruction set. @param {string} isa */
+export function libraryUrl(isa) {
+  if (!(isa in FILES)) throw new Error(`there is no instruction set ${isa}; there are ${Object.keys(FILES).join(', ')}`);
+  return FILES[isa].href;
 }
 
 const OUT_OF_MEMORY = 2; // edgekit_status
@@ -27,28 +48,22 @@ export class Library {
   exports = {};
   /** @type {WebAssembly.Memory} */
   memory = /** @type {any} */ (null);
+  isBroken = false; // a trap leaves the memory in no known state
 
-  /**
-   * @param {Uint8Array} bytes of the file
-   * @param {string | undefined} isa the instruction set to use; undefined: the best
-   */
-  static async start(bytes, isa) {
+  /** Throws where this engine does not compute the file's instruction set exactly. @param {Uint8Array} bytes of the file */
+  static async start(bytes) {
     const module = await WebAssembly.compile(/** @type {BufferSource} */ (bytes));
     const library = new Library();
-    const instance = await WebAssembly.instantiate(module, library.#system(module, isa ? [`EDGEKIT_ISA=${isa}`] : []));
-    library.exports = instance.exports;
-    library.memory = /** @type {WebAssembly.Memory} */ (instance.exports.memory);
+    const { exports } = await WebAssembly.instantiate(module, library.#system(module));
+    library.exports = exports;
+    library.memory = /** @type {WebAssembly.Memory} */ (exports.memory);
     library.exports._initialize();
-    if (isa && library.isa !== isa) throw new Error(`this engine does not run ${isa} exactly; it runs ${library.isas.join(', ')}`);
+    library.exports.edgekit_isa(); // where the library looks
     return library;
   }
 
   get isa() {
     return this.text(this.exports.edgekit_isa());
-  }
-
-  get isas() {
-    return this.text(this.exports.edgekit_isas()).split(' ');
   }
 
   /** @param {number} bytes */
@@ -69,8 +84,11 @@ export class Library {
     try {
       new Uint8Array(this.memory.buffer).set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), address);
       return use(address);
+    } catch (error) {
+      this.isBroken ||= error instanceof WebAssembly.RuntimeError;
+      throw error;
     } finally {
-      this.exports.free(address);
+      if (!this.isBroken) this.exports.free(address);
     }
   }
 
@@ -84,10 +102,18 @@ export class Library {
     return this.withCopy(new Uint8Array(bytes), use);
   }
 
-  /** Throws what the library says unless a status is 0. @param {number} status */
-  must(status) {
-    if (status === OUT_OF_MEMORY) throw new Error('out of memory');
-    if (status !== 0) throw new Error(this.text(this.exports.edgekit_last_error()));
+  /** Makes a call that returns an edgekit_status, and throws what the library says unless it is 0. @param {() => number} call */
+  run(call) {
+    if (this.isBroken) throw new Error('the model broke in an earlier call: load it again');
+    try {
+      const status = call();
+      if (status === OUT_OF_MEMORY) throw new Error('out of memory');
+      if (status !== 0) throw new Error(this.text(this.exports.edgekit_last_error()));
+    } catch (error) {
+      if (!(error instanceof WebAssembly.RuntimeError)) throw error;
+      this.isBroken = true;
+      throw new Error(`out of memory, or a fault of the library (${error.message}): load the model again`);
+    }
   }
 
   /** The text at an address. @param {number} address */
@@ -106,32 +132,13 @@ export class Library {
     return new DataView(this.memory.buffer).getInt32(address, true);
   }
 
-  /**
-   * The few functions of WASI that the C library asks for: an environment, a clock, and an end.
-   * @param {WebAssembly.Module} module
-   * @param {string[]} environment
-   */
-  #system(module, environment) {
-    const texts = environment.map((each) => new TextEncoder().encode(`${each}\0`));
-    const view = () => new DataView(this.memory.buffer);
+  /** The few functions of WASI that the C library asks for: an empty environment, and an end. @param {WebAssembly.Module} module */
+  #system(module) {
     /** @type {Record<string, (...words: any[]) => number>} */
     const known = {
       environ_sizes_get: (count, bytes) => {
-        view().setUint32(count, texts.length, true);
-        view().setUint32(bytes, texts.reduce((sum, text) => sum + text.length, 0), true);
-        return 0;
-      },
-      environ_get: (pointers, to) => {
-        for (const text of texts) {
-          view().setUint32(pointers, to, true);
-          new Uint8Array(this.memory.buffer).set(text, to);
-          pointers += 4;
-          to += text.length;
-        }
-        return 0;
-      },
-      clock_time_get: (_id, _precision, to) => {
-        view().setBigUint64(to, BigInt(Math.round(performance.now() * 1e6)), true);
+        new DataView(this.memory.buffer).setUint32(count, 0, true);
+        new DataView(this.memory.buffer).setUint32(bytes, 0, true);
         return 0;
       },
       proc_exit: (code) => {

@@ -5,9 +5,9 @@ export type Size = [height: number, width: number];
 
 export type Request =
   | { kind: 'open'; source: string | Uint8Array; options: Pick<LoadOptions, 'cache' | 'isa'> }
-  | { kind: 'embed'; picture: Picture; size?: Size }
-  | { kind: 'run'; values: Float32Array; size?: Size }
-  | { kind: 'crop'; picture: Picture; size?: Size }
+  | { kind: 'embed'; picture: Picture; size?: Size | undefined }
+  | { kind: 'run'; values: Float32Array; size?: Size | undefined }
+  | { kind: 'crop'; picture: Picture; size?: Size | undefined }
   | { kind: 'check' };
 
 export interface Opened {
