@@ -37,7 +37,7 @@ FORMATS: dict[str, FormatRow] = {
     "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
     "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
     "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
-    "edgekit": FormatRow(".edgekit.backend:EdgekitBackend", ()),
+    "edgekit": FormatRow(".edgekit.backend:EdgekitBackend", ("safetensors",)),
 }
 """The table of formats. The first is the default, and its FP32 file the reference where there are several."""
 

@@ -56,7 +56,7 @@ class NativeModel:
         return ["last_hidden_state", "pooler_output", *(head["name"] for head in self.description["heads"])]
 
     def context(self, threads: int = 1) -> NativeContext:
-        """What runs it, for one caller at a time, on a pool of `threads` threads that are its own."""
+        """A context that runs the model for one caller at a time, on a pool of `threads` threads of its own."""
         return NativeContext(self, threads)
 
     def check(self) -> float:
@@ -119,7 +119,7 @@ class NativeContext:
         return self._outputs(self._library.edgekit_context_run_rgb(self._handle, pointer, *given.shape[:2], 0, *size))
 
     def check(self) -> float:
-        """As `NativeModel.check`."""
+        """The cosine of the file's golden picture, see `NativeModel.check`."""
         cosine = ctypes.c_float()
         if self._library.edgekit_context_check(self._handle, ctypes.byref(cosine)):
             raise DataError(f"{self.model.path} fails its self-test", why=_last_error(self._library), fix=_FIX)

@@ -1,4 +1,4 @@
-"""What libedgekit runs of a file: its own kernels throughout, and which linear layers are of integers."""
+"""Placement in libedgekit: its own kernels throughout, and which linear layers are of integers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
     """Count from the header.
 
     Returns:
-        Counts of GEMMs with fixed weights (the patch embedding included) by the numbers they multiply, with the names of the float ones, and of
-        attentions and whole blocks that are one op.
+        Counts of GEMMs with fixed weights (the patch embedding included) by the numbers they multiply, with the names
+        of the float ones, and of attentions and whole blocks that are one op.
     """
     description, types = description_of(artifact.path), types_of(artifact.path)
     names = gemms_of(description)

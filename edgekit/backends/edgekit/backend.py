@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,7 +59,7 @@ class EdgekitBackend(Backend):
                     why="its weights were rounded for float activations",
                     fix="--precision w8a16",
                 )
-        return source
+        return replace(source, head_plan=source.head_plan and source.head_plan.weights_alone())
 
     @override
     def write(
@@ -88,8 +88,6 @@ class EdgekitBackend(Backend):
         notes = source.mixed_precision_notes()
         if precision == "w8a16":
             notes.append("16 bits per activation, one range per token, exact integer sums")
-        if source.head_plan is not None:
-            notes.append("heads: int8 weights under float activations")
         return notes
 
     @override

@@ -72,7 +72,7 @@ def _network(config: ViTConfig) -> dict[str, Any]:
 
 
 def _backbone(config: ViTConfig, tensors: Tensors) -> dict[str, np.ndarray]:
-    """What is float32 in every file."""
+    """Tensors that are float32 in every file."""
     arrays = {
         "patch_embed.weight": tensors["patch_embed.proj.weight"].reshape(config.width, -1),
         "patch_embed.bias": tensors["patch_embed.proj.bias"],

@@ -32,7 +32,7 @@ class EdgekitRunner:
             )
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        """Every output of the artifact by name, float32, of pixels (B, 3, H, W) float32."""
         try:
             context = self._idle.pop()  # of one list: atomic
         except IndexError:

@@ -32,7 +32,8 @@ typedef struct {
     size_t scratch_bytes;        /* edgekit_context_bytes() says how much a run needs */
 } edgekit_context_options;
 
-/* Reads a model and packs its weights for this CPU; `bytes` may go afterwards. `host` packs in parallel, or is NULL.
+/* Reads a model and packs its weights for this CPU; `bytes` may go afterwards. `host` packs in parallel; NULL: up to four threads
+   of the library's, which end with the call (none in builds for the web).
    EDGEKIT_INVALID, with the reason, for whatever is no whole and sound model: every size and offset is checked first. */
 EDGEKIT_API int edgekit_model_open(const void* bytes, size_t size, const edgekit_threads* host, edgekit_model** model);
 /* The same of a file, mapped while it is read. Not in builds for the web. */

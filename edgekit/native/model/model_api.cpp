@@ -9,7 +9,7 @@
 
 using namespace edgekit;
 
-static constexpr int32_t most_threads = 1024, own_outputs = 2;
+static constexpr int32_t most_threads = 1024, packing_threads = 4, own_outputs = 2;
 static constexpr const char* output_names[own_outputs] = {"last_hidden_state", "pooler_output"};
 
 int edgekit_model_open(const void* bytes, size_t size, const edgekit_threads* host, edgekit_model** model) {
@@ -17,6 +17,8 @@ int edgekit_model_open(const void* bytes, size_t size, const edgekit_threads* ho
         if (!bytes || !model) return refuse("bytes or model is NULL");
         *model = nullptr;
         auto made = std::make_unique<edgekit_model>();
+        const std::unique_ptr<ThreadPool> pool = host ? nullptr : ThreadPool::create(std::min(ThreadPool::processors(), packing_threads));
+        if (pool) host = pool->threads();
         if (std::string problem = made->network.read(static_cast<const char*>(bytes), size, host); !problem.empty()) return refuse(problem);
         *model = made.release();
         return int(EDGEKIT_OK);

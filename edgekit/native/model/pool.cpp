@@ -2,6 +2,7 @@
 #include "pool.h"
 
 #if !defined(__wasm__) || defined(__wasm_atomics__)
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -81,6 +82,8 @@ struct ThreadPool::State {
     }
 };
 
+int ThreadPool::processors() { return std::max(1, int(std::thread::hardware_concurrency())); }
+
 std::unique_ptr<ThreadPool> ThreadPool::create(int threads) {
     std::unique_ptr<ThreadPool> pool(new ThreadPool);
     State& state = *pool->state_;
@@ -109,6 +112,7 @@ ThreadPool::ThreadPool() : state_(std::make_unique<State>()) {
 #else
 
 struct ThreadPool::State {};
+int ThreadPool::processors() { return 1; }
 std::unique_ptr<ThreadPool> ThreadPool::create(int) { return nullptr; }
 ThreadPool::ThreadPool() = default;
 

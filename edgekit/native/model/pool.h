@@ -11,6 +11,7 @@ namespace edgekit {
 class ThreadPool {
 public:
     static std::unique_ptr<ThreadPool> create(int threads);  // the caller's included
+    static int processors();
     ~ThreadPool();
     const edgekit_threads* threads() const { return &threads_; }
 

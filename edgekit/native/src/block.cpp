@@ -40,7 +40,8 @@ std::string make_block(const edgekit_block_spec& spec, std::unique_ptr<edgekit_b
     const Kernels& k = active_kernels();
     auto made = std::make_unique<edgekit_block>();
     const int width = int(spec.width), hidden = int(spec.hidden);
-    const bool quality = spec.tier == EDGEKIT_QUALITY, exact = spec.tier == EDGEKIT_EXACT;
+    const bool quality = spec.tier == EDGEKIT_QUALITY;
+    const bool exact = spec.tier == EDGEKIT_EXACT || (spec.qkv.exact && spec.proj.exact && spec.fc1.exact && spec.fc2.exact);
     const auto format = [&](const edgekit_linear& linear) { return linear.exact ? Format::f32 : k.formats[spec.tier]; };
     const float* norms[] = {spec.norm1_weight, spec.norm1_bias, spec.norm2_weight, spec.norm2_bias};
     for (int i = 0; i < 4; ++i) made->norms[i].assign(norms[i], norms[i] + width);

@@ -96,12 +96,9 @@ void PackedLinear::count(bool quality, float* scale, int32_t* sums) {
     int64_t longest = 1;
     for (int o = 0; o < view.out; ++o) {
         const int8_t* row = from.weight + size_t(o) * view.in;
-        int64_t length = 0;
-        for (int i = 0; i < view.in; ++i) {
-            sums[o] += row[i];
-            length += row[i] < 0 ? -row[i] : row[i];
-        }
-        scale[o] = from.scale[o];
+        int32_t sum = 0, length = 0;  // of 2^16 inputs at most
+        for (int i = 0; i < view.in; ++i) sum += row[i], length += row[i] < 0 ? -row[i] : row[i];
+        sums[o] = sum, scale[o] = from.scale[o];
         longest = length > longest ? length : longest;
     }
     view.levels = quality ? int(std::min<int64_t>(32767, ((int64_t{1} << 31) - 1) / longest)) : 0;
