@@ -26,7 +26,7 @@ COMMAND = "pip install ziglang && python -m edgekit.native.wasm"
 _TARGET = ("-target", "wasm32-wasi", "-mexec-model=reactor")
 _FLAGS = (
     "-std=c++20",
-    "-Os",
+    "-Oz",
     "-fno-math-errno",
     "-msimd128",
     "-fno-exceptions",  # WebAssembly's own are not everywhere yet: where memory ends, so does the instance
