@@ -17,6 +17,8 @@ struct edgekit_model {
 
 namespace edgekit {
 
+int open_model(const void* bytes, size_t size, const edgekit_threads* host, Release release, edgekit_model** model);
+
 // Where everything of a run lies: offsets in bytes, each a multiple of 64.
 struct Layout {
     int batch = 0;

@@ -4,7 +4,7 @@
 #include <cerrno>
 #include <string>
 
-#include "edgekit_model.h"
+#include "context.h"
 #include "guard.h"
 
 #if defined(_WIN32)
@@ -45,6 +45,13 @@ struct Descriptor {
     }
 };
 
+// The whole pages between two addresses: weights that are packed would be in memory twice.
+void drop_pages(const void* first, size_t size) {
+    const size_t page = size_t(sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = rounded(reinterpret_cast<uintptr_t>(first), page), end = (reinterpret_cast<uintptr_t>(first) + size) / page * page;
+    if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // advisory
+}
+
 }  // namespace
 
 int edgekit_model_open_file(const char* path, const edgekit_threads* host, edgekit_model** model) {
@@ -60,7 +67,7 @@ int edgekit_model_open_file(const char* path, const edgekit_threads* host, edgek
         if (status.st_size == 0) return refuse(std::string(path) + " is empty");
         void* bytes = mmap(nullptr, size_t(status.st_size), PROT_READ, MAP_PRIVATE, file.number, 0);
         if (bytes == MAP_FAILED) return failed("mapped");
-        const int result = edgekit_model_open(bytes, size_t(status.st_size), host, model);
+        const int result = open_model(bytes, size_t(status.st_size), host, drop_pages, model);
         munmap(bytes, size_t(status.st_size));
         return result;
     });

@@ -12,17 +12,21 @@ using namespace edgekit;
 static constexpr int32_t most_threads = 1024, packing_threads = 4, own_outputs = 2;
 static constexpr const char* output_names[own_outputs] = {"last_hidden_state", "pooler_output"};
 
-int edgekit_model_open(const void* bytes, size_t size, const edgekit_threads* host, edgekit_model** model) {
+int edgekit::open_model(const void* bytes, size_t size, const edgekit_threads* host, Release release, edgekit_model** model) {
     return guarded([&] {
         if (!bytes || !model) return refuse("bytes or model is NULL");
         *model = nullptr;
         auto made = std::make_unique<edgekit_model>();
         const std::unique_ptr<ThreadPool> pool = host ? nullptr : ThreadPool::create(std::min(ThreadPool::processors(), packing_threads));
         if (pool) host = pool->threads();
-        if (std::string problem = made->network.read(static_cast<const char*>(bytes), size, host); !problem.empty()) return refuse(problem);
+        if (std::string problem = made->network.read(static_cast<const char*>(bytes), size, host, release); !problem.empty()) return refuse(problem);
         *model = made.release();
         return int(EDGEKIT_OK);
     });
+}
+
+int edgekit_model_open(const void* bytes, size_t size, const edgekit_threads* host, edgekit_model** model) {
+    return open_model(bytes, size, host, nullptr, model);
 }
 
 void edgekit_model_close(edgekit_model* model) { delete model; }

@@ -116,7 +116,7 @@ static edgekit_linear read_linear(const std::string& name, int64_t out, int64_t 
     return linear;
 }
 
-std::string Network::read_block(int index, Reader& reader) {
+std::string Network::read_block(int index, Reader& reader, Release release) {
     const std::string name = "blocks." + std::to_string(index) + ".";
     edgekit_block_spec spec{};
     spec.width = width, spec.hidden = hidden, spec.heads = heads, spec.epsilon = epsilon, spec.tier = tier, spec.attention = -1;
@@ -132,16 +132,21 @@ std::string Network::read_block(int index, Reader& reader) {
     if (!reader.sound()) return reader.problem();
     spec.scale = *scale;
     const std::string problem = make_block(spec, blocks[size_t(index)]);
+    const struct { const edgekit_linear& linear; int64_t count; } parts[] = {
+        {spec.qkv, 3 * int64_t(width) * width}, {spec.proj, int64_t(width) * width},
+        {spec.fc1, (gated ? 2 : 1) * int64_t(hidden) * width}, {spec.fc2, int64_t(hidden) * width}};
+    for (const auto& part : parts)
+        if (release) part.linear.exact ? release(part.linear.exact, size_t(part.count) * 4) : release(part.linear.weight, size_t(part.count));
     return problem.empty() ? "" : "block " + std::to_string(index) + ": " + problem;
 }
 
-std::string Network::read_blocks(const Container& container, const edgekit_threads* threads) {
+std::string Network::read_blocks(const Container& container, const edgekit_threads* threads, Release release) {
     blocks.resize(size_t(depth));
     std::vector<std::string> problems(blocks.size());
     auto make = [&](size_t i) {
         Reader reader(container);
         // No exception may pass through the host's pool.
-        guarded([&] { return problems[i] = read_block(int(i), reader), 0; });
+        guarded([&] { return problems[i] = read_block(int(i), reader, release), 0; });
         if (!blocks[i] && problems[i].empty()) problems[i] = "out of memory";
     };
     for_each(threads, blocks.size(), make);
@@ -170,7 +175,7 @@ void Network::read_end(const Json& json, Reader& reader) {
     }
 }
 
-std::string Network::read(const char* bytes, size_t size, const edgekit_threads* threads) {
+std::string Network::read(const char* bytes, size_t size, const edgekit_threads* threads, Release release) {
     Container container;
     if (std::string problem = container.read(bytes, size); !problem.empty()) return problem;
     Json json;
@@ -183,7 +188,7 @@ std::string Network::read(const char* bytes, size_t size, const edgekit_threads*
     if (reader.sound()) read_end(json, reader);
     if (!reader.sound()) return reader.problem();
     description = container.metadata();
-    return read_blocks(container, threads);
+    return read_blocks(container, threads, release);
 }
 
 }  // namespace edgekit

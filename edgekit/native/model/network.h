@@ -28,6 +28,8 @@ struct LayerNorm {
     void run(const float* x, float* y, int rows) const;
 };
 
+using Release = void (*)(const void* first, size_t size);
+
 struct Network {
     int width = 0, depth = 0, heads = 0, hidden = 0, registers = 0, patch = 0;
     int32_t tier = 0;
@@ -55,16 +57,17 @@ struct Network {
     int64_t tokens(Grid of) const { return first_patch() + of.patches(); }
     int head_dim() const { return width / heads; }
 
-    // Empty, or why the file is refused. `threads` pack the blocks in parallel; null: the calling thread.
-    std::string read(const char* bytes, size_t size, const edgekit_threads* threads);
+    // Empty, or why the file is refused. `threads` pack the blocks in parallel; null: the calling thread. `release` is told of bytes that
+    // are not needed any more.
+    std::string read(const char* bytes, size_t size, const edgekit_threads* threads, Release release = nullptr);
 
 private:
     void read_shape(const Json& description, Reader& reader);
     void read_transform(const Json& description, Reader& reader);
     void read_tokens(Reader& reader);
     void read_end(const Json& description, Reader& reader);
-    std::string read_block(int index, Reader& reader);
-    std::string read_blocks(const Container& container, const edgekit_threads* threads);
+    std::string read_block(int index, Reader& reader, Release release);
+    std::string read_blocks(const Container& container, const edgekit_threads* threads, Release release);
 };
 
 }  // namespace edgekit
