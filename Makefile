@@ -16,7 +16,8 @@ demo: .venv/ready
 
 # The demo model in a web page on this machine: needs Node 20 and npm, ends with the address.
 .PHONY: web-demo
-web-demo: demo
+web-demo: demo wasm
+	.venv/bin/edgekit build --model demo --format edgekit,onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
 	.venv/bin/edgekit bundle $(DEMO_OUT) --to $(DEMO_OUT)/bundle --platform web
 	cd $(DEMO_OUT)/bundle/web && npm ci && npm run build && npm run preview
 

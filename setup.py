@@ -1,4 +1,4 @@
-"""Packaging beyond pyproject.toml: the native library goes in where a compiler makes one, its WebAssembly where zig does."""
+"""Packaging beyond pyproject.toml: the native library where a compiler makes one, and its WebAssembly where zig does."""
 
 from __future__ import annotations
 

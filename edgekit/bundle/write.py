@@ -60,8 +60,8 @@ def write_bundle(
     Raises:
         RecipeError: the build lacks what a platform needs, or an image size.
         DataError: no build folder, a damaged one, or `to` holds something else.
-        BackendMissing: a package for the model card is not installed, or the WebAssembly library that a page needs is not
-            built.
+        BackendMissing: a package for the model card is not installed, or a page needs the WebAssembly library and it
+            is not built.
     """
     build, to = Path(build), Path(to)
     _must_be_ours(to)

@@ -79,7 +79,8 @@ def test_features_are_those_of_the_native_library(package: Path, models: Path, p
     try:
         node = wasm_ops.Node(SCRIPT, package, path, isa)
     except RuntimeError as error:
-        assert "fault of the library" in str(error) or "unreachable" in str(error), error
+        if "unreachable" not in str(error):
+            raise
         pytest.skip(f"this Node does not compute {isa} exactly")
     answer = asked(node, "embed", photograph())
     expected = NativeModel(path).context().run_picture(photograph())

@@ -71,8 +71,9 @@ class Node:
 
 
 def kernels(isa: str) -> Node:
-    """A process that holds the library of an instruction set. RuntimeError where this Node does not compute it exactly."""
-    return Node(SCRIPT, {path.name: path for path in wasm.wasm_libraries()}[wasm.file_of(isa)])
+    """A process with the library of an instruction set. RuntimeError where this Node does not compute it exactly."""
+    wasm.wasm_libraries()
+    return Node(SCRIPT, wasm.FOLDER / wasm.file_of(isa))
 
 
 @cache
@@ -133,7 +134,9 @@ def _block(x: np.ndarray, op: str, constants: list[np.ndarray | None], given: di
         "tier": TIERS["exact" if is_float else given["tier"].decode()],
         "attention": -1,
         "norms": [text_of(each) for each in (*norm1, *norm2)],
-        "linears": [[None, None, text_of(w[1]), text_of(w[0])] if is_float else [*map(text_of, w), None] for w in linears],
+        "linears": [
+            [None, None, text_of(w[1]), text_of(w[0])] if is_float else [*map(text_of, w), None] for w in linears
+        ],
         "gain": text_of(gain),
         "activation": int(fc1 == 2 * hidden),
     }
