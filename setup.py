@@ -1,4 +1,4 @@
-"""Packaging beyond pyproject.toml: the native library where a compiler makes one, and its WebAssembly where zig does."""
+"""Packaging beyond pyproject.toml: a native library where a compiler makes one, and WebAssembly where zig does."""
 
 from __future__ import annotations
 

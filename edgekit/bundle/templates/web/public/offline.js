@@ -29,7 +29,7 @@ async function keepAll() {
 
 async function answer(request, unchanging) {
   const cache = await caches.open(CACHE);
-  const kept = await cache.match(request);
+  const kept = await cache.match(request, { ignoreVary: true }); // module scripts are asked for with another Origin
   if (kept && unchanging) return kept;
   try {
     const response = await fetch(request);
