@@ -20,7 +20,6 @@ WEIGHT_BITS = (4, 7, 7.5, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
 MOST_SAMPLES = 1_000_000
 MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
-_MOST_NAME = 4096  # characters of a path, as the system has it
 
 
 class CalibrationRecipe(Frozen):
@@ -99,7 +98,8 @@ class Recipe(Frozen):
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
     formats: tuple[Format, ...] = (next(iter(FORMATS)),)
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
-    fused: Switch = True  # and the other forms of a precision; False: the standard file of each alone
+    fused: Switch = True  # files with whole blocks as one op as well
+    dynamic_ranges: Switch = True  # files whose inputs have ranges taken at run time as well: per_token, dynamic
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
@@ -132,7 +132,7 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
+        newer = ("dynamic_ranges", "heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

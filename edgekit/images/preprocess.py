@@ -29,7 +29,12 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
             crop = _cropped(picture, transform, str(image))
     else:
         crop = _cropped(image.convert("RGB"), transform, "the image")
-    pixels = np.asarray(crop, dtype=np.float32)  # (H, W, 3) 0..255
+    return pixels_of(np.asarray(crop), transform)
+
+
+def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
+    """Pixels (3, H, W) float32 of a crop (H, W, 3) uint8, normalised unless the graph does it."""
+    pixels: np.ndarray = crop.astype(np.float32)
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

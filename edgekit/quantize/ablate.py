@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgekit.progress import StageProgress
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.sensitivity import cls_cosine, sqnr_db
 from edgekit.quantize.simulate import simulate
@@ -14,7 +14,7 @@ from edgekit.quantize.simulate import simulate
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
 # what is changed -> fields of QuantizeRecipe; "all of it" is the plain quantizer that other tools start from
@@ -55,13 +55,13 @@ WITH: dict[str, dict[str, Any]] = {
 
 
 def ablate(
-    model: DinoV2,
+    model: VisionTransformer,
     calibration: np.ndarray,
     evaluation: np.ndarray,
     recipe: QuantizeRecipe,
     *,
     extras: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, dict[str, float]]:
     """SQNR (dB) and mean CLS cosine of the recipe, of it without each step, and with each that is off by default.
 

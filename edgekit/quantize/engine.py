@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import DataError
 from edgekit.plan.quant import FloatInput, InputQuantizer, QuantPlan
+from edgekit.progress import StageProgress
 from edgekit.quantize.attention import plan_products
 from edgekit.quantize.checkpoint import Saved, run_digest
 from edgekit.quantize.condition import InputChoice, condition, observe
@@ -43,10 +44,9 @@ from edgekit.surgery.fold_layerscale import fold_layerscale
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import Block, DinoV2
+    from edgekit.models.vit import Block, VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 Inputs = Literal["integer", "float"]
 """What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
@@ -59,12 +59,12 @@ HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 
 @torch.no_grad()
 def quantize(
-    model: DinoV2,
+    model: VisionTransformer,
     pixel_values: np.ndarray,
     recipe: QuantizeRecipe,
     *,
     inputs: Inputs = "integer",
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     cache: Path | None = None,
 ) -> QuantPlan:
     """Quantize a baked model.
@@ -74,7 +74,7 @@ def quantize(
     float activations, and the steps of `recipe` that prepare activations are left out.
 
     Args:
-        model: un-rewritten float model for one image size (`DinoV2.bake`); it is not changed.
+        model: un-rewritten float model for one image size (`VisionTransformer.bake`); it is not changed.
         pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
         recipe: the steps to take.
         inputs: whether the activations are quantized too.
@@ -110,12 +110,12 @@ class _Engine:
 
     def __init__(
         self,
-        model: DinoV2,
+        model: VisionTransformer,
         pixels: Tensor,
         recipe: QuantizeRecipe,
         inputs: Inputs,
         turned: bool,
-        progress: Progress,
+        progress: StageProgress,
         cache: Path | None,
     ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.artifact import Preprocess
-from edgekit.backends.base import ExportSource
-from edgekit.models.vit import DinoV2
+from edgekit.artifact import Artifact, Preprocess
+from edgekit.backends.base import Backend, ExportSource
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import (
     GemmPlan,
     InputQuantizer,
@@ -22,14 +23,16 @@ from edgekit.plan.quant import (
     TokenScaledInput,
     gemm_names,
 )
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import token_peak
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
+from tests.support.pixels import OBLONG
 
 
 def rtn_plan(
-    model: DinoV2,
+    model: VisionTransformer,
     pixels: Tensor,
     *,
     bits: int = 8,
@@ -113,7 +116,7 @@ def _matmul(name: str, qkv: tuple[Tensor, Tensor, Tensor]) -> MatmulPlan:
 
 @torch.no_grad()
 def _observe(
-    model: DinoV2, names: list[str], pixels: Tensor
+    model: VisionTransformer, names: list[str], pixels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor, Tensor]]]:
     """Inputs of the GEMMs, and (q, k, v) of every block, on one forward pass."""
     seen: dict[str, Tensor] = {}
@@ -132,7 +135,21 @@ def _observe(
 
 
 def export_source(
-    model: DinoV2, transform: Preprocess, plan: QuantPlan | None = None, *given: Any, **named: Any
+    model: VisionTransformer, transform: Preprocess, plan: QuantPlan | None = None, *given: Any, **named: Any
 ) -> ExportSource:
     """Something to export: a tiny model of no licence in particular."""
     return ExportSource(model, transform, plan, "tiny", "MIT", "0" * 64, "digest", *given, **named)
+
+
+def export_to(
+    folder: Path,
+    backend: Backend,
+    model: VisionTransformer,
+    precision: Precision,
+    plan: QuantPlan | None = None,
+    variant: Variant = "standard",
+    **named: Any,
+) -> Artifact:
+    """The file of a model that is baked for `OBLONG` images, in `folder` under its usual name."""
+    source = export_source(model, Preprocess.for_size(*OBLONG), plan, **named)
+    return backend.export(source, precision, variant, folder / backend.filename(precision, variant))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.artifact import Preprocess
 from edgekit.backends.base import Described, ExportSource, folded_tensors
 from edgekit.backends.fused import numbers_of
 from edgekit.backends.metadata import manifest_text
@@ -95,7 +94,7 @@ def _blocks(config: ViTConfig, tensors: Tensors, plan: QuantPlan | None) -> dict
     Raises:
         ExportError: LayerScale is not folded.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for block in (f"blocks.{i}" for i in range(config.depth)):
         if f"{block}.ls1.gamma" in tensors:
             raise ExportError(f"{block} has a LayerScale of its own", why="the kernels take it folded into the weights")
@@ -127,18 +126,10 @@ def golden_picture(height: int, width: int, patch: int) -> np.ndarray:
 def golden_output(source: ExportSource) -> np.ndarray:
     """`pooler_output` (D,) of the float model for the golden picture."""
     from edgekit.graph.torch_emitter import run_with_heads
+    from edgekit.images.preprocess import pixels_of
 
     crop = golden_picture(*source.preprocess.input_size, source.model.config.patch)
     return run_with_heads(source.model, {}, pixels_of(crop, source.preprocess)[None])["pooler_output"][0]
-
-
-def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
-    """`pixel_values` (3, H, W) float32 of a crop (H, W, 3) uint8."""
-    pixels = crop.astype(np.float32)
-    if transform.normalize == "host":
-        mean, std = (np.array(values, np.float32) for values in (transform.mean, transform.std))
-        pixels = (pixels / 255 - mean) / std
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def description_of(path: Path) -> dict[str, Any]:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.edgekit.container import expected_tensors
+from edgekit.backends.verification import refuse_differences, require_near
 from edgekit.errors import DataError, ExportError
 from edgekit.native.model import NativeModel
 from edgekit.plan.quant import QuantPlan
+from edgekit.precision import REFERENCE
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
-    from edgekit.models.vit import DinoV2
-
-FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
-HEAD_TOLERANCE = 1e-3  # of a head's output, where that is larger than 1 relative to it
+    from edgekit.models.vit import VisionTransformer
 
 
 def verify_plan(path: Path, plan: QuantPlan) -> int:
@@ -54,26 +52,10 @@ def verify_golden(path: Path) -> float:
         raise ExportError(f"{path.name} does not pass its own test", why=error.why or error.what) from None
 
 
-def verify_float(path: Path, model: DinoV2, heads: Mapping[str, Head]) -> float:
-    """Run a float file on one seeded image and compare with torch; returns the largest difference.
+def verify_float(path: Path, model: VisionTransformer, heads: Mapping[str, Head]) -> None:
+    """Run a float file on one seeded image and compare it with torch.
 
     Raises:
         ExportError: not finite, or further away than float32 explains.
     """
-    from edgekit.graph.torch_emitter import run_with_heads
-
-    height, width = (side * model.config.patch for side in model.config.grid)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-    wanted = run_with_heads(model, heads, pixels)
-    found = NativeModel(path).context().run(pixels)
-    largest = float(np.abs(found["last_hidden_state"] - wanted["last_hidden_state"]).max())
-    if not largest <= FP32_TOLERANCE:  # true of NaN as well
-        raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
-    for name in heads:
-        distance = float(np.abs(found[name] - wanted[name]).max() / max(1.0, np.abs(wanted[name]).max()))
-        if not distance <= HEAD_TOLERANCE:
-            raise ExportError(
-                f"the head {name} of the fp32 file differs from torch by {distance:.2e}",
-                why=f"the limit is {HEAD_TOLERANCE}",
-            )
-    return largest
+    require_near(model, REFERENCE, NativeModel(path).context().run, heads=heads, relative=False)

@@ -1,4 +1,4 @@
-"""How a QuantPlan's GEMMs are written in standard ONNX ops for each integer precision."""
+"""GEMMs of a QuantPlan in standard ONNX ops, for each integer precision."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from edgekit.plan.quant import (
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a GEMM's input share one static quantizer: all tokens, or one of several groups."""
+    """Rows of a GEMM's input that share one static quantizer: all tokens, or one of several groups."""
 
     tokens: int
     quantizer: StaticInput
@@ -140,7 +140,7 @@ class StaticGemms(FloatGemms):
         return integer_attention(self.graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
 
     def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
-        """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
+        """GEMM (B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
         match gemm.input:
             case StaticInput():
                 return self.static(gemm, x, Rows(tokens, gemm.input))

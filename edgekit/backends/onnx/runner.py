@@ -49,14 +49,14 @@ class OnnxRunner:
             )
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        """Run pixels (B, 3, H, W) float32: every output of the artifact by name, float32."""
         with runtime_errors(f"{self.artifact.path} does not run"):
             results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
         return dict(zip(self._outputs, results, strict=True))
 
 
 def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptions:
-    """How edgekit runs a file: all graph optimizations, and integer arithmetic that does not saturate.
+    """Options with which edgekit runs a file: all graph optimizations, and integer arithmetic that does not saturate.
 
     Raises:
         BackendMissing: the op library of a fused file is not here.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edgekit.measure.features import Features, Progress
-from edgekit.models.vit import DinoV2
+from edgekit.measure.features import Features
+from edgekit.models.vit import VisionTransformer
+from edgekit.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Inside:
 
 @torch.no_grad()
 def look_inside(
-    model: DinoV2, pixel_values: np.ndarray, names: Sequence[str], *, progress: Progress | None = None
+    model: VisionTransformer, pixel_values: np.ndarray, names: Sequence[str], *, progress: Progress | None = None
 ) -> Inside:
     """Run images (n, 3, H, W), normalised, one by one through a model; `progress` is told (done, total)."""
     first = 1 + model.config.registers

@@ -22,7 +22,15 @@ pytest.importorskip("nncf")
 
 
 def names(**fields: object) -> list[str]:
-    recipe = Recipe.make({"formats": ["onnx", "openvino"], "precisions": ["fp32", "w8a8"], "fused": False, **fields})
+    recipe = Recipe.make(
+        {
+            "formats": ["onnx", "openvino"],
+            "precisions": ["fp32", "w8a8"],
+            "fused": False,
+            "dynamic_ranges": False,
+            **fields,
+        }
+    )
     return [job.name for job in jobs_of(recipe)]
 
 
@@ -89,6 +97,7 @@ def test_files_that_take_images_are_rows_behind_their_siblings() -> None:
             "precisions": ["fp32", "w8a8"],
             "engines": ["nncf"],
             "fused": False,
+            "dynamic_ranges": False,
             "inputs": ["pixel_values", "image"],
             "image_size": [[224, 224], [70, 56]],
         }
@@ -109,8 +118,9 @@ def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, mo
     """A quarter of the calibration images is held out under accuracy control; without it all of them calibrate."""
     seen: list[tuple[np.ndarray, np.ndarray | None, float | None]] = []
 
-    class Materials:
-        out, calibration = tmp_path, staticmethod(lambda _: SimpleNamespace(pixel_values=np.arange(10)))
+    class Context:
+        out = tmp_path
+        inputs = SimpleNamespace(calibration=lambda _: SimpleNamespace(pixel_values=np.arange(10)))
         source = staticmethod(lambda _: ExportSource(*[None] * 7))  # type: ignore[arg-type]
 
         def __init__(self, drop: float | None) -> None:
@@ -123,7 +133,7 @@ def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, mo
     monkeypatch.setattr(nncf, "get_backend", lambda _: SimpleNamespace(export=lambda *_: None, suffix=".xml"))
     (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
     for drop in (0.01, None):
-        nncf.make_nncf(job, Materials(drop))  # type: ignore[arg-type]
+        nncf.make_nncf(job, Context(drop))  # type: ignore[arg-type]
     (images, held_out, limit), (every, none, no_limit) = seen
     assert held_out is not None
     assert sorted([*images, *held_out]) == [*range(10)]
@@ -141,6 +151,7 @@ def test_the_demo_is_built_and_measured(tmp_path: Path) -> None:
             "precisions": ["fp32", "w8a8"],
             "engines": ["nncf"],
             "fused": False,
+            "dynamic_ranges": False,
             "evaluation_samples": 8,
             "calibration": {"samples": 16},
         }
