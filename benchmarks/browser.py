@@ -1,6 +1,6 @@
 """Latency of a bundle's models in WebAssembly, one thread: libedgekit beside ONNX Runtime Web, in Node and Chromium.
 
-    edgekit build --model demo --format edgekit,onnx --precision fp32,w8,w8a8 --out OUT
+    edgekit build --model demo --format edgekit,onnx --precision fp32,w8a8 --out OUT
     edgekit bundle OUT --to BUNDLE --platform web && npm --prefix BUNDLE/web ci
     python -m benchmarks.browser BUNDLE [--chromium] [--csv benchmarks/results/browser.csv]
 

@@ -15,7 +15,7 @@ namespace edgekit {
 int refuse(std::string why);  // keeps the sentence; EDGEKIT_INVALID
 int no_memory();              // EDGEKIT_NO_MEMORY
 
-// A number with six decimals; std::to_string would bring printf with it, a tenth of a WebAssembly file.
+// A number with six decimals; std::to_string would bring printf with it, 20 KB of a WebAssembly file of 230.
 inline std::string decimal(double value) {
     if (!(fabs(value) < 1e12)) return value > 0 ? "1e12 or more" : value < 0 ? "-1e12 or less" : "no number";
     const int64_t parts = int64_t(fabs(value) * 1e6 + 0.5);

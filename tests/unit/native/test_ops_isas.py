@@ -56,7 +56,7 @@ def test_parity_in_webassembly(isa: str) -> None:
 def test_the_webassembly_libraries_are_small_and_the_last_runs_everywhere() -> None:
     libraries = wasm.wasm_libraries()
     assert [path.name for path in libraries] == [wasm.file_of(isa) for isa in WASM]
-    assert all(path.stat().st_size <= 200_000 for path in libraries)
+    assert all(path.stat().st_size <= 240_000 for path in libraries)
     last = wasm_ops.kernels([*WASM][-1])
     assert last.opened["isa"] == "base"
     last.close()

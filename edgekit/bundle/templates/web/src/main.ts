@@ -87,9 +87,10 @@ async function open(signal: AbortSignal): Promise<void> {
   bar.hidden = false;
   try {
     status(`Loading ${model().name} …`);
-    engine = await openEngine(model(), placement(), (loaded, total) => {
-      if (total) bar.value = loaded / total;
-      status(`Loading ${model().name}: ${megabytes(loaded)} of ${total ? megabytes(total) : '?'} MB`);
+    const whole = model().size_mb * 1e6; // servers that compress on the way do not say
+    engine = await openEngine(model(), placement(), (loaded) => {
+      bar.value = loaded / whole;
+      status(`Loading ${model().name}: ${megabytes(loaded)} of ${megabytes(whole)} MB`);
     }, signal);
     status('The model is loaded.');
   } catch (error) {
