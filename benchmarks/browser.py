@@ -2,7 +2,7 @@
 
     edgekit build --model demo --format edgekit,onnx --precision fp32,w8a8 --out OUT
     edgekit bundle OUT --to BUNDLE --platform web && npm --prefix BUNDLE/web ci
-    python -m benchmarks.browser BUNDLE [--chromium] [--csv benchmarks/results/browser.csv]
+    python -m benchmarks.browser BUNDLE [--chromium] [--csv FILE]
 
 All models take turns in one process, in another order each round. `ratio` is the fastest 8-bit ONNX file's time over
 the row's: geometric mean over rounds, with a 95 % bootstrap interval. Node needs relaxed SIMD: 22 or newer.
