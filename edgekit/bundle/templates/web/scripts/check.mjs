@@ -93,8 +93,7 @@ try {
   if (options.offline) {
     await page.context().setOffline(true);
     await page.reload();
-    await settled(page);
-    result.offline = await page.locator('#status').textContent();
+    result.offline = (await message(page)) || (await page.locator('#status').textContent()); // only models of edgekit are kept
     await page.context().setOffline(false);
   }
 
