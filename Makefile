@@ -16,9 +16,16 @@ demo: .venv/ready
 
 # The demo model in a web page on this machine: needs Node 20 and npm, ends with the address.
 .PHONY: web-demo
-web-demo: demo
+web-demo: demo wasm
+	.venv/bin/edgekit build --model demo --format edgekit,onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
 	.venv/bin/edgekit bundle $(DEMO_OUT) --to $(DEMO_OUT)/bundle --platform web
 	cd $(DEMO_OUT)/bundle/web && npm ci && npm run build && npm run preview
+
+# The WebAssembly libraries of the npm package @edgekit/web, cross-compiled by zig, which comes from PyPI.
+.PHONY: wasm
+wasm: .venv/ready
+	$(PIP) ziglang
+	$(PY) -m edgekit.native.wasm --to edgekit/bundle/templates/web/edgekit-web/wasm
 
 test: .venv/ready-for-tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not full" -n $(TEST_JOBS) --dist loadfile

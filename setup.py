@@ -1,7 +1,8 @@
-"""Packaging beyond pyproject.toml: recipes and the native library of the fused ops go in beside the modules.
+"""Packaging beyond pyproject.toml: recipes and native libraries go in beside the modules.
 
-The library is the one that a compiler makes here, or the finished one that the environment variable EDGEKIT_OPS_LIBRARY
-names: .ci/wheels.py builds those of other platforms.
+The library of the fused ops is the one that a compiler makes here, or the finished one that the environment variable
+EDGEKIT_OPS_LIBRARY names: .ci/wheels.py builds those of other platforms. Those of web pages are made
+where there is zig.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,19 +46,29 @@ def built() -> Path | None:
     return Path(native.LIBRARY)
 
 
+def built_for_the_web() -> list[Path]:
+    """The WebAssembly libraries; none, and the reason on stderr, where zig is missing (pip install ziglang)."""
+    command = [sys.executable, "-m", "edgekit.native.wasm"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"edgekit: installed without the library for web pages: {done.stderr.strip()}", file=sys.stderr)
+        return []
+    return sorted(native.LIBRARY.parent.glob("*.wasm"))
+
+
 class BuildWithFiles(build_py):
     """build_py, and what lies outside the package's folder or is made by a compiler."""
 
     def run(self) -> None:
-        """Build and copy; an editable install uses recipes and library of the checkout."""
+        """Build and copy; an editable install uses recipes and libraries of the checkout."""
         super().run()
         library = built()
         if self.editable_mode:
             return
         for recipe in RECIPES:
             self._copy(recipe, "recipes")
-        if library is not None:
-            self._copy(library, "native/_lib")
+        for path in [*([library] if library else []), *built_for_the_web()]:
+            self._copy(path, "native/_lib")
 
     def _copy(self, file: Path, folder: str) -> None:
         target = Path(self.build_lib) / "edgekit" / folder / file.name

@@ -16,7 +16,7 @@ from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
 from edgekit.bundle.places import places_in, without
-from edgekit.bundle.platforms import TEMPLATES, Platform
+from edgekit.bundle.platforms import OWN, TEMPLATES, WASM, Platform
 from edgekit.bundle.private import page_without_photographs, require_private, shows_demo, write_golden_pictures
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
@@ -26,6 +26,7 @@ from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.native.wasm import copied, wasm_libraries
 from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
@@ -94,6 +95,8 @@ def write_bundle(
         _describe(build, folder, manifest, served, report, verdict, places)
         for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
+        if "web" in served and any(row.format == OWN for row in rows):
+            copied(wasm_libraries(), folder / WASM)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)

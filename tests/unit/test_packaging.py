@@ -11,7 +11,7 @@ from pathlib import Path
 from edgekit.native import build
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib"}  # made by running, not written by anyone
+LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib", "wasm"}  # made by running, not written by anyone
 
 
 def checkout_in(folder: Path) -> Path:

@@ -5,7 +5,8 @@ import gpuGlue from 'onnxruntime-web/ort-wasm-simd-threaded.asyncify.mjs?url';
 import gpuWasm from 'onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url';
 import cpuGlue from 'onnxruntime-web/ort-wasm-simd-threaded.mjs?url';
 import cpuWasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm?url';
-import type { Answer, Placement, Request } from './engine';
+import type { Placement } from './engine';
+import type { Answer, Request } from './ort';
 
 let ort: typeof Ort;
 let session: Ort.InferenceSession;
