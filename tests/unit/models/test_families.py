@@ -19,6 +19,7 @@ from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
+from edgekit.models.sources import HubSource
 from edgekit.models.vit import random_model
 from tests.support.depth_anything import depth_model
 from tests.support.dinov2 import timm_state, timm_tokens
@@ -58,7 +59,9 @@ def test_the_way_to_resize_positions_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("registers", ["", "_reg4"])
 def test_timms_names_are_known(size: str, registers: str) -> None:
     entry = zoo.find(f"vit_{size}_patch14{registers}_dinov2.lvd142m")
-    assert entry.sources[0].describe() == f"hub:timm/vit_{size}_patch14{registers}_dinov2.lvd142m"
+    source = entry.sources[0]
+    assert isinstance(source, HubSource)
+    assert source.repo == f"timm/vit_{size}_patch14{registers}_dinov2.lvd142m"
     assert entry.config.interpolation == "antialias"
     assert entry.config.registers == (4 if registers else 0)
 
