@@ -269,7 +269,7 @@ def _fused(config: ViTConfig, side: int, folder: Path) -> Path:
     if path.exists():
         return path
     model = random_model(config).bake(side, side)
-    pixels = np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32)
+    pixels = np.random.default_rng(0).standard_normal((4, 3, side, side), np.float32)
     quick = QuantizeRecipe(smooth="off", fc2_scale="off", rounding="rtn", activation_range="minmax", synthetic=False)
     source = ExportSource(
         model=model,
