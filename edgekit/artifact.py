@@ -100,7 +100,9 @@ class Preprocess(Frozen):
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
-    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
+    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of. A file that takes
+    images of any size has `sides`, the shortest and the longest side in pixels; its `input_size` is the one at which it
+    is compared and timed.
     """
 
     input_size: tuple[_Side, _Side]  # (height, width) of the crop
@@ -110,6 +112,7 @@ class Preprocess(Frozen):
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     normalize: Normalize = "host"
     patch: int = Field(default=14, ge=1, le=128)
+    sides: tuple[_Side, _Side] | None = None
 
     @classmethod
     def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
@@ -121,11 +124,53 @@ class Preprocess(Frozen):
         """Patches of an image as (rows, columns)."""
         return self.input_size[0] // self.patch, self.input_size[1] // self.patch
 
+    def nearest_size(self, height: float, width: float) -> tuple[int, int]:
+        """The size nearest to (height, width) that the file takes, side by side."""
+        return nearest_side(height, self.patch, self.sides), nearest_side(width, self.patch, self.sides)
+
+    def at(self, height: int, width: int) -> Preprocess:
+        """The same preprocessing to another size of a file that takes any; its own size is taken by every file.
+
+        Raises:
+            DataError: a side is no multiple of the patch or beyond `sides`, or the file takes one size alone.
+        """
+        if (height, width) == self.input_size:
+            return self
+        if self.sides is None:
+            size = "x".join(map(str, self.input_size))
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes {size} alone",
+                fix="edgekit build --image-size dynamic, or this size",
+            )
+        if (nearest := self.nearest_size(height, width)) != (height, width):
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes multiples of {self.patch} from {self.sides[0]} to {self.sides[1]} pixels a side",
+                fix=f"the nearest size is {nearest[0]}x{nearest[1]}",
+            )
+        resize = round(self.resize * min(height, width) / min(self.input_size))
+        return self.model_copy(update={"input_size": (height, width), "resize": resize})
+
     @model_serializer(mode="wrap")
-    def _without_usual_patch(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of DINOv2 keep their bytes."""
+    def _without_usual_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of DINOv2, and those of one size, keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "patch" or value != 14}
+        usual = {"patch": 14, "sides": None}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+
+    @model_validator(mode="after")
+    def _size_is_within(self) -> Self:
+        """The size at which a file of many sizes is compared is one of them."""
+        if self.sides is not None and self.nearest_size(*self.input_size) != self.input_size:
+            raise ValueError(f"input_size {self.input_size} is none of patch {self.patch} and sides {self.sides}")
+        return self
+
+
+def nearest_side(side: float, patch: int, sides: tuple[int, int] | None) -> int:
+    """The multiple of `patch` nearest to `side`, within `sides` where these are given."""
+    least, most = sides or (patch, MOST_SIDE)
+    return min(max(round(side / patch), -(-least // patch)), most // patch) * patch
 
 
 class Artifact(Frozen):

@@ -44,6 +44,8 @@ class ExportSource:
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
     `head_plan` has their integers; without one they stay float.
+    Where `preprocess.sides` says that images may be of any size, `model` and plan are not baked: their table of
+    positions is the stored one.
     `calibration` (n, 3, H, W) are images as the model takes them, for precisions of `Backend.integer_only`.
     """
 
@@ -58,6 +60,20 @@ class ExportSource:
     heads: Mapping[str, Head] = field(default_factory=dict)
     head_plan: HeadPlan | None = None
     calibration: np.ndarray | None = None
+
+    @property
+    def probes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) at which a float file is compared with torch: of one for any size its own, and another."""
+        sides, size, patch = self.preprocess.sides, self.preprocess.input_size, self.preprocess.patch
+        if sides is None:
+            return ()
+        return size, self.preprocess.nearest_size(min(sides[0] + patch, sides[1]), size[1])
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of the largest image of a file that takes any size; None of a baked one."""
+        sides = self.preprocess.sides
+        return sides and self.model.config.tokens(sides[1], sides[1])
 
     @property
     def may_saturate_int16(self) -> bool:
@@ -77,8 +93,10 @@ class ExportSource:
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     """The contract's two outputs, then one of each head."""
     config = source.model.config
-    tokens = config.tokens(*source.preprocess.input_size)
-    shapes: dict[str, tuple[int, ...]] = dict(zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True))
+    tokens = "tokens" if source.preprocess.sides else config.tokens(*source.preprocess.input_size)
+    shapes: dict[str, tuple[int | str, ...]] = dict(
+        zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True)
+    )
     shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
     classes = {name: head.classes for name, head in source.heads.items()}
     return tuple(
@@ -154,6 +172,7 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
+    dynamic: ClassVar[bool] = False  # whether its files can take images of any size
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
@@ -250,6 +269,7 @@ class Backend(ABC):
             raise ExportError(
                 f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name} --out OUT"
             )
+        self._require_size(source)
         source = self.prepared(source, precision, variant)
         described = self._described(source, precision, variant)
         with atomic_path(path) as temporary:
@@ -331,7 +351,7 @@ class Backend(ABC):
 
     def inputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
         """The contract's input: images (B, 3, H, W), float32."""
-        height, width = source.preprocess.input_size
+        height, width = ("height", "width") if source.preprocess.sides else source.preprocess.input_size
         return (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
 
     def outputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
@@ -343,6 +363,22 @@ class Backend(ABC):
         return Artifact.model_validate(
             {**described, "path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
         )
+
+    def _require_size(self, source: ExportSource) -> None:
+        """Raises ExportError for a file of any size where the format or a head has but one."""
+        if source.preprocess.sides is None:
+            return
+        if not self.dynamic:
+            raise ExportError(
+                f"{self.title} files take images of one size", fix="--image-size 224,518: a file of each size"
+            )
+        maps = [name for name, head in source.heads.items() if len(head.shape(source.model.config.grid)) > 1]
+        if maps:
+            raise ExportError(
+                f"the head {maps[0]} puts out a map, whose size is written into the file",
+                why="a file that takes images of any size has features and classes as its outputs",
+                fix="--heads none, or --image-size with a size of your own",
+            )
 
     def _described(self, source: ExportSource, precision: Precision, variant: Variant) -> Described:
         return {
@@ -358,6 +394,15 @@ class Backend(ABC):
             "tools": {package: version(package) for package in self.distributions},
             "notes": self.notes(source, precision, variant),
         }
+
+
+def require_fit(artifact: Artifact, pixel_values: np.ndarray) -> None:
+    """Raises DataError for images (B, 3, H, W) of a size that a file of many sizes does not take.
+
+    A runtime would run them: a convolution drops the pixels behind the last whole patch.
+    """
+    if artifact.preprocess.sides is not None and pixel_values.ndim == 4:
+        artifact.preprocess.at(*pixel_values.shape[2:])
 
 
 @contextmanager

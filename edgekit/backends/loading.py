@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest
 from edgekit.backends.base import Runner
+from edgekit.backends.pictures import Outputs, prepared, rgb, several, shown
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
@@ -19,13 +20,8 @@ from edgekit.precision import speed_rank
 from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Picture = Image | Path | str | np.ndarray
-
-_KINDS_OF_PICTURE = (
-    "a picture or several (PIL image, path, RGB uint8 array (H, W, 3)), or pixel_values, a float32 array (B, 3, H, W)"
-)
+    from edgekit.backends.pictures import Picture
+    from edgekit.images.fit import Resize
 
 
 @dataclass(frozen=True)
@@ -49,33 +45,49 @@ class LoadedModel:
         """Names of the classes by output, in the order of its channels; of outputs whose names are known."""
         return {spec.name: spec.classes for spec in self.artifact.outputs if spec.classes}
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
-        """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out.
+    def __call__(
+        self, images: Picture | Sequence[Picture], resize: Resize | None = None, side: int | None = None
+    ) -> Outputs:
+        """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out, with their grid.
+
+        A file of one size crops pictures to it by its own transform. One of any size takes them whole.
 
         Args:
             images: one picture or several (PIL image, path, or RGB uint8 array (H, W, 3)), which are preprocessed as
                 the artifact says; or `pixel_values`, a float32 array (B, 3, H, W), which is taken as it is.
+            resize: how a whole picture becomes an input of a file of any size: "shortest" (the default) scales its
+                shorter side to `side`, "keep-aspect" leaves its size but for the rounding to patches, "exact" takes its
+                pixels as they are. Nothing is cropped or padded.
+            side: of "shortest", in pixels; the file's own, 224 unless built otherwise, without one.
 
         Raises:
-            DataError: an array of another shape or type, or a picture that cannot be read.
+            DataError: an array of another shape or type, a picture that cannot be read, or a size that the file does
+                not take, with the nearest that it does.
         """
-        given = self.artifact.inputs[0]
+        given, transform = self.artifact.inputs[0], self.artifact.preprocess
         takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
-            return self.runner(self._checked(images))
-        pictures = _several(images)
+            pixels = self._checked(images)
+            return Outputs(self.runner(pixels), transform.at(*pixels.shape[2:]).grid)
+        pictures = several(images)
         if takes_images:
-            each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
-            return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
-        return self.runner(np.stack([_prepare(picture, self.artifact) for picture in pictures]))
+            each = [self.runner(np.asarray(rgb(picture))[None]) for picture in pictures]
+            return Outputs(
+                {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}, transform.grid
+            )
+        pixels, grid = prepared(pictures, transform, resize, side)
+        return Outputs(self.runner(pixels), grid)
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
-        wanted = (3, *self.artifact.preprocess.input_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != wanted or not len(pixel_values):
+        transform = self.artifact.preprocess
+        wanted = (3, *(("height", "width") if transform.sides else transform.input_size))
+        fits = pixel_values.ndim == 4 and len(pixel_values) > 0 and pixel_values.shape[1] == 3
+        if not fits or (transform.sides is None and pixel_values.shape[1:] != wanted):
             raise DataError(
                 f"pixel_values has shape {pixel_values.shape}",
                 why=f"{self.artifact.name} takes (B, {', '.join(map(str, wanted))}), B of 1 or more",
             )
+        transform.at(*pixel_values.shape[2:])
         return pixel_values
 
 
@@ -235,7 +247,7 @@ def _path(path: object) -> Path:
     given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(given, str) or not given or "\0" in given:
         raise DataError(
-            f"edgekit.load was given {_shown(path)}",
+            f"edgekit.load was given {shown(path)}",
             why="it takes the path of an artifact or build folder",
             fix='edgekit.load("OUT")',
         )
@@ -255,7 +267,7 @@ def require_threads(threads: int | None) -> None:
     number = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
     if threads is not None and not (number and 1 <= threads <= MOST_THREADS):
         raise DataError(
-            f"threads = {_shown(threads)}",
+            f"threads = {shown(threads)}",
             why=f"it is a number from 1 to {MOST_THREADS}",
             fix="leave it out: the runtime then chooses",
         )
@@ -270,67 +282,3 @@ def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
                     return row, manifest, folder
     return None
-
-
-def _several(images: object) -> Sequence[Picture]:
-    """The pictures that were given, one of them as a list of its own.
-
-    Raises:
-        DataError: none, or what is no picture.
-    """
-    from PIL.Image import Image
-
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        pictures = list(images)
-    else:
-        pictures = list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
-    if not pictures:
-        raise DataError("no picture was given", why=f"the model takes {_KINDS_OF_PICTURE}", fix="give it one or more")
-    for picture in pictures:
-        if not isinstance(picture, np.ndarray | str | Path | Image):
-            tensor = type(picture).__module__.partition(".")[0] == "torch"
-            raise DataError(
-                f"{_shown(picture)} is no picture",
-                why=f"the model takes {_KINDS_OF_PICTURE}",
-                fix="pass tensor.numpy()" if tensor else "model(Path('picture.jpg'))",
-            )
-        if isinstance(picture, Image) and not all(picture.size):
-            raise DataError(f"a picture of {picture.width} x {picture.height} pixels", why="it is empty")
-    return pictures
-
-
-def _shown(value: object) -> str:
-    """A value for a message: its type, and what it is where that is short."""
-    text = repr(value) if isinstance(value, int | float | str | bytes | bool) else ""
-    return "None" if value is None else f"{type(value).__name__} {text[:60]}".strip()
-
-
-def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:
-    """(3, H, W) float32."""
-    from edgekit.images import preprocess
-
-    return preprocess(_rgb(picture), artifact.preprocess)
-
-
-def _rgb(picture: Picture) -> Image:
-    """The picture as RGB."""
-    from PIL import Image
-
-    from edgekit.images import read_image
-
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise DataError(
-                f"an array of {picture.dtype} and shape {picture.shape} is no picture",
-                why=f"the model takes {_KINDS_OF_PICTURE}",
-                fix="astype(np.uint8) for RGB, astype(np.float32) for pixel_values",
-            )
-        return Image.fromarray(picture)
-    if isinstance(picture, str | Path):
-        return read_image(Path(picture))
-    try:
-        return picture.convert("RGB")
-    except Exception as error:  # Pillow decodes an opened file only now, and raises whatever its bytes lead to
-        raise DataError(
-            "a picture cannot be decoded", why=str(error) or type(error).__name__, fix="open it again from a whole file"
-        ) from None

@@ -11,7 +11,7 @@ from typing_extensions import override
 from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.onnx.builder import Attributes, GraphBuilder
 from edgekit.backends.onnx.weights import Storage
-from edgekit.graph.emitter import Conv, Corners, Emitter, Grid
+from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Sides
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
@@ -31,9 +31,10 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         graph: GraphBuilder,
         head_plan: HeadPlan | None = None,
         storage: Storage = "int8",
+        sides: Sides | None = None,
     ) -> None:
         """`graph` is the one that `gemms` writes to; `storage` is that of the heads' integer weights."""
-        super().__init__(config, tensors, gemms, head_plan)
+        super().__init__(config, tensors, gemms, head_plan, sides)
         self.graph, self.storage = graph, storage
         self.narrow = graph.float_type != _FLOAT
         self._quantizers: dict[str | None, StaticInput] = {}  # of each value that is fake-quantized, by its name
@@ -147,8 +148,8 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         return x
 
     def _patches(self, tokens: ir.Value) -> ir.Value:
-        ints = self.graph.ints
-        return self._node("Slice", [self._head_type(tokens), ints(self.prefix - self.tokens), ints(2**31 - 1), ints(1)])
+        ints, first = self.graph.ints, self.prefix if self.sides else self.prefix - self.tokens
+        return self._node("Slice", [self._head_type(tokens), ints(first), ints(2**31 - 1), ints(1)])
 
     def _head_type(self, x: ir.Value) -> ir.Value:
         """x in float32 where a head takes it from a float16 backbone."""

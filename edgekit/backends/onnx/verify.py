@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.artifact import INPUT_NAME
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.base import refuse_differences
 from edgekit.backends.onnx.runner import register_ops
 from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
@@ -41,11 +41,17 @@ FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
 
 
 def verify_float(
-    path: Path, model: DinoV2, precision: Precision, variant: Variant, heads: Mapping[str, Head] | None = None
+    path: Path,
+    model: DinoV2,
+    precision: Precision,
+    variant: Variant,
+    heads: Mapping[str, Head] | None = None,
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> float:
     """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
 
-    What heads put out is compared in fp32, relative to its largest value.
+    What heads put out is compared in fp32, relative to its largest value. `sizes` are (height, width) of the images in
+    pixels, one image of each; without any it is that of the baked model.
 
     Raises:
         BackendMissing: it is a fused file and the op library is not here.
@@ -55,29 +61,36 @@ def verify_float(
 
     from edgekit.graph.torch_emitter import run_with_heads
 
-    height, width = (side * model.config.patch for side in model.config.grid)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-    wanted = run_with_heads(model, heads or {}, pixels)
-    expected = wanted["last_hidden_state"]
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if variant == "fused":
         register_ops(options)
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    found = dict(zip(wanted, session.run([*wanted], {INPUT_NAME: pixels}), strict=True))
-    actual = found["last_hidden_state"]
+    rows, columns = (side * model.config.patch for side in model.config.grid)
+    largest = 0.0
+    for size in sizes or ((rows, columns),):
+        pixels = np.random.default_rng(0).standard_normal((1, 3, *size), np.float32)
+        wanted = run_with_heads(model, heads or {}, pixels)
+        found = dict(zip(wanted, session.run([*wanted], {INPUT_NAME: pixels}), strict=True))
+        _require_close(found, wanted, precision)
+        largest = max(largest, float(np.abs(found["last_hidden_state"] - wanted["last_hidden_state"]).max()))
+    return largest
+
+
+def _require_close(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], precision: Precision) -> None:
+    """Raises ExportError where the outputs of a file are further from those of torch than its precision explains."""
+    expected, actual = (outputs["last_hidden_state"] for outputs in (wanted, found))
     if not all(np.isfinite(value).all() for value in found.values()):
         raise ExportError(
             f"the {precision} file computes values that are not finite",
             why="an activation is out of the type's range",
             fix="--precision fp32",
         )
-    error = np.abs(actual - expected)
-    largest = float(error.max())
+    largest = float(np.abs(actual - expected).max())
     reached = sqnr_db(expected, actual)
     if precision == "fp32" and largest > FP32_TOLERANCE:
         raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
-    for name in heads or {}:
+    for name in wanted.keys() - {*OUTPUT_NAMES}:
         distance = float(np.abs(found[name] - wanted[name]).max() / max(1.0, np.abs(wanted[name]).max()))
         if precision == "fp32" and distance > HEAD_TOLERANCE:
             raise ExportError(
@@ -90,20 +103,21 @@ def verify_float(
             why=f"{FP16_SQNR_DB:.0f} dB are expected",
             fix="--precision fp32",
         )
-    return largest
 
 
-def verify_plan(path: Path, plan: QuantPlan, variant: Variant) -> int:
+def verify_plan(path: Path, plan: QuantPlan, variant: Variant, tokens: int | None = None) -> int:
     """Compare every integer, scale, zero point and bias of a standard-op file with `plan`; returns the GEMMs checked.
 
-    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well.
+    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well. `tokens` is
+    the most that an image may have; None takes the number at the plan's own size.
 
     Raises:
         ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
     """
     file = _File.read(path)
     problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
-    matmuls, tokens = plan.matmuls if variant != "dynamic" else {}, plan.config.tokens(*plan.image_size)
+    matmuls = plan.matmuls if variant != "dynamic" else {}
+    tokens = tokens or plan.config.tokens(*plan.image_size)
     problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
     problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
     problems += _unplanned(file, {*plan.gemms}, {*matmuls})
@@ -246,7 +260,10 @@ def _matmul_problems(file: _File, matmul: MatmulPlan, tokens: int) -> Iterator[s
     for part, scale in roles:
         yield from _same(f"{matmul.name} {part} scale", scale, _second(file, f"{matmul.name}.{part}/QuantizeLinear"))
     offsets = dither(tokens, matmul.probability_scale)
-    yield from _same(f"{matmul.name} dither", offsets, _second(file, f"{matmul.name}.numerators/Add"))
+    yield from _same(f"{matmul.name} dither", offsets, file.constants.get(f"{matmul.name}.dither"))
+    added = file.nodes.get(f"{matmul.name}.numerators/Add")
+    if added is None or added.input[1] not in (f"{matmul.name}.dither", f"{matmul.name}.dither/Slice"):
+        yield f"{matmul.name} does not add its dither"
     for product in ("logits", "mix"):
         if f"{matmul.name}.{product}/MatMulInteger" not in file.nodes:
             yield f"{matmul.name} {product} is not an integer product"

@@ -10,7 +10,7 @@ from openvino import opset13 as op
 from typing_extensions import override
 
 from edgekit.backends.openvino.builder import QUANTIZER, constant, dequantized, fake_quantize, ints
-from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
+from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HeadPlan, LayerPlan
@@ -21,9 +21,14 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
     """What only heads are made of; `edgekit.backends.openvino.emitter.OpenVinoEmitter` adds the rest."""
 
     def __init__(
-        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self,
+        config: ViTConfig,
+        tensors: Tensors,
+        gemms: GemmStrategy[ov.Output],
+        head_plan: HeadPlan | None = None,
+        sides: Sides | None = None,
     ) -> None:
-        super().__init__(config, tensors, gemms, head_plan)
+        super().__init__(config, tensors, gemms, head_plan, sides)
         self._quantizers: dict[str, StaticInput] = {}  # of each FakeQuantize in heads, by its name
 
     @override
@@ -124,7 +129,8 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
 
     def _patches(self, tokens: ov.Output) -> ov.Output:
         """(B, N, D) -> (B, P, D)."""
-        start, stop, step, axis = (self.ints([value]) for value in (self.prefix, self.tokens, 1, 1))
+        end = 2**31 - 1 if self.sides else self.tokens
+        start, stop, step, axis = (self.ints([value]) for value in (self.prefix, end, 1, 1))
         return op.slice(tokens, start, stop, step, axis, name=self.name_of("slice")).output(0)
 
     def ints(self, value: int | list[int], name: str = "") -> ov.Output:
