@@ -33,7 +33,7 @@ from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.models import zoo
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline.watch import Silent
 from edgekit.workflows.distill import Distilled, Running, distil_folder
 
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 @torch.no_grad()
-def seen_by(model: DinoV2, images: ImageSet) -> Features:
+def seen_by(model: VisionTransformer, images: ImageSet) -> Features:
     """Features of a set."""
     baked = model.bake(SIDE, SIDE)
     return features_of(
@@ -105,7 +105,7 @@ def distil(data: Path, out: Path, recipe: DistillRecipe, threads: int) -> tuple[
 
 
 def judged(
-    name: str, model: DinoV2, sets: dict[str, ImageSet], exact: dict[str, Features], judge: AccuracyJudge
+    name: str, model: VisionTransformer, sets: dict[str, ImageSet], exact: dict[str, Features], judge: AccuracyJudge
 ) -> Iterator[dict[str, object]]:
     """A row per kind of photographs; k-NN where they have labels."""
     for kind, images in sets.items():

@@ -28,9 +28,8 @@ from edgekit.host import describe_host
 from edgekit.images import load_set
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
-from edgekit.models import zoo
-from edgekit.models.vit import DinoV2
-from edgekit.pipeline.context import Materials
+from edgekit.models.vit import VisionTransformer
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.jobs import Job, exporter_of, jobs_of
 from edgekit.pipeline.plans import PlanKind
 from edgekit.pipeline.watch import Silent
@@ -44,10 +43,10 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     """One row per artifact of the build's main size that our own engine made."""
     manifest = Manifest.read(build)
     recipe = Recipe.make(manifest.recipe)
-    materials = Materials(recipe, zoo.load(recipe.model), build, Silent())
+    context = BuildContext.load(recipe, build, Silent())
     size = recipe.image_size[0]
-    pixels = load_set(images, materials.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
-    exact = _features(materials.model(size), pixels)
+    pixels = load_set(images, context.inputs.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
+    exact = _features(context.inputs.model(size), pixels)
     if (saved := build / "plan" / "int8.safetensors").exists():
         yield _floor(QuantPlan.load(saved), pixels, exact)
     oracles: dict[tuple[PlanKind, Variant], Features] = {}
@@ -55,8 +54,8 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     for job in jobs_of(recipe):
         if job.name not in rows or job.size != size or job.engine != "edgekit" or job.input != "pixel_values":
             continue
-        source = materials.source(job)
-        kind = materials.plan_kind(job), job.variant
+        source = context.source(job)
+        kind = context.plans.kind(job), job.variant
         planned = job.variant != "dynamic"  # whose ranges, taken at run time, the simulator does not know
         if source.plan is not None and planned and kind not in oracles:
             oracles[kind] = _features(_oracle(source.plan, job), pixels)
@@ -96,7 +95,7 @@ def _floor(plan: QuantPlan, pixels: np.ndarray, exact: Features) -> dict[str, ob
     }
 
 
-def _oracle(plan: QuantPlan, job: Job) -> DinoV2:
+def _oracle(plan: QuantPlan, job: Job) -> VisionTransformer:
     """What the plan says; ONNX Runtime and XNNPACK quantize the inputs of 4-bit GEMMs in their own way."""
     return simulate(plan if job.variant == "standard" else as_fused(plan))
 
@@ -122,7 +121,7 @@ def _compared(artifact: Artifact, pixels: np.ndarray, exact: Features, oracle: F
 
 
 @torch.no_grad()
-def _features(model: DinoV2, pixels: np.ndarray) -> Features:
+def _features(model: VisionTransformer, pixels: np.ndarray) -> Features:
     def run(x: np.ndarray) -> dict[str, np.ndarray]:
         return {"last_hidden_state": model(torch.from_numpy(x))[0].numpy()}
 

@@ -32,7 +32,7 @@ from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.host import describe_host
 from edgekit.measure.latency import LatencyReport, TimingOptions, measure_latency
 from edgekit.models import zoo
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe
 
@@ -50,7 +50,8 @@ class Files:
         recipe = Recipe.make({"calibration": {"source": "demo", "samples": SAMPLES}})
         self._loaded = zoo.load(recipe.model)
         self._work = work.resolve()
-        self._plan = Materials(recipe, self._loaded, self._work, Silent()).plan((BATCHED_AT, BATCHED_AT), "int8")
+        context = BuildContext(recipe, self._loaded, self._work, Silent())
+        self._plan = context.plans.quant((BATCHED_AT, BATCHED_AT), "int8")
 
     def at(self, size: int) -> list[Artifact]:
         """FP32 and INT8, standard and fused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgekit.models import zoo
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from tests.support import models as generators
 from tests.support.markers import markers_of
 
@@ -24,36 +24,36 @@ def demo() -> zoo.LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def demo_model(demo: zoo.LoadedModel) -> DinoV2:
+def demo_model(demo: zoo.LoadedModel) -> VisionTransformer:
     """The un-baked ViT-S/14 with real weights."""
     return demo.model
 
 
 @pytest.fixture(scope="session")
-def tiny_model() -> DinoV2:
+def tiny_model() -> VisionTransformer:
     """Random 2-block model without registers."""
     return random_model(generators.TINY)
 
 
 @pytest.fixture(scope="session")
-def tiny_reg_model() -> DinoV2:
+def tiny_reg_model() -> VisionTransformer:
     """Random 2-block model with 4 registers."""
     return random_model(generators.TINY_REG)
 
 
 @pytest.fixture(scope="session")
-def tiny_swiglu_model() -> DinoV2:
+def tiny_swiglu_model() -> VisionTransformer:
     """Random 2-block SwiGLU model with 4 registers."""
     return random_model(generators.TINY_SWIGLU)
 
 
 @pytest.fixture(scope="session")
-def wide_demo_model(demo_model: DinoV2) -> DinoV2:
+def wide_demo_model(demo_model: VisionTransformer) -> VisionTransformer:
     """A ViT-B/14 that computes what the demo ViT-S/14 does, twice over."""
     return generators.duplicate_width(demo_model)
 
 
 @pytest.fixture(scope="session")
-def stress_model(demo_model: DinoV2) -> DinoV2:
+def stress_model(demo_model: VisionTransformer) -> VisionTransformer:
     """The demo function with injected outliers."""
     return generators.inject_outliers(demo_model)

@@ -21,9 +21,8 @@ from edgekit.host import describe_host
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.worker import Target
-from edgekit.models import zoo
 from edgekit.pipeline import build
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.records import read_record
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe
@@ -44,11 +43,11 @@ def candidates_of(recipe: Recipe, folder: Path, suite: str) -> list[Candidate]:
     Nothing is made or run twice: `folder` keeps the artifacts, the peers' files and the drift of each.
     """
     build(recipe, folder, measure="drift", watcher=_Said())
-    materials = Materials(recipe, zoo.load(recipe.model), folder, Silent())
-    ours = _all_ours(materials, suite)
-    artifacts, blank = {artifact.name: artifact for artifact in artifacts_in(folder)}, _blank(materials, suite)
+    context = BuildContext.load(recipe, folder, Silent())
+    ours = _all_ours(context, suite)
+    artifacts, blank = {artifact.name: artifact for artifact in artifacts_in(folder)}, _blank(context, suite)
     formats = {peer: peer.source.partition("/")[0] for peer in PEERS}
-    return ours + [_peer(peer, artifacts, materials, blank) for peer in PEERS if formats[peer] in recipe.formats]
+    return ours + [_peer(peer, artifacts, context, blank) for peer in PEERS if formats[peer] in recipe.formats]
 
 
 # Fused files that `--older-cpu` adds to those of the recipe, by what their names end in.
@@ -63,7 +62,7 @@ def fused_form(recipe: Recipe, form: str, folder: Path, suite: str) -> list[Cand
         update={"formats": formats, "precisions": ("fp32", "w8a8"), "engines": ("edgekit",), "quantize": quantize}
     )
     build(recipe, folder, measure="drift", watcher=_Said())
-    found = _all_ours(Materials(recipe, zoo.load(recipe.model), folder, Silent()), suite)
+    found = _all_ours(BuildContext.load(recipe, folder, Silent()), suite)
     return [_renamed(each, f"{each.row.artifact}_{form}") for each in found if each.row.artifact.endswith("w8a8_fused")]
 
 
@@ -72,12 +71,12 @@ def _renamed(candidate: Candidate, name: str) -> Candidate:
     return Candidate(replace(candidate.row, artifact=name), target)
 
 
-def _all_ours(materials: Materials, suite: str) -> list[Candidate]:
-    artifacts, blank = {artifact.name: artifact for artifact in artifacts_in(materials.out)}, _blank(materials, suite)
-    return [_ours(row, artifacts, materials.out, blank) for row in Manifest.read(materials.out).artifacts]
+def _all_ours(context: BuildContext, suite: str) -> list[Candidate]:
+    artifacts, blank = {artifact.name: artifact for artifact in artifacts_in(context.out)}, _blank(context, suite)
+    return [_ours(row, artifacts, context.out, blank) for row in Manifest.read(context.out).artifacts]
 
 
-def _blank(materials: Materials, suite: str) -> Row:
+def _blank(context: BuildContext, suite: str) -> Row:
     """What all rows of this model, size and host have in common."""
     host = describe_host()
     return Row(
@@ -86,8 +85,8 @@ def _blank(materials: Materials, suite: str) -> Row:
         cpu=host.cpu,
         cores=host.cores_usable,
         isa=" ".join(host.isa),
-        model=materials.loaded.name,
-        image_size=materials.recipe.image_size[0][0],
+        model=context.loaded.name,
+        image_size=context.recipe.image_size[0][0],
         threads=0,
         batch=1,
         artifact="",
@@ -119,17 +118,17 @@ def _ours(row: ArtifactRow, artifacts: dict[str, Artifact], folder: Path, blank:
     return Candidate(known, Target.of(artifacts[row.name]))
 
 
-def _peer(peer: Peer, artifacts: dict[str, Artifact], materials: Materials, blank: Row) -> Candidate:
+def _peer(peer: Peer, artifacts: dict[str, Artifact], context: BuildContext, blank: Row) -> Candidate:
     """Made and run over the photographs in processes of their own: a crash is a failed row."""
     known = replace(blank, artifact=peer.name, engine=peer.engine, runtime=peer.runtime, precision=peer.precision)
     print(f"  {peer.name}", file=sys.stderr)
-    size, folder = materials.recipe.image_size[0], materials.out / "peers"
+    size, folder = context.recipe.image_size[0], context.out / "peers"
     folder.mkdir(exist_ok=True)
     try:
         source = artifacts[peer.source]
-        path = _apart(peer.prepare, source, materials.calibration(size).pixel_values, folder)
-        target = peer.target(source, path, materials.recipe.model)
-        drift = _drift_of(target, materials, folder / f"{path.stem}.json")
+        path = _apart(peer.prepare, source, context.inputs.calibration(size).pixel_values, folder)
+        target = peer.target(source, path, context.recipe.model)
+        drift = _drift_of(target, context, folder / f"{path.stem}.json")
     except ModuleNotFoundError as error:
         return Candidate(replace(known, status="not here", reason=f"{error.name} is not installed"), None)
     except Exception as error:  # whatever another tool raises is its row
@@ -139,13 +138,13 @@ def _peer(peer: Peer, artifacts: dict[str, Artifact], materials: Materials, blan
     return Candidate(replace(known, size_mb=size_mb, **_drift(drift)), target)
 
 
-def _drift_of(target: Target, materials: Materials, kept: Path) -> DriftReport:
+def _drift_of(target: Target, context: BuildContext, kept: Path) -> DriftReport:
     """Drift of a peer on the photographs that judge our own artifacts; read from `kept` when it is there."""
     if kept.exists():
         return DriftReport.model_validate_json(kept.read_text(encoding="utf-8"))
-    size = materials.recipe.image_size[0]
-    exact = materials.reference(size)
-    tokens = _apart(features, target, materials.evaluation(size).pixel_values)
+    size = context.recipe.image_size[0]
+    exact = context.reference.features(size)
+    tokens = _apart(features, target, context.inputs.evaluation(size).pixel_values)
     report = measure_drift(exact, Features(tokens, exact.grid, exact.names), candidate_name=target.name)
     with atomic_path(kept) as temporary:
         temporary.write_text(report.model_dump_json(), encoding="utf-8")

@@ -16,7 +16,7 @@ from torch import Tensor
 from edgekit.artifact import Preprocess
 from edgekit.heads.depth import depth_layers
 from edgekit.images import load_set
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support import official_heads as official
 
 SIDE, IMAGES, BATCH, STEPS, RATE = 112, 64, 4, 160, 3e-4
@@ -25,7 +25,7 @@ NEAREST, FARTHEST = 1.0, 9.0  # metres: black and white
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
 
 
-def bright_dpt(model: DinoV2, kept: Path | None = None) -> dict[str, np.ndarray]:
+def bright_dpt(model: VisionTransformer, kept: Path | None = None) -> dict[str, np.ndarray]:
     """The state of a DPT head for a model (not baked yet); four minutes on two cores, or read from `kept`.
 
     It is fitted to the demo's calibration photographs at 112 px, and works at any size.

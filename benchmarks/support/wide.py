@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from edgekit.files import atomic_path
 from edgekit.models import zoo
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.models import duplicate_width
 
 
-def wide_demo() -> DinoV2:
+def wide_demo() -> VisionTransformer:
     """Twice the width, heads and hidden units; see `tests.support.models.duplicate_width`."""
     return duplicate_width(zoo.load("demo").model)
 

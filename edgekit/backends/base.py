@@ -1,10 +1,10 @@
-"""What a file format has to be: `Backend` turns a float model or a plan into an artifact, `Runner` runs one."""
+"""The contract of a file format: `Backend` turns a float model or a plan into an artifact, `Runner` runs one."""
 
 from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.heads import HeadPlan
     from edgekit.plan.quant import QuantPlan
     from edgekit.recipe import Engine, Recipe
@@ -39,7 +39,7 @@ Described = dict[str, object]
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What a backend exports: the baked FP32 model, and the plan when the precision is an integer one.
+    """Input of an export: the baked FP32 model, and the plan when the precision is an integer one.
 
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
@@ -49,7 +49,7 @@ class ExportSource:
     `calibration` (n, 3, H, W) are images as the model takes them, for precisions of `Backend.integer_only`.
     """
 
-    model: DinoV2
+    model: VisionTransformer
     preprocess: Preprocess
     plan: QuantPlan | None
     model_name: str
@@ -335,7 +335,7 @@ class Backend(ABC):
 
     @abstractmethod
     def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
-        """What a reader of the report should know about the file, a sentence each."""
+        """Remarks on the file for readers of the report, a sentence each."""
 
     @abstractmethod
     def manifest_of(self, path: Path) -> str | None:
@@ -423,14 +423,7 @@ def runtime_errors(problem: str) -> Iterator[None]:
 
 
 def stem_of(precision: Precision, variant: Variant) -> str:
-    """What a kind of file adds to the name "model": "", "_fp16", "_w8a8_fused", "_fp32_fused"."""
+    """Suffix of a kind of file behind the name "model": "", "_fp16", "_w8a8_fused", "_fp32_fused"."""
     if variant == "standard":
         return "" if precision == "fp32" else f"_{precision}"
     return f"_{precision}_{variant}"
-
-
-def refuse_differences(path: Path, problems: Sequence[str]) -> None:
-    """Raises ExportError with the first three differences of a file from its plan; returns where there is none."""
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ExportError(f"{path.name} is not the plan: {'; '.join(problems[:3])}{more}")

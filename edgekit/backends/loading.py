@@ -37,7 +37,7 @@ class LoadedModel:
 
     @property
     def artifact(self) -> Artifact:
-        """What is being run."""
+        """Artifact that is being run."""
         return self.runner.artifact
 
     @property
@@ -227,7 +227,7 @@ def _rank(row: ArtifactRow) -> tuple[object, ...]:
 
 
 def artifact_at(path: Path) -> Artifact:
-    """From the manifest of the build folder around `path`, else from what the file says of itself."""
+    """Description of a file from the manifest of the build folder around `path`, else from the file's own metadata."""
     format_ = format_of_suffix(path.suffix)
     if format_ is None:
         known = ", ".join(get_backend(each).suffix for each in FORMATS)
@@ -243,7 +243,7 @@ def artifact_at(path: Path) -> Artifact:
 
 
 def _path(path: object) -> Path:
-    """What was given to `load`, as a path."""
+    """Argument of `load` as a path."""
     given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(given, str) or not given or "\0" in given:
         raise DataError(

@@ -16,7 +16,7 @@ _KINDS = (
 
 
 def placement(audit: Mapping[str, object]) -> str:
-    """E.g. "of 49 GEMMs 48 INT8, 1 float; 12 attentions in one op each, 12 of them whole blocks".
+    """Summary of an audit: "of 49 GEMMs 48 INT8, 1 float; 12 attentions in one op each, 12 of them whole blocks".
 
     Args:
         audit: of `Backend.audit`; keys that a backend does not have are left out.

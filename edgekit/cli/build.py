@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def build(
+    ctx: typer.Context,
     *,
     out: options.Out,
     model: options.Model = None,
@@ -56,29 +57,12 @@ def build(
     """
     from edgekit.backends.openvino.nncf import nncf_missing
 
+    flags = dict(ctx.params)
     if optimize_for and engine is None and recipe is None and nncf_missing() is None:
-        engine = "edgekit,nncf"
-    made = options.recipe_from(
-        file=recipe,
-        model=model,
-        formats=format_,
-        precisions=precision,
-        engines=engine,
-        inputs=input_,
-        heads=heads,
-        sizes=image_size,
-        interpolation=interpolation,
-        calib=calib,
-        evaluation=eval_,
-        samples=samples,
-        eval_samples=eval_samples,
-        seed=seed,
-        recover=recover,
-        fused_attention=fused_attention,
-    )
+        flags["engine"] = "edgekit,nncf"
     raise typer.Exit(
         _run(
-            made,
+            options.recipe_from(flags),
             out,
             "all",
             threads=threads,
@@ -92,6 +76,7 @@ def build(
 
 
 def export(
+    ctx: typer.Context,
     *,
     out: options.Out,
     model: options.Model = None,
@@ -111,25 +96,11 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write the artifacts and check them against the golden outputs; measure nothing else."""
-    made = options.recipe_from(
-        file=recipe,
-        model=model,
-        formats=format_,
-        precisions=precision,
-        engines=engine,
-        inputs=input_,
-        heads=heads,
-        sizes=image_size,
-        interpolation=interpolation,
-        calib=calib,
-        samples=samples,
-        seed=seed,
-        fused_attention=fused_attention,
-    )
-    raise typer.Exit(_run(made, out, "none", dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(_run(options.recipe_from(ctx.params), out, "none", dry_run=dry_run, as_json=as_json))
 
 
 def quantize(
+    ctx: typer.Context,
     *,
     out: options.Out,
     model: options.Model = None,
@@ -148,17 +119,7 @@ def quantize(
     from edgekit.cli.show import Live, terminal
     from edgekit.pipeline import make_plans
 
-    wanted = options.recipe_from(
-        file=recipe,
-        model=model,
-        precisions=precision,
-        sizes=image_size,
-        interpolation=interpolation,
-        calib=calib,
-        samples=samples,
-        seed=seed,
-        recover=recover,
-    )
+    wanted = options.recipe_from(ctx.params)
     console = terminal(stderr=as_json)
     if dry_run:
         raise typer.Exit(_dry_run(wanted, out, console, as_json, plans_only=True))
@@ -203,7 +164,7 @@ def _run(
 
 
 def _dry_run(recipe: Recipe, out: Path, console: Console, as_json: bool, *, plans_only: bool = False) -> int:
-    """What a build would do and whether its inputs allow it, without doing it."""
+    """Print what a build would do and whether its inputs allow it, without doing it."""
     from edgekit.cli.show import Live, terminal
     from edgekit.pipeline.preflight import check_request
 
@@ -283,7 +244,7 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:
-    """What to use, whether to believe it, and what searching with it loses."""
+    """Print what to use, whether to believe it, and what searching with it loses."""
     from rich.text import Text
 
     console.print(Text(verdict.sentence, "bold"))

@@ -30,8 +30,12 @@ def bundle(
     from edgekit.bundle.platforms import platforms_of
     from edgekit.cli.options import sizes_of, words_of
 
-    asked = words_of(platform)
-    made = write_bundle(build, to, platforms=None if asked is None else platforms_of(asked), sizes=sizes_of(sizes))
+    made = write_bundle(
+        build,
+        to,
+        platforms=None if platform is None else platforms_of(words_of(platform)),
+        sizes=None if sizes is None else sizes_of(sizes),
+    )
     rows = made.manifest.artifacts
     if as_json:
         print(

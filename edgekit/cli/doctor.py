@@ -6,7 +6,7 @@ from edgekit.cli import options
 
 
 def doctor(*, as_json: options.Json = False) -> None:
-    """What is installed, which instruction sets there are, and what each backend can do here."""
+    """List what is installed, which instruction sets there are, and what each backend can do here."""
     from edgekit.workflows.doctor import examine
 
     health = examine()

@@ -30,7 +30,7 @@ def explain(
     top: Annotated[int, typer.Option("--top", min=1, help="Rows of the table.")] = 12,
     as_json: options.Json = False,
 ) -> None:
-    """Where the drift comes from: layer, tensor, outlier channels and tokens, and what each rewrite brought."""
+    """Explain where the drift comes from: layer, tensor, outlier channels and tokens, and what each rewrite brought."""
     from edgekit.cli.show import Live, terminal
     from edgekit.workflows.explain import explain_target
 

@@ -33,7 +33,7 @@ def join(
 
     with Live(terminal(stderr=True)) as live:
         joined = join_sizes(
-            build, to, precision=precision, sizes=options.sizes_of(sizes) or [], samples=samples, watcher=live
+            build, to, precision=precision, sizes=options.sizes_of(sizes), samples=samples, watcher=live
         )
     first = joined[0].artifact
     rows = [{"function": function_of(each.artifact.preprocess.input_size), **each.drift.summary()} for each in joined]

@@ -34,7 +34,7 @@ def drift(
     shard_size: options.ShardSize = None,
     as_json: options.Json = False,
 ) -> None:
-    """How far an artifact's features are from the FP32 one's, on your images.
+    """Measure how far an artifact's features are from the FP32 one's, on your images.
 
     Images that lie in a folder per class also show what k-NN and a linear probe lose. With --out any number of images
     is measured, by this process or with --engine ray by many.
@@ -203,7 +203,7 @@ def _compare_first(out: Path, against: Path) -> None:
 
 
 def _changes(out: Path, against: Path) -> list[dict[str, object]]:
-    """What the page says of each artifact, then and now."""
+    """Rows of the page for each artifact, then and now."""
     from dataclasses import asdict
 
     from edgekit.report.changes import changes

@@ -76,7 +76,7 @@ def inspect(
     *,
     as_json: options.Json = False,
 ) -> None:
-    """What a model, an artifact or a build folder holds, and what of an artifact runs where on this machine.
+    """Show what a model, an artifact or a build folder holds, and what of an artifact runs where on this machine.
 
     With --json an artifact's whole audit: GEMMs and attentions by kind, what fell back, the ops of the graph that runs.
     """
@@ -174,7 +174,7 @@ def _checkpoint(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _placed(artifact: Artifact) -> dict[str, Any]:
-    """What the runtime makes of an artifact here, in words and in numbers, or why that cannot be said."""
+    """Audit of an artifact in its runtime here, in words and in numbers, or why that cannot be said."""
     from edgekit.backends import get_backend
     from edgekit.backends.placement import placement
     from edgekit.errors import EdgekitError

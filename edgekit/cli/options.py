@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -106,76 +107,44 @@ DryRun = Annotated[
 ]
 
 
-def recipe_from(
-    *,
-    file: Path | None,
-    model: str | None = None,
-    formats: str | None = None,
-    precisions: str | None = None,
-    engines: str | None = None,
-    inputs: str | None = None,
-    heads: str | None = None,
-    sizes: str | None = None,
-    calib: str | None = None,
-    evaluation: str | None = None,
-    samples: int | None = None,
-    eval_samples: int | None = None,
-    seed: int | None = None,
-    recover: bool = False,
-    fused_attention: bool = False,
-    interpolation: str | None = None,
-) -> Recipe:
+def recipe_from(flags: Mapping[str, Any]) -> Recipe:
     """The recipe of a file, or the default one, with every flag that was given put over it.
+
+    Args:
+        flags: values by the names of a command's parameters, see `RECIPE_FLAGS`; others are left alone.
 
     Raises:
         RecipeError: an unreadable file, an unknown word or an impossible value.
     """
     from edgekit.recipe import Recipe
 
-    base = Recipe.from_toml(file) if file else Recipe()
+    base = Recipe.from_toml(Path(flags["recipe"])) if flags.get("recipe") else Recipe()
     values = base.model_dump()
-    given = {
-        "model": model,
-        "formats": words_of(formats),
-        "precisions": words_of(precisions),
-        "engines": words_of(engines),
-        "inputs": words_of(inputs),
-        "image_size": sizes_of(sizes),
-        "heads": heads_of(heads),
-        "evaluation": evaluation,
-        "evaluation_samples": eval_samples,
-        "seed": seed,
-        "interpolation": interpolation,
-    }
-    values |= {key: value for key, value in given.items() if value is not None}
-    if heads is not None:
-        values["own_heads"] = bool(given["heads"])
-    calibration = {"source": calib, "samples": samples}
-    if calib is not None and evaluation is None and base.evaluation == "demo":
-        values["evaluation"] = calib  # the images of the same folder that calibration leaves
-    if fused_attention:
-        values["fused_attention"] = True
-    if recover:
-        values["quantize"]["recover"] = True
-    values["calibration"] |= {key: value for key, value in calibration.items() if value is not None}
+    for flag, (field, read) in RECIPE_FLAGS.items():
+        word = flags.get(flag)
+        if word is not None and word is not False:  # a switch that was not given
+            table, _, key = field.rpartition(".")
+            (values[table] if table else values)[key] = read(word) if read else word
+    if flags.get("heads") is not None:
+        values["own_heads"] = bool(values["heads"])
+    if flags.get("calib") is not None and flags.get("eval_") is None and base.evaluation == "demo":
+        values["evaluation"] = flags["calib"]  # the images of the same folder that calibration leaves
     return Recipe.make(values)
 
 
-def words_of(text: str | None) -> list[str] | None:
+def words_of(text: str) -> list[str]:
     """ "a, b" -> ["a", "b"]."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def heads_of(text: str | None) -> dict[str, str] | None:
+def heads_of(text: str) -> dict[str, str]:
     """ "cls=a.pth,saliency=model" -> {"cls": "a.pth", "saliency": "model"}; "none" -> {}."""
-    if text is None:
-        return None
     if text.strip() == "none":
         return {}
     from edgekit.errors import RecipeError
 
     heads: dict[str, str] = {}
-    for word in words_of(text) or []:
+    for word in words_of(text):
         name, _, source = word.partition("=")
         if not name or not source or name in heads:
             raise RecipeError(
@@ -187,16 +156,34 @@ def heads_of(text: str | None) -> dict[str, str] | None:
     return heads
 
 
-def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
+def sizes_of(text: str) -> list[tuple[int, int]]:
     """ "224,518x784" -> [(224, 224), (518, 784)]: height x width."""
-    if text is None:
-        return None
     from edgekit.errors import RecipeError
 
     sizes = []
-    for word in words_of(text) or []:
+    for word in words_of(text):
         sides = word.lower().split("x")
         if not all(side.isdecimal() and len(side) < _MOST_DIGITS and int(side) for side in sides) or len(sides) > 2:
             raise RecipeError(f"image size {word[:40]!r} is not a number of pixels", fix="--image-size 224 or 224x308")
         sizes.append((int(sides[0]), int(sides[-1])))
     return sizes
+
+
+RECIPE_FLAGS: dict[str, tuple[str, Callable[[str], object] | None]] = {
+    "model": ("model", None),
+    "format_": ("formats", words_of),
+    "precision": ("precisions", words_of),
+    "engine": ("engines", words_of),
+    "input_": ("inputs", words_of),
+    "image_size": ("image_size", sizes_of),
+    "heads": ("heads", heads_of),
+    "eval_": ("evaluation", None),
+    "eval_samples": ("evaluation_samples", None),
+    "seed": ("seed", None),
+    "interpolation": ("interpolation", None),
+    "calib": ("calibration.source", None),
+    "samples": ("calibration.samples", None),
+    "fused_attention": ("fused_attention", None),
+    "recover": ("quantize.recover", None),
+}
+"""Parameter of a command -> field of the recipe, and what reads its words."""

@@ -37,7 +37,7 @@ def registers(
     from edgekit.report.registers import write_registers
     from edgekit.workflows.registers import Options, compare_registers
 
-    size = (options.sizes_of(str(image_size)) or [(224, 224)])[0][0]
+    size = options.sizes_of(str(image_size))[0][0]
     with Live(terminal(stderr=True)) as live:
         settings = Options(size, samples, boxes, cutoff, rounds, threads)
         report, looked, shown = compare_registers(a, b, images, settings, progress=live.stage)

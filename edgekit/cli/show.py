@@ -1,4 +1,4 @@
-"""What a build looks like in a terminal: a progress line while it runs, a table when it is done."""
+"""Output of a build in a terminal: a progress line while it runs, a table when it is done."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Console(Console):
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Where a command prints: as wide as the terminal, or wide enough for every table in a pipe or a log."""
+    """Console of a command: as wide as the terminal, or wide enough for every table in a pipe or a log."""
     console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
@@ -158,7 +158,7 @@ class _Time(ProgressColumn):
 
 
 def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:
-    """How much is there, how much of it was before, and which images could not be used."""
+    """Print how much is there, how much of it was before, and which images could not be used."""
     kept = f", {ran.kept} of them kept" if ran.kept else ""
     stale = f", {ran.stale} made again: they were of another model or other images" if ran.stale else ""
     console.print(f"{out}: {ran.images} images in {len(ran.shards)} shards{kept}{stale}, {what}", soft_wrap=True)

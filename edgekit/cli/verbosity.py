@@ -18,7 +18,7 @@ _level: Level = "normal"
 
 
 def level() -> Level:
-    """How much the command that runs is to say of its progress."""
+    """Verbosity of the command that runs."""
     return _level
 
 

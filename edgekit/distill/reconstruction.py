@@ -35,7 +35,7 @@ from edgekit.surgery import restore
 
 if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
-    from edgekit.models.vit import Block, DinoV2
+    from edgekit.models.vit import Block, VisionTransformer
 
 Progress = Callable[[str, int, int], None]
 
@@ -221,7 +221,7 @@ def _fake(x: Tensor, scale: Tensor, zero: int | Tensor) -> Tensor:
     return (torch.clamp(_round(x / scale) + zero, 0, 255) - zero) * scale
 
 
-def _student(plan: QuantPlan) -> DinoV2:
+def _student(plan: QuantPlan) -> VisionTransformer:
     """The rewritten float model with learned GEMMs in its blocks; the patch embedding keeps its integers."""
     student = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
@@ -288,8 +288,8 @@ def _rounds_of_views(config: ViTConfig, images: int) -> int:
 
 
 def _train_blocks(
-    exact: DinoV2,
-    student: DinoV2,
+    exact: VisionTransformer,
+    student: VisionTransformer,
     pixels: Tensor,
     recipe: ReconstructionRecipe,
     generator: torch.Generator,
@@ -316,8 +316,8 @@ def _train_blocks(
 
 
 def _train_whole(
-    exact: DinoV2,
-    student: DinoV2,
+    exact: VisionTransformer,
+    student: VisionTransformer,
     pixels: Tensor,
     recipe: ReconstructionRecipe,
     generator: torch.Generator,
@@ -349,7 +349,7 @@ def _through(block: nn.Module, stream: Tensor) -> Tensor:
     return torch.cat([block(x) for x in torch.split(stream, BATCH)])
 
 
-def _input_means(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, Tensor]:
+def _input_means(model: VisionTransformer, plan: QuantPlan, pixels: Tensor) -> dict[str, Tensor]:
     """Mean input (K,) of every GEMM of the float model's blocks."""
     sums: dict[str, Tensor] = {}
 
@@ -369,7 +369,9 @@ def _input_means(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, Te
 
 
 @torch.no_grad()
-def _written(plan: QuantPlan, student: DinoV2, exact: DinoV2, means: dict[str, Tensor]) -> QuantPlan:
+def _written(
+    plan: QuantPlan, student: VisionTransformer, exact: VisionTransformer, means: dict[str, Tensor]
+) -> QuantPlan:
     """The plan with the learned GEMMs; `bias_dynamic` makes up for the mean that the new integers shift."""
     gemms = dict(plan.gemms)
     for name, mean in means.items():

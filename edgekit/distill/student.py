@@ -18,9 +18,9 @@ from edgekit.artifact import Frozen
 from edgekit.distill.loss import BlockLoss, Parts, Standard, Streams, TokenLoss, Tokens
 from edgekit.errors import RecipeError
 from edgekit.models import zoo
-from edgekit.models.checkpoint import arch_of
+from edgekit.models.architecture import arch_of
 from edgekit.models.config import Ffn, ViTConfig
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.settings import read_settings, validated
 
 Segment = tuple[int, int]  # of the teacher's blocks: first, and the one after the last
@@ -72,14 +72,14 @@ class StudentSpec(Frozen):
 class Beginning:
     """A student before its first step: where its weights come from, and whether its position embedding learns."""
 
-    model: DinoV2
+    model: VisionTransformer
     name: str  # "dinov2_384x6"
     init: str  # "blocks 0, 2, ... of the teacher", "random", or the checkpoint's name
     positions: str  # "frozen" or "learned"
     segments: tuple[Segment, ...] = ()  # where its blocks can learn one by one
 
 
-def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginning:
+def begin(spec: StudentSpec, teacher: VisionTransformer, *, side: int, seed: int) -> Beginning:
     """Make a student's backbone with its first weights.
 
     Position embeddings that come with a checkpoint stay as they are: at one training size only some of their grid
@@ -112,7 +112,7 @@ def begin(spec: StudentSpec, teacher: DinoV2, *, side: int, seed: int) -> Beginn
         raise RecipeError(f"blocks of the teacher and init = {init!r} contradict each other", fix="leave one out")
     if init == "random":
         wanted = replace(wanted, grid=grid)
-        return Beginning(_random(DinoV2(wanted), seed), wanted.arch, "random", "learned")
+        return Beginning(_random(VisionTransformer(wanted), seed), wanted.arch, "random", "learned")
     loaded = zoo.load(init)
     bad = [n for n in (*_SHAPES, "depth", "registers") if getattr(loaded.model.config, n) != getattr(wanted, n)]
     if bad:
@@ -160,7 +160,7 @@ class Student(nn.Module):
     """A backbone that learns, and where widths differ a linear map of each kind of token to the teacher's width."""
 
     def __init__(
-        self, backbone: DinoV2, width: int, loss: TokenLoss, seed: int, segments: Sequence[Segment] = ()
+        self, backbone: VisionTransformer, width: int, loss: TokenLoss, seed: int, segments: Sequence[Segment] = ()
     ) -> None:
         """Add maps to the teacher's `width`, which are dropped when the student graduates."""
         super().__init__()
@@ -259,9 +259,9 @@ def _config(spec: StudentSpec, teacher: ViTConfig) -> ViTConfig:
 
 
 @torch.no_grad()
-def _from_teacher(teacher: DinoV2, config: ViTConfig, blocks: Sequence[int], seed: int) -> DinoV2:
+def _from_teacher(teacher: VisionTransformer, config: ViTConfig, blocks: Sequence[int], seed: int) -> VisionTransformer:
     config = replace(config, interpolation=teacher.config.interpolation)
-    student = _random(DinoV2(config), seed)
+    student = _random(VisionTransformer(config), seed)
     own, state = student.state_dict(), teacher.state_dict()
     for name, value in state.items():
         if not name.startswith("blocks.") and name in own and own[name].shape == value.shape:  # registers may differ
@@ -272,7 +272,7 @@ def _from_teacher(teacher: DinoV2, config: ViTConfig, blocks: Sequence[int], see
 
 
 @torch.no_grad()
-def _random(model: DinoV2, seed: int) -> DinoV2:
+def _random(model: VisionTransformer, seed: int) -> VisionTransformer:
     """Official first weights, but LayerScale as Touvron et al. 2021 begin it at each depth.
 
     DINOv2 begins all of them at 1e-5, which takes more steps to open up than most distillations have.

@@ -14,7 +14,7 @@ from typing_extensions import override
 from edgekit.graph.emitter import Activation, Conv, Corners, Emitter, Grid, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.graph.heads import Head, emit_heads
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.surgery import state_of
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class TorchEmitter(Emitter[Tensor]):
         return _fake_quantize(self.float_conv(image, weight, layer.bias, shape), layer.output)
 
 
-def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+def tokens_of(model: VisionTransformer, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Tokens (B, N, D) behind the final norm of pixels (B, 3, H, W), and the residual stream behind each block."""
     x, blocks = model.embed(pixels), []
     for block in model.blocks:
@@ -177,7 +177,7 @@ def tokens_of(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 @torch.no_grad()
 def run_with_heads(
-    model: DinoV2, heads: Mapping[str, Head], pixel_values: np.ndarray, plan: HeadPlan | None = None
+    model: VisionTransformer, heads: Mapping[str, Head], pixel_values: np.ndarray, plan: HeadPlan | None = None
 ) -> dict[str, np.ndarray]:
     """All outputs of a baked model and its heads on (B, 3, H, W) float32, by name; heads as `plan` has them."""
     hidden, blocks = tokens_of(model, torch.from_numpy(pixel_values))

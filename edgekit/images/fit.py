@@ -9,7 +9,7 @@ from edgekit.errors import DataError
 
 Resize = Literal["shortest", "exact", "keep-aspect"]
 """How a whole picture becomes an input: "shortest" scales its shorter side to a length, "keep-aspect" leaves its size
-but for the rounding to patches (and scales it into the range where it is beyond), "exact" takes its pixels as they are."""
+but for the rounding to patches (a picture beyond the range is scaled into it), "exact" takes its pixels as they are."""
 RESIZES: tuple[Resize, ...] = ("shortest", "exact", "keep-aspect")
 _ONE_SIZE = "the file takes {} alone, and crops to it by its own transform"
 

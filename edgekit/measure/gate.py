@@ -20,7 +20,7 @@ DRIFT_FLOOR = 1e-5  # cosine drops closer than this are the same
 
 
 class Limits(Frozen):
-    """What each quantized artifact may lose and cost; None is no limit."""
+    """Limits of what each quantized artifact may lose and cost; None is no limit."""
 
     cosine_drop: float | None = None  # 1 - mean class-token cosine
     neighbour_drop: float | None = None  # share of images whose nearest neighbour changed
@@ -98,7 +98,7 @@ def write_junit(checks: tuple[Check, ...], path: Path) -> Path:
 
 
 def _file(folder: Path, row: ArtifactRow) -> Check:
-    """Whether the artifact is there, byte for byte as it was measured."""
+    """Check that the artifact is there, byte for byte as it was measured."""
     if row.status != "ok" or row.path is None:
         outcome: Literal["failed", "skipped"] = "skipped" if row.status == "not here" else "failed"
         return Check(artifact=row.name, name="file", outcome=outcome, reason=row.reason or row.status)
@@ -161,7 +161,7 @@ def _untimed(row: ArtifactRow) -> str:
 
 
 def compare_builds(manifest: Manifest, kept: Manifest) -> list[Check]:
-    """Whether each artifact of an earlier build is there, and as true and as fast as it was."""
+    """Check that each artifact of an earlier build is there, and as true and as fast as it was."""
     now = {row.name: row for row in manifest.artifacts}
     same_cpu = manifest.host.get("cpu") == kept.host.get("cpu")
     checks = []

@@ -24,7 +24,7 @@ INPUTS, OUTPUTS = "inputs.safetensors", "outputs.safetensors"
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """How one artifact did on the golden inputs; each figure is the least over the images (and tokens)."""
+    """Result of one artifact on the golden inputs; each figure is the least over the images (and tokens)."""
 
     images: int
     pooler_cosine: float

@@ -27,7 +27,7 @@ Notify = Callable[[str], None]
 
 
 class Speedup(Frozen):
-    """How many times faster than `reference`, paired round by round: geometric mean with its 95 % interval."""
+    """Speed relative to `reference`, paired round by round: geometric mean with its 95 % interval."""
 
     reference: str
     value: float

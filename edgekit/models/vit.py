@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
 from edgekit.models.rope import rotation_of
 
-__all__ = ["ARCHITECTURES", "DinoV2", "Interpolation", "ViTConfig", "random_model"]
+__all__ = ["ARCHITECTURES", "Interpolation", "ViTConfig", "VisionTransformer", "random_model"]
 
 
 class PatchEmbed(nn.Module):
@@ -160,8 +160,8 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
-class DinoV2(nn.Module):
-    """The DINOv2 backbone, with the official state-dict keys: official checkpoints load with `strict=True`."""
+class VisionTransformer(nn.Module):
+    """A backbone of any family, with DINOv2's state-dict keys: official DINOv2 checkpoints load with `strict=True`."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class DinoV2(nn.Module):
         return torch.cat((self.pos_embed[:, :1], patches.to(self.pos_embed.dtype)), dim=1)
 
     @torch.no_grad()
-    def bake(self, height: int, width: int) -> DinoV2:
+    def bake(self, height: int, width: int) -> VisionTransformer:
         """A copy for one image size: positions (embedding or rotation) are made once, here and never in the graph.
 
         Raises:
@@ -255,10 +255,10 @@ class DinoV2(nn.Module):
         return hidden, hidden[:, 0]
 
 
-def random_model(config: ViTConfig, seed: int = 0) -> DinoV2:
+def random_model(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     """A model with seeded random weights and LayerScale of order one, so that every part of it matters in a test."""
     generator = torch.Generator().manual_seed(seed)
-    model = DinoV2(config).eval()
+    model = VisionTransformer(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

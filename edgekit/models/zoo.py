@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgekit.models.checkpoint import Checkpoint
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 _UNKNOWN = "unknown: the file does not say"
 _OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
@@ -74,7 +74,7 @@ class LoadedModel:
     `edgekit.heads.own` finds the heads in them.
     """
 
-    model: DinoV2
+    model: VisionTransformer
     name: str
     source: str
     licence: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import onnx
@@ -11,6 +11,7 @@ from onnx.defs import OpSchema
 from edgekit.native.blocks import ATTENTION, BLOCK, DOMAIN, FLOAT_BLOCK, VERSION
 
 _FLOAT, _INT8 = "tensor(float)", "tensor(int8)"
+_SWIGLU = "It is SwiGLU where fc1 has twice as many outputs as fc2 has inputs, gates before values."
 
 
 def schemas() -> tuple[OpSchema, ...]:
@@ -32,71 +33,71 @@ def known_to_onnx() -> Iterator[None]:
 
 
 def _attention() -> OpSchema:
-    schema = OpSchema(
+    return _schema(
         ATTENTION,
-        DOMAIN,
-        VERSION,
-        doc="softmax(q k^T * scale) v over a packed projection (B, N, 3 * D), heads joined again: (B, N, D).",
-        inputs=[OpSchema.FormalParameter("qkv", _FLOAT), *_rope()],
-        outputs=[OpSchema.FormalParameter("mixed", _FLOAT)],
-        attributes=[
-            _required("num_heads", OpSchema.AttrType.INT),
-            _required("scale", OpSchema.AttrType.FLOAT),
-            _required("mode", OpSchema.AttrType.STRING),
-        ],
+        "softmax(q k^T * scale) v over a packed projection (B, N, 3 * D), heads joined again: (B, N, D).",
+        inputs=[_parameter("qkv")],
+        output="mixed",
+        attributes={"mode": OpSchema.AttrType.STRING},
+        infer=_infer_attention,
     )
-    schema.set_type_and_shape_inference_function(_infer_attention)
-    return schema
 
 
 def _block() -> OpSchema:
-    inputs = [OpSchema.FormalParameter("x", _FLOAT)]
+    inputs = [_parameter("x")]
     for norm, linears in (("norm1", ("qkv", "proj")), ("norm2", ("fc1", "fc2"))):
-        inputs += [OpSchema.FormalParameter(f"{norm}_{part}", _FLOAT) for part in ("weight", "bias")]
+        inputs += [_parameter(f"{norm}_{part}") for part in ("weight", "bias")]
         for linear in linears:
             inputs.append(OpSchema.FormalParameter(f"{linear}_weight", _INT8))
-            inputs += [OpSchema.FormalParameter(f"{linear}_{part}", _FLOAT) for part in ("scale", "bias")]
-    inputs += [_optional("fc2_gain"), *_rope()]
-    schema = OpSchema(
+            inputs += [_parameter(f"{linear}_{part}") for part in ("scale", "bias")]
+    return _schema(
         BLOCK,
-        DOMAIN,
-        VERSION,
-        doc="A pre-norm transformer block (B, N, D) -> (B, N, D): int8 weights, activations quantized per token. "
-        "It is SwiGLU where fc1 has twice as many outputs as fc2 has inputs, gates before values.",
-        inputs=inputs,
-        outputs=[OpSchema.FormalParameter("y", _FLOAT)],
-        attributes=[
-            _required("num_heads", OpSchema.AttrType.INT),
-            _required("scale", OpSchema.AttrType.FLOAT),
-            _required("epsilon", OpSchema.AttrType.FLOAT),
-            _required("tier", OpSchema.AttrType.STRING),
-        ],
+        f"A pre-norm transformer block (B, N, D) -> (B, N, D): int8 weights, per-token activations. {_SWIGLU}",
+        inputs=[*inputs, _optional("fc2_gain")],
+        output="y",
+        attributes={"epsilon": OpSchema.AttrType.FLOAT, "tier": OpSchema.AttrType.STRING},
+        infer=_infer_block,
     )
-    schema.set_type_and_shape_inference_function(_infer_block)
-    return schema
 
 
 def _float_block() -> OpSchema:
-    inputs = [OpSchema.FormalParameter("x", _FLOAT)]
-    for part in ("norm1", "qkv", "proj", "norm2", "fc1", "fc2"):
-        inputs += [OpSchema.FormalParameter(f"{part}_{kind}", _FLOAT) for kind in ("weight", "bias")]
-    inputs += _rope()
-    schema = OpSchema(
+    parts = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
+    return _schema(
         FLOAT_BLOCK,
+        f"A pre-norm transformer block (B, N, D) -> (B, N, D) in float32; weights are matrices (in, out). {_SWIGLU}",
+        inputs=[_parameter("x"), *(_parameter(f"{part}_{kind}") for part in parts for kind in ("weight", "bias"))],
+        output="y",
+        attributes={"epsilon": OpSchema.AttrType.FLOAT},
+        infer=_infer_block,
+    )
+
+
+def _schema(
+    name: str,
+    doc: str,
+    *,
+    inputs: list[OpSchema.FormalParameter],
+    output: str,
+    attributes: dict[str, OpSchema.AttrType],
+    infer: Callable[[onnx.shape_inference.InferenceContext], None],
+) -> OpSchema:
+    """An op with attention in it: rotary tables behind its own inputs, and the attributes of all attention."""
+    attributes = {"num_heads": OpSchema.AttrType.INT, "scale": OpSchema.AttrType.FLOAT, **attributes}
+    schema = OpSchema(
+        name,
         DOMAIN,
         VERSION,
-        doc="A pre-norm transformer block (B, N, D) -> (B, N, D) in float32; weights are matrices (in, out). "
-        "It is SwiGLU where fc1 has twice as many outputs as fc2 has inputs, gates before values.",
-        inputs=inputs,
-        outputs=[OpSchema.FormalParameter("y", _FLOAT)],
-        attributes=[
-            _required("num_heads", OpSchema.AttrType.INT),
-            _required("scale", OpSchema.AttrType.FLOAT),
-            _required("epsilon", OpSchema.AttrType.FLOAT),
-        ],
+        doc=doc,
+        inputs=[*inputs, *_rope()],
+        outputs=[_parameter(output)],
+        attributes=[OpSchema.Attribute(key, kind, required=True) for key, kind in attributes.items()],
     )
-    schema.set_type_and_shape_inference_function(_infer_block)
+    schema.set_type_and_shape_inference_function(infer)
     return schema
+
+
+def _parameter(name: str) -> OpSchema.FormalParameter:
+    return OpSchema.FormalParameter(name, _FLOAT)
 
 
 def _optional(name: str) -> OpSchema.FormalParameter:
@@ -106,10 +107,6 @@ def _optional(name: str) -> OpSchema.FormalParameter:
 def _rope() -> list[OpSchema.FormalParameter]:
     """Tables (P, D / H / 2) of the last P tokens' angles; queries and keys of those before them are not rotated."""
     return [_optional("rope_cos"), _optional("rope_sin")]
-
-
-def _required(name: str, kind: OpSchema.AttrType) -> OpSchema.Attribute:
-    return OpSchema.Attribute(name, kind, required=True)
 
 
 def _infer_attention(context: onnx.shape_inference.InferenceContext) -> None:

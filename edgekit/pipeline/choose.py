@@ -18,7 +18,7 @@ from edgekit.report.verdict import Aim, Verdict, judge, one_run
 
 @dataclass(frozen=True)
 class Measured:
-    """What may be compared in one table: one image size, drift on the same images, latencies of one run."""
+    """Measurements for one table: one image size, drift on the same images, latencies of one run."""
 
     reference: str  # the FP32 artifact, or REFERENCE where none was built
     drift: dict[str, DriftReport] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Measured:
 
     @classmethod
     def of(cls, records: Iterable[Record], size: Size, drift_key: str | None = None) -> Measured:
-        """Of one image size.
+        """Select the measurements of one image size.
 
         Args:
             records: of all artifacts, whatever made them.

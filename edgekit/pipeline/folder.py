@@ -28,7 +28,7 @@ _STORAGE = {
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def folder_lock(out: Path) -> Iterator[None]:
     """Make `out`, prove that it can be written, and keep other builds away while the block runs.
 
     Raises:
@@ -49,7 +49,7 @@ def held(out: Path) -> Iterator[None]:
 
 
 def refuse_unwritable(out: Path) -> None:
-    """What `held` refuses, as far as it can be told without writing anything: no room on the disk is not seen.
+    """Refuse a folder that `folder_lock` would refuse, without writing anything: no room on the disk is not seen.
 
     Raises:
         DataError: `out` cannot be made or written, or another build is at work in it.
@@ -134,7 +134,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Which process holds the lock, in brackets, where it has said so."""
+    """Process that holds the lock, in brackets, where it has said so."""
     try:
         return f" (process {int(read_text(path, 100))})"
     except (OSError, ValueError, DataError):

@@ -8,7 +8,7 @@ from edgekit.artifact import Artifact
 from edgekit.backends import LoadedModel, get_backend
 from edgekit.errors import ExportError
 from edgekit.metrics import cosine
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.jobs import Job, exporter_of
 
 NOTE = "takes uint8 images; drift and latency of the network are those of the file without the transform"
@@ -16,17 +16,17 @@ _LEAST_COSINE = 0.9999  # with the features of host preprocessing; what differs 
 _PROBE = (321, 417)  # height and width of the image that both are compared on: odd margins, another ratio
 
 
-def make_image_input(job: Job, materials: Materials) -> Artifact:
+def make_image_input(job: Job, context: BuildContext) -> Artifact:
     """Write the job's plain sibling again with an image as its input, and compare both on one image.
 
     Raises:
         DataError: the sibling is not there, since its own export failed.
         ExportError: the features differ from those of host preprocessing, or the patch embedding is of integers.
     """
-    path = materials.out / job.path
-    sibling = get_backend(job.format).read(materials.out / job.path.replace("_image", ""))
-    backend = exporter_of(job, materials.recipe)
-    artifact = backend.with_image_input(sibling, materials.source(job), path)
+    path = context.out / job.path
+    sibling = get_backend(job.format).read(context.out / job.path.replace("_image", ""))
+    backend = exporter_of(job, context.recipe)
+    artifact = backend.with_image_input(sibling, context.source(job), path)
     least = _agreement(sibling, artifact)
     if not least >= _LEAST_COSINE:
         raise ExportError(

@@ -19,10 +19,11 @@ from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.folder import full_disk
 from edgekit.pipeline.jobs import Job, exporter_of
 from edgekit.pipeline.records import Record
+from edgekit.pipeline.reference import golden_home
 from edgekit.pipeline.watch import Watcher
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ REFERENCE = "fp32 in torch"
 UNWRITTEN = "cannot write"  # how the reason of a row begins whose file found no room on the disk
 
 
-def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watcher) -> Record:
+def make(job: Job, context: BuildContext, key: str, drift_key: str, watcher: Watcher) -> Record:
     """Export one artifact and measure its drift.
 
     Never raises for what is wrong with this artifact alone: the row's status and reason say it, and
@@ -47,37 +48,37 @@ def make(job: Job, materials: Materials, key: str, drift_key: str, watcher: Watc
         if job.input == "image":
             from edgekit.pipeline.image_input import make_image_input
 
-            artifact = make_image_input(job, materials)
+            artifact = make_image_input(job, context)
         elif job.engine == "nncf":
             from edgekit.pipeline.nncf import make_nncf
 
-            artifact = make_nncf(job, materials)
+            artifact = make_nncf(job, context)
         else:
-            backend = exporter_of(job, materials.recipe)
-            artifact = backend.export(materials.source(job), job.precision, job.variant, materials.out / job.path)
+            backend = exporter_of(job, context.recipe)
+            artifact = backend.export(context.source(job), job.precision, job.variant, context.out / job.path)
     except BackendMissing as error:
         return Record(key=key, row=job.row("not here", str(error)))
     except Exception as error:
-        return Record(key=key, row=job.row("failed", _logged(error, job, materials.out)))
-    row = artifact.model_copy(update={"name": job.name}).to_row(materials.out)
+        return Record(key=key, row=job.row("failed", _logged(error, job, context.out)))
+    row = artifact.model_copy(update={"name": job.name}).to_row(context.out)
     if job.input == "image":  # compared with its sibling already, which is examined
         return Record(key=key, row=row, drift_key=drift_key)
-    return _examined(Record(key=key, row=row), job, materials, drift_key, watcher)
+    return _examined(Record(key=key, row=row), job, context, drift_key, watcher)
 
 
-def _examined(record: Record, job: Job, materials: Materials, drift_key: str, watcher: Watcher) -> Record:
+def _examined(record: Record, job: Job, context: BuildContext, drift_key: str, watcher: Watcher) -> Record:
     """The record of an exported artifact after its drift and its golden check, as far as it runs here."""
     row = record.row
     try:
         if job.variant == "fused":
-            _outlive(materials.artifact_of(row), materials.evaluation(job.size).pixel_values[:1])
-        runner = get_backend(job.format).runner(materials.artifact_of(row))
+            _smoke_test_in_subprocess(context.artifact_of(row), context.inputs.evaluation(job.size).pixel_values[:1])
+        runner = get_backend(job.format).runner(context.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
-            drift = drift_of(runner, job, materials, watcher)
+            drift = drift_of(runner, job, context, watcher)
             row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
             record = record.model_copy(update={"row": row, "drift_key": drift_key, "drift": drift})
         try:
-            check_golden(golden_home(materials.out, job), runner)
+            check_golden(golden_home(context.out, job), runner)
         except DriftExceeded as error:
             if job.engine == "edgekit":
                 raise
@@ -89,11 +90,11 @@ def _examined(record: Record, job: Job, materials: Materials, drift_key: str, wa
             update={"row": row.model_copy(update={"notes": (*row.notes, note)}), "drift_key": drift_key}
         )
     except Exception as error:
-        return record.model_copy(update={"row": failed(row, _logged(error, job, materials.out))})
+        return record.model_copy(update={"row": failed(row, _logged(error, job, context.out))})
     return record
 
 
-def _outlive(artifact: Artifact, pixel_values: np.ndarray) -> None:
+def _smoke_test_in_subprocess(artifact: Artifact, pixel_values: np.ndarray) -> None:
     """Run once in a process of its own: native code that crashes there is a failed row, not the end of the build.
 
     Raises:
@@ -108,10 +109,10 @@ def _outlive(artifact: Artifact, pixel_values: np.ndarray) -> None:
             raise ExportError(error.what, why=error.why, fix="edgekit doctor") from error
 
 
-def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -> DriftReport:
+def drift_of(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) -> DriftReport:
     """Drift of a runner against the float model in torch on the evaluation images, that of its heads included."""
-    images, reference = materials.evaluation(job.size), materials.reference(job.size)
-    judge = materials.judge(job.size)
+    images, reference = context.inputs.evaluation(job.size), context.reference.features(job.size)
+    judge = context.reference.judge(job.size)
     batch = 1 if isinstance(runner.artifact.inputs[0].shape[0], int) else 4
     features = features_of(
         runner,
@@ -127,22 +128,22 @@ def drift_of(runner: Runner, job: Job, materials: Materials, watcher: Watcher) -
         features,
         reference_name=REFERENCE,
         candidate_name=job.name,
-        seed=materials.recipe.seed,
+        seed=context.recipe.seed,
         on_tasks=OnTasks(
-            maps=_tasks(reference, features, materials),
+            maps=_tasks(reference, features, context),
             accuracy=judge.measure(features) if judge else (),
-            heads=_heads(reference, features, materials),
+            heads=_heads(reference, features, context),
         ),
     )
 
 
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
-    """What each dense head of a model makes of features: by its name, (n, H, W)."""
+    """Maps (n, H, W) that each dense head of a model makes of features, by its name."""
     return {name: head.predict(features.tokens, features.grid) for name, head in decoders_of(loaded).items()}
 
 
-def _tasks(reference: Features, candidate: Features, materials: Materials) -> tuple[TaskDrift, ...]:
-    expected, actual = (maps_of(features, materials.loaded) for features in (reference, candidate))
+def _tasks(reference: Features, candidate: Features, context: BuildContext) -> tuple[TaskDrift, ...]:
+    expected, actual = (maps_of(features, context.loaded) for features in (reference, candidate))
     return tuple(
         measure_map_drift(
             expected[head],
@@ -150,13 +151,13 @@ def _tasks(reference: Features, candidate: Features, materials: Materials) -> tu
             head=head,
             names=reference.names,
             groups=reference.groups,
-            seed=materials.recipe.seed,
+            seed=context.recipe.seed,
         )
         for head in expected
     )
 
 
-def _heads(reference: Features, candidate: Features, materials: Materials) -> tuple[HeadDrift, ...]:
+def _heads(reference: Features, candidate: Features, context: BuildContext) -> tuple[HeadDrift, ...]:
     return tuple(
         measure_head_drift(
             name,
@@ -164,9 +165,9 @@ def _heads(reference: Features, candidate: Features, materials: Materials) -> tu
             reference.heads[name],
             candidate.heads[name],
             groups=reference.groups,
-            seed=materials.recipe.seed,
+            seed=context.recipe.seed,
         )
-        for name, head in materials.heads.items()
+        for name, head in context.inputs.heads.items()
         if name in candidate.heads  # another engine's file has none
     )
 
@@ -177,11 +178,6 @@ def _audit(runner: Runner, job: Job) -> dict[str, object]:
         return get_backend(job.format).audit(runner.artifact)
     except EdgekitError as error:
         return {"unknown": str(error)}
-
-
-def golden_home(out: Path, job: Job) -> Path:
-    """The folder that holds `golden/` for a job's image size: OUT itself for the main one."""
-    return out / job.suffix.removeprefix("_") if job.suffix else out
 
 
 def failed(row: ArtifactRow, reason: str) -> ArtifactRow:

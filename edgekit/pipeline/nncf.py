@@ -10,7 +10,7 @@ from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
 from edgekit.cpu import cpu_saturates
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.jobs import Job
 from edgekit.precision import REFERENCE
 from edgekit.recipe import Recipe
@@ -19,7 +19,7 @@ _HELD_OUT = 4  # one in this many calibration images judges the drop under accur
 
 
 def options_of(recipe: Recipe) -> NncfOptions:
-    """What the recipe's words mean to NNCF: half the range where products saturate, and the largest drop."""
+    """Options of NNCF for a recipe: half the range where products saturate, and the largest drop."""
     ours, theirs = recipe.quantize, recipe.nncf
     halved = ours.overflow == "reduce-range" or (ours.overflow == "auto" and cpu_saturates())
     return NncfOptions(
@@ -30,7 +30,7 @@ def options_of(recipe: Recipe) -> NncfOptions:
     )
 
 
-def make_nncf(job: Job, materials: Materials) -> Artifact:
+def make_nncf(job: Job, context: BuildContext) -> Artifact:
     """Export the FP32 model and let NNCF quantize it on the images that our own engine calibrates on.
 
     Under accuracy control a quarter of them is held out to measure the drop: the evaluation images stay unseen.
@@ -38,13 +38,13 @@ def make_nncf(job: Job, materials: Materials) -> Artifact:
     Raises:
         BackendMissing, DataError, DriftExceeded, ExportError: as `nncf_quantize`.
     """
-    options, backend = options_of(materials.recipe), get_backend(job.format)
-    images = materials.calibration(job.size).pixel_values
+    options, backend = options_of(context.recipe), get_backend(job.format)
+    images = context.inputs.calibration(job.size).pixel_values
     held_out = images[::_HELD_OUT] if options.max_drop is not None else None
     if held_out is not None:
         images = images[[i for i in range(len(images)) if i % _HELD_OUT]]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped weights open
-        source = replace(materials.source(job), heads={})  # without plan; what is compared are features
+        source = replace(context.source(job), heads={})  # without plan; what is compared are features
         float_path = Path(folder) / f"model{backend.suffix}"
         fp32 = backend.export(source, REFERENCE, "standard", float_path)
-        return nncf_quantize(fp32, images, materials.out / job.path, options, held_out)
+        return nncf_quantize(fp32, images, context.out / job.path, options, held_out)

@@ -1,4 +1,4 @@
-"""Which quantization plan an artifact is written from: bits of its weights, and what they are multiplied with."""
+"""Kinds of quantization plans: bits of the weights, and number type of the activations they are multiplied with."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main_plan(out: Path) -> Path | None:
 
 
 def inputs_of(kind: PlanKind) -> Inputs:
-    """What the engine prepares: quantized activations, or float ones."""
+    """Activations that the engine prepares for: quantized or float."""
     return "float" if kind.endswith("_weights") else "integer"
 
 

@@ -15,8 +15,8 @@ from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
-from edgekit.pipeline.context import samples_that_fit
 from edgekit.pipeline.folder import refuse_unwritable
+from edgekit.pipeline.inputs import samples_that_fit
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
@@ -79,7 +79,7 @@ def _absolute(source: str) -> str:
 
 
 def integer_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """Those that are written from a quantization plan, also where their runtime is not here.
+    """Jobs that are written from a quantization plan, also where their runtime is not here.
 
     Raises:
         RecipeError: there is none.
@@ -187,7 +187,7 @@ def _images(
 
 
 def _described(images: ImageSet) -> str:
-    """What was looked at, and what of it is broken."""
+    """Summary of the images that were looked at and of those that cannot be read."""
     broken = "; ".join(f"{each.path}: {each.reason}" for each in images.skipped[:3])
     text = f"{images.source}: {len(images)} images looked at"
     return f"{text}, {len(images.skipped)} more cannot be read ({broken})" if broken else text

@@ -1,4 +1,4 @@
-"""What a build remembers of each finished artifact, so that the next run keeps it instead of making it again."""
+"""Records of finished artifacts, by which the next run of a build keeps them instead of making them again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_record(out: Path, name: str) -> Record | None:
 
 
 def records_in(out: Path) -> dict[str, Record]:
-    """By name, the records of all finished artifacts whose file is still there, whichever recipe made them."""
+    """Records by name of all finished artifacts whose file is still there, whichever recipe made them."""
     found = {}
     for path in sorted((out / FOLDER).glob("*.json")):
         record = read_record(out, path.stem.replace("_", "/", 1))

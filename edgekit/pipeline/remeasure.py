@@ -9,7 +9,7 @@ from edgekit.artifact import Manifest
 from edgekit.errors import DataError
 from edgekit.host import describe_host
 from edgekit.pipeline.choose import Measured, choose, main_size
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
 from edgekit.pipeline.records import records_in
 from edgekit.pipeline.reporting import refresh_report
 from edgekit.pipeline.timing import Timing, runs_of, timed
@@ -19,7 +19,7 @@ from edgekit.report.verdict import Aim, Verdict
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What was timed again; `report` is the page, None where there is none to draw."""
+    """Result of timing a build folder again; `report` is the page, None where there is none to draw."""
 
     manifest: Manifest
     timed: tuple[str, ...]
@@ -42,7 +42,7 @@ def remeasure(out: Path, timing: Timing, watcher: Watcher | None = None) -> Reme
     """
     watcher = watcher or Silent()
     Manifest.read(out)  # before anything is made in it
-    with held(out):
+    with folder_lock(out):
         manifest = Manifest.read(out)
         records = records_in(out)
         size = main_size(manifest)

@@ -19,7 +19,7 @@ from edgekit.images.sets import ImageSet
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
 from edgekit.pipeline.choose import Measured
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
@@ -33,7 +33,7 @@ _AGAIN = Command(text="edgekit bench OUT --save", meaning="all latencies anew, o
 
 
 def report_build(
-    manifest: Manifest, measured: Measured, verdict: Verdict, materials: Materials, *, changed: bool, watcher: Watcher
+    manifest: Manifest, measured: Measured, verdict: Verdict, context: BuildContext, *, changed: bool, watcher: Watcher
 ) -> tuple[Path | None, bool]:
     """Write OUT/report.html and OUT/report.json unless they are there and say the same.
 
@@ -41,7 +41,7 @@ def report_build(
         manifest: with the choice recorded.
         measured: of the main image size.
         verdict: of `measured`.
-        materials: of the build.
+        context: of the build.
         changed: whether any artifact was made since the report was written.
         watcher: told what happens.
 
@@ -49,7 +49,7 @@ def report_build(
         The path of the page (None when it could not be drawn; the data are in report.json all the same), and whether
         the report was written.
     """
-    page, data = materials.out / "report.html", materials.out / "report.json"
+    page, data = context.out / "report.html", context.out / "report.json"
     report = None
     if not changed and data.exists():
         with suppress(EdgekitError):  # damaged, or of an earlier version: written anew
@@ -58,8 +58,8 @@ def report_build(
         return page if page.exists() else None, False
     watcher.stage("report")
     if report is None or report.drift.keys() != measured.drift.keys():
-        report = _assemble(manifest, measured, verdict, materials, watcher)
-    return write_all(_updated(report, manifest, measured, verdict), materials.out, watcher), True
+        report = _assemble(manifest, measured, verdict, context, watcher)
+    return write_all(_updated(report, manifest, measured, verdict), context.out, watcher), True
 
 
 def refresh_report(
@@ -108,13 +108,13 @@ def _updated(report: BuildReport, manifest: Manifest, measured: Measured, verdic
 
 
 def _assemble(
-    manifest: Manifest, measured: Measured, verdict: Verdict, materials: Materials, watcher: Watcher
+    manifest: Manifest, measured: Measured, verdict: Verdict, context: BuildContext, watcher: Watcher
 ) -> BuildReport:
     """The report of the main image size; further sizes have their rows in the manifest."""
     from edgekit.report.pictures import thumbnails
 
-    size = materials.recipe.image_size[0]
-    images, calibration = materials.evaluation(size), materials.calibration(size)
+    size = context.recipe.image_size[0]
+    images, calibration = context.inputs.evaluation(size), context.inputs.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
     return BuildReport(
         manifest=manifest,
@@ -124,42 +124,42 @@ def _assemble(
         drift=measured.drift,
         latency=measured.latency,
         thumbnails=thumbnails(images.pixel_values, images.preprocess, images.paths),
-        panels=_panels(manifest, measured, materials, watcher),
-        head=next(iter(decoders_of(materials.loaded)), ""),
+        panels=_panels(manifest, measured, context, watcher),
+        head=next(iter(decoders_of(context.loaded)), ""),
         evaluation=_words(images),
         calibration=_words(calibration),
-        commands=_commands(materials.recipe),
-        explanation=Explanation.read(materials.out),
+        commands=_commands(context.recipe),
+        explanation=Explanation.read(context.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
         images_digest=images.digest,
     )
 
 
-def _panels(manifest: Manifest, measured: Measured, materials: Materials, watcher: Watcher) -> tuple[ImagePanel, ...]:
+def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watcher: Watcher) -> tuple[ImagePanel, ...]:
     """The images that the integer artifacts change most, run again through every artifact that runs here."""
     from edgekit.report.pictures import panels
 
-    size, reference = materials.recipe.image_size[0], measured.reference
-    images = materials.evaluation(size)
+    size, reference = context.recipe.image_size[0], measured.reference
+    images = context.inputs.evaluation(size)
     rows = [row for row in manifest.artifacts if row.name in measured.drift]
     show = _worst(rows, measured.drift, len(images))
     features: dict[str, Features] = {}
     if reference == REFERENCE:
-        base = materials.reference(size)
+        base = context.reference.features(size)
         features[REFERENCE] = Features(
             base.tokens[show], base.grid, tuple(images.paths[i] for i in show), patch=base.patch
         )
     for row in rows:
         watcher.stage(f"report: pictures of {row.name}")
         try:
-            runner = get_backend(row.format).runner(materials.artifact_of(row))
+            runner = get_backend(row.format).runner(context.artifact_of(row))
             features[row.name] = features_of(
                 runner, images.pixel_values[show], patch=images.preprocess.patch, names=[images.paths[i] for i in show]
             )
         except EdgekitError as error:
             watcher.note(f"no pictures of {row.name}: {error}")
-    head = next(iter(decoders_of(materials.loaded)), None)
-    maps = {name: maps_of(f, materials.loaded)[head] for name, f in features.items()} if head else {}
+    head = next(iter(decoders_of(context.loaded)), None)
+    maps = {name: maps_of(f, context.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
         return ()
     return panels(
@@ -177,7 +177,7 @@ def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count:
 
 
 def _commands(recipe: Recipe) -> tuple[Command, ...]:
-    """What to type to get this build again."""
+    """Commands that make this build again."""
     words = ["edgekit", "build", "--model", recipe.model, "--format", ",".join(recipe.formats)]
     words += ["--precision", ",".join(recipe.precisions)]
     words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]

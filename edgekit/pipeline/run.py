@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import __version__
 from edgekit.artifact import Manifest
-from edgekit.errors import DataError
 from edgekit.files import sealed
-from edgekit.heads.own import decoders_of, own_heads
+from edgekit.heads.own import own_heads
 from edgekit.host import describe_host
-from edgekit.measure.golden import golden_files, write_golden
+from edgekit.measure.golden import golden_files
 from edgekit.pipeline.choose import Measured, choose, keep_choice
-from edgekit.pipeline.context import Materials
-from edgekit.pipeline.folder import held
-from edgekit.pipeline.jobs import Job, exporter_of, jobs_of, on_this_machine
-from edgekit.pipeline.make import UNWRITTEN, golden_home, make
+from edgekit.pipeline.context import BuildContext
+from edgekit.pipeline.folder import folder_lock
+from edgekit.pipeline.jobs import Job, jobs_of, on_this_machine
+from edgekit.pipeline.keys import artifact_key, drift_key
+from edgekit.pipeline.make import UNWRITTEN, make
 from edgekit.pipeline.preflight import integer_jobs, located, refuse_other_model
-from edgekit.pipeline.records import Record, digest_of, read_record, records_in
-from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished, tools_of
+from edgekit.pipeline.records import Record, read_record, records_in
+from edgekit.pipeline.reference import golden_home
+from edgekit.pipeline.stamp import Measure, Request, finished, mark_finished
 from edgekit.pipeline.timing import Timing, runs_of, timed
 from edgekit.pipeline.watch import Silent, Watcher
 from edgekit.precision import REFERENCE
@@ -32,14 +32,12 @@ from edgekit.recipe import Recipe
 if TYPE_CHECKING:
     from edgekit.report.verdict import Aim, Verdict
 
-_GOLDEN_IMAGES = 4
 _LATENCY, _REPORT = "latency", "report"  # steps behind those of the artifacts
-_MEASURES = 2  # rises when drift is measured in another way, so that one table does not mix the two
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did. `kept`, `made`, `failed` and `timed` name artifacts; `report` is the page, None without one."""
+    """Result of a build: `kept`, `made`, `failed` and `timed` are names of artifacts, `report` is the page or None."""
 
     out: Path
     manifest: Manifest
@@ -109,7 +107,7 @@ def build(
     request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
-    with held(out):
+    with folder_lock(out):
         result = _build(request, remeasure, watcher)
     return replace(result, seconds=time.monotonic() - start)
 
@@ -121,18 +119,18 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
     watcher.stage(f"load {request.recipe.model}")
     loaded = zoo.load(request.recipe.model, notify=watcher.note, interpolation=request.recipe.interpolation)
     refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
-    materials = Materials(request.recipe, loaded, out, watcher)
+    context = BuildContext(request.recipe, loaded, out, watcher)
     earlier = Manifest.read(out) if (out / "manifest.json").exists() else None
-    watcher.plan(_steps(jobs, materials, measure))
-    records, kept = _artifacts(jobs, materials, measure, watcher)
-    manifest, timings = _write(jobs, records, materials), tuple[str, ...]()
+    watcher.plan(_steps(jobs, context, measure))
+    records, kept = _artifacts(jobs, context, measure, watcher)
+    manifest, timings = _write(jobs, records, context), tuple[str, ...]()
     if measure == "all":
         watcher.step(_LATENCY)
         timing = Timing(request.threads, seed=request.recipe.seed, again=remeasure)
         others = {record.row.name: record for record in _others(jobs, out)}
         every, timings = timed({**records, **others}, manifest, out, timing, watcher)
         records = {name: every[name] for name in records}
-        manifest = _write(jobs, records, materials)
+        manifest = _write(jobs, records, context)
     names = [job.name for job in jobs if records[job.name].row.status == "ok"]
     report, verdict, redrawn = None, None, False
     if measure != "none":
@@ -141,11 +139,13 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
 
         changed = any(name not in kept for name in names)
         watcher.step(_REPORT)
-        measured = _measured(jobs, records, materials)
-        among = [job.name for job in jobs] if request.aim else None  # a choice that was asked for is of what was named
-        verdict, manifest = choose(manifest, measured, request.aim or Aim(), among)
+        size = jobs[0].size
+        among = [*records.values(), *_others(jobs, out)]  # artifacts of earlier recipes included
+        measured = Measured.of(among, size, drift_key(size, context))
+        named = [job.name for job in jobs] if request.aim else None  # a choice that was asked for is of what was named
+        verdict, manifest = choose(manifest, measured, request.aim or Aim(), named)
         manifest.write(out)
-        report, redrawn = report_build(manifest, measured, verdict, materials, changed=changed, watcher=watcher)
+        report, redrawn = report_build(manifest, measured, verdict, context, changed=changed, watcher=watcher)
     elif earlier:
         manifest = keep_choice(manifest, earlier)
         manifest.write(out)
@@ -167,14 +167,7 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
     )
 
 
-def _measured(jobs: Sequence[Job], records: dict[str, Record], materials: Materials) -> Measured:
-    """What may be compared at the main image size, artifacts of earlier recipes included."""
-    size = jobs[0].size
-    images = materials.evaluation(size)
-    return Measured.of([*records.values(), *_others(jobs, materials.out)], size, _drift_key(images.digest, materials))
-
-
-def _steps(jobs: Sequence[Job], materials: Materials, measure: Measure) -> list[Step]:
+def _steps(jobs: Sequence[Job], context: BuildContext, measure: Measure) -> list[Step]:
     """Each artifact, the first of a quantization plan together with it, then latency and report.
 
     Weights are about the seconds that each took of the demo model at 224 pixels on two cores.
@@ -184,7 +177,7 @@ def _steps(jobs: Sequence[Job], materials: Materials, measure: Measure) -> list[
         if job.blocked:
             continue
         weight = 4.0 if measure == "none" else 8.0
-        if job.integer and (plan := (job.size, materials.plan_kind(job))) not in plans:
+        if job.integer and (plan := (job.size, context.plans.kind(job))) not in plans:
             plans.add(plan)
             weight += 90.0 if plan[1] != "int8_weights" else 45.0
         steps.append(Step(job.name, weight))
@@ -212,22 +205,19 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
         RecipeError: no integer precision is asked for, or the model is unknown.
         DataError: as `build`.
     """
-    from edgekit.models import zoo
 
     out, watcher = Path(out), watcher or Silent()
     jobs = integer_jobs(jobs_of(recipe))
     recipe = located(recipe)
-    with held(out):
-        materials = Materials(
-            recipe, zoo.load(recipe.model, notify=watcher.note, interpolation=recipe.interpolation), out, watcher
-        )
+    with folder_lock(out):
+        context = BuildContext.load(recipe, out, watcher)
         found = []
-        wanted = sorted({(job.size, materials.plan_kind(job)) for job in jobs})
-        watcher.plan([Step(f"plan {materials.plan_path(*each).stem}") for each in wanted])
+        wanted = sorted({(job.size, context.plans.kind(job)) for job in jobs})
+        watcher.plan([Step(f"plan {context.plans.path(*each).stem}") for each in wanted])
         for size, kind in wanted:
-            watcher.step(f"plan {materials.plan_path(size, kind).stem}")
-            plan = materials.plan(size, kind)
-            found.append(PlanSummary(materials.plan_path(size, kind), len(plan.gemms), plan.kept_float, plan.promoted))
+            watcher.step(f"plan {context.plans.path(size, kind).stem}")
+            plan = context.plans.quant(size, kind)
+            found.append(PlanSummary(context.plans.path(size, kind), len(plan.gemms), plan.kept_float, plan.promoted))
     return tuple(found)
 
 
@@ -242,7 +232,7 @@ def _nothing_done(request: Request, manifest: Manifest, seconds: float) -> Build
 
 
 def _artifacts(
-    jobs: Sequence[Job], materials: Materials, measure: Measure, watcher: Watcher
+    jobs: Sequence[Job], context: BuildContext, measure: Measure, watcher: Watcher
 ) -> tuple[dict[str, Record], set[str]]:
     """The record of every job, and the names of those that an earlier run had finished."""
     records: dict[str, Record] = {}
@@ -251,92 +241,32 @@ def _artifacts(
         if job.blocked:
             records[job.name] = Record(key="", row=job.row("not here", job.blocked))
         else:
-            key, drift_key = _keys(job, materials, measure)
-            record = read_record(materials.out, job.name)
-            if record is not None and record.holds(materials.out, key) and drift_key in ("", record.drift_key):
+            key = artifact_key(job, context)
+            drift = "" if measure == "none" else drift_key(job.size, context)
+            record = read_record(context.out, job.name)
+            if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
-                materials.mend_plans(job)
-                if any(sealed(file) for file in golden_files(golden_home(materials.out, job))):
-                    _golden(job, materials)
+                context.plans.mend(job)
+                if any(sealed(file) for file in golden_files(golden_home(context.out, job))):
+                    context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)
-                _golden(job, materials)
-                record = make(job, materials, key, drift_key, watcher)
-                record.write(materials.out)
+                context.reference.write_golden(context.out, job)
+                record = make(job, context, key, drift, watcher)
+                record.write(context.out)
             records[job.name] = record
-        _write(jobs, records, materials)
+        _write(jobs, records, context)
         watcher.finished(records[job.name].row, "kept" if job.name in kept else "made")
     return records, kept
 
 
-def _keys(job: Job, materials: Materials, measure: Measure) -> tuple[str, str]:
-    """Digests of all that decides the artifact, and its drift ("" when that is not to be measured)."""
-    recipe = materials.recipe
-    key = digest_of(
-        parent=materials.loaded.sha256,
-        format=job.format,
-        precision=job.precision,
-        variant=job.variant,
-        size=job.size,
-        engine=_engine_key(job, materials),
-        normalize=recipe.normalize,
-        overflow=recipe.quantize.overflow,
-        tools=tools_of(job.format),
-        edgekit=__version__,
-        plan=materials.plan_key(job.size, materials.plan_kind(job)) if job.integer else "",
-        **({"heads": materials.heads_key()} if materials.heads else {}),
-        **({"head_plan": materials.head_plan_key(job.size)} if materials.has_head_plan(job) else {}),
-        **exporter_of(job, recipe).settings_of(recipe),
-    )
-    return key, "" if measure == "none" else _drift_key(materials.evaluation(job.size).digest, materials)
-
-
-def _drift_key(images: str, materials: Materials) -> str:
-    """Digest of all that decides a drift beside the artifact; `images` is the digest of the evaluation images."""
-    return digest_of(
-        images=images, seed=materials.recipe.seed, heads=sorted(decoders_of(materials.loaded)), measures=_MEASURES
-    )
-
-
-def _engine_key(job: Job, materials: Materials) -> str:
-    """What decides an artifact of another engine than ours, whose steps the plan's key holds."""
-    if job.engine == "edgekit":
-        return job.engine
-    from importlib.metadata import version
-
-    from edgekit.pipeline.nncf import options_of
-
-    calibration = materials.calibration(job.size).digest
-    return digest_of(nncf=version("nncf"), options=asdict(options_of(materials.recipe)), images=calibration)
-
-
-def _golden(job: Job, materials: Materials) -> None:
-    """Golden files of the job's image size, unless they are there and of these very images."""
-    import numpy as np
-    import torch
-
-    home = golden_home(materials.out, job)
-    pixels = materials.evaluation(job.size).pixel_values[:_GOLDEN_IMAGES]
-    if not any(sealed(file) for file in golden_files(home)):
-        from edgekit.measure.golden import read_golden
-
-        try:
-            if np.array_equal(read_golden(home)[0], pixels):
-                return
-        except DataError:
-            pass
-    with torch.no_grad():
-        hidden, pooled = materials.model(job.size)(torch.from_numpy(pixels))
-    write_golden(home, pixels, {"last_hidden_state": hidden.numpy(), "pooler_output": pooled.numpy()})
-
-
-def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials) -> Manifest:
+def _write(jobs: Sequence[Job], records: dict[str, Record], context: BuildContext) -> Manifest:
     """The manifest of what is finished so far; of an earlier run's other artifacts those that are still there."""
     rows = [records[job.name].row for job in jobs if job.name in records]
-    others = _others(jobs, materials.out)
+    others = _others(jobs, context.out)
     rows += [record.row for record in others]
-    loaded, config = materials.loaded, materials.loaded.model.config
-    classes = {name: head.classes for name, head in materials.heads.items() if head.classes}
+    loaded, config = context.loaded, context.loaded.model.config
+    classes = {name: head.classes for name, head in context.inputs.heads.items() if head.classes}
     manifest = Manifest(
         model={
             "name": loaded.name,
@@ -348,15 +278,15 @@ def _write(jobs: Sequence[Job], records: dict[str, Record], materials: Materials
             "config": asdict(config),
             **({"classes": classes} if classes else {}),
             **({"licence_text": loaded.licence_text} if loaded.licence_text else {}),
-            **({"remarks": materials.remarks} if materials.remarks else {}),
+            **({"remarks": context.inputs.remarks} if context.inputs.remarks else {}),
         },
-        recipe=materials.recipe.model_dump(mode="json"),
-        recipe_digest=materials.recipe.digest,
+        recipe=context.recipe.model_dump(mode="json"),
+        recipe_digest=context.recipe.digest,
         host=describe_host().model_dump(mode="json"),
         artifacts=tuple(rows),
         runs=runs_of(record.latency for record in (*records.values(), *others)),
     )
-    manifest.write(materials.out)
+    manifest.write(context.out)
     return manifest
 
 

@@ -18,9 +18,9 @@ from edgekit.images.folder import ImageFolder
 from edgekit.measure.golden import golden_files
 from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job
-from edgekit.pipeline.make import golden_home
 from edgekit.pipeline.plans import PLANS
 from edgekit.pipeline.records import FOLDER, digest_of
+from edgekit.pipeline.reference import golden_home
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _FILE = "stamp"
 
 @dataclass(frozen=True)
 class Request:
-    """What a build was asked to do; `jobs` are the recipe's on this machine."""
+    """Request for a build; `jobs` are the recipe's on this machine."""
 
     recipe: Recipe
     jobs: tuple[Job, ...]
@@ -91,11 +91,11 @@ def _stamp(request: Request) -> str:
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
-        files=_faces([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
+        files=_stat_signatures([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
     )
 
 
-def _faces(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+def _stat_signatures(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Name, bytes and time of change; raises OSError when one is missing."""
     found = []
     for file in files:

@@ -27,7 +27,7 @@ _NOTE = "not timed here:"
 
 @dataclass(frozen=True)
 class Timing:
-    """How a build folder is timed; `again` measures even where nothing has changed."""
+    """Settings of a timing; `again` measures even where nothing has changed."""
 
     threads: int | None = None  # of each runtime; None leaves it to the runtime
     rounds: int = 10
@@ -36,7 +36,7 @@ class Timing:
 
 
 def size_of(row: ArtifactRow) -> Size | None:
-    """(height, width) of an artifact's images; None of a row without a file."""
+    """Height and width of an artifact's images; None of a row without a file."""
     return row.preprocess.input_size if row.preprocess else None
 
 

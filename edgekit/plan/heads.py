@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from typing_extensions import override
 
-from edgekit.errors import DataError
-from edgekit.files import sealed, sealed_path
 from edgekit.plan.quant import StaticInput
+from edgekit.plan.storage import StoredPlan, Tensors
 
 HEADS = "heads."  # what the names of all layers and nodes of heads begin with
-HEAD_PLAN_SCHEMA = "edgekit.heads/1"
 ENGINE = 1  # raised when `quantize_heads` makes other integers of the same heads and images
+_TENSORS = ("weight", "weight_scale", "bias")  # of a layer
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,12 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class HeadPlan:
+class HeadPlan(StoredPlan):
     """The layers of all heads that are integers, by name ("heads.depth.3": the third of the head `depth`)."""
+
+    SCHEMA: ClassVar = "edgekit.heads/1"
+    TITLE: ClassVar = "plan of heads"
+    COMMAND: ClassVar = "build"
 
     layers: dict[str, LayerPlan]
     kept_float: dict[str, str] = field(default_factory=dict)  # layer -> what of it the gate has left float, and why
@@ -83,56 +86,28 @@ class HeadPlan:
         layers = {name: replace(layer, input=None, output=None) for name, layer in self.layers.items()}
         return replace(self, layers=layers)
 
-    def save(self, path: Path) -> None:
-        """Write `path` (safetensors) atomically, its digest beside it."""
-        from safetensors.numpy import save_file
-
-        parts = ("weight", "weight_scale", "bias")
-        tensors = {f"{name}/{part}": getattr(layer, part) for name, layer in self.layers.items() for part in parts}
+    @override
+    def parts(self) -> tuple[dict[str, Any], Tensors]:
+        tensors = {f"{name}/{part}": getattr(layer, part) for name, layer in self.layers.items() for part in _TENSORS}
         grids = {
             name: [grid and (grid.scale, grid.zero_point) for grid in (layer.input, layer.output)]
             for name, layer in self.layers.items()
         }
-        meta = {
-            "schema": HEAD_PLAN_SCHEMA,
-            "grids": grids,
-            "kept_float": self.kept_float,
-            "sqnr_db": self.sqnr_db,
-            "key": self.key,
-        }
-        with sealed_path(path) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-                temporary,
-                metadata={"edgekit.heads": json.dumps(meta, sort_keys=True)},
-            )
+        return {"grids": grids, "kept_float": self.kept_float, "sqnr_db": self.sqnr_db, "key": self.key}, tensors
 
+    @override
     @classmethod
-    def load(cls, path: Path) -> HeadPlan:
-        """Read what `save` wrote; raises DataError for anything else than that very file, and for NaN in it."""
-        from safetensors import SafetensorError, safe_open
+    def of_parts(cls, meta: dict[str, Any], tensors: Tensors) -> Self:
+        layers = {
+            name: LayerPlan(
+                *(tensors[f"{name}/{part}"] for part in _TENSORS),
+                *(StaticInput(*grid) if grid else None for grid in grids),
+            )
+            for name, grids in meta["grids"].items()
+        }
+        return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
 
-        try:
-            if damage := sealed(path):
-                raise ValueError(damage)
-            with safe_open(path, framework="numpy") as file:
-                meta = json.loads((file.metadata() or {})["edgekit.heads"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            if meta["schema"] != HEAD_PLAN_SCHEMA:
-                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {HEAD_PLAN_SCHEMA!r}")
-            layers = {
-                name: LayerPlan(
-                    *(tensors[f"{name}/{part}"] for part in ("weight", "weight_scale", "bias")),
-                    *(StaticInput(*grid) if grid else None for grid in grids),
-                )
-                for name, grids in meta["grids"].items()
-            }
-            for name, layer in layers.items():
-                layer.require_sound(name)
-            return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            raise DataError(
-                f"{path} is no readable plan of heads",
-                why=str(error)[:300],
-                fix="delete it, edgekit build makes it again",
-            ) from None
+    @override
+    def require_sound(self) -> None:
+        for name, layer in self.layers.items():
+            layer.require_sound(name)

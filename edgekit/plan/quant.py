@@ -12,20 +12,17 @@ symmetric, w_q in [-2^(bits-1)+1, 2^(bits-1)-1]; groups of 4-bit weights may hav
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from typing_extensions import override
 
-from edgekit.errors import DataError
-from edgekit.files import sealed, sealed_path
+from edgekit.plan.storage import StoredPlan, Tensors
 
 if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
 
-PLAN_SCHEMA = "edgekit.plan/1"
 LEAST_PEAK = 2.0**-12  # of a token in `TokenScaledInput`: its reciprocal is finite in float16 too
 
 
@@ -160,8 +157,12 @@ def dither(tokens: int, scale: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class QuantPlan:
-    """The rewritten model and its quantizers. `float_tensors` has the keys of `DinoV2.state_dict()` after surgery."""
+class QuantPlan(StoredPlan):
+    """The rewritten model and its quantizers; `float_tensors` has the keys of the model's state dict after surgery."""
+
+    SCHEMA: ClassVar = "edgekit.plan/1"
+    TITLE: ClassVar = "quantization plan"
+    COMMAND: ClassVar = "quantize"
 
     config: ViTConfig
     image_size: tuple[int, int]
@@ -177,8 +178,8 @@ class QuantPlan:
         return kept + [f"{name} has 8 bits: {reason}" for name, reason in self.promoted.items()]
 
     @property
+    @override
     def key(self) -> str:
-        """Digest of what decided the plan, where a build has made it."""
         return str(self.provenance.get("key", ""))
 
     @property
@@ -186,13 +187,10 @@ class QuantPlan:
         """GEMM name -> reason it has 8 bits where others have 4."""
         return dict(self.provenance.get("promoted", {}))
 
-    def save(self, path: Path) -> None:
-        """Write `path` (safetensors; the JSON part is in its header metadata) atomically, its digest beside it."""
-        from safetensors.numpy import save_file
-
-        tensors = {f"float/{key}": np.ascontiguousarray(value) for key, value in self.float_tensors.items()}
+    @override
+    def parts(self) -> tuple[dict[str, Any], Tensors]:
+        tensors = {f"float/{key}": value for key, value in self.float_tensors.items()}
         meta: dict[str, Any] = {
-            "schema": PLAN_SCHEMA,
             "config": asdict(self.config),
             "image_size": self.image_size,
             "gemms": {},
@@ -202,44 +200,19 @@ class QuantPlan:
         }
         for name, gemm in self.gemms.items():
             for part in ("weight", "weight_scale", "bias", "bias_dynamic"):
-                tensors[f"gemm/{name}/{part}"] = np.ascontiguousarray(getattr(gemm, part))
+                tensors[f"gemm/{name}/{part}"] = getattr(gemm, part)
             if gemm.weight_zero_point is not None:
-                tensors[f"gemm/{name}/weight_zero"] = np.ascontiguousarray(gemm.weight_zero_point)
+                tensors[f"gemm/{name}/weight_zero"] = gemm.weight_zero_point
             meta["gemms"][name] = {"weight_bits": gemm.weight_bits, "input": asdict(gemm.input)}
         for name, matmul in self.matmuls.items():
             for part in ("query_scale", "key_scale", "value_scale"):
-                tensors[f"matmul/{name}/{part}"] = np.ascontiguousarray(getattr(matmul, part))
+                tensors[f"matmul/{name}/{part}"] = getattr(matmul, part)
             meta["matmuls"][name] = {"probability_scale": matmul.probability_scale}
-        with sealed_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"edgekit.plan": json.dumps(meta, sort_keys=True)})
+        return meta, tensors
 
+    @override
     @classmethod
-    def load(cls, path: Path) -> QuantPlan:
-        """Read a plan written by `save`.
-
-        Raises:
-            DataError: missing, another file than its digest describes, no plan, or numbers that none has (NaN).
-        """
-        from safetensors import SafetensorError, safe_open
-
-        fix = f"edgekit quantize --model MODEL --out {path.parent.parent}"
-        try:
-            if damage := sealed(path):
-                raise ValueError(damage)
-            with safe_open(path, framework="numpy") as file:
-                meta = json.loads((file.metadata() or {})["edgekit.plan"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            if meta["schema"] != PLAN_SCHEMA:
-                raise ValueError(f"its schema is {meta['schema']!r}, this edgekit reads {PLAN_SCHEMA!r}")
-            plan = cls._of(meta, tensors)
-            plan.require_sound()
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            raise DataError(f"{path} is not a readable quantization plan", why=str(error)[:300], fix=fix) from None
-        return plan
-
-    @classmethod
-    def _of(cls, meta: dict[str, Any], tensors: dict[str, np.ndarray]) -> QuantPlan:
-        """The plan in the parts of a file."""
+    def of_parts(cls, meta: dict[str, Any], tensors: Tensors) -> Self:
         from edgekit.models.config import config_of
 
         return cls(
@@ -273,8 +246,8 @@ class QuantPlan:
             provenance=meta["provenance"],
         )
 
+    @override
     def require_sound(self) -> None:
-        """Raises ValueError for numbers that no plan has: not finite, scales of 0, zero points beyond 8 bits."""
         for name, tensor in self.float_tensors.items():
             _require_finite(name, tensor)
         for name, gemm in self.gemms.items():
@@ -322,7 +295,7 @@ def _input_from(entry: dict[str, Any]) -> InputQuantizer:
         case "float":
             return FloatInput()
         case other:
-            raise DataError(f"the plan names an input quantizer {other!r} that this edgekit does not know")
+            raise ValueError(f"it names an input quantizer {other!r} that this edgekit does not know")
 
 
 def _static(entry: dict[str, Any]) -> StaticInput:

@@ -14,7 +14,7 @@ from edgekit.quantize.simulate import simulate
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
 # what is changed -> fields of QuantizeRecipe; "all of it" is the plain quantizer that other tools start from
@@ -55,7 +55,7 @@ WITH: dict[str, dict[str, Any]] = {
 
 
 def ablate(
-    model: DinoV2,
+    model: VisionTransformer,
     calibration: np.ndarray,
     evaluation: np.ndarray,
     recipe: QuantizeRecipe,

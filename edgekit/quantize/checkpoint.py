@@ -14,13 +14,13 @@ from edgekit.plan.quant import QuantPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
 ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
 
 
-def run_digest(model: DinoV2, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
+def run_digest(model: VisionTransformer, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
     """Digest of everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
     decided = [ENGINE, inputs, turned, recipe.model_dump(mode="json")]
     total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())

@@ -43,7 +43,7 @@ from edgekit.surgery.fold_layerscale import fold_layerscale
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import Block, DinoV2
+    from edgekit.models.vit import Block, VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
@@ -59,7 +59,7 @@ HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 
 @torch.no_grad()
 def quantize(
-    model: DinoV2,
+    model: VisionTransformer,
     pixel_values: np.ndarray,
     recipe: QuantizeRecipe,
     *,
@@ -74,7 +74,7 @@ def quantize(
     float activations, and the steps of `recipe` that prepare activations are left out.
 
     Args:
-        model: un-rewritten float model for one image size (`DinoV2.bake`); it is not changed.
+        model: un-rewritten float model for one image size (`VisionTransformer.bake`); it is not changed.
         pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
         recipe: the steps to take.
         inputs: whether the activations are quantized too.
@@ -110,7 +110,7 @@ class _Engine:
 
     def __init__(
         self,
-        model: DinoV2,
+        model: VisionTransformer,
         pixels: Tensor,
         recipe: QuantizeRecipe,
         inputs: Inputs,

@@ -16,7 +16,7 @@ from edgekit.quantize.simulate import fake_quantize, simulate
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 BATCH = 8
 SATURATED_IMAGES = 1  # emulating a saturating kernel is slow
@@ -38,7 +38,7 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     exact, exact_blocks = _with_blocks(exact_model, pixels)
     whole, whole_blocks = _with_blocks(simulate(plan, kernel="float32"), pixels)
 
-    def measured(model: DinoV2) -> float:
+    def measured(model: VisionTransformer) -> float:
         return sqnr_db(exact, _run(model, pixels))
 
     abs_max = _input_abs_max(exact_model, plan, pixels)
@@ -82,11 +82,11 @@ def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progres
     )
 
 
-def _run(model: DinoV2, pixels: Tensor) -> Tensor:
+def _run(model: VisionTransformer, pixels: Tensor) -> Tensor:
     return torch.cat([model(batch)[0] for batch in torch.split(pixels, BATCH)])
 
 
-def _with_blocks(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _with_blocks(model: VisionTransformer, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Output (n, N, D), and the residual stream behind every block."""
     seen: list[list[Tensor]] = [[] for _ in model.blocks]
     hooks = [
@@ -99,7 +99,7 @@ def _with_blocks(model: DinoV2, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     return output, [torch.cat(kept) for kept in seen]
 
 
-def _weights_only(plan: QuantPlan) -> DinoV2:
+def _weights_only(plan: QuantPlan) -> VisionTransformer:
     """Integer weights, float inputs."""
     model = restore(plan.config, plan.float_tensors).requires_grad_(False)
     for name, gemm in plan.gemms.items():
@@ -109,7 +109,7 @@ def _weights_only(plan: QuantPlan) -> DinoV2:
     return model
 
 
-def _inputs_only(plan: QuantPlan) -> DinoV2:
+def _inputs_only(plan: QuantPlan) -> VisionTransformer:
     """Float weights, quantized inputs."""
     model = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
@@ -118,7 +118,7 @@ def _inputs_only(plan: QuantPlan) -> DinoV2:
     return model
 
 
-def _input_abs_max(model: DinoV2, plan: QuantPlan, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _input_abs_max(model: VisionTransformer, plan: QuantPlan, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """The input abs-max per GEMM: of each channel (K,) and of each token (N,) over all images."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 

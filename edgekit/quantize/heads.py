@@ -15,7 +15,7 @@ from edgekit.graph.heads import Head, emit_heads
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
 from edgekit.metrics import decibel
 from edgekit.models.config import ViTConfig
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.quantize.ranges import static_input
 from edgekit.quantize.rounding import quantize_weight
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 def quantize_heads(
-    model: DinoV2,
+    model: VisionTransformer,
     heads: Mapping[str, Head],
     pixel_values: np.ndarray,
     *,
@@ -85,7 +85,9 @@ def _planned(layer: _Layer, source: _Layer | None, bits: float) -> LayerPlan:
 class _Gate:
     """Accuracy gate of a head's integers on held-out images, which reverts layers to float until the head passes."""
 
-    def __init__(self, model: DinoV2, heads: Mapping[str, Head], images: Tensor, work: Mapping[str, int]) -> None:
+    def __init__(
+        self, model: VisionTransformer, heads: Mapping[str, Head], images: Tensor, work: Mapping[str, int]
+    ) -> None:
         """Start with the float outputs of `images`; `work` is the multiplications of each layer for one image."""
         self.heads, self.work, self.config, self.tensors = heads, work, model.config, state_of(model)
         with torch.no_grad():

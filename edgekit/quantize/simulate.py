@@ -26,7 +26,7 @@ from edgekit.plan.quant import (
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
 Kernel = Literal["int32", "pmaddubsw", "float32"]
@@ -171,8 +171,8 @@ class IntegerMix(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
 
-def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = False) -> DinoV2:
-    """The plan as a module with the contract of `DinoV2.forward`.
+def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = False) -> VisionTransformer:
+    """The plan as a module with the contract of `VisionTransformer.forward`.
 
     Args:
         plan: what to run.
@@ -182,7 +182,9 @@ def simulate(plan: QuantPlan, *, kernel: Kernel = "int32", per_token: bool = Fal
     return make_integer(restore(plan.config, plan.float_tensors), plan, kernel=kernel, per_token=per_token)
 
 
-def make_integer(model: DinoV2, plan: QuantPlan, *, kernel: Kernel, per_token: bool = False) -> DinoV2:
+def make_integer(
+    model: VisionTransformer, plan: QuantPlan, *, kernel: Kernel, per_token: bool = False
+) -> VisionTransformer:
     """Replace, in place, what `plan` quantizes in its rewritten float model (which may go further than the plan)."""
     for name, gemm in plan.gemms.items():
         linear = IntegerLinear(gemm, kernel=kernel, per_token=per_token)

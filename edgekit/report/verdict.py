@@ -31,7 +31,7 @@ _NO_BETTER: dict[Goal, str] = {
 
 
 class Aim(Frozen):
-    """What to be best at among the artifacts that are true enough.
+    """Aim of a choice: what to be best at among the artifacts that are true enough.
 
     "accuracy" takes the truest of those that are faster than FP32 beyond doubt: none is truer than FP32 itself.
     """
@@ -75,7 +75,7 @@ class Verdict(Frozen):
     run: str | None = None  # id of the run whose latencies were compared
 
     def recorded(self) -> Choice:
-        """What the manifest says of it."""
+        """Choice as the manifest records it."""
         return Choice(artifact=self.choice, **self.aim.model_dump(), sentence=self.sentence, run=self.run)
 
 
@@ -112,7 +112,7 @@ def candidates(
 
 
 def pareto(found: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no other beats: fastest first, each next one slower but truer."""
+    """Pareto front: candidates that no other beats, fastest first, each next one slower but truer."""
     front: list[Candidate] = []
     for candidate in sorted(found, key=lambda c: (c.p50_ms, c.drop)):
         if not front or candidate.drop < front[-1].drop:
@@ -191,7 +191,7 @@ def _doubt(best: Candidate | None, fit: Sequence[Candidate], latency: Mapping[st
 
 
 def _against(latency: Mapping[str, LatencyReport], name: str, rival: str) -> Speedup:
-    """How many times faster than `rival` an artifact is, paired round by round where both have as many rounds."""
+    """Speed of an artifact relative to `rival`, paired round by round where both have as many rounds."""
     mine, other = latency[name], latency[rival]
     if len(mine.times_ms) == len(other.times_ms):
         return paired_speedup(other.times_ms, mine.times_ms, rival)
@@ -203,7 +203,7 @@ def _against(latency: Mapping[str, LatencyReport], name: str, rival: str) -> Spe
 
 
 def _retrieval(candidate: Candidate, drift: Mapping[str, DriftReport]) -> str:
-    """What changes for an application that looks up neighbours, in a gallery of FP32 features and in its own."""
+    """Sentence on what changes for searches, in a gallery of FP32 features and in one of the artifact's own."""
     report = drift.get(candidate.name)
     if report is None or is_float(candidate.precision) or report.own.nn_agreement.value is None:
         return ""
@@ -226,7 +226,7 @@ def _interval(found: Retrieval) -> str:
 
 
 def _ties(report: DriftReport) -> str:
-    """How many of the lost neighbours were as near as the ones that were found instead."""
+    """Clause on how many of the lost neighbours were as near as the ones that were found instead."""
     told = []
     for where, found in (("FP32", report.mixed), ("own", report.own)):
         if found.changed:
@@ -272,7 +272,7 @@ def _sentence(best: Candidate, base: Candidate | None, goal: Goal) -> str:
 
 
 def _truer(best: Candidate, fit: Sequence[Candidate]) -> str:
-    """What 16-bit activations would bring instead of the choice's 8-bit ones, where they halve the drop at least."""
+    """Sentence on 16-bit activations instead of the choice's 8-bit ones, where they halve the drop at least."""
     found = [c for c in fit if FACTS[c.precision].activations == "int16" and 2 * c.drop < best.drop]
     if FACTS[best.precision].activations != "int8" or not found:
         return ""
@@ -326,5 +326,5 @@ def _int8(
 
 
 def _wide(candidate: Candidate) -> str:
-    """What INT8 is in a file that has only its weights in 8 bits, in brackets."""
+    """Remark in brackets for a file that has only its weights in 8 bits."""
     return " (8-bit weights, 16-bit activations)" if FACTS[candidate.precision].activations == "int16" else ""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2, ViTConfig
+    from edgekit.models.vit import VisionTransformer, ViTConfig
 
 
-def state_of(model: DinoV2) -> dict[str, np.ndarray]:
+def state_of(model: VisionTransformer) -> dict[str, np.ndarray]:
     """Float32 arrays that `restore` rebuilds `model` from: its state dict, and each block's attention scale."""
     tensors = {key: value.detach().float().cpu().numpy() for key, value in model.state_dict().items()}
     tensors |= {
@@ -22,14 +22,14 @@ def state_of(model: DinoV2) -> dict[str, np.ndarray]:
     return tensors
 
 
-def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> DinoV2:
+def restore(config: ViTConfig, tensors: dict[str, np.ndarray]) -> VisionTransformer:
     """Rebuild a rewritten model: absent LayerScale is folded, present `fc2_gain`, `key_centre`, `unrotate` are set."""
     import torch
     from torch import nn
 
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
-    model = DinoV2(config)
+    model = VisionTransformer(config)
     for i, block in enumerate(model.blocks):
         block.attn.scale = float(tensors[f"blocks.{i}.attn.scale"][0])
         for scale in ("ls1", "ls2"):

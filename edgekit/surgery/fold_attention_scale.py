@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 
 @torch.no_grad()
-def fold_attention_scale(model: DinoV2) -> int:
+def fold_attention_scale(model: VisionTransformer) -> int:
     """Multiply the query rows of `qkv` by the scale and set it to 1, in place; returns how many blocks changed."""
     folded = 0
     for block in model.blocks:

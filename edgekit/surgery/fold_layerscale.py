@@ -10,7 +10,7 @@ from torch import nn
 from edgekit.models.vit import Mlp
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import Block, DinoV2
+    from edgekit.models.vit import Block, VisionTransformer
 
 
 def last_linear(block: Block) -> nn.Linear:
@@ -24,7 +24,7 @@ def first_linear(block: Block) -> nn.Linear:
 
 
 @torch.no_grad()
-def fold_layerscale(model: DinoV2) -> int:
+def fold_layerscale(model: VisionTransformer) -> int:
     """Absorb every `ls1` and `ls2` in place; returns how many were folded."""
     folded = 0
     for block in model.blocks:

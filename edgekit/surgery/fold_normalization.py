@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 
 @torch.no_grad()
-def fold_normalization(model: DinoV2, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+def fold_normalization(
+    model: VisionTransformer, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
     """w' = w / (255 std), b' = b - sum(w mean / std), in place; exact because the convolution is not padded."""
     conv = model.patch_embed.proj
     mean_, std_ = torch.tensor(mean)[None, :, None, None], torch.tensor(std)[None, :, None, None]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekit.surgery.fold_layerscale import first_linear, last_linear
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 
 def mean_preserving_rotation(width: int, seed: int = 0) -> Tensor:
@@ -38,7 +38,7 @@ def _fold_affine(norm: nn.LayerNorm, linear: nn.Linear) -> None:
 
 
 @torch.no_grad()
-def rotate(model: DinoV2, rotation: Tensor) -> None:
+def rotate(model: VisionTransformer, rotation: Tensor) -> None:
     """Rotate every tensor that writes to or reads from the residual stream, in place; LayerScale must be folded.
 
     The final norm sees the un-rotated stream: `model.unrotate` = Q^T costs one D x D product per token.

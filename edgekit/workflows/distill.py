@@ -20,7 +20,7 @@ from edgekit.distill.recipe import DistillRecipe
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, read_text
 from edgekit.models import zoo
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
 from edgekit.pipeline.watch import Silent, Watcher
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def distil_folder(
         context.agree(name)
         if context.first and running.board == "auto" and board_missing():
             watcher.note(f"no TensorBoard files: {BOARD_FIX}")
-        with held(out) if context.first else nullcontext():
+        with folder_lock(out) if context.first else nullcontext():
             kept = context.broadcast(_kept(out, name) if context.first else None)
             if kept is not None:
                 watcher.note(f"{out} is finished already")

@@ -72,17 +72,16 @@ def explain_target(
 
 def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict[str, float]]:
     """Ablation with the model, the calibration and the evaluation images of a build."""
-    from edgekit.models import zoo
-    from edgekit.pipeline.context import Materials
+    from edgekit.pipeline.context import BuildContext
     from edgekit.quantize.ablate import ablate
 
     recipe = Recipe.make(manifest.recipe)
-    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), folder, watcher)
+    context = BuildContext.load(recipe, folder, watcher)
     size = recipe.image_size[0]
     return ablate(
-        materials.model(size),
-        materials.calibration(size).pixel_values,
-        materials.evaluation(size).pixel_values,
+        context.inputs.model(size),
+        context.inputs.calibration(size).pixel_values,
+        context.inputs.evaluation(size).pixel_values,
         recipe.quantize,
         progress=lambda what, done, total: watcher.stage(f"quantize {what}", done, total),
     )

@@ -13,8 +13,7 @@ from edgekit.backends.coreml.backend import CoreMlBackend
 from edgekit.backends.coreml.sizes import join_packages
 from edgekit.errors import ExportError
 from edgekit.measure.drift import DriftReport
-from edgekit.models import zoo
-from edgekit.pipeline.context import Materials
+from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.make import drift_of
 from edgekit.pipeline.watch import Watcher
@@ -22,7 +21,7 @@ from edgekit.precision import Precision
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
 
@@ -54,28 +53,28 @@ def join_sizes(
     """
     recipe = Recipe.make(Manifest.read(build).recipe)
     recipe = recipe.model_copy(update={"evaluation_samples": samples})
-    materials = Materials(recipe, zoo.load(recipe.model, interpolation=recipe.interpolation), build, watcher)
+    context = BuildContext.load(recipe, build, watcher)
     backend = CoreMlBackend()
     name = backend.filename(precision, "standard")
     path_in_build = f"{backend.format}/{name}"
-    main = materials.source(Job(backend.format, precision, "standard", recipe.image_size[0], "", path_in_build))
+    main = context.source(Job(backend.format, precision, "standard", recipe.image_size[0], "", path_in_build))
     with tempfile.TemporaryDirectory(dir=path.parent if path.parent.is_dir() else None) as folder:
         apart = []
         for size in sizes:
             watcher.stage(f"{backend.format}/{precision} {size[0]}x{size[1]}")
-            model = materials.model(size)
+            model = context.inputs.model(size)
             plan = main.plan and at_size(main.plan, model)
-            source = replace(main, model=model, preprocess=materials.preprocess(size), plan=plan)
+            source = replace(main, model=model, preprocess=context.inputs.preprocess(size), plan=plan)
             apart.append(backend.export(source, precision, "standard", Path(folder, f"{size[0]}x{size[1]}", name)))
         joined = join_packages(apart, path)
     jobs = [Job(backend.format, precision, "standard", size, "", path_in_build) for size in sizes]
     return tuple(
-        Joined(artifact, drift_of(backend.runner(artifact), job, materials, watcher))
+        Joined(artifact, drift_of(backend.runner(artifact), job, context, watcher))
         for artifact, job in zip(joined, jobs, strict=True)
     )
 
 
-def at_size(plan: QuantPlan, model: DinoV2) -> QuantPlan:
+def at_size(plan: QuantPlan, model: VisionTransformer) -> QuantPlan:
     """The same integers and ranges for another image size: only the position embedding is another.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from edgekit.artifact import FORMATS, Artifact, Format, Preprocess
 from edgekit.backends import Backend, get_backend
 from edgekit.backends.base import ExportSource
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
 from tests.support.plans import rtn_plan
@@ -27,11 +27,11 @@ class Exported:
 
     backend: Backend
     folder: Path
-    model: DinoV2
+    model: VisionTransformer
     plan: QuantPlan
     artifacts: dict[tuple[Precision, Variant], Artifact] = field(default_factory=dict)
 
-    def source(self, *, model: DinoV2 | None = None, planned: bool = True) -> ExportSource:
+    def source(self, *, model: VisionTransformer | None = None, planned: bool = True) -> ExportSource:
         """The plan is there for float precisions too: they must not look at it."""
         model = model or self.model
         return ExportSource(
@@ -85,10 +85,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def make(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Callable[[DinoV2], Exported]:
+def make(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Callable[[VisionTransformer], Exported]:
     """Exports of any model by the backend at hand."""
 
-    def exported(model: DinoV2) -> Exported:
+    def exported(model: VisionTransformer) -> Exported:
         baked = model.bake(*SIZE)
         return Exported(backend, tmp_path_factory.mktemp("out"), baked, rtn_plan(baked, random_pixels(8, seed=1)))
 
@@ -96,6 +96,6 @@ def make(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.fixture(scope="session")
-def tiny(make: Callable[[DinoV2], Exported], tiny_reg_model: DinoV2) -> Exported:
+def tiny(make: Callable[[VisionTransformer], Exported], tiny_reg_model: VisionTransformer) -> Exported:
     """A two-block model with registers."""
     return make(tiny_reg_model)

@@ -12,7 +12,7 @@ import torch
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends.fused import as_fused
 from edgekit.errors import ExportError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
@@ -29,11 +29,11 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def torch_tokens(model: DinoV2, pixels: torch.Tensor) -> np.ndarray:
+def torch_tokens(model: VisionTransformer, pixels: torch.Tensor) -> np.ndarray:
     return model(pixels)[0].numpy()
 
 
-def float_activations(plan: QuantPlan) -> DinoV2:
+def float_activations(plan: QuantPlan) -> VisionTransformer:
     """The plan's integer weights and uncorrected biases under float activations."""
     model = restore(plan.config, plan.float_tensors)
     for name, gemm in plan.gemms.items():
@@ -45,7 +45,7 @@ def float_activations(plan: QuantPlan) -> DinoV2:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_fp32_equals_torch(
-    name: str, make: Callable[[DinoV2], Exported], tiny: Exported, request: pytest.FixtureRequest
+    name: str, make: Callable[[VisionTransformer], Exported], tiny: Exported, request: pytest.FixtureRequest
 ) -> None:
     exported = tiny if name == "tiny_reg_model" else make(request.getfixturevalue(name))
     pixels = random_pixels(2)

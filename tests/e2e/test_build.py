@@ -22,7 +22,7 @@ from edgekit.files import sha256_of
 from edgekit.measure.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
 from edgekit.precision import FACTS
 from edgekit.recipe import Recipe
 
@@ -226,7 +226,7 @@ def test_normalisation_in_the_graph_is_done_once(recipe, tmp_path, pictures, bui
 
 
 def test_another_build_in_the_same_folder_is_refused(recipe, tmp_path):
-    with held(tmp_path / "out"), pytest.raises(DataError, match="another build"):
+    with folder_lock(tmp_path / "out"), pytest.raises(DataError, match="another build"):
         build(recipe, tmp_path / "out")
     assert build(changed(recipe, precisions=["fp32"]), tmp_path / "out", measure="none").made == ("onnx/fp32",)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError, ExportError
-from edgekit.pipeline.folder import full_disk, held, refuse_unwritable
+from edgekit.pipeline.folder import folder_lock, full_disk, refuse_unwritable
 from tests.support.hostile import refused
 
 _HOLD = """
@@ -22,10 +22,10 @@ import signal, sys, time
 from pathlib import Path
 from edgekit.cli import main
 import edgekit.cli as cli
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 def hold(*_, **__):
-    with held(Path(sys.argv[1])):
+    with folder_lock(Path(sys.argv[1])):
         (Path(sys.argv[1]) / "begun").touch()
         time.sleep(60)
 cli.app = hold
@@ -49,7 +49,7 @@ def test_a_build_that_is_ended_leaves_no_lock_that_holds(tmp_path: Path, number:
     out = tmp_path / "out"
     child = _holder(out)
     try:
-        assert f"process {child.pid}" in refused(lambda: held(out).__enter__()).what
+        assert f"process {child.pid}" in refused(lambda: folder_lock(out).__enter__()).what
         refused(lambda: refuse_unwritable(out))
         child.send_signal(number)
         assert child.wait(30) == code
@@ -58,9 +58,9 @@ def test_a_build_that_is_ended_leaves_no_lock_that_holds(tmp_path: Path, number:
         child.wait()
     assert (out / ".lock").exists() == (number == signal.SIGKILL)
     refuse_unwritable(out)
-    with held(out):
+    with folder_lock(out):
         assert (out / ".lock").read_text() == str(os.getpid())
-        refused(lambda: held(out).__enter__())  # of a second thread of this process, too
+        refused(lambda: folder_lock(out).__enter__())  # of a second thread of this process, too
     assert not (out / ".lock").exists()
 
 
@@ -70,7 +70,7 @@ def test_a_build_that_is_ended_leaves_no_lock_that_holds(tmp_path: Path, number:
 def test_a_lock_that_nobody_holds_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
     refuse_unwritable(tmp_path)
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         pass
     assert not (tmp_path / ".lock").exists()
 
@@ -88,7 +88,7 @@ def test_what_is_planted_as_a_lock_is_not_written_to(tmp_path: Path, kind: str) 
             (out / ".lock").mkdir()
         case "loop":
             (out / ".lock").symlink_to(out / ".lock")
-    refused(lambda: held(out).__enter__())
+    refused(lambda: folder_lock(out).__enter__())
     assert victim.read_text() == "mine"
 
 
@@ -97,13 +97,13 @@ def test_of_twelve_builds_at_one_instant_one_gets_in(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         from edgekit.errors import DataError
-        from edgekit.pipeline.folder import held
+        from edgekit.pipeline.folder import folder_lock
         (Path(sys.argv[2]) / sys.argv[3]).touch()
         while len(list(Path(sys.argv[2]).iterdir())) < 6:
             pass
         for _ in range(40):
             try:
-                with held(Path(sys.argv[1])):
+                with folder_lock(Path(sys.argv[1])):
                     with open(Path(sys.argv[1]) / "inside", "x"):
                         time.sleep(0.001)
                     (Path(sys.argv[1]) / "inside").unlink()

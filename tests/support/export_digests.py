@@ -30,7 +30,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.errors import EdgekitError
 from edgekit.files import sha256_of
 from edgekit.graph.heads import Head
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
@@ -43,7 +43,7 @@ SIZE = (70, 56)  # (height, width) in pixels
 DEEPER = replace(models.TINY_REG, arch="deeper", depth=4)  # with heads
 
 
-def bodies(demo: bool) -> Iterator[tuple[str, DinoV2]]:
+def bodies(demo: bool) -> Iterator[tuple[str, VisionTransformer]]:
     """Names and models to export."""
     if demo:
         from edgekit.models import zoo
@@ -59,7 +59,7 @@ def pixels(batch: int, seed: int) -> torch.Tensor:
     return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def plans(model: DinoV2, every: Mapping[str, Head]) -> Iterator[tuple[str, str, QuantPlan, HeadPlan | None]]:
+def plans(model: VisionTransformer, every: Mapping[str, Head]) -> Iterator[tuple[str, str, QuantPlan, HeadPlan | None]]:
     """Label, precisions it is for (a prefix), backbone plan and head plan."""
     seen = pixels(8, seed=1)
     block = "blocks.1.mlp.fc1"

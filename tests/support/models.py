@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgekit.models.vit import ARCHITECTURES, DinoV2, SwiGluFfn, ViTConfig
+from edgekit.models.vit import ARCHITECTURES, SwiGluFfn, VisionTransformer, ViTConfig
 
 TINY = ViTConfig("tiny", width=128, depth=2, heads=2, grid=(5, 5), interpolation="offset")
 TINY_REG = replace(TINY, arch="tiny_reg", registers=4, interpolation="antialias")
@@ -22,7 +22,7 @@ TINY_ROPE_SWIGLU = replace(TINY_ROPE, arch="tiny_rope_swiglu", ffn="swiglu", hid
 
 
 @torch.no_grad()
-def duplicate_width(model: DinoV2, seed: int = 0) -> DinoV2:
+def duplicate_width(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
     """Twice the width, heads and hidden units, the same function: a ViT-S becomes a ViT-B whose outputs are (y, y).
 
     Every token is (x, x): LayerNorm sees the same mean and variance, so its output is doubled as well. A linear layer
@@ -35,7 +35,7 @@ def duplicate_width(model: DinoV2, seed: int = 0) -> DinoV2:
     for arch, known in ARCHITECTURES.items():
         if replace(config, arch="", hidden=0, interpolation="size") == replace(known, arch="", interpolation="size"):
             config = replace(config, arch=arch, hidden=0)
-    wide = DinoV2(config)
+    wide = VisionTransformer(config)
 
     def rows(value: Tensor, groups: int = 1) -> Tensor:
         """Repeat along the first axis, within each of `groups` equal parts (q, k and v stay apart)."""
@@ -71,8 +71,13 @@ def duplicate_width(model: DinoV2, seed: int = 0) -> DinoV2:
 
 @torch.no_grad()
 def inject_outliers(
-    model: DinoV2, *, norm_gain: float = 50.0, norm_channels: int = 4, hidden_gain: float = 300.0, seed: int = 0
-) -> DinoV2:
+    model: VisionTransformer,
+    *,
+    norm_gain: float = 50.0,
+    norm_channels: int = 4,
+    hidden_gain: float = 300.0,
+    seed: int = 0,
+) -> VisionTransformer:
     """The same function with activations that ruin a per-tensor quantizer, as large DINOv2 models have them.
 
     LayerNorm outputs: in each norm `norm_channels` channels are scaled by `norm_gain`, the next linear undoes it.
@@ -84,7 +89,7 @@ def inject_outliers(
     generator = torch.Generator().manual_seed(seed)
     swiglu = model.config.ffn == "swiglu"
     config = model.config if swiglu else replace(model.config, hidden=model.config.ffn_hidden + 16)
-    stressed = DinoV2(config)
+    stressed = VisionTransformer(config)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     for i in range(config.depth):
         first, second = ("w12", "w3") if swiglu else ("fc1", "fc2")

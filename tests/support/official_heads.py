@@ -16,10 +16,12 @@ from edgekit.heads.depth import LinearDepth
 from edgekit.heads.dpt import DptDepth
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.heads.segmentation import LinearSegmenter
-from edgekit.models.vit import DinoV2, ViTConfig
+from edgekit.models.vit import VisionTransformer, ViTConfig
 
 
-def layers_of(model: DinoV2, pixels: Tensor, indices: list[int], *, normed: bool) -> list[tuple[Tensor, Tensor]]:
+def layers_of(
+    model: VisionTransformer, pixels: Tensor, indices: list[int], *, normed: bool
+) -> list[tuple[Tensor, Tensor]]:
     """(patch tokens (B, P, D), class token (B, D)) behind each block named."""
     x, found = model.embed(pixels), []
     for i, block in enumerate(model.blocks):
@@ -30,7 +32,7 @@ def layers_of(model: DinoV2, pixels: Tensor, indices: list[int], *, normed: bool
     return found
 
 
-def as_map(patches: Tensor, model: DinoV2) -> Tensor:
+def as_map(patches: Tensor, model: VisionTransformer) -> Tensor:
     """(B, P, D) -> (B, D, rows, columns)."""
     return patches.transpose(1, 2).reshape(len(patches), -1, *model.config.grid)
 
@@ -42,7 +44,7 @@ class Classifier(nn.Linear):
         super().__init__((layers + 1) * width, classes)
         self.layers = layers
 
-    def run(self, model: DinoV2, pixels: Tensor) -> Tensor:
+    def run(self, model: VisionTransformer, pixels: Tensor) -> Tensor:
         depth = model.config.depth
         taken = layers_of(model, pixels, list(range(depth - self.layers, depth)), normed=True)
         return self(torch.cat([*(cls for _, cls in taken), taken[-1][0].mean(1)], dim=-1))
@@ -57,7 +59,7 @@ class Segmenter(nn.Module):
         self.bn = nn.BatchNorm2d(layers * width)
         self.conv_seg = nn.Conv2d(layers * width, classes, 1)
 
-    def run(self, model: DinoV2, pixels: Tensor) -> Tensor:
+    def run(self, model: VisionTransformer, pixels: Tensor) -> Tensor:
         depth = model.config.depth
         taken = layers_of(model, pixels, list(range(depth - self.layers, depth)), normed=True)
         return self.conv_seg(self.bn(torch.cat([as_map(patches, model) for patches, _ in taken], dim=1)))
@@ -71,7 +73,7 @@ class LinearDepther(nn.Module):
         self.indices, self.max_depth = indices, max_depth
         self.conv_depth = nn.Conv2d(2 * len(indices) * width, bins, 1)
 
-    def run(self, model: DinoV2, pixels: Tensor) -> Tensor:
+    def run(self, model: VisionTransformer, pixels: Tensor) -> Tensor:
         parts = []
         for patches, cls in layers_of(model, pixels, self.indices, normed=False):
             x = as_map(patches, model)
@@ -149,7 +151,7 @@ class Dpt(nn.Module):
             nn.ReLU(),
         )
 
-    def run(self, model: DinoV2, pixels: Tensor) -> Tensor:
+    def run(self, model: VisionTransformer, pixels: Tensor) -> Tensor:
         maps, blocks = [], self.reassemble_blocks
         for i, (patches, cls) in enumerate(layers_of(model, pixels, self.indices, normed=False)):
             both = torch.cat((patches, cls[:, None].expand_as(patches)), dim=-1)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 
 
 def noise(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
@@ -14,13 +14,13 @@ def noise(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def size_of(model: DinoV2) -> tuple[int, int]:
+def size_of(model: VisionTransformer) -> tuple[int, int]:
     """The image size (height, width) that a model is made for."""
     rows, columns = model.config.grid
     return rows * model.config.patch, columns * model.config.patch
 
 
-def pictures(model: DinoV2, batch: int = 16, seed: int = 0) -> np.ndarray:
+def pictures(model: VisionTransformer, batch: int = 16, seed: int = 0) -> np.ndarray:
     """Smooth random pictures (batch, 3, H, W) for a model, each with a mean colour of its own."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, 3, 4, 4, generator=generator) + torch.randn(batch, 3, 1, 1, generator=generator)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.artifact import Preprocess
 from edgekit.backends.base import ExportSource
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import (
     GemmPlan,
     InputQuantizer,
@@ -29,7 +29,7 @@ from edgekit.surgery.fold_layerscale import fold_layerscale
 
 
 def rtn_plan(
-    model: DinoV2,
+    model: VisionTransformer,
     pixels: Tensor,
     *,
     bits: int = 8,
@@ -113,7 +113,7 @@ def _matmul(name: str, qkv: tuple[Tensor, Tensor, Tensor]) -> MatmulPlan:
 
 @torch.no_grad()
 def _observe(
-    model: DinoV2, names: list[str], pixels: Tensor
+    model: VisionTransformer, names: list[str], pixels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor, Tensor]]]:
     """Inputs of the GEMMs, and (q, k, v) of every block, on one forward pass."""
     seen: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def _observe(
 
 
 def export_source(
-    model: DinoV2, transform: Preprocess, plan: QuantPlan | None = None, *given: Any, **named: Any
+    model: VisionTransformer, transform: Preprocess, plan: QuantPlan | None = None, *given: Any, **named: Any
 ) -> ExportSource:
     """Something to export: a tiny model of no licence in particular."""
     return ExportSource(model, transform, plan, "tiny", "MIT", "0" * 64, "digest", *given, **named)

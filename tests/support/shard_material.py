@@ -9,14 +9,14 @@ from PIL import Image
 
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.onnx.backend import OnnxBackend
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.precision import Precision
 from tests.support.plans import export_source
 
 SIDE = 28
 
 
-def artifacts(model: DinoV2, folder: Path) -> dict[Precision, Artifact]:
+def artifacts(model: VisionTransformer, folder: Path) -> dict[Precision, Artifact]:
     """The model in FP32 and FP16."""
     source = export_source(model.bake(SIDE, SIDE), Preprocess.for_size(SIDE, SIDE), None)
     kinds: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model_fp16.onnx"}

@@ -153,7 +153,7 @@ class CoreMlBackend(Backend):
 
     @override
     def inspect(self, artifact: Artifact) -> dict[str, object]:
-        """What stands in the saved program; see `edgekit.backends.coreml.audit.audit_package`."""
+        """Audit of the saved program; see `edgekit.backends.coreml.audit.audit_package`."""
         from edgekit.backends.coreml.tools import coremltools
 
         coremltools()  # first, and quietly

@@ -19,7 +19,7 @@ SHIFT = 128  # added to Core ML's int8 gives the plan's uint8
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """What the emitter of a program and its `GemmStrategy` have to agree on."""
+    """Options that the emitter of a program shares with its `GemmStrategy`."""
 
     target: Target  # the oldest system that shall run it
     dtype: type[np.floating[Any]]  # float16 or float32: of activations and float constants

@@ -54,7 +54,7 @@ class CoreMlEmitter(CoreMlHeadEmitter):
         return q, k, v
 
     def _per_head(self, name: str, x: Var) -> Var:
-        """(B, N, D) -> (B, H, N, d)."""
+        """Split channels into attention heads: (B, N, D) -> (B, H, N, d)."""
         shape = [self.options.batch, self.tokens, self.config.heads, self.config.head_dim]
         x = mb.reshape(x=x, shape=shape, name=f"{name}_heads")  # (B, N, H, d)
         return mb.transpose(x=x, perm=[0, 2, 1, 3], name=name)

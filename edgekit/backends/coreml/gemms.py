@@ -1,4 +1,4 @@
-"""How the matrix products are written in MIL: float, integer weights, or quantizers in front of integer weights."""
+"""Matrix products in MIL: float, integer weights, or quantizers in front of integer weights."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class FloatGemms(GemmStrategy[Var]):
         return mb.matmul(x=probabilities, y=v, name=f"{name}_weighted")  # (B, H, N, d)
 
     def weight(self, name: str) -> Any:
-        """(out, in), or (D, 3, patch, patch) of the patch embedding."""
+        """Weight as a constant: (out, in), or (D, 3, patch, patch) of the patch embedding."""
         value = self.tensors[f"{name}.weight"]
         return self.number(value * self.gain(name).reshape(-1, *[1] * (value.ndim - 1)), f"{name}.weight")
 
     def bias(self, name: str) -> np.ndarray:
-        """(out,)."""
+        """Bias (out,) in the program's number type."""
         return self.number(self.tensors[f"{name}.bias"] * self.gain(name), f"{name}.bias")
 
     def gain(self, name: str) -> np.ndarray:

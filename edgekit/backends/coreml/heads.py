@@ -18,7 +18,7 @@ from edgekit.plan.quant import StaticInput
 
 
 class CoreMlHeadEmitter(Emitter[Var]):
-    """What only heads are made of, for one image; `edgekit.backends.coreml.emitter.CoreMlEmitter` adds the rest."""
+    """Operations that only heads have, for one image; the backbone's are in `edgekit.backends.coreml.emitter`."""
 
     def __init__(
         self,
@@ -154,6 +154,6 @@ class CoreMlHeadEmitter(Emitter[Var]):
         )
 
     def _patches(self, tokens: Var) -> Var:
-        """(1, N, D) -> (1, P, D)."""
+        """Cut out the patch tokens: (1, N, D) -> (1, P, D)."""
         end = [1, self.tokens, self.config.width]
         return mb.slice_by_index(x=tokens, begin=[0, self.prefix, 0], end=end, name=self.name_of("patches"))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
 
 SAFE = 64.0  # of 255.9, whose square is float16's largest: a margin of 4 for images unlike the probe
 SHRINK = 1 / 16  # exact in every number type; LayerNorm does not see it but for its epsilon
 
 
-def large_norms(model: DinoV2) -> frozenset[str]:
+def large_norms(model: VisionTransformer) -> frozenset[str]:
     """Module paths of the norms whose input exceeds `SAFE` on a seeded noise image.
 
     The outlier channels and tokens of large DINOv2 models (Darcet et al. 2023, arXiv 2309.16588) are much the same

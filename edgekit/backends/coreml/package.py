@@ -120,7 +120,7 @@ def function_of(size: tuple[int, int]) -> str:
 
 
 def _description(path: Path) -> Any:
-    """Of the model, in protobuf."""
+    """Protobuf description of the package's model."""
     coremltools()
     from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

@@ -23,7 +23,7 @@ INTERPRETED = "MIL program interpreted on CPU: proves graph, weights and quantiz
 
 
 class Model(Protocol):
-    """What both ways of running offer: a batch of one in, all outputs out."""
+    """A loaded package, in Core ML or in the interpreter: inputs by name in, all outputs out."""
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Outputs by name; a picture is a PIL image."""
@@ -48,7 +48,7 @@ class CoreMlRunner:
         self._model: Model = model or self._loaded()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output of the artifact by name, float32.
+        """Run pixels (B, 3, H, W) float32: every output of the artifact by name, float32.
 
         A package that takes images gets them from RGB 0..255.
         """
@@ -64,7 +64,7 @@ class CoreMlRunner:
         return MilProgram(self.artifact.path, function) if self.interpreted else _Native(self.artifact.path, function)
 
     def _fed(self, pixels: np.ndarray) -> np.ndarray | Image:
-        """(B, 3, H, W) as the input of the package: a picture in Core ML, float32 everywhere else."""
+        """Pixels (B, 3, H, W) as the input of the package: a picture in Core ML, float32 everywhere else."""
         if self._input != IMAGE_NAME:
             return np.ascontiguousarray(pixels, np.float32)
         whole = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

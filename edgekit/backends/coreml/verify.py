@@ -8,60 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.base import refuse_differences
+from edgekit.artifact import INPUT_NAME
 from edgekit.backends.coreml.builder import SHIFT, mil_name
 from edgekit.backends.coreml.gemms import weight_scale
 from edgekit.backends.coreml.package import read_function
-from edgekit.errors import ExportError
-from edgekit.metrics import sqnr_db
+from edgekit.backends.verification import refuse_differences, require_near
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput
 from edgekit.precision import FACTS, Precision
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
-FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
-FP16_SQNR_DB = 40.0  # least a float16 package must reach
 _GEMMS = frozenset({"linear", "conv"})
 _CONSTANTS = "constexpr_"
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
-    """Interpret a float package on one seeded image and compare with torch; returns the largest difference.
+def verify_float(path: Path, model: VisionTransformer, precision: Precision) -> None:
+    """Interpret a float package on one seeded image and compare it with torch.
 
     Raises:
         ExportError: not finite, or further away than the precision explains.
     """
-    import torch
-
     from edgekit.backends.coreml.interpreter.program import MilProgram
 
-    height, width = (side * model.config.patch for side in model.config.grid)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(pixels))[0].numpy()
-    actual = MilProgram(path)({INPUT_NAME: pixels})[OUTPUT_NAMES[0]]
-    if not np.isfinite(actual).all():
-        raise ExportError(
-            f"the {precision} package computes values that are not finite",
-            why="an activation is out of the type's range",
-            fix="--precision fp32",
-        )
-    error = np.abs(actual - expected)
-    largest, limit = float(error.max()), FP32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    reached = sqnr_db(expected, actual)
-    if precision == "fp32" and largest > limit:
-        raise ExportError(f"the fp32 package differs from torch by {largest:.2e}", why=f"the limit is {limit:.1e}")
-    if precision == "fp16" and reached < FP16_SQNR_DB:
-        raise ExportError(
-            f"the fp16 package reaches {reached:.1f} dB only",
-            why=f"{FP16_SQNR_DB:.0f} dB are expected",
-            fix="--precision fp32",
-        )
-    return largest
+    program = MilProgram(path)
+    require_near(model, precision, lambda pixels: program({INPUT_NAME: pixels}))
 
 
 def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], precision: Precision) -> int:
@@ -89,7 +62,7 @@ def verify_plan(path: Path, plan: QuantPlan, gains: Mapping[str, np.ndarray], pr
 
 
 def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """Differences of one GEMM from its plan, a sentence each."""
     if op is None:
         yield f"{gemm.name} is missing"
         return
@@ -125,7 +98,7 @@ def _differences(op: Any, gemm: GemmPlan, gain: np.ndarray, *, activations: bool
 
 
 def _bias_behind_peaks(gemm: Any) -> Any:
-    """What is added to a product of quotients once it is multiplied with its tokens' peaks; None where it is not."""
+    """Bias behind a product of quotients that its tokens' peaks multiply again; None where they do not."""
     quantized = gemm.x.op.input.op
     divided = quantized.input.op
     scaled = [op for op in gemm.outputs[0].child_ops if op.op_type == "mul"]

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a file on this CPU: which GEMMs run on integers, which attention is one op."""
+"""Audit of a file in ONNX Runtime on this CPU: which GEMMs run on integers, which attention is one op."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def audit_file(artifact: Artifact) -> dict[str, object]:
 
 
 def _kind(node: onnx.NodeProto) -> str:
-    """What a GEMM's weights are multiplied as."""
+    """Number type that a GEMM's weights are multiplied in."""
     if node.op_type == _BLOCKED:
         return "int" + str(next(attribute.i for attribute in node.attribute if attribute.name == "bits"))
     return "int8" if node.op_type in _INT8 else "float"

@@ -10,11 +10,11 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from typing_extensions import override
 
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.onnx.emitter import OnnxEmitter
 from edgekit.backends.onnx.gemms import FloatGemms, StaticGemms
 from edgekit.backends.onnx.weights import channel_scale, integer_weight
+from edgekit.backends.verification import refuse_differences
 from edgekit.native.blocks import BLOCK, DOMAIN, VERSION, first_inputs, whole_blocks
 from edgekit.plan.quant import FloatInput, GemmPlan, QuantPlan
 

@@ -1,4 +1,4 @@
-"""How a QuantPlan's GEMMs are written in standard ONNX ops for each integer precision."""
+"""GEMMs of a QuantPlan in standard ONNX ops, for each integer precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ from edgekit.plan.quant import (
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a GEMM's input share one static quantizer: all tokens, or one of several groups.
+    """Rows of a GEMM's input that share one static quantizer: all tokens, or one of several groups.
+
 
     `tokens` is None where their number is known at run time only.
     """
@@ -169,7 +170,7 @@ class StaticGemms(FloatGemms):
         return integer_attention(self.graph, matmul, scale, (q, k, v), most, fixed=self.sides is None)
 
     def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int | None) -> ir.Value:
-        """(B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
+        """GEMM (B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
         match gemm.input:
             case StaticInput():
                 return self.static(gemm, x, Rows(tokens, gemm.input))

@@ -21,7 +21,7 @@ _FLOAT = ir.DataType.FLOAT
 
 
 class OnnxHeadEmitter(Emitter[ir.Value]):
-    """What only heads are made of; `edgekit.backends.onnx.emitter.OnnxEmitter` adds the rest."""
+    """Operations that only heads have; the backbone's are in `edgekit.backends.onnx.emitter`."""
 
     def __init__(
         self,

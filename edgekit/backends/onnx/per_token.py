@@ -15,7 +15,7 @@ from edgekit.plan.quant import LEAST_PEAK, GemmPlan
 def token_scaled_gemm(
     graph: GraphBuilder, gemm: GemmPlan, x: ir.Value, product: Callable[[ir.Value], ir.Value]
 ) -> ir.Value:
-    """(B, N, in) -> (B, N, out): static `product` without bias between a division by each token's peak and its return.
+    """GEMM (B, N, in) -> (B, N, out): static `product` of tokens divided by their peaks, times the peaks, plus bias.
 
     The quotients are what a static quantizer is for, so the GEMM in the middle is the runtime's fast one.
     """
@@ -31,7 +31,7 @@ def token_scaled_gemm(
 
 
 def per_token_gemm(graph: GraphBuilder, gemm: GemmPlan, x: ir.Value, storage: Storage) -> ir.Value:
-    """(B, N, in) -> (B, N, out) with the arithmetic of `edgekit.quantize.simulate.per_token_scale`.
+    """GEMM (B, N, in) -> (B, N, out) with the arithmetic of `edgekit.quantize.simulate.per_token_scale`.
 
     MatMulInteger of ONNX Runtime knows one zero point per tensor, so the tokens' own are taken out afterwards: the
     sum of (q - z) w is that of q w minus z times the column sums of w, exactly, in int32.

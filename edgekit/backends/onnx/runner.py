@@ -49,7 +49,7 @@ class OnnxRunner:
             )
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        """Run pixels (B, 3, H, W) float32: every output of the artifact by name, float32."""
         require_fit(self.artifact, pixel_values)
         with runtime_errors(f"{self.artifact.path} does not run"):
             results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
@@ -57,7 +57,7 @@ class OnnxRunner:
 
 
 def session_options(artifact: Artifact, threads: int | None) -> ort.SessionOptions:
-    """How edgekit runs a file: all graph optimizations, and integer arithmetic that does not saturate.
+    """Options with which edgekit runs a file: all graph optimizations, and integer arithmetic that does not saturate.
 
     Raises:
         BackendMissing: the op library of a fused file is not here.

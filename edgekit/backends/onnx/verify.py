@@ -11,12 +11,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
-from edgekit.backends.base import refuse_differences
+from edgekit.artifact import INPUT_NAME
 from edgekit.backends.onnx.runner import register_ops
 from edgekit.backends.onnx.weights import accumulator_scale, int32_bias
-from edgekit.errors import ExportError
-from edgekit.metrics import sqnr_db
+from edgekit.backends.verification import refuse_differences, require_near
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import (
     LEAST_PEAK,
@@ -33,25 +31,20 @@ from edgekit.precision import Precision, Variant
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
-    from edgekit.models.vit import DinoV2
-
-FP32_TOLERANCE = 1e-4  # largest absolute difference of a float32 file from torch
-HEAD_TOLERANCE = 1e-3  # of a head's output, where that is larger than 1 relative to it
-FP16_SQNR_DB = 40.0  # least a float16 file must reach; DINOv2 gives 55-60
+    from edgekit.models.vit import VisionTransformer
 
 
 def verify_float(
     path: Path,
-    model: DinoV2,
+    model: VisionTransformer,
     precision: Precision,
     variant: Variant,
     heads: Mapping[str, Head] | None = None,
     sizes: Sequence[tuple[int, int]] = (),
-) -> float:
-    """Run a float file on one seeded image in ONNX Runtime and compare with torch; returns the largest difference.
+) -> None:
+    """Run a float file in ONNX Runtime on one seeded image and compare it with torch.
 
-    What heads put out is compared in fp32, relative to its largest value. `sizes` are (height, width) of the images in
-    pixels, one image of each; without any it is that of the baked model.
+    `sizes` are (height, width) of the images in pixels, one image of each; without any it is that of the baked model.
 
     Raises:
         BackendMissing: it is a fused file and the op library is not here.
@@ -59,50 +52,17 @@ def verify_float(
     """
     import onnxruntime as ort
 
-    from edgekit.graph.torch_emitter import run_with_heads
-
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if variant == "fused":
         register_ops(options)
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    rows, columns = (side * model.config.patch for side in model.config.grid)
-    largest = 0.0
-    for size in sizes or ((rows, columns),):
-        pixels = np.random.default_rng(0).standard_normal((1, 3, *size), np.float32)
-        wanted = run_with_heads(model, heads or {}, pixels)
-        found = dict(zip(wanted, session.run([*wanted], {INPUT_NAME: pixels}), strict=True))
-        _require_close(found, wanted, precision)
-        largest = max(largest, float(np.abs(found["last_hidden_state"] - wanted["last_hidden_state"]).max()))
-    return largest
+    names = [output.name for output in session.get_outputs()]
 
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {INPUT_NAME: pixels}), strict=True))
 
-def _require_close(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], precision: Precision) -> None:
-    """Raises ExportError where the outputs of a file are further from those of torch than its precision explains."""
-    expected, actual = (outputs["last_hidden_state"] for outputs in (wanted, found))
-    if not all(np.isfinite(value).all() for value in found.values()):
-        raise ExportError(
-            f"the {precision} file computes values that are not finite",
-            why="an activation is out of the type's range",
-            fix="--precision fp32",
-        )
-    largest = float(np.abs(actual - expected).max())
-    reached = sqnr_db(expected, actual)
-    if precision == "fp32" and largest > FP32_TOLERANCE:
-        raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {FP32_TOLERANCE}")
-    for name in wanted.keys() - {*OUTPUT_NAMES}:
-        distance = float(np.abs(found[name] - wanted[name]).max() / max(1.0, np.abs(wanted[name]).max()))
-        if precision == "fp32" and distance > HEAD_TOLERANCE:
-            raise ExportError(
-                f"the head {name} of the fp32 file differs from torch by {distance:.2e}",
-                why=f"the limit is {HEAD_TOLERANCE}",
-            )
-    if precision == "fp16" and reached < FP16_SQNR_DB:
-        raise ExportError(
-            f"the fp16 file reaches {reached:.1f} dB only",
-            why=f"{FP16_SQNR_DB:.0f} dB are expected",
-            fix="--precision fp32",
-        )
+    require_near(model, precision, run, heads=heads, relative=False, sizes=sizes)
 
 
 def verify_plan(path: Path, plan: QuantPlan, variant: Variant, tokens: int | None = None) -> int:
@@ -153,7 +113,7 @@ class _File:
 
 
 def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
-    """What differs for one GEMM, one sentence each."""
+    """Differences of one GEMM from its plan, a sentence each."""
     name = gemm.name
     if f"{name}/MatMulInteger" in file.nodes:
         node = file.nodes[f"{name}/MatMulInteger"]
@@ -184,7 +144,7 @@ def _gemm_problems(file: _File, gemm: GemmPlan) -> Iterator[str]:
 
 
 def _peak_problems(file: _File, name: str) -> Iterator[str]:
-    """Whether what is quantized are quotients by the token's peak, which the product is multiplied with again."""
+    """Faults of the division by the token's peak before quantization, or of the multiplication behind the product."""
     divided, restored = file.nodes.get(f"{name}.quotient/Mul"), file.nodes.get(f"{name}.product/Mul")
     inverse = file.maker(divided, 1, "Reciprocal") if divided else None
     peak = file.maker(inverse, 0, "Max") if inverse else None
@@ -237,7 +197,7 @@ def _blocked_problems(file: _File, gemm: GemmPlan, node: onnx.NodeProto) -> Iter
 
 
 def _every_input(blocks: np.ndarray | None, width: int) -> np.ndarray | None:
-    """(blocks, out) -> (in, out)."""
+    """Repeat values per block for every input channel: (blocks, out) -> (in, out)."""
     return None if blocks is None else np.repeat(blocks, width // len(blocks), axis=0)
 
 

@@ -45,7 +45,7 @@ def blocked_weight(graph: GraphBuilder, gemm: GemmPlan) -> ir.Value:
     size = block_size_of(gemm) or gemm.group_size
 
     def blocks(values: np.ndarray) -> np.ndarray:
-        """(out, groups) -> (in / size, out)."""
+        """Transpose values per group and repeat them per block: (out, groups) -> (in / size, out)."""
         return np.repeat(values, gemm.group_size // size, axis=1).T
 
     inputs = [
@@ -60,7 +60,7 @@ def blocked_weight(graph: GraphBuilder, gemm: GemmPlan) -> ir.Value:
 
 
 def accumulator_scale(gemm: GemmPlan, quantizer: StaticInput) -> np.ndarray:
-    """What one step of the int32 accumulator is worth: (out,) float32."""
+    """Scale of the int32 accumulator: (out,) float32."""
     scale: np.ndarray = np.float32(quantizer.scale) * gemm.weight_scale[:, 0]
     return scale
 

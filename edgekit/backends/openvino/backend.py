@@ -134,7 +134,7 @@ class OpenVinoBackend(Backend):
 
     @override
     def inspect(self, artifact: Artifact) -> dict[str, object]:
-        """What the CPU plugin really runs; see `edgekit.backends.openvino.audit.audit_model`."""
+        """Audit of the graph that the CPU plugin runs; see `edgekit.backends.openvino.audit.audit_model`."""
         from edgekit.backends.openvino.audit import audit_model
         from edgekit.backends.openvino.runner import core_for, plugin_settings, read_model
 
@@ -163,7 +163,7 @@ def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
 
 
 def _model_api(source: ExportSource) -> list[tuple[str, str]]:
-    """(value, key) under "model_info", which OpenVINO's Model API and DL Streamer read."""
+    """Entries (value, key) under "model_info", which OpenVINO's Model API and DL Streamer read."""
     in_graph = source.preprocess.normalize == "graph"
     mean = (0.0, 0.0, 0.0) if in_graph else tuple(255 * value for value in source.preprocess.mean)
     scale = (1.0, 1.0, 1.0) if in_graph else tuple(255 * value for value in source.preprocess.std)

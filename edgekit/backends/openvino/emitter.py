@@ -61,7 +61,7 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
         return q, k, v
 
     def _per_head(self, name: str, x: ov.Output) -> ov.Output:
-        """(B, N, D) -> (B, H, N, d)."""
+        """Split channels into attention heads: (B, N, D) -> (B, H, N, d)."""
         shape = ints([0, 0, self.config.heads, self.config.head_dim], f"{name}.shape")
         x = op.reshape(x, shape, True, name=f"{name}.heads").output(0)  # (B, N, H, d)
         return op.transpose(x, ints([0, 2, 1, 3], f"{name}.order"), name=name).output(0)

@@ -11,11 +11,11 @@ import openvino as ov
 from openvino.utils.node_factory import NodeFactory
 from typing_extensions import override
 
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.fused import Attributes, FusedBlocks, numbers_of
 from edgekit.backends.openvino.builder import constant
 from edgekit.backends.openvino.emitter import OpenVinoEmitter
 from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
+from edgekit.backends.verification import refuse_differences
 from edgekit.graph.emitter import Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig

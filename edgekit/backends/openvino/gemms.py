@@ -1,4 +1,4 @@
-"""How the matrix products are written in OpenVINO: float, int8 weights, or FakeQuantize in front of int8 weights."""
+"""Matrix products in OpenVINO: float, int8 weights, or FakeQuantize in front of int8 weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FloatGemms(GemmStrategy[ov.Output]):
         return constant(self.tensors[f"{name}.weight"], f"{name}.weight")
 
     def bias(self, name: str, shape: tuple[int, ...] = (1, 1, -1)) -> ov.Output:
-        """Float32 bias."""
+        """Bias in float32."""
         return constant(self.tensors[f"{name}.bias"].reshape(shape), f"{name}.bias")
 
 
@@ -215,7 +215,7 @@ def first_columns(name: str, row: ov.Output, like: ov.Output) -> ov.Output:
 
 
 def symmetric_integers(name: str, x: ov.Output, scale: np.ndarray) -> ov.Output:
-    """(B, H, N, d) -> x / scale rounded to integers -127..127, still as floats; `scale` (H,) is per head.
+    """Round x / scale (B, H, N, d) to integers -127..127, still as floats; `scale` (H,) is per attention head.
 
     Divided by the scale first: the low-precision pass takes a quantizer with one range for all heads only.
     """
@@ -225,5 +225,5 @@ def symmetric_integers(name: str, x: ov.Output, scale: np.ndarray) -> ov.Output:
 
 
 def per_head(name: str, scale: np.ndarray) -> ov.Output:
-    """(H,) as (1, H, 1, 1) constant."""
+    """Scale (H,) per attention head as a constant (1, H, 1, 1)."""
     return constant(scale.astype(np.float32).reshape(1, -1, 1, 1), name)

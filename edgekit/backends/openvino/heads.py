@@ -18,7 +18,7 @@ from edgekit.plan.quant import StaticInput
 
 
 class OpenVinoHeadEmitter(Emitter[ov.Output]):
-    """What only heads are made of; `edgekit.backends.openvino.emitter.OpenVinoEmitter` adds the rest."""
+    """Operations that only heads have; the backbone's are in `edgekit.backends.openvino.emitter`."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
         return fake_quantize(x, quantizer, name, (self.name_of("number"), self.name_of("number")))
 
     def _patches(self, tokens: ov.Output) -> ov.Output:
-        """(B, N, D) -> (B, P, D)."""
+        """Cut out the patch tokens: (B, N, D) -> (B, P, D)."""
         end = 2**31 - 1 if self.sides else self.tokens
         start, stop, step, axis = (self.ints([value]) for value in (self.prefix, end, 1, 1))
         return op.slice(tokens, start, stop, step, axis, name=self.name_of("slice")).output(0)

@@ -24,7 +24,7 @@ _POOLED = "pooler_output"
 
 @dataclass(frozen=True)
 class NncfOptions:
-    """What NNCF lets one choose for a transformer; everything else is its own default.
+    """Options of NNCF for a transformer; everything else is its own default.
 
     `preset`: "mixed" quantizes activations asymmetrically, "performance" symmetrically. `smooth_quant_alpha` in 0..1,
     -1 for none, None for NNCF's own (0.95; none under accuracy control, which in NNCF 3.4 puts the original weights

@@ -54,7 +54,7 @@ def embed_preprocessing(artifact: Artifact, path: Path) -> Artifact:
 
 
 def transformed(image: ov.Output, transform: Preprocess) -> ov.Output:
-    """(B, height, width, 3) uint8 -> (B, 3, H, W) float32 as the model wants it."""
+    """Preprocessing in the graph: (B, height, width, 3) uint8 -> (B, 3, H, W) float32 as the model wants it."""
     x = _centre_crop(_resized(image, transform.resize, transform.input_size), transform.input_size)
     x = op.convert(x, "f32", name="image/float").output(0)
     if transform.normalize == "host":  # the model itself does not
@@ -66,7 +66,7 @@ def transformed(image: ov.Output, transform: Preprocess) -> ov.Output:
 
 
 def _sides(x: ov.Output, name: str) -> ov.Output:
-    """(height, width) of (B, height, width, 3) as int64 vector."""
+    """Height and width of an image (B, height, width, 3) as an int64 vector."""
     shape = op.shape_of(x, name=f"{name}.shape")
     return op.gather(shape, ints([1, 2], f"{name}.sides_index"), ints(0, f"{name}.axis"), name=f"{name}.sides").output(
         0

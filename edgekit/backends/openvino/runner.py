@@ -47,7 +47,7 @@ class OpenVinoRunner:
         self._alone = threading.Lock()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output by name; each call returns arrays of its own.
+        """Run pixels (B, 3, H, W) float32: every output by name; each call returns arrays of its own.
 
         An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
         """

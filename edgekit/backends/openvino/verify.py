@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.openvino.builder import LEVELS, QUANTIZER
+from edgekit.backends.verification import refuse_differences
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, MatmulPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 from edgekit.precision import Precision
 
@@ -35,7 +35,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision, tokens: int |
 
 
 def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision) -> list[str]:
-    """What differs for one GEMM, one sentence each."""
+    """Differences of one GEMM from its plan, a sentence each."""
     name = gemm.name
     expected = {
         f"{name}.weight": gemm.weight,
@@ -63,7 +63,7 @@ def _differences(gemm: GemmPlan, nodes: dict[str, ov.Node], precision: Precision
 
 
 def _product_differences(matmul: MatmulPlan, tokens: int, nodes: dict[str, ov.Node]) -> list[str]:
-    """What differs in the attention products of one block."""
+    """Differences of the attention products of one block from their plan."""
     scales = {"q": matmul.query_scale, "k": matmul.key_scale, "v": matmul.value_scale}
     expected = {f"{matmul.name}.{part}.scale": scale.astype(np.float32) for part, scale in scales.items()}
     expected[f"{matmul.name}.dither"] = dither(tokens, matmul.probability_scale)

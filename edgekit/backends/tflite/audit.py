@@ -1,4 +1,4 @@
-"""What XNNPACK makes of a TFLite file: how many operators it takes in how many partitions, which GEMMs run in int8."""
+"""Audit of a file in XNNPACK: how many operators it takes in how many partitions, which GEMMs run in int8."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class TfliteBackend(Backend):
 
     @override
     def inspect(self, artifact: Artifact) -> dict[str, object]:
-        """What the runtime and XNNPACK make of the file; see `edgekit.backends.tflite.audit`."""
+        """Audit of the file in the runtime and XNNPACK; see `edgekit.backends.tflite.audit`."""
         from edgekit.backends.tflite.audit import audit_file
 
         runtime = self._runtime()

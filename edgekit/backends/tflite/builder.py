@@ -176,7 +176,7 @@ def conv_options(stride: int) -> schema.Conv2DOptionsT:
 
 
 def channels_last(weight: np.ndarray) -> np.ndarray:
-    """(out, in, k, k) -> (out, k, k, in), TFLite's layout of a kernel; (out, in) stays."""
+    """Kernel in TFLite's layout: (out, in, k, k) -> (out, k, k, in); (out, in) stays."""
     return weight if weight.ndim == 2 else np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
 
 

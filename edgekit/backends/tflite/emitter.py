@@ -31,7 +31,7 @@ _FUNCTIONS = {"relu": ("RELU", None), "gelu": ("GELU", schema.GeluOptionsT), "si
 
 
 class TfliteBackboneEmitter(BackboneEmitter[Value]):
-    """What the float and the int16 graph of the backbone have in common; `builder` decides the number type."""
+    """Backbone operations that float and int16 graphs share; `builder` decides the number type."""
 
     builder: OperatorBuilder
 
@@ -56,7 +56,7 @@ class TfliteBackboneEmitter(BackboneEmitter[Value]):
         return q, k, v
 
     def _split_head(self, name: str, x: Value) -> Value:
-        """(B, N, D) -> (B, H, N, d)."""
+        """Split channels into attention heads: (B, N, D) -> (B, H, N, d)."""
         apart = (-1, self.tokens, self.config.heads, self.config.head_dim)
         return self.builder.transpose(name, self.builder.reshape(f"{name}.heads", x, apart), (0, 2, 1, 3))
 

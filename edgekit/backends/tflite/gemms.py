@@ -65,11 +65,11 @@ class FloatGemms(GemmStrategy[Value]):
         return self.builder.attention(name, q, k, v, self.tensors[f"{name}.scale"].item())
 
     def weight(self, name: str) -> Value:
-        """(out, in), or (D, patch, patch, 3) of the patch embedding."""
+        """Weight as a constant: (out, in), or (D, patch, patch, 3) of the patch embedding."""
         return self.graph.constant(f"{name}.weight", channels_last(self.tensors[f"{name}.weight"]))
 
     def bias(self, name: str) -> Value:
-        """Float32 (out,)."""
+        """Bias (out,) in float32."""
         return self.graph.constant(f"{name}.bias", self.tensors[f"{name}.bias"])
 
 
@@ -278,7 +278,7 @@ def block_quantized_weight(graph: Graph, gemm: GemmPlan, columns: int) -> Value:
 
 
 def range_channels(gemm: GemmPlan) -> int:
-    """How many channels `pin_range` appends to a static input: a whole block where weights are block-quantized."""
+    """Channels that `pin_range` appends to a static input: a whole block where weights are block-quantized."""
     return _RANGE_CHANNELS if gemm.weight_scale.shape[1] == 1 else gemm.group_size
 
 

@@ -18,7 +18,7 @@ from edgekit.plan.quant import StaticInput
 
 
 class TfliteHeadEmitter(Emitter[Value]):
-    """What only heads are made of; `edgekit.backends.tflite.emitter.TfliteEmitter` adds the rest."""
+    """Operations that only heads have; the backbone's are in `edgekit.backends.tflite.emitter`."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class TfliteHeadEmitter(Emitter[Value]):
         )
 
     def _patches(self, tokens: Value) -> Value:
-        """(B, N, D) -> (B, patches, D)."""
+        """Cut out the patch tokens: (B, N, D) -> (B, patches, D)."""
         return self.builder.tokens(self.name_of("patches"), tokens, self.prefix, self.tokens)
 
     def _number(self, value: np.ndarray) -> Value:

@@ -76,7 +76,7 @@ class TfliteRunner:
         self._alone = threading.Lock()
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 3, H, W) float32 -> every output of the artifact by name, float32."""
+        """Run pixels (B, 3, H, W) float32: every output of the artifact by name, float32."""
         with self._alone, runtime_errors(f"{self.artifact.path} does not run"):
             return self._run(pixel_values)
 
@@ -139,7 +139,7 @@ def open_interpreter(artifact: Artifact, threads: int | None, runtime: Runtime) 
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

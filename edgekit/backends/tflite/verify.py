@@ -10,22 +10,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgekit.backends.base import refuse_differences
+from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.tflite.builder import channels_last
 from edgekit.backends.tflite.gemms import as_hybrid, range_channels, unscaled_bias
 from edgekit.backends.tflite.runner import without_greeting
-from edgekit.errors import ExportError
-from edgekit.metrics import sqnr_db
+from edgekit.backends.verification import refuse_differences, require_near
 from edgekit.plan.heads import HEADS
 from edgekit.plan.quant import GemmPlan, StaticInput, TokenGroupInput
 from edgekit.precision import Precision
 
 if TYPE_CHECKING:
-    from edgekit.models.vit import DinoV2
+    from edgekit.models.vit import VisionTransformer
     from edgekit.plan.quant import QuantPlan
 
-FP32_TOLERANCE = 1e-4  # of the largest value: absolute below 1, relative above
-FP16_SQNR_DB = 40.0  # least a file with float16 weights must reach
 _OPERATORS = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -35,38 +32,22 @@ _DTYPES = {
 _INTEGERS = {schema.TensorType.INT8, schema.TensorType.INT4}
 
 
-def verify_float(path: Path, model: DinoV2, precision: Precision) -> float:
-    """Run a float file on one seeded image and compare with torch; returns the largest difference.
+def verify_float(path: Path, model: VisionTransformer, precision: Precision) -> None:
+    """Run a float file on one seeded image and compare it with torch.
 
     Raises:
         ExportError: not finite, or further away than the precision explains.
     """
-    import torch
-
-    height, width = (side * model.config.patch for side in model.config.grid)
-    pixels = np.random.default_rng(0).standard_normal((1, height, width, 3), np.float32)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
     with without_greeting():
         interpreter = Interpreter(model_path=str(path))
         interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
-    interpreter.invoke()
-    actual = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    if not np.isfinite(actual).all():
-        raise ExportError(f"the {precision} file computes values that are not finite", fix="--precision fp32")
-    error = np.abs(actual - expected)
-    largest, limit = float(error.max()), FP32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    reached = sqnr_db(expected, actual)
-    if precision == "fp32" and largest > limit:
-        raise ExportError(f"the fp32 file differs from torch by {largest:.2e}", why=f"the limit is {limit:.1e}")
-    if precision == "fp16" and reached < FP16_SQNR_DB:
-        raise ExportError(
-            f"the fp16 file reaches {reached:.1f} dB only",
-            why=f"{FP16_SQNR_DB:.0f} dB are expected",
-            fix="--precision fp32",
-        )
-    return largest
+
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels.transpose(0, 2, 3, 1))
+        interpreter.invoke()
+        return {OUTPUT_NAMES[0]: interpreter.get_tensor(interpreter.get_output_details()[0]["index"])}
+
+    require_near(model, precision, run)
 
 
 def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgekit.measure.features import Features, Progress
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inside:
 
 @torch.no_grad()
 def look_inside(
-    model: DinoV2, pixel_values: np.ndarray, names: Sequence[str], *, progress: Progress | None = None
+    model: VisionTransformer, pixel_values: np.ndarray, names: Sequence[str], *, progress: Progress | None = None
 ) -> Inside:
     """Run images (n, 3, H, W), normalised, one by one through a model; `progress` is told (done, total)."""
     first = 1 + model.config.registers

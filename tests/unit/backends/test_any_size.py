@@ -14,7 +14,7 @@ from edgekit.backends import get_backend
 from edgekit.backends.base import Backend, ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
@@ -33,14 +33,14 @@ DYNAMIC = [format_ for format_ in ("onnx", "openvino") if get_backend(format_).d
 PARITY = 1e-4
 
 
-def source(model: DinoV2, plan: QuantPlan | None = None) -> ExportSource:
+def source(model: VisionTransformer, plan: QuantPlan | None = None) -> ExportSource:
     """A model for images of 2 to 12 patches a side, compared at 5 x 4 of them."""
     patch = model.config.patch
     transform = model.config.preprocess(5 * patch, 4 * patch, sides=(2 * patch, 12 * patch))
     return export_source(model, transform, plan)
 
 
-def plan_of(model: DinoV2, **options: object) -> QuantPlan:
+def plan_of(model: VisionTransformer, **options: object) -> QuantPlan:
     return rtn_plan(model, noise((5 * model.config.patch, 4 * model.config.patch), 4, seed=1), **options)  # type: ignore[arg-type]
 
 
@@ -50,7 +50,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> DinoV2:
+def model(request: pytest.FixtureRequest) -> VisionTransformer:
     return random_model(MODELS[request.param])
 
 
@@ -66,7 +66,7 @@ def runs(backend: Backend, artifact: Artifact) -> Callable[[torch.Tensor], np.nd
 
 @pytest.mark.parametrize("variant", ["standard", "fused"])
 def test_a_float_file_is_the_model_at_ten_sizes(
-    backend: Backend, model: DinoV2, variant: Variant, tmp_path: Path
+    backend: Backend, model: VisionTransformer, variant: Variant, tmp_path: Path
 ) -> None:
     require(backend, variant)
     path = tmp_path / f"model{backend.suffix}"
@@ -87,7 +87,7 @@ def test_a_float_file_is_the_model_at_ten_sizes(
     ],
 )
 def test_an_integer_file_computes_what_baked_ones_compute(
-    backend: Backend, model: DinoV2, precision: Precision, variant: Variant, inputs: str, tmp_path: Path
+    backend: Backend, model: VisionTransformer, precision: Precision, variant: Variant, inputs: str, tmp_path: Path
 ) -> None:
     """One file against a baked one of each size, written from the same plan."""
     require(backend, variant)

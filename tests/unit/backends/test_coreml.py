@@ -16,7 +16,7 @@ from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact, Preprocess
 from edgekit.backends.metadata import MANIFEST_KEY
 from edgekit.errors import DataError, ExportError
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
@@ -41,7 +41,11 @@ QKV = "blocks.0.attn.qkv"
 
 
 def export(
-    model: DinoV2, folder: Path, precision: Precision, plan: QuantPlan | None = None, target: Target = "iOS18"
+    model: VisionTransformer,
+    folder: Path,
+    precision: Precision,
+    plan: QuantPlan | None = None,
+    target: Target = "iOS18",
 ) -> Artifact:
     source = export_source(model, Preprocess.for_size(*SIZE), plan)
     backend = CoreMlBackend(target=target)
@@ -53,24 +57,26 @@ def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pixels(8))
 
 
 @pytest.mark.parametrize(("target", "fused"), [("iOS18", 2), ("iOS17", 0)])
-def test_attention_is_one_operation_from_ios_18_on(target: Target, fused: int, tiny: DinoV2, tmp_path: Path) -> None:
+def test_attention_is_one_operation_from_ios_18_on(
+    target: Target, fused: int, tiny: VisionTransformer, tmp_path: Path
+) -> None:
     artifact = export(tiny, tmp_path, "fp32", target=target)
     audit = CoreMlBackend().audit(artifact)
     assert (audit["attention_fused"], audit["attention_decomposed"]) == (fused, 2 - fused)
     assert np.abs(tokens(artifact, pixels()) - expected(tiny, pixels())).max() < 1e-4
 
 
-def test_any_attention_scale_and_rewritten_models(tiny: DinoV2, tmp_path: Path) -> None:
+def test_any_attention_scale_and_rewritten_models(tiny: VisionTransformer, tmp_path: Path) -> None:
     """The operation divides by sqrt(d) by itself: what the model wants instead goes into the query rows."""
     changed = deepcopy(tiny)
     generator = torch.Generator().manual_seed(1)
@@ -87,7 +93,7 @@ def test_any_attention_scale_and_rewritten_models(tiny: DinoV2, tmp_path: Path) 
     ("inputs", "target"), [(None, "iOS17"), (None, "iOS18"), ("token_groups", "iOS18"), ("token_scaled", "iOS17")]
 )
 def test_a_flexible_batch_computes_what_a_fixed_one_does(
-    inputs: str | None, target: Target, tiny: DinoV2, tmp_path: Path
+    inputs: str | None, target: Target, tiny: VisionTransformer, tmp_path: Path
 ) -> None:
     precision: Precision = "w8a8" if inputs else "fp32"
     whole = rtn_plan(tiny, pixels(8), inputs=inputs) if inputs else None
@@ -109,7 +115,7 @@ def test_a_flexible_batch_computes_what_a_fixed_one_does(
     assert len({audit["attention_fused"] for audit in audits}) == 1
 
 
-def test_macos_is_fed_as_many_images_as_fit(tiny: DinoV2, tmp_path: Path) -> None:
+def test_macos_is_fed_as_many_images_as_fit(tiny: VisionTransformer, tmp_path: Path) -> None:
     source = export_source(tiny, Preprocess.for_size(*SIZE), None)
     artifact = CoreMlBackend(batch=4).export(source, "fp32", "standard", tmp_path / "model.mlpackage")
     fed = []
@@ -130,7 +136,7 @@ def test_macos_is_fed_as_many_images_as_fit(tiny: DinoV2, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled"])
-def test_every_static_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+def test_every_static_quantizer_is_the_plans(inputs: str, tiny: VisionTransformer, tmp_path: Path) -> None:
     """On one GEMM, so that nothing amplifies rounding; what is left is that of float16."""
     whole = rtn_plan(tiny, pixels(8), inputs=inputs)
     for name in (QKV, "blocks.1.mlp.fc1"):
@@ -142,7 +148,7 @@ def test_every_static_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path
 
 
 @pytest.mark.parametrize("zero_points", [False, True])
-def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path, zero_points: bool) -> None:
+def test_four_bit_weights_in_groups(tiny: VisionTransformer, tmp_path: Path, zero_points: bool) -> None:
     plan = rtn_plan(tiny, pixels(8), bits=4, group_size=32, zero_points=zero_points)
     artifact = export(tiny, tmp_path, "w4a8", plan)
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 30
@@ -161,7 +167,7 @@ def test_four_bit_weights_in_groups(tiny: DinoV2, tmp_path: Path, zero_points: b
     assert sqnr_db(expected(module, pixels()), tokens(weights_only, pixels())) > 45
 
 
-def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: VisionTransformer, tmp_path: Path) -> None:
     plan = rtn_plan(tiny, pixels(8), keep_float=("blocks.0.mlp.fc2", "patch_embed.proj"))
     artifact = export(tiny, tmp_path, "w8a8", plan)
     audit = CoreMlBackend().audit(artifact)
@@ -169,7 +175,9 @@ def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Pa
     assert any("blocks.0.mlp.fc2 stays float" in note for note in artifact.notes)
 
 
-def test_positions_tokens_and_sums_are_never_quantized(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_positions_tokens_and_sums_are_never_quantized(
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path
+) -> None:
     operations = list(read_function(export(tiny, tmp_path, "w8a8", plan).path).operations)
     for op in operations:
         if op.op_type == "dequantize":
@@ -205,7 +213,12 @@ def _other_zero_point(gemm: GemmPlan) -> GemmPlan:
     ],
 )
 def test_read_back_finds_any_other_number(
-    change: Callable[[GemmPlan], GemmPlan], words: str, target: Target, tiny: DinoV2, plan: QuantPlan, tmp_path: Path
+    change: Callable[[GemmPlan], GemmPlan],
+    words: str,
+    target: Target,
+    tiny: VisionTransformer,
+    plan: QuantPlan,
+    tmp_path: Path,
 ) -> None:
     path = export(tiny, tmp_path, "w8a8", plan, target).path
     gains = row_gains(plan.config, plan.float_tensors, target)
@@ -219,7 +232,7 @@ def test_read_back_finds_any_other_number(
         verify_plan(path, fewer, gains, "w8a8")
 
 
-def test_what_core_ml_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+def test_what_core_ml_cannot_express_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="per_token input quantizer"):
         export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8), inputs="per_token"))
     with pytest.raises(ExportError, match="weights in groups"):
@@ -232,7 +245,9 @@ def test_what_core_ml_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_norm_inputs_do_not_overflow(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_norm_inputs_do_not_overflow(
+    tiny: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An outlier of 3000 squares to more than float16 holds: the exported program shrinks it first."""
     loud = deepcopy(tiny)
     with torch.no_grad():
@@ -247,7 +262,7 @@ def test_large_norm_inputs_do_not_overflow(tiny: DinoV2, tmp_path: Path, monkeyp
         export(loud, tmp_path, "fp16")
 
 
-def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: DinoV2, tmp_path: Path) -> None:
+def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: VisionTransformer, tmp_path: Path) -> None:
     """Normalisation folded into the patch embedding makes its weights 57 times smaller: their scales lose no bits."""
     from edgekit.surgery.fold_normalization import fold_normalization
 
@@ -264,7 +279,7 @@ def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: DinoV2, tmp
     assert sqnr_db(expected(simulate(plan), x[:2]), tokens(artifact, x[:2])) > 46
 
 
-def test_metadata_names_the_model_and_no_date(tiny: DinoV2, tmp_path: Path) -> None:
+def test_metadata_names_the_model_and_no_date(tiny: VisionTransformer, tmp_path: Path) -> None:
     path = export(tiny, tmp_path, "fp32").path
     metadata = read_metadata(path)
     assert metadata["model"] == "tiny"
@@ -280,9 +295,9 @@ def _without_manifest(path: Path) -> None:
 
 
 @pytest.mark.full
-def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
+def test_vit_b_and_registers(wide_demo_model: VisionTransformer, tmp_path: Path) -> None:
     """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
-    wide = DinoV2(replace(wide_demo_model.config, registers=4)).eval()
+    wide = VisionTransformer(replace(wide_demo_model.config, registers=4)).eval()
     wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
     wide = wide.bake(*SIZE)
     plan = rtn_plan(wide, pixels(4))
@@ -292,7 +307,7 @@ def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
     assert sqnr_db(expected(simulate(plan), pixels()), tokens(artifact, pixels())) > 20
 
 
-def test_macos_is_fed_one_image_after_the_other(tiny: DinoV2, tmp_path: Path) -> None:
+def test_macos_is_fed_one_image_after_the_other(tiny: VisionTransformer, tmp_path: Path) -> None:
     """The calling convention of Core ML's `predict`, which only macOS has: a stand-in takes its place."""
     artifact = export(tiny, tmp_path, "fp32")
     fed = []

@@ -15,7 +15,7 @@ from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource, rgb_source
 from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.precision import Precision
 from tests.support.plans import export_source, rtn_plan
 
@@ -29,7 +29,7 @@ SIZE = (70, 56)
 
 
 @pytest.fixture(scope="module")
-def float_source(tiny_reg_model: DinoV2) -> ExportSource:
+def float_source(tiny_reg_model: VisionTransformer) -> ExportSource:
     model = tiny_reg_model.bake(*SIZE)
     return export_source(model, Preprocess.for_size(*SIZE), None)
 

@@ -11,7 +11,7 @@ import torch
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError, ExportError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from tests.support.pixels import noise
@@ -28,7 +28,7 @@ from edgekit.workflows.join import at_size
 SIZES = ((70, 56), (84, 98))
 
 
-def exported(model: DinoV2, folder: Path, precision: Precision) -> list[Artifact]:
+def exported(model: VisionTransformer, folder: Path, precision: Precision) -> list[Artifact]:
     """A package for each size, of one plan."""
     baked = [model.bake(*size) for size in SIZES]
     plan = None if precision == "fp16" else rtn_plan(baked[0], noise(SIZES[0], 8))
@@ -44,14 +44,14 @@ def exported(model: DinoV2, folder: Path, precision: Precision) -> list[Artifact
 
 
 @pytest.fixture(scope="module")
-def apart(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
+def apart(tiny_reg_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
     """In fp16."""
     return exported(tiny_reg_model, tmp_path_factory.mktemp("apart"), "fp16")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_both_sizes_run_out_of_one_package_that_is_hardly_larger(
-    precision: Precision, apart: list[Artifact], tiny_reg_model: DinoV2, tmp_path: Path
+    precision: Precision, apart: list[Artifact], tiny_reg_model: VisionTransformer, tmp_path: Path
 ) -> None:
     if precision == "w8a8":
         apart = exported(tiny_reg_model, tmp_path, precision)
@@ -112,7 +112,7 @@ def test_what_cannot_be_joined_is_refused(apart: list[Artifact], tmp_path: Path)
     assert not path.exists()
 
 
-def test_a_rotated_plan_belongs_to_its_size(tiny_reg_model: DinoV2) -> None:
+def test_a_rotated_plan_belongs_to_its_size(tiny_reg_model: VisionTransformer) -> None:
     baked = tiny_reg_model.bake(*SIZES[0])
     plan = rtn_plan(baked, noise(SIZES[0], 2))
     plan.float_tensors["unrotate"] = np.eye(baked.config.width, dtype=np.float32)

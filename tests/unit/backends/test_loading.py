@@ -21,14 +21,14 @@ from edgekit.backends.onnx.metadata import metadata_of
 from edgekit.errors import BackendMissing, DataError
 from edgekit.host import describe_host
 from edgekit.images import preprocess
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.plans import export_source
 
 pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(tiny_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     source = export_source(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None)
     path = tmp_path_factory.mktemp("build") / "onnx" / "model.onnx"
     return OnnxBackend().export(source, "fp32", "standard", path)

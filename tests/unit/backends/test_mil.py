@@ -15,7 +15,7 @@ import torch
 
 from edgekit.artifact import INPUT_NAME, Artifact, Preprocess
 from edgekit.errors import DataError, ExportError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision
 from tests.support.pixels import noise
@@ -35,7 +35,11 @@ NO_NUMPY = {"conv", "identity", "silu"}  # coremltools has no evaluation of them
 
 
 def export(
-    model: DinoV2, folder: Path, precision: Precision, plan: QuantPlan | None = None, target: Target = "iOS18"
+    model: VisionTransformer,
+    folder: Path,
+    precision: Precision,
+    plan: QuantPlan | None = None,
+    target: Target = "iOS18",
 ) -> Artifact:
     source = export_source(model, Preprocess.for_size(*SIZE), plan)
     backend = CoreMlBackend(target=target)
@@ -43,7 +47,7 @@ def export(
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
@@ -70,7 +74,7 @@ def theirs(op: Any, arguments: Mapping[str, Any]) -> list[np.ndarray]:
 def test_every_operation_agrees_with_coremltools(
     name: str, precision: Precision, target: Target, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    model: DinoV2 = request.getfixturevalue(name).bake(*SIZE)
+    model: VisionTransformer = request.getfixturevalue(name).bake(*SIZE)
     plan = rtn_plan(model, pixels(8)) if precision == "w8a8" else None
     program = MilProgram(export(model, tmp_path, precision, plan, target).path)
     seen: Counter[str] = Counter()
@@ -97,7 +101,7 @@ def test_every_operation_agrees_with_coremltools(
     assert seen["quantize"] == seen["dequantize"] == (4 * depth + 1 if precision == "w8a8" else 0)
 
 
-def test_padding_agrees_with_coremltools(tiny: DinoV2, tmp_path: Path) -> None:
+def test_padding_agrees_with_coremltools(tiny: VisionTransformer, tmp_path: Path) -> None:
     """It brings CLS and registers into packages whose number of images is open."""
     source = export_source(tiny, Preprocess.for_size(*SIZE), None)
     path = CoreMlBackend(batch=3).export(source, "fp16", "standard", tmp_path / "model.mlpackage").path
@@ -158,7 +162,9 @@ def test_what_is_not_implemented_is_refused(
         operation(arguments)
 
 
-def test_an_unknown_operation_is_named(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_operation_is_named(
+    tiny: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = export(tiny, tmp_path, "fp32").path
     fewer = {name: operation for name, operation in mil.OPERATIONS.items() if name != "gelu"}
     monkeypatch.setattr(mil, "OPERATIONS", fewer)
@@ -166,7 +172,7 @@ def test_an_unknown_operation_is_named(tiny: DinoV2, tmp_path: Path, monkeypatch
         MilProgram(path)
 
 
-def test_another_shape_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+def test_another_shape_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     program = MilProgram(export(tiny, tmp_path, "fp32").path)
     with pytest.raises(DataError, match="has shape"):
         program({INPUT_NAME: np.zeros((2, 3, *SIZE), np.float32)})

@@ -20,7 +20,7 @@ from edgekit.backends.onnx.verify import verify_plan
 from edgekit.errors import ExportError
 from edgekit.files import files_of, sha256_of
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
@@ -36,12 +36,14 @@ SIZE = (70, 56)
 pixels = partial(noise, SIZE)
 
 
-def source(model: DinoV2, plan: QuantPlan | None, overflow: Overflow = "auto") -> ExportSource:
+def source(model: VisionTransformer, plan: QuantPlan | None, overflow: Overflow = "auto") -> ExportSource:
     preprocess = Preprocess.for_size(*SIZE)
     return export_source(model, preprocess, plan, overflow)
 
 
-def export(model: DinoV2, path: Path, precision: Precision, plan: QuantPlan, overflow: Overflow = "auto") -> Artifact:
+def export(
+    model: VisionTransformer, path: Path, precision: Precision, plan: QuantPlan, overflow: Overflow = "auto"
+) -> Artifact:
     return OnnxBackend().export(source(model, plan, overflow), precision, "standard", path)
 
 
@@ -50,18 +52,20 @@ def run(artifact: Artifact) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pixels(8, seed=1))
 
 
 @pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled", "per_token"])
 @pytest.mark.parametrize("overflow", ["none", "u8u8"])
-def test_every_gemm_alone_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str, overflow: Overflow) -> None:
+def test_every_gemm_alone_equals_the_simulator(
+    tiny: VisionTransformer, tmp_path: Path, kind: str, overflow: Overflow
+) -> None:
     """One quantized GEMM at a time: later quantizers would turn float rounding into flipped integers."""
     whole = rtn_plan(tiny, pixels(8, seed=1), inputs=kind)
     for name in ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.1.mlp.fc2"):
@@ -71,14 +75,14 @@ def test_every_gemm_alone_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled", "per_token"])
-def test_all_gemms_together_stay_with_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> None:
+def test_all_gemms_together_stay_with_the_simulator(tiny: VisionTransformer, tmp_path: Path, kind: str) -> None:
     whole = rtn_plan(tiny, pixels(8, seed=1), inputs=kind)
     hidden = run(export(tiny, tmp_path / "model.onnx", "w8a8", whole))
     assert sqnr_db(expected(simulate(whole), pixels()), hidden) > 35
     assert 15 < sqnr_db(expected(tiny, pixels()), hidden) < 45  # and it is quantized
 
 
-def test_integer_attention_equals_the_simulator(tiny: DinoV2, tmp_path: Path) -> None:
+def test_integer_attention_equals_the_simulator(tiny: VisionTransformer, tmp_path: Path) -> None:
     whole = rtn_plan(tiny, pixels(8, seed=1), level="all")
     name, matmul = next(iter(whole.matmuls.items()))
     alone = replace(whole, gemms={}, matmuls={name: matmul})
@@ -89,7 +93,9 @@ def test_integer_attention_equals_the_simulator(tiny: DinoV2, tmp_path: Path) ->
 
 @pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("group_size", [None, 32, 64])
-def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | None, zero_points: bool) -> None:
+def test_int4_weights_in_blocks(
+    tiny: VisionTransformer, tmp_path: Path, group_size: int | None, zero_points: bool
+) -> None:
     """ONNX Runtime quantizes the activations by itself, so the comparison is with float ones."""
     whole = rtn_plan(
         tiny,
@@ -112,7 +118,7 @@ def test_int4_weights_in_blocks(tiny: DinoV2, tmp_path: Path, group_size: int | 
         verify_plan(artifact.path, other, "w4a8")
 
 
-def test_weights_of_one_gemm_are_stored_once(tiny: DinoV2, tmp_path: Path) -> None:
+def test_weights_of_one_gemm_are_stored_once(tiny: VisionTransformer, tmp_path: Path) -> None:
     whole = rtn_plan(tiny, pixels(8, seed=1), inputs="token_groups")
     graph = onnx.load(export(tiny, tmp_path / "model.onnx", "w8a8", whole).path).graph
     stored = [tensor for tensor in graph.initializer if list(tensor.dims) == [128, 512]]
@@ -131,14 +137,19 @@ def test_weights_of_one_gemm_are_stored_once(tiny: DinoV2, tmp_path: Path) -> No
     ],
 )
 def test_storage_follows_the_cpu_or_the_request(
-    tiny: DinoV2, overflow: Overflow, saturates: bool, bits: int, storage: str, monkeypatch: pytest.MonkeyPatch
+    tiny: VisionTransformer,
+    overflow: Overflow,
+    saturates: bool,
+    bits: int,
+    storage: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu, "cpu_saturates", lambda: saturates)
     assert storage_for(source(tiny, rtn_plan(tiny, pixels(2), bits=bits), overflow)) == storage
 
 
 def test_the_runner_keeps_products_from_saturating(
-    tiny: DinoV2, plan: QuantPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = export(tiny, tmp_path / "model.onnx", "w8a8", plan, "none")
     for saturates, value in ((True, "1"), (False, None)):
@@ -166,7 +177,9 @@ def _changed(gemm: GemmPlan, part: str) -> GemmPlan:
 
 
 @pytest.mark.parametrize("part", ["weights", "weight scale", "bias", "input zero point", "input scale"])
-def test_a_file_that_is_not_the_plan_is_refused(tiny: DinoV2, plan: QuantPlan, tmp_path: Path, part: str) -> None:
+def test_a_file_that_is_not_the_plan_is_refused(
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path, part: str
+) -> None:
     from edgekit.backends.onnx.verify import verify_plan
 
     name = "blocks.1.attn.proj"
@@ -185,7 +198,7 @@ def test_a_file_that_is_not_the_plan_is_refused(tiny: DinoV2, plan: QuantPlan, t
         verify_plan(artifact.path, without, "standard")
 
 
-def test_a_float_file_that_differs_from_torch_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_float_file_that_differs_from_torch_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     from edgekit.backends.onnx.verify import verify_float
 
     artifact = OnnxBackend().export(source(tiny, None), "fp32", "standard", tmp_path / "model.onnx")
@@ -196,7 +209,7 @@ def test_a_float_file_that_differs_from_torch_is_refused(tiny: DinoV2, tmp_path:
 
 
 def test_large_weights_go_into_a_file_beside_it(
-    tiny: DinoV2, plan: QuantPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = OnnxBackend().export(source(tiny, None), "fp32", "standard", tmp_path / "whole.onnx")
     monkeypatch.setattr(onnx_backend, "_ONE_FILE", 0)
@@ -210,7 +223,7 @@ def test_large_weights_go_into_a_file_beside_it(
     assert sha256_of(split.path) != split.sha256
 
 
-def test_a_gemm_with_token_groups_counts_once(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_gemm_with_token_groups_counts_once(tiny: VisionTransformer, tmp_path: Path) -> None:
     grouped = rtn_plan(tiny, pixels(8), inputs="token_groups", keep_float=("blocks.1.mlp.fc1",))
     audit = OnnxBackend().audit(export(tiny, tmp_path / "model.onnx", "w8a8", grouped))
     assert (audit["gemms"], audit["gemms_int8"], audit["gemms_float"]) == (9, 8, 1)

@@ -19,7 +19,7 @@ from edgekit.backends.openvino.runner import int8_saturates
 from edgekit.errors import DataError, ExportError
 from edgekit.files import sha256_of
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
 from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
@@ -38,11 +38,13 @@ SIZE = (70, 56)
 pixels = partial(noise, SIZE)
 
 
-def source(model: DinoV2, plan: QuantPlan | None = None) -> ExportSource:
+def source(model: VisionTransformer, plan: QuantPlan | None = None) -> ExportSource:
     return export_source(model, Preprocess.for_size(*SIZE), plan)
 
 
-def export(model: DinoV2, path: Path, precision: Precision = "fp32", plan: QuantPlan | None = None) -> Artifact:
+def export(
+    model: VisionTransformer, path: Path, precision: Precision = "fp32", plan: QuantPlan | None = None
+) -> Artifact:
     return OpenVinoBackend().export(source(model, plan), precision, "standard", path)
 
 
@@ -51,21 +53,21 @@ def run(artifact: Artifact, x: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=["tiny_model", "tiny_reg_model", "tiny_swiglu_model"])
-def baked(request: pytest.FixtureRequest) -> DinoV2:
+def baked(request: pytest.FixtureRequest) -> VisionTransformer:
     return request.getfixturevalue(request.param).bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pixels(8))
 
 
-def test_fp32_equals_torch_for_any_batch(baked: DinoV2, tmp_path: Path) -> None:
+def test_fp32_equals_torch_for_any_batch(baked: VisionTransformer, tmp_path: Path) -> None:
     artifact = export(baked, tmp_path / "model.xml")
     for batch in (1, 3):
         x = pixels(batch)
@@ -75,7 +77,7 @@ def test_fp32_equals_torch_for_any_batch(baked: DinoV2, tmp_path: Path) -> None:
         np.testing.assert_array_equal(outputs["pooler_output"], outputs["last_hidden_state"][:, 0])
 
 
-def test_rotated_model_keeps_its_function(tiny: DinoV2, tmp_path: Path) -> None:
+def test_rotated_model_keeps_its_function(tiny: VisionTransformer, tmp_path: Path) -> None:
     from edgekit.surgery.fold_layerscale import fold_layerscale
     from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
@@ -86,13 +88,13 @@ def test_rotated_model_keeps_its_function(tiny: DinoV2, tmp_path: Path) -> None:
     assert sqnr_db(expected(tiny, pixels()), outputs["last_hidden_state"]) > 90
 
 
-def test_fp16_halves_the_file_and_keeps_the_features(tiny: DinoV2, tmp_path: Path) -> None:
+def test_fp16_halves_the_file_and_keeps_the_features(tiny: VisionTransformer, tmp_path: Path) -> None:
     full, half = export(tiny, tmp_path / "model.xml"), export(tiny, tmp_path / "model_fp16.xml", "fp16")
     assert half.size_mb < 0.6 * full.size_mb
     assert sqnr_db(expected(tiny, pixels()), run(half, pixels())["last_hidden_state"]) > 50
 
 
-def test_every_single_gemm_equals_the_simulator(baked: DinoV2, tmp_path: Path) -> None:
+def test_every_single_gemm_equals_the_simulator(baked: VisionTransformer, tmp_path: Path) -> None:
     """One quantized GEMM at a time: later quantizers would turn float rounding into flipped integers."""
     whole = rtn_plan(baked, pixels(8))
     x = pixels()
@@ -103,7 +105,7 @@ def test_every_single_gemm_equals_the_simulator(baked: DinoV2, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["static", "token_groups", "token_scaled"])
-def test_w8a8_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> None:
+def test_w8a8_equals_the_simulator(tiny: VisionTransformer, tmp_path: Path, kind: str) -> None:
     quantized = rtn_plan(tiny, pixels(8), inputs=kind)
     hidden = run(export(tiny, tmp_path / "model.xml", "w8a8", quantized), pixels())["last_hidden_state"]
     assert sqnr_db(expected(simulate(quantized), pixels()), hidden) > 45
@@ -111,7 +113,7 @@ def test_w8a8_equals_the_simulator(tiny: DinoV2, tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("group_size", [None, 32])
-def test_w8_keeps_activations_float(tiny: DinoV2, tmp_path: Path, group_size: int | None) -> None:
+def test_w8_keeps_activations_float(tiny: VisionTransformer, tmp_path: Path, group_size: int | None) -> None:
     quantized = rtn_plan(tiny, pixels(8), group_size=group_size)
     reference = restore(quantized.config, quantized.float_tensors)
     for name, gemm in quantized.gemms.items():
@@ -121,7 +123,7 @@ def test_w8_keeps_activations_float(tiny: DinoV2, tmp_path: Path, group_size: in
     assert sqnr_db(expected(reference, pixels()), run(artifact, pixels())["last_hidden_state"]) > 90
 
 
-def test_audit_finds_every_planned_gemm_in_int8(tiny: DinoV2, tmp_path: Path) -> None:
+def test_audit_finds_every_planned_gemm_in_int8(tiny: VisionTransformer, tmp_path: Path) -> None:
     kept = rtn_plan(tiny, pixels(8), keep_float=("blocks.1.mlp.w3", "blocks.1.mlp.fc2"))
     artifact = export(tiny, tmp_path / "model.xml", "w8a8", kept)
     audit = OpenVinoBackend().audit(artifact)
@@ -132,14 +134,14 @@ def test_audit_finds_every_planned_gemm_in_int8(tiny: DinoV2, tmp_path: Path) ->
     assert any("blocks.1.mlp.fc2 stays float" in note for note in artifact.notes)
 
 
-def test_audit_of_float_and_weight_only_files(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_audit_of_float_and_weight_only_files(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     float_audit = OpenVinoBackend().audit(export(tiny, tmp_path / "model.xml"))
     assert (float_audit["gemms_float"], float_audit["gemms_int8"], float_audit["gemms_untraced"]) == (9, 0, 0)
     weight_audit = OpenVinoBackend().audit(export(tiny, tmp_path / "model_w8.xml", "w8", plan))
     assert (weight_audit["gemms_int8"], weight_audit["gemms_untraced"]) == (0, 0)
 
 
-def test_integer_attention_equals_its_formula(tiny: DinoV2, tmp_path: Path) -> None:
+def test_integer_attention_equals_its_formula(tiny: VisionTransformer, tmp_path: Path) -> None:
     whole = rtn_plan(tiny, pixels(8), level="all")
     name, matmul = next(iter(whole.matmuls.items()))
     alone = replace(whole, gemms={}, matmuls={name: matmul})
@@ -165,14 +167,14 @@ def test_integer_attention_equals_its_formula(tiny: DinoV2, tmp_path: Path) -> N
     assert sqnr_db(expected(tiny, pixels()), hidden) < 50
 
 
-def test_same_inputs_give_the_same_bytes(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_same_inputs_give_the_same_bytes(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     for precision in ("fp32", "fp16", "w8", "w8a8"):
         first = export(tiny, tmp_path / "a" / "model.xml", precision, plan)
         second = export(tiny, tmp_path / "b" / "model.xml", precision, plan)
         assert first.sha256 == second.sha256 == sha256_of(second.path)
 
 
-def test_the_artifact_describes_the_file(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_the_artifact_describes_the_file(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     artifact = export(tiny, tmp_path / "model_w8a8.xml", "w8a8", plan)
     model = read_model(artifact.path)
     assert [port.any_name for port in model.inputs] == [spec.name for spec in artifact.inputs]
@@ -183,7 +185,7 @@ def test_the_artifact_describes_the_file(tiny: DinoV2, plan: QuantPlan, tmp_path
     assert model.get_rt_info(["model_info", "mean_values"]).astype(str) == "123.675 116.28 103.53"
 
 
-def test_a_file_that_is_not_the_plan_is_refused(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_plan_is_refused(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     from edgekit.backends.openvino.verify import verify_plan
 
     artifact = export(tiny, tmp_path / "model.xml", "w8a8", plan)
@@ -202,7 +204,7 @@ def test_a_file_that_is_not_the_plan_is_refused(tiny: DinoV2, plan: QuantPlan, t
             verify_plan(artifact.path, replace(plan, gemms=plan.gemms | {name: changed}), "w8a8")
 
 
-def test_what_cannot_be_expressed_is_refused_and_leaves_nothing(tiny: DinoV2, tmp_path: Path) -> None:
+def test_what_cannot_be_expressed_is_refused_and_leaves_nothing(tiny: VisionTransformer, tmp_path: Path) -> None:
     per_token = rtn_plan(tiny, pixels(8), inputs="per_token")
     with pytest.raises(ExportError, match="per_token"):
         export(tiny, tmp_path / "model.xml", "w8a8", per_token)
@@ -212,7 +214,7 @@ def test_what_cannot_be_expressed_is_refused_and_leaves_nothing(tiny: DinoV2, tm
 
 
 @pytest.mark.parametrize("damage", ["no bin", "short bin", "garbage xml"])
-def test_damaged_files_are_data_errors(tiny: DinoV2, tmp_path: Path, damage: str) -> None:
+def test_damaged_files_are_data_errors(tiny: VisionTransformer, tmp_path: Path, damage: str) -> None:
     artifact = export(tiny, tmp_path / "model.xml")
     weights = artifact.path.with_suffix(".bin")
     match damage:
@@ -226,7 +228,7 @@ def test_damaged_files_are_data_errors(tiny: DinoV2, tmp_path: Path, damage: str
         OpenVinoBackend().runner(artifact)
 
 
-def test_throughput_streams_keep_the_order(tiny: DinoV2, tmp_path: Path) -> None:
+def test_throughput_streams_keep_the_order(tiny: VisionTransformer, tmp_path: Path) -> None:
     artifact = export(tiny, tmp_path / "model.xml")
     x = pixels(5).numpy()
     one_by_one = OpenVinoBackend().runner(artifact, 1)(x)
@@ -235,14 +237,14 @@ def test_throughput_streams_keep_the_order(tiny: DinoV2, tmp_path: Path) -> None
         np.testing.assert_allclose(spread[name], values, atol=1e-5)
 
 
-def test_bench_spreads_a_batch_when_asked_to(tiny: DinoV2, tmp_path: Path) -> None:
+def test_bench_spreads_a_batch_when_asked_to(tiny: VisionTransformer, tmp_path: Path) -> None:
     run = latency_of([export(tiny, tmp_path / "model.xml")], batch=2, threads=2, rounds=3, hint="throughput")
     (report,) = run.reports.values()
     assert (report.name, report.batch, report.threads) == ("openvino/fp32 (throughput)", 2, 2)
     assert run.failures == {}
 
 
-def test_threads_and_cache_are_honoured(tiny: DinoV2, tmp_path: Path) -> None:
+def test_threads_and_cache_are_honoured(tiny: VisionTransformer, tmp_path: Path) -> None:
     artifact = export(tiny, tmp_path / "model.xml")
     runner = OpenVinoBackend(cache_dir=tmp_path / "cache").runner(artifact, threads=1)
     assert isinstance(runner, OpenVinoRunner)
@@ -256,7 +258,7 @@ def test_importing_the_backend_loads_no_runtime() -> None:
     assert not {"openvino", "torch"} & set(loaded)
 
 
-def test_a_gemm_with_token_groups_counts_once(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_gemm_with_token_groups_counts_once(tiny: VisionTransformer, tmp_path: Path) -> None:
     grouped = rtn_plan(tiny, pixels(8), inputs="token_groups", keep_float=("blocks.1.mlp.fc1",))
     audit = OpenVinoBackend().audit(export(tiny, tmp_path / "model.xml", "w8a8", grouped))
     assert (audit["gemms"], audit["gemms_int8"]) == (9, int8_gemms("openvino", 8))

@@ -19,7 +19,7 @@ from edgekit.backends.fused import as_fused
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.errors import BackendMissing, ExportError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.native import build
 from edgekit.native.openvino_library import NAME, build_extension
 from edgekit.plan.quant import QuantPlan
@@ -37,7 +37,7 @@ pixels = partial(noise, SIZE)
 KINDS = ("fp32", "w8a8")
 
 
-def source(model: DinoV2, plan: QuantPlan) -> ExportSource:
+def source(model: VisionTransformer, plan: QuantPlan) -> ExportSource:
     return export_source(model, Preprocess.for_size(*SIZE), plan)
 
 
@@ -55,17 +55,19 @@ def extension() -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pixels(8))
 
 
 @pytest.fixture(scope="module")
-def artifacts(tiny: DinoV2, plan: QuantPlan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def artifacts(
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("fused")
     backend = OpenVinoBackend()
     return {
@@ -76,7 +78,7 @@ def artifacts(tiny: DinoV2, plan: QuantPlan, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_onnx_file_gives_the_same_figures_in_both_runtimes(
-    kind: str, tiny: DinoV2, plan: QuantPlan, artifacts: dict[str, Artifact], tmp_path: Path
+    kind: str, tiny: VisionTransformer, plan: QuantPlan, artifacts: dict[str, Artifact], tmp_path: Path
 ) -> None:
     artifact = OnnxBackend().export(source(tiny, plan), kind, "fused", tmp_path / "model.onnx")
     x = pixels(3).numpy()
@@ -101,7 +103,7 @@ def test_audit_counts_what_is_inside_the_ops(artifacts: dict[str, Artifact]) -> 
     assert not {"Reference"} & set(w8a8["fallbacks"])  # type: ignore[call-overload]
 
 
-def test_a_block_kept_partly_float_stays_in_parts(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_block_kept_partly_float_stays_in_parts(tiny: VisionTransformer, tmp_path: Path) -> None:
     plan = rtn_plan(tiny, pixels(8), keep_float=("blocks.1.mlp.fc2",))
     artifact = OpenVinoBackend().export(source(tiny, plan), "w8a8", "fused", tmp_path / "model.xml")
     audit = OpenVinoBackend().audit(artifact)
@@ -114,7 +116,7 @@ def test_a_block_kept_partly_float_stays_in_parts(tiny: DinoV2, tmp_path: Path) 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", [OnnxBackend(), OpenVinoBackend()], ids=["onnx", "openvino"])
 def test_blocks_with_swiglu_are_fused(
-    kind: str, backend: OnnxBackend | OpenVinoBackend, tiny_swiglu_model: DinoV2, tmp_path: Path
+    kind: str, backend: OnnxBackend | OpenVinoBackend, tiny_swiglu_model: VisionTransformer, tmp_path: Path
 ) -> None:
     model = tiny_swiglu_model.bake(*SIZE)
     plan = rtn_plan(model, pixels(8))
@@ -127,7 +129,7 @@ def test_blocks_with_swiglu_are_fused(
     assert cosine(backend.runner(artifact, 1)(pixels().numpy())["last_hidden_state"], expected) > bound
 
 
-def test_what_cannot_be_fused_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+def test_what_cannot_be_fused_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     grouped = rtn_plan(tiny, pixels(2), group_size=32)
     with pytest.raises(ExportError, match="4 weight scales per output channel"):
         OpenVinoBackend().export(source(tiny, grouped), "w8a8", "fused", tmp_path / "model.xml")
@@ -212,7 +214,7 @@ def _shorten(model: ir.Model, name: str, axis: int) -> None:
     ],
 )
 def test_a_file_with_impossible_blocks_is_refused(
-    change: Callable[[ir.Model], None], words: str, tiny: DinoV2, plan: QuantPlan, tmp_path: Path
+    change: Callable[[ir.Model], None], words: str, tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path
 ) -> None:
     """When it is read, or by the kernels when the block is packed; never by a crash."""
     OnnxBackend().export(source(tiny, plan), "w8a8", "fused", tmp_path / "model.onnx")

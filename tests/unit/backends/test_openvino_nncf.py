@@ -13,7 +13,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
 from edgekit.errors import DataError, DriftExceeded, ExportError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.cpu import int8_gemms
 
 pytest.importorskip("nncf")
@@ -24,7 +24,7 @@ def pixels(count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fp32(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def fp32(tiny_reg_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     source = ExportSource(tiny_reg_model.bake(56, 56), Preprocess.for_size(56, 56), None, "tiny", "MIT", "0" * 64, "")
     return OpenVinoBackend().export(source, "fp32", "standard", tmp_path_factory.mktemp("nncf") / "model.xml")
 

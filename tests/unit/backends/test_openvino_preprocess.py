@@ -12,7 +12,7 @@ from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.errors import DataError, ExportError
 from edgekit.images.preprocess import preprocess
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.plans import export_source
 
 ov = pytest.importorskip("openvino")
@@ -29,11 +29,11 @@ def photograph(width: int, height: int) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_model: DinoV2) -> DinoV2:
+def tiny(tiny_model: VisionTransformer) -> VisionTransformer:
     return tiny_model.bake(56, 56)
 
 
-def export(model: DinoV2, folder: Path, transform: Preprocess) -> Artifact:
+def export(model: VisionTransformer, folder: Path, transform: Preprocess) -> Artifact:
     source = export_source(model, transform, None)
     return OpenVinoBackend().export(source, "fp32", "standard", folder / "model.xml")
 
@@ -56,7 +56,7 @@ def test_pixels_equal_pillow(crop: tuple[int, int], normalize: str) -> None:
         assert difference.mean() < 0.3, size
 
 
-def test_features_equal_those_of_host_preprocessing(tiny: DinoV2, tmp_path: Path) -> None:
+def test_features_equal_those_of_host_preprocessing(tiny: VisionTransformer, tmp_path: Path) -> None:
     from edgekit.backends.openvino.preprocess import embed_preprocessing
 
     transform = Preprocess.for_size(56, 56)
@@ -75,7 +75,7 @@ def test_features_equal_those_of_host_preprocessing(tiny: DinoV2, tmp_path: Path
             assert error < 0.01, (size, name)
 
 
-def test_preprocessing_goes_in_once(tiny: DinoV2, tmp_path: Path) -> None:
+def test_preprocessing_goes_in_once(tiny: VisionTransformer, tmp_path: Path) -> None:
     from edgekit.backends.openvino.preprocess import embed_preprocessing
 
     embedded = embed_preprocessing(export(tiny, tmp_path, Preprocess.for_size(56, 56)), tmp_path / "image.xml")
@@ -83,7 +83,7 @@ def test_preprocessing_goes_in_once(tiny: DinoV2, tmp_path: Path) -> None:
         embed_preprocessing(embedded, tmp_path / "again.xml")
 
 
-def test_load_gives_images_to_a_file_that_takes_them(tiny: DinoV2, tmp_path: Path) -> None:
+def test_load_gives_images_to_a_file_that_takes_them(tiny: VisionTransformer, tmp_path: Path) -> None:
     import edgekit
     from edgekit.backends.openvino.preprocess import embed_preprocessing
 

@@ -16,7 +16,7 @@ import torch
 
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.openvino.backend import OpenVinoBackend
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.simulate import simulate
 from tests.support.pixels import noise
@@ -30,17 +30,19 @@ SIZE = (70, 56)
 pixels = partial(noise, SIZE)
 
 
-def export(model: DinoV2, path: Path, plan: QuantPlan) -> Artifact:
+def export(model: VisionTransformer, path: Path, plan: QuantPlan) -> Artifact:
     source = export_source(model, Preprocess.for_size(*SIZE), plan)
     return OpenVinoBackend().export(source, "w8a8", "standard", path)
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
-def test_weights_that_may_saturate_are_said(tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_may_saturate_are_said(
+    tiny: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for bits, saturates, words in (
         (8, True, "of which this is one"),
         (8, False, "without VNNI saturate"),
@@ -67,7 +69,7 @@ np.save(folder / f"{sys.argv[1]}.npy", model(np.load(folder / "x.npy"))["last_hi
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has int8 products that saturate")
-def test_cpus_without_vnni_compute_the_plan(tiny: DinoV2, tmp_path: Path) -> None:
+def test_cpus_without_vnni_compute_the_plan(tiny: VisionTransformer, tmp_path: Path) -> None:
     """oneDNN held to AVX2: its int8 products saturate, the runner's do not."""
     plan = rtn_plan(tiny, pixels(8))
     gemm = plan.gemms["blocks.0.mlp.fc2"]
@@ -91,7 +93,7 @@ def test_cpus_without_vnni_compute_the_plan(tiny: DinoV2, tmp_path: Path) -> Non
 
 
 def test_seven_bit_weights_run_in_int8_everywhere(
-    tiny: DinoV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_runner, "int8_saturates", lambda: True)
     for bits, integers in ((8, 0), (7, 9)):

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.artifact import FORMATS, Format, Preprocess
 from edgekit.backends import get_backend
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from tests.support.pixels import noise
 from tests.support.plans import export_source, rtn_plan
@@ -20,16 +20,16 @@ pixels = partial(noise, SIZE)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_reg_model: DinoV2) -> DinoV2:
+def model(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(model: DinoV2) -> QuantPlan:
+def plan(model: VisionTransformer) -> QuantPlan:
     return rtn_plan(model, pixels(8))
 
 
-def features(format_: Format, model: DinoV2, plan: QuantPlan, folder: Path) -> np.ndarray:
+def features(format_: Format, model: VisionTransformer, plan: QuantPlan, folder: Path) -> np.ndarray:
     """(2, N * D) of the w8a8 file."""
     backend = get_backend(format_)
     if reason := backend.missing() or backend.runner_missing():
@@ -40,7 +40,9 @@ def features(format_: Format, model: DinoV2, plan: QuantPlan, folder: Path) -> n
 
 
 @pytest.mark.parametrize("format_", [name for name in FORMATS if name != "onnx"])
-def test_the_same_plan_gives_the_same_features(format_: Format, model: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_the_same_plan_gives_the_same_features(
+    format_: Format, model: VisionTransformer, plan: QuantPlan, tmp_path: Path
+) -> None:
     a, b = (features(name, model, plan, tmp_path) for name in ("onnx", format_))
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > (0.9997 if format_ == "coreml" else 0.9999)  # Core ML's scales are float16

@@ -20,7 +20,7 @@ import edgekit
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
@@ -45,7 +45,11 @@ QKV = "blocks.0.attn.qkv"
 
 
 def export(
-    model: DinoV2, path: Path, precision: Precision, plan: QuantPlan | None = None, variant: Variant = "standard"
+    model: VisionTransformer,
+    path: Path,
+    precision: Precision,
+    plan: QuantPlan | None = None,
+    variant: Variant = "standard",
 ) -> Artifact:
     source = export_source(model, Preprocess.for_size(*SIZE), plan, calibration=pixels(8).numpy())
     return TfliteBackend().export(source, precision, variant, path / TfliteBackend().filename(precision, variant))
@@ -55,23 +59,23 @@ def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
     return TfliteBackend().runner(artifact, threads=1)(x.numpy())["last_hidden_state"]
 
 
-def oracle(plan: QuantPlan) -> DinoV2:
+def oracle(plan: QuantPlan) -> VisionTransformer:
     """The simulator with what TFLite's operator makes of each GEMM."""
     return simulate(replace(plan, gemms={name: as_hybrid(gemm) for name, gemm in plan.gemms.items()}))
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pixels(8))
 
 
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled", "per_token"])
-def test_every_input_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+def test_every_input_quantizer_is_the_plans(inputs: str, tiny: VisionTransformer, tmp_path: Path) -> None:
     """On one GEMM, so that nothing amplifies rounding: XNNPACK's integers are the simulator's."""
     whole = rtn_plan(tiny, pixels(8), inputs=inputs)
     for name in (QKV, "blocks.1.mlp.fc2"):
@@ -83,7 +87,7 @@ def test_every_input_quantizer_is_the_plans(inputs: str, tiny: DinoV2, tmp_path:
 
 
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled", "per_token"])
-def test_four_bit_weights_in_blocks(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+def test_four_bit_weights_in_blocks(inputs: str, tiny: VisionTransformer, tmp_path: Path) -> None:
     plan = rtn_plan(tiny, pixels(8), bits=4, group_size=32, inputs=inputs)
     artifact = export(tiny, tmp_path, "w4a8", plan)
     assert sqnr_db(expected(oracle(plan), pixels()), tokens(artifact, pixels())) > 32
@@ -98,7 +102,7 @@ def test_four_bit_weights_in_blocks(inputs: str, tiny: DinoV2, tmp_path: Path) -
         verify_plan(artifact.path, other, "w4a8")
 
 
-def test_values_beyond_a_static_range_are_clipped(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_values_beyond_a_static_range_are_clipped(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     """XNNPACK alone would widen the range of such a token."""
     gemm = plan.gemms[QKV]
     assert isinstance(gemm.input, StaticInput)
@@ -110,7 +114,9 @@ def test_values_beyond_a_static_range_are_clipped(tiny: DinoV2, plan: QuantPlan,
     assert sqnr_db(expected(tiny, x), actual) < 35
 
 
-def test_swiglu_and_rewritten_models(tiny_swiglu_model: DinoV2, tiny: DinoV2, tmp_path: Path) -> None:
+def test_swiglu_and_rewritten_models(
+    tiny_swiglu_model: VisionTransformer, tiny: VisionTransformer, tmp_path: Path
+) -> None:
     swiglu = tiny_swiglu_model.bake(*SIZE)
     gated = rtn_plan(swiglu, pixels(8))
     oracle = expected(simulate(gated), pixels())
@@ -124,7 +130,7 @@ def test_swiglu_and_rewritten_models(tiny_swiglu_model: DinoV2, tiny: DinoV2, tm
     assert np.abs(actual - expected(rewritten, pixels())).max() < 1e-4
 
 
-def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: VisionTransformer, tmp_path: Path) -> None:
     plan = rtn_plan(tiny, pixels(8), keep_float=("blocks.0.mlp.fc2", "patch_embed.proj"))
     artifact = export(tiny, tmp_path, "w8a8", plan)
     audit = TfliteBackend().audit(artifact)
@@ -132,7 +138,7 @@ def test_a_gemm_that_the_plan_keeps_float_stays_float(tiny: DinoV2, tmp_path: Pa
     assert any("blocks.0.mlp.fc2 stays float" in note for note in artifact.notes)
 
 
-def test_xnnpack_takes_every_operator(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_xnnpack_takes_every_operator(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     for precision, variant in TfliteBackend().variants():
         if precision == "w8a16":
             continue  # int16: it takes none
@@ -167,7 +173,7 @@ def _other_range(gemm: GemmPlan) -> GemmPlan:
     ],
 )
 def test_read_back_finds_any_other_number(
-    change: Callable[[GemmPlan], GemmPlan], words: str, tiny: DinoV2, plan: QuantPlan, tmp_path: Path
+    change: Callable[[GemmPlan], GemmPlan], words: str, tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path
 ) -> None:
     path = export(tiny, tmp_path, "w8a8", plan).path
     assert verify_plan(path, plan, "w8a8") == len(plan.gemms)
@@ -180,7 +186,7 @@ def test_read_back_finds_any_other_number(
         verify_plan(path, fewer, "w8a8")
 
 
-def test_what_tflite_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> None:
+def test_what_tflite_cannot_express_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="weight scales per output channel"):
         export(tiny, tmp_path, "w8a8", rtn_plan(tiny, pixels(8), group_size=32))
     with pytest.raises(ExportError, match="weight scales per output channel"):
@@ -195,7 +201,9 @@ def test_what_tflite_cannot_express_is_refused(tiny: DinoV2, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_buffers_are_aligned_and_weights_padded_with_zeros(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_buffers_are_aligned_and_weights_padded_with_zeros(
+    tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path
+) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     content = export(tiny, tmp_path, "w8a8", plan).path.read_bytes()
@@ -214,7 +222,7 @@ def test_buffers_are_aligned_and_weights_padded_with_zeros(tiny: DinoV2, plan: Q
     assert not stored[:, -appended:].any()
 
 
-def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
+def test_a_file_of_others_is_a_data_error(tiny: VisionTransformer, tmp_path: Path) -> None:
     artifact = export(tiny, tmp_path, "fp32")
     foreign = tmp_path / "foreign.tflite"
     foreign.write_bytes(artifact.path.read_bytes().replace(b"edgekit.manifest", b"another.manifest"))
@@ -222,14 +230,14 @@ def test_a_file_of_others_is_a_data_error(tiny: DinoV2, tmp_path: Path) -> None:
         TfliteBackend().read(foreign)
 
 
-def test_tflite_runtime_is_told_what_it_cannot_run(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_tflite_runtime_is_told_what_it_cannot_run(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     for variant, why in (("per_token", "ignores the weight scales"), ("composite", "knows no composites")):
         with pytest.raises(BackendMissing, match=f"does not run in tflite-runtime .*{why}"):
             TfliteRunner(export(tiny, tmp_path, "w8a8", plan, variant), 1, "tflite_runtime")
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.125, 0.3, 0.0883883461356163])
-def test_attention_as_one_composite(scale: float, tiny: DinoV2, tmp_path: Path) -> None:
+def test_attention_as_one_composite(scale: float, tiny: VisionTransformer, tmp_path: Path) -> None:
     """XNNPACK runs it by its name, the built-in kernels by the plain operators behind it, for any batch."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -256,15 +264,15 @@ def test_attention_as_one_composite(scale: float, tiny: DinoV2, tmp_path: Path) 
         assert names.count("BATCH_MATMUL") == 0
 
 
-def test_nothing_is_printed(tiny: DinoV2, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(tiny: VisionTransformer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tokens(export(tiny, tmp_path, "fp32"), pixels())
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.full
-def test_vit_b_and_registers(wide_demo_model: DinoV2, tmp_path: Path) -> None:
+def test_vit_b_and_registers(wide_demo_model: VisionTransformer, tmp_path: Path) -> None:
     """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
-    wide = DinoV2(replace(wide_demo_model.config, registers=4)).eval()
+    wide = VisionTransformer(replace(wide_demo_model.config, registers=4)).eval()
     wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
     wide = wide.bake(*SIZE)
     plan = rtn_plan(wide, pixels(4))
@@ -299,7 +307,7 @@ for described in folder.glob("*.json"):
 @pytest.mark.full
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="tflite-runtime 2.14 has no wheel for this Python")
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled"])
-def test_every_file_in_tflite_runtime(inputs: str, tiny: DinoV2, tmp_path: Path) -> None:
+def test_every_file_in_tflite_runtime(inputs: str, tiny: VisionTransformer, tmp_path: Path) -> None:
     """In an environment of its own, since it needs numpy 1; files it would miscompute are refused."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -13,7 +13,7 @@ import torch
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, PerTokenInput, QuantPlan
 from tests.conformance.test_contract import float_activations
 from tests.support.metrics import expected
@@ -40,7 +40,7 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 3, *SIZE, generator=generator).clamp(-1.8, 2.2)
 
 
-def export(model: DinoV2, plan: QuantPlan, path: Path, transform: Preprocess = TRANSFORM) -> Artifact:
+def export(model: VisionTransformer, plan: QuantPlan, path: Path, transform: Preprocess = TRANSFORM) -> Artifact:
     images = pictures(8)
     if transform.normalize == "graph":
         images = (128 + 50 * images).clamp(0, 255)
@@ -53,17 +53,17 @@ def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_reg_model: DinoV2) -> DinoV2:
+def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
     return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
-def plan(tiny: DinoV2) -> QuantPlan:
+def plan(tiny: VisionTransformer) -> QuantPlan:
     return rtn_plan(tiny, pictures(8), keep_float=("patch_embed.proj",))
 
 
 @pytest.fixture(scope="module")
-def artifact(tiny: DinoV2, plan: QuantPlan, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(tiny: VisionTransformer, plan: QuantPlan, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return export(tiny, plan, tmp_path_factory.mktemp("integer"))
 
 
@@ -78,7 +78,7 @@ def test_no_tensor_is_float_and_input_and_outputs_are_int8(artifact: Artifact) -
     assert any("patch_embed.proj is int8 too" in note for note in artifact.notes)
 
 
-def test_only_weights_and_int8_outputs_cost_much(artifact: Artifact, plan: QuantPlan, tiny: DinoV2) -> None:
+def test_only_weights_and_int8_outputs_cost_much(artifact: Artifact, plan: QuantPlan, tiny: VisionTransformer) -> None:
     """Against the plan's weights under float activations: what int8 outputs and int16 between lose, on new images."""
     x = pictures(4, seed=1)
     reference = expected(float_activations(plan), x)
@@ -91,7 +91,9 @@ def test_images_see_each_other_as_little_as_in_float(artifact: Artifact) -> None
     np.testing.assert_array_equal(tokens(artifact, x)[1:2], tokens(artifact, x[1:2]))
 
 
-def test_swiglu_rotation_and_gains(tiny_swiglu_model: DinoV2, tiny: DinoV2, tmp_path: Path) -> None:
+def test_swiglu_rotation_and_gains(
+    tiny_swiglu_model: VisionTransformer, tiny: VisionTransformer, tmp_path: Path
+) -> None:
     swiglu = tiny_swiglu_model.bake(*SIZE)
     gated = rtn_plan(swiglu, pictures(8))
     assert sqnr_db(expected(swiglu, pictures(2, 1)), tokens(export(swiglu, gated, tmp_path), pictures(2, 1))) > 25
@@ -105,7 +107,7 @@ def test_swiglu_rotation_and_gains(tiny_swiglu_model: DinoV2, tiny: DinoV2, tmp_
     assert sqnr_db(expected(changed, pictures(2, 1)), tokens(export(changed, rewritten, tmp_path), pictures(2, 1))) > 25
 
 
-def test_rgb_goes_in_as_it_is(tiny: DinoV2, tmp_path: Path) -> None:
+def test_rgb_goes_in_as_it_is(tiny: VisionTransformer, tmp_path: Path) -> None:
     """256 levels in, one integer each."""
     from edgekit.surgery.fold_normalization import fold_normalization
 
@@ -125,7 +127,7 @@ def _other_integer(gemm: GemmPlan) -> GemmPlan:
 
 
 @pytest.mark.parametrize("name", [QKV, "patch_embed.proj"])
-def test_read_back_finds_any_other_number(name: str, tiny: DinoV2, tmp_path: Path) -> None:
+def test_read_back_finds_any_other_number(name: str, tiny: VisionTransformer, tmp_path: Path) -> None:
     whole = rtn_plan(tiny, pictures(8))
     path, x = export(tiny, whole, tmp_path).path, pictures(2).numpy()
     right = expected(float_activations(whole), pictures(2))
@@ -169,7 +171,7 @@ def test_sums_beyond_int32_are_kept_from_wrapping() -> None:
     np.testing.assert_allclose(actual, largest * 127 / 128, rtol=2e-3)
 
 
-def test_ranges_are_those_of_torch(tiny: DinoV2, plan: QuantPlan) -> None:
+def test_ranges_are_those_of_torch(tiny: VisionTransformer, plan: QuantPlan) -> None:
     x = pictures(4)
     ranges, hidden = observe_ranges(plan, x.numpy(), TRANSFORM)
     model, seen = float_activations(plan), {}
@@ -192,7 +194,7 @@ def test_an_output_keeps_the_range_that_costs_least() -> None:
     assert sqnr_db(x, params.fake_quantize(x)) > sqnr_db(x, whole.fake_quantize(x))
 
 
-def test_it_needs_images_and_leaves_heads_out(tiny: DinoV2, plan: QuantPlan, tmp_path: Path) -> None:
+def test_it_needs_images_and_leaves_heads_out(tiny: VisionTransformer, plan: QuantPlan, tmp_path: Path) -> None:
     source = export_source(tiny, TRANSFORM, plan)
     with pytest.raises(ExportError, match="needs calibration images"):
         TfliteBackend().export(source, "w8a16", "standard", tmp_path / "model.tflite")

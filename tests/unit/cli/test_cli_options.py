@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from edgekit.cli.options import recipe_from
+from edgekit.cli.build import build
+from edgekit.cli.options import RECIPE_FLAGS, recipe_from
 from edgekit.errors import RecipeError
 from edgekit.pipeline.preflight import located
+from edgekit.recipe import Recipe
 
 
 def test_no_flag_is_the_demo():
-    assert recipe_from(file=None).model == "demo"
+    assert recipe_from({}).model == "demo"
 
 
 def test_flags_override_the_file(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text('formats = ["openvino"]\nseed = 7\n[calibration]\nsamples = 5\n')
-    made = recipe_from(file=file, formats="onnx, tflite", samples=9)
+    made = recipe_from({"recipe": str(file), "format_": "onnx, tflite", "samples": 9, "seed": None, "recover": False})
     assert made.formats == ("onnx", "tflite")
     assert (made.seed, made.calibration.samples) == (7, 9)
 
 
 def test_sizes_are_height_by_width():
-    assert recipe_from(file=None, sizes="224,518x784").image_size == ((224, 224), (518, 784))
+    assert recipe_from({"image_size": "224,518x784"}).image_size == ((224, 224), (518, 784))
 
 
 @pytest.mark.parametrize(("word", "fix"), [("225", "224"), ("224x300", "224x294"), ("1", "14")])
 def test_an_impossible_size_comes_with_the_nearest(word, fix):
     with pytest.raises(RecipeError) as error:
-        located(recipe_from(file=None, sizes=word))
+        located(recipe_from({"image_size": word}))
     assert error.value.fix == f"--image-size {fix}"
 
 
 def test_a_size_of_nothing_comes_with_sizes_that_exist():
     with pytest.raises(RecipeError) as error:
-        recipe_from(file=None, sizes="0")
+        recipe_from({"image_size": "0"})
     assert error.value.fix == "--image-size 224 or 224x308"
 
 
 @pytest.mark.parametrize("word", ["", "0", "a", "224x", "-14", "2x2x2"])
 def test_what_is_no_size_is_refused(word):
     with pytest.raises(RecipeError):
-        recipe_from(file=None, sizes=word)
+        recipe_from({"image_size": word})
 
 
 def test_own_calibration_images_judge_too_unless_others_are_named():
-    assert recipe_from(file=None, calib="photos").evaluation == "photos"
-    assert recipe_from(file=None, calib="photos", evaluation="demo").evaluation == "demo"
+    assert recipe_from({"calib": "photos"}).evaluation == "photos"
+    assert recipe_from({"calib": "photos", "eval_": "demo"}).evaluation == "demo"
 
 
 def test_unknown_words_are_named():
     with pytest.raises(RecipeError, match="onyx"):
-        recipe_from(file=None, formats="onyx")
+        recipe_from({"format_": "onyx"})
+
+
+def test_every_flag_of_the_table_is_a_parameter_of_the_build():
+    """A parameter that is renamed in the command alone would be ignored without a word."""
+    known = inspect.signature(build).parameters
+    assert [flag for flag in (*RECIPE_FLAGS, "recipe") if flag not in known] == []
+    assert {field.rpartition(".")[0] or field for field, _ in RECIPE_FLAGS.values()} <= Recipe.model_fields.keys()

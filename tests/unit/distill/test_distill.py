@@ -19,7 +19,7 @@ from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import Student, StudentSpec, begin
 from edgekit.distill.train import Run, parameter_groups, rate_at
 from edgekit.errors import RecipeError
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from tests.support.models import TINY, TINY_REG, photographs
 
 RECIPE = DistillRecipe(image_size=56, steps=10, batch=8, seed=3)
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deep() -> DinoV2:
+def deep() -> VisionTransformer:
     return random_model(replace(TINY, depth=6, interpolation="size"))
 
 

@@ -12,12 +12,12 @@ from edgekit.distill.loss import BlockLoss, Standard, TokenLoss
 from edgekit.distill.student import Student, StudentSpec, begin
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from tests.support.models import TINY, TINY_REG
 
 
 @pytest.fixture(scope="module")
-def deep() -> DinoV2:
+def deep() -> VisionTransformer:
     return random_model(replace(TINY, depth=6, interpolation="size"))
 
 
@@ -154,7 +154,7 @@ def test_shapes_that_do_not_fit(spec, message, deep):
 
 
 def test_an_architecture_by_name_keeps_its_name():
-    teacher = DinoV2(replace(TINY, width=384, depth=12, heads=6))
+    teacher = VisionTransformer(replace(TINY, width=384, depth=12, heads=6))
     begun = begin(StudentSpec(arch="dinov2_vits14_reg"), teacher, side=56, seed=0)
     assert begun.name == "dinov2_vits14_reg"
     assert begun.model.config.depth == 12

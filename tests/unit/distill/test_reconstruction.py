@@ -12,7 +12,7 @@ from edgekit.distill.reconstruction import STREAM_BYTES, VIEWS, ReconstructionRe
 from edgekit.distill.views import views
 from edgekit.errors import DataError
 from edgekit.models.config import ARCHITECTURES
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.sensitivity import sqnr_db
@@ -25,14 +25,14 @@ FOUR = QuantizeRecipe(weight_bits=4, group_size=32)
 
 
 @torch.no_grad()
-def _sqnr(plan: QuantPlan, model: DinoV2) -> float:
+def _sqnr(plan: QuantPlan, model: VisionTransformer) -> float:
     pixels = torch.from_numpy(pictures(model, 6, seed=9))
     return sqnr_db(model(pixels)[0], simulate(plan)(pixels)[0])
 
 
 @pytest.mark.parametrize("kind", ["tiny_model", "tiny_reg_model"])
 def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> None:
-    model: DinoV2 = request.getfixturevalue(kind)
+    model: VisionTransformer = request.getfixturevalue(kind)
     plan = quantize(model, pictures(model, 24), FOUR)
     recovered = reconstruct(plan, pictures(model, 24), QUICK)
     assert recovered.provenance["recovery"] in ("block-wise", "end-to-end")
@@ -47,7 +47,7 @@ def test_four_bit_weights_gain(kind: str, request: pytest.FixtureRequest) -> Non
         np.testing.assert_array_equal(recovered.float_tensors[key], value)
 
 
-def test_what_was_verified_is_what_is_returned(tiny_model: DinoV2) -> None:
+def test_what_was_verified_is_what_is_returned(tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR)
     harmful = ReconstructionRecipe(block_steps=3, end_steps=0, weight_rate=3.0, scale_rate=0.5, bias_rate=0.5)
     kept = reconstruct(plan, pictures(tiny_model, 24), harmful)
@@ -55,7 +55,7 @@ def test_what_was_verified_is_what_is_returned(tiny_model: DinoV2) -> None:
     np.testing.assert_array_equal(kept.gemms["blocks.0.attn.qkv"].weight, plan.gemms["blocks.0.attn.qkv"].weight)
 
 
-def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
+def test_the_same_seed_gives_the_same_integers(tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR)
     first, second = (
         reconstruct(plan, pictures(tiny_model, 24), ReconstructionRecipe(block_steps=5, end_steps=2)) for _ in range(2)
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_integers(tiny_model: DinoV2) -> None:
 
 
 @torch.no_grad()
-def test_weights_alone_are_recovered_too(tiny_model: DinoV2) -> None:
+def test_weights_alone_are_recovered_too(tiny_model: VisionTransformer) -> None:
     """Also where the caller has switched gradients off."""
     plan = quantize(tiny_model, pictures(tiny_model, 24), FOUR, inputs="float")
     recovered = reconstruct(plan, pictures(tiny_model, 24), QUICK)
@@ -119,7 +119,7 @@ def test_views_are_fewer_where_their_tokens_are_many() -> None:
     assert _rounds_of_views(large, 10_000) == 1
 
 
-def test_too_few_images_are_refused(tiny_model: DinoV2) -> None:
+def test_too_few_images_are_refused(tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, pictures(tiny_model, 8), FOUR)
     with pytest.raises(DataError, match="7 images are too few"):
         reconstruct(plan, pictures(tiny_model, 7))

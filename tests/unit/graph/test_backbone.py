@@ -12,7 +12,7 @@ import torch
 
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.torch_emitter import TorchEmitter, tokens_of
-from edgekit.models.vit import DinoV2, ViTConfig, random_model
+from edgekit.models.vit import VisionTransformer, ViTConfig, random_model
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
@@ -24,27 +24,27 @@ SIZE = (70, 56)
 ROPE_SIZE = (80, 48)
 
 
-def unchanged(model: DinoV2) -> None:
+def unchanged(model: VisionTransformer) -> None:
     pass
 
 
-def folded(model: DinoV2) -> None:
+def folded(model: VisionTransformer) -> None:
     fold_layerscale(model)
     fold_attention_scale(model)
 
 
-def rotated(model: DinoV2) -> None:
+def rotated(model: VisionTransformer) -> None:
     folded(model)
     rotate(model, mean_preserving_rotation(model.config.width))
 
 
-def hidden_scaled(model: DinoV2) -> None:
+def hidden_scaled(model: VisionTransformer) -> None:
     for block in model.blocks:
         scale_hidden(block.mlp, torch.linspace(0.5, 2, model.config.ffn_hidden))
 
 
 @torch.no_grad()
-def largest_difference(model: DinoV2, config: ViTConfig | None = None) -> float:
+def largest_difference(model: VisionTransformer, config: ViTConfig | None = None) -> float:
     """Of all that `emit_backbone` returns, against the modules of `model` run one after the other."""
     size = [side * model.config.patch for side in model.config.grid]
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("config", "rewrite"), CASES, ids=[f"{c.arch}-{r.__name__}" for c, r in CASES])
-def test_the_program_is_the_model(config: ViTConfig, rewrite: Callable[[DinoV2], None]) -> None:
+def test_the_program_is_the_model(config: ViTConfig, rewrite: Callable[[VisionTransformer], None]) -> None:
     model = random_model(config).bake(*(SIZE if config.positions == "learned" else ROPE_SIZE))
     rewrite(model)
     assert largest_difference(model) < 1e-5

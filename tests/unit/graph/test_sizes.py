@@ -1,4 +1,4 @@
-"""Positions for images of any size: the arithmetic of the graph gives what torch's interpolation and the tables give."""
+"""Positions for images of any size: the graph's arithmetic gives what torch's interpolation and the tables give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from edgekit.graph.sizes import Places
 from edgekit.models.config import Interpolation, ViTConfig
 from edgekit.models.rope import rotation_of
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from tests.support.arithmetic import NumpyArithmetic
 from tests.support.models import TINY, TINY_ROPE
 
@@ -27,7 +27,7 @@ def places(config: ViTConfig, rows: int, columns: int) -> Places[np.ndarray]:
 @pytest.mark.parametrize("stored", [STORED, (16, 20)], ids=lambda grid: "x".join(map(str, grid)))
 def test_tables_are_resized_as_torch_does(interpolation: Interpolation, stored: tuple[int, int]) -> None:
     config = replace(TINY, width=8, interpolation=interpolation, grid=stored)
-    model = DinoV2(config)
+    model = VisionTransformer(config)
     torch.nn.init.normal_(model.pos_embed, generator=torch.Generator().manual_seed(0))
     table = model.pos_embed.detach().numpy()[:, 1:]
     for rows, columns in GRIDS:

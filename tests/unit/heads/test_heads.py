@@ -18,7 +18,7 @@ from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.read import read_head, read_heads
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.heads.segmentation import LinearSegmenter
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.models.zoo import LoadedModel
 from edgekit.surgery.fold_layerscale import fold_layerscale
 from edgekit.surgery.rotate import mean_preserving_rotation, rotate
@@ -42,7 +42,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {  # module, fil
 
 
 @pytest.fixture(scope="module")
-def model() -> DinoV2:
+def model() -> VisionTransformer:
     return random_model(CONFIG).bake(*SIZE)
 
 
@@ -51,12 +51,12 @@ def pixels(size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 @torch.no_grad()
-def expected_of(module: nn.Module, model: DinoV2, size: tuple[int, int] = SIZE) -> np.ndarray:
+def expected_of(module: nn.Module, model: VisionTransformer, size: tuple[int, int] = SIZE) -> np.ndarray:
     return module.run(model, pixels(size)).numpy()
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_head_computes_what_its_official_module_computes(name: str, model: DinoV2, tmp_path: Path):
+def test_a_head_computes_what_its_official_module_computes(name: str, model: VisionTransformer, tmp_path: Path):
     make, filename, nested = MODULES[name]
     module = official.randomised(make())
     state = {f"decode_head.{key}": value for key, value in module.state_dict().items()}
@@ -80,7 +80,7 @@ def test_dpt_on_an_even_grid(tmp_path: Path):
     assert np.abs(actual["depth"] - expected).max() < 2e-4 * np.abs(expected).max()
 
 
-def test_neighbours_vote_with_the_softmax_of_their_cosines(model: DinoV2, tmp_path: Path):
+def test_neighbours_vote_with_the_softmax_of_their_cosines(model: VisionTransformer, tmp_path: Path):
     features = run_with_heads(model, {}, pixels().numpy())["pooler_output"].astype(np.float64)
     rng = np.random.default_rng(0)
     gallery = np.concatenate([features + 0.4 * features.std() * rng.standard_normal(features.shape) for _ in range(9)])
@@ -98,7 +98,7 @@ def test_neighbours_vote_with_the_softmax_of_their_cosines(model: DinoV2, tmp_pa
         assert expected.max() < 0.99  # otherwise one neighbour decides and T does not matter
 
 
-def test_the_saliency_program_computes_what_the_decoder_computes(model: DinoV2):
+def test_the_saliency_program_computes_what_the_decoder_computes(model: VisionTransformer):
     torch.manual_seed(0)
     decoder = SaliencyHead(WIDTH, (16, 8, 4), 14).eval()
     official.randomised(decoder)
@@ -108,7 +108,7 @@ def test_the_saliency_program_computes_what_the_decoder_computes(model: DinoV2):
     assert np.abs(outputs["saliency"] - expected).max() < 1e-5
 
 
-def test_heads_see_the_official_channels_of_a_rotated_model(model: DinoV2):
+def test_heads_see_the_official_channels_of_a_rotated_model(model: VisionTransformer):
     module = official.randomised(MODULES["seg_ms"][0]())
     head = LinearSegmenter.from_state({key: value.numpy() for key, value in module.state_dict().items()}, CONFIG)
     rotated = deepcopy(model)
@@ -169,7 +169,7 @@ def test_a_damaged_file_a_missing_one_and_a_file_of_other_tensors_are_refused(tm
     assert "fc1.weight" in refused.value.why
 
 
-def test_names_of_outputs_and_heads_that_a_model_does_not_bring_are_refused(model: DinoV2):
+def test_names_of_outputs_and_heads_that_a_model_does_not_bring_are_refused(model: VisionTransformer):
     loaded = LoadedModel(name="tiny", model=model, source="", licence="", origin="", sha256="")
     for name in ("pooler_output", "pixel_values", "cls_token", "not a name"):
         with pytest.raises(RecipeError, match="cannot be the name"):

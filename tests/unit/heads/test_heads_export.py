@@ -19,7 +19,7 @@ from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.classification import PooledClassifier
 from edgekit.heads.depth_anything import DepthAnything
 from edgekit.models.depth_anything import DepthKind
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
@@ -41,7 +41,7 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model() -> DinoV2:
+def model() -> VisionTransformer:
     return random_model(CONFIG).bake(*SIZE)
 
 
@@ -88,7 +88,7 @@ def depth_anything(kind: DepthKind) -> DepthAnything:
 
 
 @pytest.fixture(scope="module")
-def plan(model: DinoV2) -> QuantPlan:
+def plan(model: VisionTransformer) -> QuantPlan:
     return rtn_plan(model, torch.from_numpy(np.concatenate([pixels()] * 2)))
 
 

@@ -15,7 +15,7 @@ from edgekit.graph.emitter import Emitter, Grid, V
 from edgekit.graph.heads import Head
 from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import StaticInput
 from edgekit.quantize.heads import output_sqnr_db, quantize_heads
@@ -61,11 +61,11 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @pytest.fixture(scope="module")
-def model() -> DinoV2:
+def model() -> VisionTransformer:
     return random_model(TINY).bake(*SIZE)
 
 
-def outputs(model: DinoV2, head: Head, plan: HeadPlan | None = None) -> torch.Tensor:
+def outputs(model: VisionTransformer, head: Head, plan: HeadPlan | None = None) -> torch.Tensor:
     found = run_with_heads(model, {"map": head}, images(4), plan)["map"]
     return torch.from_numpy(found.reshape(4, 1, -1))
 
@@ -157,7 +157,7 @@ def test_a_plan_comes_back_as_it_was_saved(model, tmp_path: Path):
 def test_a_plan_of_another_schema_is_refused(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "heads.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("edgekit.plan.heads.HEAD_PLAN_SCHEMA", "edgekit.heads/0")
+        patch.setattr(HeadPlan, "SCHEMA", "edgekit.heads/0")
         quantize_heads(model, {"map": Decoder()}, images()).save(path)
     with pytest.raises(DataError, match=r"its schema is 'edgekit\.heads/0'"):
         HeadPlan.load(path)

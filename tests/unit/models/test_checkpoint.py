@@ -17,7 +17,7 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 from edgekit.errors import DataError, ExportError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.models.vit import ARCHITECTURES, DinoV2, random_model
+from edgekit.models.vit import ARCHITECTURES, VisionTransformer, random_model
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU
 
 MODELS = pytest.mark.parametrize("config", [TINY, TINY_REG, TINY_SWIGLU], ids=lambda c: c.arch)
@@ -27,7 +27,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def huggingface_state(model: DinoV2) -> dict[str, Tensor]:
+def huggingface_state(model: VisionTransformer) -> dict[str, Tensor]:
     """Published Hugging Face keys, written out by hand: an independent statement of the mapping."""
     theirs: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
@@ -229,7 +229,7 @@ def test_a_huggingface_config_that_changes_the_arithmetic_is_refused(tmp_path):
 
 def test_the_official_architectures_are_recognised_by_shape(tmp_path):
     with torch.device("meta"):
-        shapes = DinoV2(ARCHITECTURES["dinov2_vits14_reg"]).state_dict()
+        shapes = VisionTransformer(ARCHITECTURES["dinov2_vits14_reg"]).state_dict()
     save_file({key: torch.zeros(value.shape) for key, value in shapes.items()}, tmp_path / "s.safetensors")
     assert load_checkpoint(tmp_path / "s.safetensors").config == ARCHITECTURES["dinov2_vits14_reg"]
 

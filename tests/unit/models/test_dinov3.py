@@ -15,14 +15,14 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.config import ARCHITECTURES
 from edgekit.models.rope import periods_of, rotation_of
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from tests.support.dinov3 import KINDS, official_state, random_huggingface, timm_state
 from tests.support.models import TINY_ROPE
 
 SIZES = [(64, 64), (96, 48)]
 
 
-def apart(model: DinoV2, theirs: torch.nn.Module, size: tuple[int, int]) -> float:
+def apart(model: VisionTransformer, theirs: torch.nn.Module, size: tuple[int, int]) -> float:
     """Largest difference of all tokens, as share of the largest of them."""
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_the_prefix_is_not_turned_and_rotations_keep_lengths() -> None:
 def test_every_size_has_the_published_shapes(name: str) -> None:
     config = ARCHITECTURES[name]
     with torch.device("meta"):
-        shapes = DinoV2(config).state_dict()
+        shapes = VisionTransformer(config).state_dict()
     assert sum(value.numel() for value in shapes.values()) == config.parameters
     assert (config.patch, config.head_dim, config.registers, config.norm_eps) == (16, 64, 4, 1e-5)
     assert config.tokens(224, 224) == 201

@@ -16,14 +16,14 @@ from edgekit.bundle.write import _licence_of_weights
 from edgekit.errors import DataError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from tests.support.dinov3 import official_state, random_huggingface
 from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_SWIGLU
 
 LICENCE = "# DINOv3 License\n\n*Last Updated: August 19, 2025*\n\nBy clicking ...\n"
 
 
-def timm_state(model: DinoV2) -> dict[str, Tensor]:
+def timm_state(model: VisionTransformer) -> dict[str, Tensor]:
     """As timm stores DINOv2: no mask token, the position in the class token where there are registers, fc1 for w12."""
     state = {key: value.clone() for key, value in model.state_dict().items() if key != "mask_token"}
     if "register_tokens" in state:
@@ -34,14 +34,14 @@ def timm_state(model: DinoV2) -> dict[str, Tensor]:
     return {key.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): value for key, value in state.items()}
 
 
-def timm_tokens(model: DinoV2, size: tuple[int, int], pixels: Tensor) -> Tensor:
+def timm_tokens(model: VisionTransformer, size: tuple[int, int], pixels: Tensor) -> Tensor:
     """All tokens with timm's `resample_abs_pos_embed`: bicubic, antialias, to the target size."""
     rows, columns = (side // 14 for side in size)
     square = model.config.grid[0]
     grid = model.pos_embed[:, 1:].reshape(1, square, square, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
     positions = torch.cat([model.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-    resized = DinoV2(replace(model.config, grid=(rows, columns)))
+    resized = VisionTransformer(replace(model.config, grid=(rows, columns)))
     resized.load_state_dict({**model.state_dict(), "pos_embed": positions})
     return resized.eval()(pixels)[0]
 

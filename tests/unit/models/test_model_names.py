@@ -16,7 +16,7 @@ from edgekit.errors import RecipeError
 from edgekit.measure.torch_runner import target
 from edgekit.models import zoo
 from edgekit.models.checkpoint import save_checkpoint
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline.preflight import located
 from edgekit.recipe import Recipe
 
@@ -54,7 +54,7 @@ def test_what_is_written_as_a_path_is_a_path(here: Path, monkeypatch: pytest.Mon
         assert found.is_absolute()
 
 
-def test_a_link_keeps_its_suffix(here: Path, tiny_model: DinoV2) -> None:
+def test_a_link_keeps_its_suffix(here: Path, tiny_model: VisionTransformer) -> None:
     """Weights in the hub's cache are links to files that are named by their digest."""
     save_checkpoint(tiny_model, here / "blob.safetensors")
     (here / "blob.safetensors").rename(here / "0123abc")
@@ -106,7 +106,7 @@ def test_inspect_names_the_model_and_tells_of_the_folder(here: Path, capsys: pyt
 
 
 def test_a_build_beside_a_folder_of_the_models_name_is_stamped(
-    here: Path, tiny_model: DinoV2, monkeypatch: pytest.MonkeyPatch
+    here: Path, tiny_model: VisionTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stamp of a build looked at ./NAME as if it were the checkpoint; what a build writes there would change it."""
     from edgekit.pipeline import stamp
@@ -118,7 +118,7 @@ def test_a_build_beside_a_folder_of_the_models_name_is_stamped(
 
 
 def test_a_build_of_relative_paths_is_understood_from_another_folder(
-    here: Path, tiny_model: DinoV2, monkeypatch: pytest.MonkeyPatch
+    here: Path, tiny_model: VisionTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(tiny_model, here / "tiny.safetensors")
     pictures(here / "photos", 12)

@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoint import load_checkpoint
-from edgekit.models.vit import ARCHITECTURES, DinoV2, ViTConfig, random_model
+from edgekit.models.vit import ARCHITECTURES, VisionTransformer, ViTConfig, random_model
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU
 
 TINY_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -36,7 +36,7 @@ def transformers_model(shape: dict[str, int], registers: int, swiglu: bool = Fal
     return model.eval()
 
 
-def converted(model: nn.Module, folder) -> DinoV2:
+def converted(model: nn.Module, folder) -> VisionTransformer:
     model.save_pretrained(folder)
     return load_checkpoint(folder).model()
 
@@ -63,7 +63,7 @@ def test_equals_transformers_at_two_sizes(shape, swiglu, registers, tmp_path):
 def test_the_official_interpolation_of_plain_models_is_another_one(tmp_path):
     """Guards the choice of variant: taking the wrong one is a silent error of the size seen here."""
     size = converted(transformers_model(TINY_SHAPE, 0), tmp_path)
-    offset = DinoV2(replace(size.config, interpolation="offset"))
+    offset = VisionTransformer(replace(size.config, interpolation="offset"))
     offset.load_state_dict(size.state_dict())
     difference = (size.position_embedding(224, 224) - offset.position_embedding(224, 224)).abs().max()
     assert difference > 1e-3
@@ -127,8 +127,8 @@ def test_images_of_a_batch_do_not_see_each_other(tiny_model):
 )
 def test_parameter_counts_are_the_official_ones(arch, parameters):
     with torch.device("meta"):
-        plain = sum(p.numel() for p in DinoV2(ARCHITECTURES[arch]).parameters())
-        registers = sum(p.numel() for p in DinoV2(ARCHITECTURES[arch + "_reg"]).parameters())
+        plain = sum(p.numel() for p in VisionTransformer(ARCHITECTURES[arch]).parameters())
+        registers = sum(p.numel() for p in VisionTransformer(ARCHITECTURES[arch + "_reg"]).parameters())
     assert plain == ARCHITECTURES[arch].parameters == parameters
     assert registers == ARCHITECTURES[arch + "_reg"].parameters == parameters + 4 * ARCHITECTURES[arch].width
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgekit.artifact import Preprocess
 from edgekit.images import load_set
-from edgekit.models.vit import ARCHITECTURES, DinoV2, random_model
+from edgekit.models.vit import ARCHITECTURES, VisionTransformer, random_model
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU, duplicate_width, inject_outliers
 
 
@@ -17,7 +17,7 @@ def photographs(size: int, samples: int) -> Tensor:
 
 
 @torch.no_grad()
-def peaks(model: DinoV2, x: Tensor) -> tuple[float, float]:
+def peaks(model: VisionTransformer, x: Tensor) -> tuple[float, float]:
     """Largest magnitude at any LayerNorm output and at any input of the MLP's second layer."""
     norm, hidden = 0.0, 0.0
     tokens = model.embed(x)
@@ -48,7 +48,7 @@ def test_the_demo_twice_as_wide_is_a_vit_b(demo_model, wide_demo_model):
     config = wide_demo_model.config
     assert config.arch == "dinov2_vitb14"
     assert (config.width, config.heads, config.ffn_hidden) == (768, 12, 3072)
-    official = DinoV2(ARCHITECTURES["dinov2_vitb14"]).state_dict()
+    official = VisionTransformer(ARCHITECTURES["dinov2_vitb14"]).state_dict()
     assert {k: v.shape for k, v in wide_demo_model.state_dict().items()} == {k: v.shape for k, v in official.items()}
     x = photographs(224, 2)
     y = demo_model(x)[0]

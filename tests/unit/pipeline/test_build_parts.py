@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
-from edgekit.pipeline.context import samples_that_fit
-from edgekit.pipeline.folder import held
+from edgekit.pipeline.folder import folder_lock
+from edgekit.pipeline.inputs import samples_that_fit
 from edgekit.pipeline.jobs import exporter_of, jobs_of
 from edgekit.pipeline.plans import inputs_of, kind_of, main_plan, quantize_recipe
 from edgekit.pipeline.records import Record, digest_of, read_record
@@ -271,7 +271,7 @@ def test_a_held_folder_is_swept_and_released(tmp_path):
         path.touch()
     with atomic_path(tmp_path / "onnx" / "model_w8a8.onnx") as left:
         left.write_bytes(b"half")
-        with held(tmp_path):  # as the next build, after this one was killed
+        with folder_lock(tmp_path):  # as the next build, after this one was killed
             assert not left.parent.exists()
             assert (tmp_path / ".lock").exists()
         left.parent.mkdir()
@@ -282,21 +282,24 @@ def test_a_held_folder_is_swept_and_released(tmp_path):
 
 def test_a_lock_left_by_a_killed_build_does_not_hold(tmp_path):
     (tmp_path / ".lock").write_text("999999999")
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
 def test_a_full_disk_is_said_to_be_one_by_safetensors_too(tmp_path):
     told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(DataError, match=r"cannot write to .*\(No space left on device\)"), held(tmp_path / "out"):
+    with (
+        pytest.raises(DataError, match=r"cannot write to .*\(No space left on device\)"),
+        folder_lock(tmp_path / "out"),
+    ):
         raise told
-    with pytest.raises(SafetensorError, match="HeaderTooLarge"), held(tmp_path / "out"):
+    with pytest.raises(SafetensorError, match="HeaderTooLarge"), folder_lock(tmp_path / "out"):
         raise SafetensorError("HeaderTooLarge")
 
 
 def test_a_file_in_the_way_is_said_to_be_one(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(DataError, match="cannot write to"), held(tmp_path / "out"):
+    with pytest.raises(DataError, match="cannot write to"), folder_lock(tmp_path / "out"):
         pass
 
 

@@ -109,8 +109,9 @@ def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, mo
     """A quarter of the calibration images is held out under accuracy control; without it all of them calibrate."""
     seen: list[tuple[np.ndarray, np.ndarray | None, float | None]] = []
 
-    class Materials:
-        out, calibration = tmp_path, staticmethod(lambda _: SimpleNamespace(pixel_values=np.arange(10)))
+    class Context:
+        out = tmp_path
+        inputs = SimpleNamespace(calibration=lambda _: SimpleNamespace(pixel_values=np.arange(10)))
         source = staticmethod(lambda _: ExportSource(*[None] * 7))  # type: ignore[arg-type]
 
         def __init__(self, drop: float | None) -> None:
@@ -123,7 +124,7 @@ def test_the_drop_is_judged_on_images_that_calibrated_nothing(tmp_path: Path, mo
     monkeypatch.setattr(nncf, "get_backend", lambda _: SimpleNamespace(export=lambda *_: None, suffix=".xml"))
     (job,) = jobs_of(Recipe(formats=("openvino",), precisions=("w8a8",), engines=("nncf",)))
     for drop in (0.01, None):
-        nncf.make_nncf(job, Materials(drop))  # type: ignore[arg-type]
+        nncf.make_nncf(job, Context(drop))  # type: ignore[arg-type]
     (images, held_out, limit), (every, none, no_limit) = seen
     assert held_out is not None
     assert sorted([*images, *held_out]) == [*range(10)]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edgekit.errors import DataError, DriftExceeded
-from edgekit.models.vit import DinoV2
-from edgekit.plan.quant import PLAN_SCHEMA, FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
+from edgekit.models.vit import VisionTransformer
+from edgekit.plan.quant import FloatInput, QuantPlan, TokenGroupInput, TokenScaledInput, gemm_names
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.fit import GemmFit
 from edgekit.quantize.sensitivity import sensitivity, sqnr_db
@@ -22,17 +22,19 @@ from tests.support.pixels import pictures
 
 
 @torch.no_grad()
-def _sqnr(plan: QuantPlan, model: DinoV2, *, per_token: bool = False) -> float:
+def _sqnr(plan: QuantPlan, model: VisionTransformer, *, per_token: bool = False) -> float:
     pixels = torch.from_numpy(pictures(model, 4, seed=9))
     return sqnr_db(model(pixels)[0], simulate(plan, per_token=per_token)(pixels)[0])
 
 
 @pytest.fixture(scope="module")
-def plan(tiny_model: DinoV2) -> QuantPlan:
+def plan(tiny_model: VisionTransformer) -> QuantPlan:
     return quantize(tiny_model, pictures(tiny_model), QuantizeRecipe())
 
 
-def test_every_gemm_is_planned_and_the_float_part_is_the_same_function(plan: QuantPlan, tiny_model: DinoV2) -> None:
+def test_every_gemm_is_planned_and_the_float_part_is_the_same_function(
+    plan: QuantPlan, tiny_model: VisionTransformer
+) -> None:
     assert list(plan.gemms) == gemm_names(tiny_model.config, patch_embed=False)
     assert list(plan.kept_float) == ["patch_embed.proj"]
     pixels = torch.from_numpy(pictures(tiny_model, 2, seed=5))
@@ -45,22 +47,24 @@ def test_every_gemm_is_planned_and_the_float_part_is_the_same_function(plan: Qua
     assert verified["sqnr_db"] > 25
 
 
-def test_the_model_given_is_not_changed(plan: QuantPlan, tiny_model: DinoV2) -> None:
+def test_the_model_given_is_not_changed(plan: QuantPlan, tiny_model: VisionTransformer) -> None:
     assert "blocks.0.ls1.gamma" in tiny_model.state_dict()
     assert "blocks.0.ls1.gamma" not in plan.float_tensors
 
 
-def test_same_images_and_recipe_give_the_same_bytes(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+def test_same_images_and_recipe_give_the_same_bytes(
+    plan: QuantPlan, tiny_model: VisionTransformer, tmp_path: Path
+) -> None:
     again = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe())
     for name, each in (("first", plan), ("second", again)):
         each.save(tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
     loaded = QuantPlan.load(tmp_path / "first")
     assert _sqnr(loaded, tiny_model) == _sqnr(plan, tiny_model)
-    assert PLAN_SCHEMA.encode() in (tmp_path / "first").read_bytes()[:100_000]
+    assert QuantPlan.SCHEMA.encode() in (tmp_path / "first").read_bytes()[:100_000]
 
 
-def test_four_bits_gain_by_zero_points(tiny_model: DinoV2, tmp_path: Path) -> None:
+def test_four_bits_gain_by_zero_points(tiny_model: VisionTransformer, tmp_path: Path) -> None:
     plans = {
         zero_points: quantize(
             tiny_model, pictures(tiny_model), QuantizeRecipe(weight_bits=4, group_size=32, zero_points=zero_points)
@@ -76,7 +80,7 @@ def test_four_bits_gain_by_zero_points(tiny_model: DinoV2, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["tiny_reg_model", "tiny_swiglu_model"])
 def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -> None:
-    model: DinoV2 = request.getfixturevalue(kind)
+    model: VisionTransformer = request.getfixturevalue(kind)
     plan = quantize(model, pictures(model, 16), QuantizeRecipe())
     for name, gemm in plan.gemms.items():
         if name.endswith(("attn.proj", "mlp.fc2", "mlp.w3")):
@@ -103,7 +107,7 @@ def test_registers_get_token_groups(kind: str, request: pytest.FixtureRequest) -
     ],
     ids="-".join,
 )
-def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_model: DinoV2) -> None:
+def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe.model_validate(options))
     assert _sqnr(plan, tiny_model) > 18
     assert bool(plan.matmuls) == (options.get("level") == "all")
@@ -115,7 +119,7 @@ def test_every_option_gives_a_working_plan(options: dict[str, object], tiny_mode
 
 
 @torch.no_grad()
-def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
+def test_level_all_quantizes_the_attention_products(tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(level="all"))
     pixels = torch.from_numpy(pictures(tiny_model, 2, seed=5))
     with_products, without = (simulate(each)(pixels)[0] for each in (plan, replace(plan, matmuls={})))
@@ -123,7 +127,9 @@ def test_level_all_quantizes_the_attention_products(tiny_model: DinoV2) -> None:
 
 
 @torch.no_grad()
-def test_weights_alone_are_planned_without_any_range(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+def test_weights_alone_are_planned_without_any_range(
+    plan: QuantPlan, tiny_model: VisionTransformer, tmp_path: Path
+) -> None:
     recipe = QuantizeRecipe(level="all", rotate="auto", patch_embed="int8")  # of which nothing applies
     weights = quantize(tiny_model, pictures(tiny_model), recipe, inputs="float")
     assert {gemm.input for gemm in weights.gemms.values()} == {FloatInput()}
@@ -138,13 +144,13 @@ def test_weights_alone_are_planned_without_any_range(plan: QuantPlan, tiny_model
     assert _sqnr(QuantPlan.load(tmp_path / "plan"), tiny_model) == _sqnr(weights, tiny_model)
 
 
-def test_rotation_is_chosen_by_measurement(tiny_model: DinoV2) -> None:
+def test_rotation_is_chosen_by_measurement(tiny_model: VisionTransformer) -> None:
     plans = {r: quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(rotate=r)) for r in ("off", "on", "auto")}
     scores = {r: plan.provenance["verification"]["sqnr_db"] for r, plan in plans.items()}
     assert scores["auto"] == max(scores["off"], scores["on"])
 
 
-def test_four_bit_groups(tiny_model: DinoV2) -> None:
+def test_four_bit_groups(tiny_model: VisionTransformer) -> None:
     coarse, fine = (
         quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(weight_bits=4, group_size=group, patch_embed="int8"))
         for group in (None, 16)
@@ -177,7 +183,9 @@ class _Killed(BaseException):
     pass
 
 
-def test_a_killed_run_continues_to_the_same_plan(plan: QuantPlan, tiny_model: DinoV2, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_plan(
+    plan: QuantPlan, tiny_model: VisionTransformer, tmp_path: Path
+) -> None:
     seen: list[str] = []
 
     def until_the_second_block(name: str, done: int, total: int) -> None:
@@ -200,7 +208,7 @@ def test_a_killed_run_continues_to_the_same_plan(plan: QuantPlan, tiny_model: Di
     assert resumed.provenance == plan.provenance
 
 
-def test_another_recipe_does_not_continue_a_killed_run(tiny_model: DinoV2, tmp_path: Path) -> None:
+def test_another_recipe_does_not_continue_a_killed_run(tiny_model: VisionTransformer, tmp_path: Path) -> None:
     def at_the_second_block(name: str, done: int, total: int) -> None:
         if name == "blocks.1.attn.qkv":
             raise _Killed
@@ -214,7 +222,7 @@ def test_another_recipe_does_not_continue_a_killed_run(tiny_model: DinoV2, tmp_p
 
 
 @torch.no_grad()
-def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: DinoV2) -> None:
+def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: VisionTransformer) -> None:
     promoted = quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(promote=1))
     name = list(promoted.kept_float)[-1]
     assert len(promoted.kept_float) == 2
@@ -225,7 +233,7 @@ def test_promotion_keeps_the_costliest_gemm_float(plan: QuantPlan, tiny_model: D
 
 
 @torch.no_grad()
-def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: DinoV2) -> None:
+def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: VisionTransformer) -> None:
     four = QuantizeRecipe(weight_bits=4, group_size=32)
     plan = quantize(tiny_model, pictures(tiny_model), four)
     promoted = quantize(tiny_model, pictures(tiny_model), four.model_copy(update={"promote": 2}))
@@ -239,12 +247,12 @@ def test_promotion_of_4_bit_weights_gives_them_8(tiny_model: DinoV2) -> None:
     assert _sqnr(promoted, tiny_model) > _sqnr(plan, tiny_model)
 
 
-def test_a_drop_out_of_reach_is_an_error(tiny_model: DinoV2) -> None:
+def test_a_drop_out_of_reach_is_an_error(tiny_model: VisionTransformer) -> None:
     with pytest.raises(DriftExceeded, match="with 2 GEMMs promoted"):
         quantize(tiny_model, pictures(tiny_model), QuantizeRecipe(promote=2, max_drop=1e-9))
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 70, 70), (8, 3, 56, 70)])
-def test_pixels_of_another_shape_are_refused(shape: tuple[int, ...], tiny_model: DinoV2) -> None:
+def test_pixels_of_another_shape_are_refused(shape: tuple[int, ...], tiny_model: VisionTransformer) -> None:
     with pytest.raises(DataError, match="at least 4 images"):
         quantize(tiny_model, np.zeros(shape, np.float32), QuantizeRecipe())

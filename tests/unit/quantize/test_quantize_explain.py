@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.explain import explain
@@ -18,11 +18,11 @@ from tests.support.pixels import noise, size_of
 
 
 @pytest.fixture(scope="module")
-def plan(tiny_reg_model: DinoV2) -> QuantPlan:
+def plan(tiny_reg_model: VisionTransformer) -> QuantPlan:
     return quantize(tiny_reg_model, noise(size_of(tiny_reg_model), 8).numpy(), QuantizeRecipe())
 
 
-def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
+def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: VisionTransformer) -> None:
     found = explain(plan, noise(size_of(tiny_reg_model), 2))
     assert {row.name for row in found.gemms} == set(plan.gemms)
     assert sum(row.noise_share for row in found.gemms) == pytest.approx(1)
@@ -35,7 +35,7 @@ def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
     assert Explanation.model_validate_json(found.model_dump_json()) == found
 
 
-def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: DinoV2) -> None:
+def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: VisionTransformer) -> None:
     plan = quantize(tiny_model, noise(size_of(tiny_model), 8).numpy(), QuantizeRecipe(), inputs="float")
     found = explain(plan, noise(size_of(tiny_model), 2))
     assert found.inputs_only_db is None
@@ -44,7 +44,7 @@ def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: DinoV2) -> N
     assert {row.input_kind for row in found.gemms} == {"float"}
 
 
-def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: DinoV2) -> None:
+def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: VisionTransformer) -> None:
     name = "blocks.1.mlp.fc1"
     broken = replace(plan.gemms[name], weight=np.roll(plan.gemms[name].weight, 1, axis=0))
     found = explain(
@@ -55,7 +55,7 @@ def test_a_damaged_gemm_is_named_first(plan: QuantPlan, tiny_reg_model: DinoV2) 
     assert found.saturating_db is None
 
 
-def test_saturation_costs_eight_bit_weights_and_not_seven_bit_ones(tiny_model: DinoV2) -> None:
+def test_saturation_costs_eight_bit_weights_and_not_seven_bit_ones(tiny_model: VisionTransformer) -> None:
     costs = {}
     for overflow in ("none", "reduce-range"):
         plan = quantize(tiny_model, noise(size_of(tiny_model), 8).numpy(), QuantizeRecipe(overflow=overflow))
@@ -69,7 +69,7 @@ def test_saturation_costs_eight_bit_weights_and_not_seven_bit_ones(tiny_model: D
     assert costs["reduce-range"] < 0.003
 
 
-def test_outliers_are_located(tiny_model: DinoV2) -> None:
+def test_outliers_are_located(tiny_model: VisionTransformer) -> None:
     from copy import deepcopy
 
     model = deepcopy(tiny_model)

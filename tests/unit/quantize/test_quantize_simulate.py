@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import (
     GemmPlan,
     InputQuantizer,
@@ -122,7 +122,7 @@ def test_saturation_hits_eight_bit_weights_and_never_seven_bit_ones() -> None:
 @pytest.mark.parametrize(
     ("drawn", "bound"), [(2, 0.02), (6.5, 0.04)], ids=["somewhat", "so that the others are below half a step each"]
 )
-def test_rounded_probabilities_do_not_underflow(drawn: float, bound: float, tiny_model: DinoV2) -> None:
+def test_rounded_probabilities_do_not_underflow(drawn: float, bound: float, tiny_model: VisionTransformer) -> None:
     """One key draws attention, 1369 share the rest: rounding them to nearest would lose all of them."""
     attention = deepcopy(tiny_model.blocks[0].attn)
     heads, tokens, width = attention.heads, 1370, 8

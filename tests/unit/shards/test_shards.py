@@ -19,7 +19,7 @@ from edgekit.artifact import Artifact
 from edgekit.cli import main
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.images.listing import Listing
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.shards import WorkerPool, files
 from edgekit.workflows.embed import embed_folder, embed_shards
 from tests.support import shard_material as material
@@ -29,7 +29,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(scope="module")
-def models(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def models(tiny_reg_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return material.artifacts(tiny_reg_model, tmp_path_factory.mktemp("models"))
 
 

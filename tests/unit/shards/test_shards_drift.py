@@ -13,7 +13,7 @@ from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.measure import drift as measure
 from edgekit.measure.features import Features
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.shards import WorkerPool
 from edgekit.workflows.compare import drift_between
 from edgekit.workflows.drift import Draw, drift_in_shards
@@ -24,7 +24,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(scope="module")
-def models(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def models(tiny_reg_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return material.artifacts(tiny_reg_model, tmp_path_factory.mktemp("models"))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from edgekit.artifact import Artifact
 from edgekit.errors import DataError, RecipeError
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.shards import WorkerPool, ray_cluster
 from edgekit.workflows.compare import drift_between
 from edgekit.workflows.drift import Draw, drift_in_shards
@@ -47,7 +47,7 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def models(tiny_reg_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def models(tiny_reg_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return material.artifacts(tiny_reg_model, tmp_path_factory.mktemp("models"))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.surgery import restore, state_of
 from edgekit.surgery.balance_keys import balance_keys
 from edgekit.surgery.balance_values import balance_values
@@ -31,34 +31,34 @@ def _vectors(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(width, generator=generator), torch.rand(width, generator=generator) * 3 + 0.3
 
 
-def _smooth(model: DinoV2) -> None:
+def _smooth(model: VisionTransformer) -> None:
     for block in model.blocks:
         shift, scale = _vectors(model.config.width)
         smooth_norm(block.norm1, block.attn.qkv, shift, scale)
         smooth_norm(block.norm2, getattr(block.mlp, "fc1", None) or block.mlp.w12, shift, scale)
 
 
-def _hidden(model: DinoV2) -> None:
+def _hidden(model: VisionTransformer) -> None:
     for block in model.blocks:
         if hasattr(block.mlp, "fc2"):
             scale_hidden(block.mlp, _vectors(block.mlp.fc2.in_features)[1])
             scale_hidden(block.mlp, _vectors(block.mlp.fc2.in_features)[1])  # composes with itself
 
 
-def _rotate(model: DinoV2) -> None:
+def _rotate(model: VisionTransformer) -> None:
     fold_layerscale(model)
     rotate(model, mean_preserving_rotation(model.config.width))
 
 
-def _each_block(rewrite: Callable[..., None], which: int) -> Callable[[DinoV2], None]:
-    def apply(model: DinoV2) -> None:
+def _each_block(rewrite: Callable[..., None], which: int) -> Callable[[VisionTransformer], None]:
+    def apply(model: VisionTransformer) -> None:
         for block in model.blocks:
             rewrite(block, _vectors(model.config.width)[which])
 
     return apply
 
 
-REWRITES: dict[str, Callable[[DinoV2], None]] = {
+REWRITES: dict[str, Callable[[VisionTransformer], None]] = {
     "fold_layerscale": fold_layerscale,
     "fold_attention_scale": fold_attention_scale,
     "centre_keys": _each_block(centre_keys, 0),
@@ -72,7 +72,7 @@ REWRITES: dict[str, Callable[[DinoV2], None]] = {
 
 
 @pytest.fixture(scope="session")
-def small_demo(demo_model: DinoV2) -> DinoV2:
+def small_demo(demo_model: VisionTransformer) -> VisionTransformer:
     return demo_model.bake(70, 70)
 
 
@@ -80,7 +80,7 @@ def small_demo(demo_model: DinoV2) -> DinoV2:
 @pytest.mark.parametrize("kind", ["small_demo", "tiny_model", "tiny_reg_model", "tiny_swiglu_model"])
 @torch.no_grad()
 def test_a_rewrite_changes_weights_and_not_the_function(name: str, kind: str, request: pytest.FixtureRequest) -> None:
-    model: DinoV2 = request.getfixturevalue(kind)
+    model: VisionTransformer = request.getfixturevalue(kind)
     pixels, rewritten = noise(size_of(model)), deepcopy(model)
     REWRITES[name](rewritten)
     if not (name == "scale_hidden" and model.config.ffn == "swiglu"):
@@ -90,7 +90,7 @@ def test_a_rewrite_changes_weights_and_not_the_function(name: str, kind: str, re
 
 
 @torch.no_grad()
-def test_all_rewrites_together_survive_being_saved(small_demo: DinoV2) -> None:
+def test_all_rewrites_together_survive_being_saved(small_demo: VisionTransformer) -> None:
     rewritten, pixels = deepcopy(small_demo), noise(size_of(small_demo))
     for name, rewrite in REWRITES.items():
         if name != "rotate":
@@ -101,7 +101,7 @@ def test_all_rewrites_together_survive_being_saved(small_demo: DinoV2) -> None:
 
 
 @torch.no_grad()
-def test_fold_normalization_takes_rgb(small_demo: DinoV2) -> None:
+def test_fold_normalization_takes_rgb(small_demo: VisionTransformer) -> None:
     from edgekit.artifact import IMAGENET_MEAN, IMAGENET_STD
 
     rgb = torch.randint(0, 256, (2, 3, 70, 70), generator=torch.Generator().manual_seed(2)).float()
@@ -111,7 +111,7 @@ def test_fold_normalization_takes_rgb(small_demo: DinoV2) -> None:
     assert (folded(rgb)[0] - small_demo((rgb / 255 - mean) / std)[0]).abs().max() < TOLERANCE
 
 
-def test_a_rotation_that_moves_the_mean_is_refused(tiny_model: DinoV2) -> None:
+def test_a_rotation_that_moves_the_mean_is_refused(tiny_model: VisionTransformer) -> None:
     model = deepcopy(tiny_model)
     with pytest.raises(ValueError, match="LayerScale"):
         rotate(model, mean_preserving_rotation(model.config.width))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgekit.models.config import ViTConfig
-from edgekit.models.vit import DinoV2, random_model
+from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.quant import QuantPlan, TokenGroupInput
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.simulate import simulate
@@ -30,7 +30,7 @@ from tests.support.models import TINY, TINY_ROPE, TINY_ROPE_SWIGLU
 
 SIZE = (80, 48)
 WIDTH, HEADS = TINY_ROPE.width, TINY_ROPE.heads
-Rewrite = Callable[[DinoV2], None]
+Rewrite = Callable[[VisionTransformer], None]
 
 
 def _values(seed: int) -> torch.Tensor:
@@ -38,19 +38,19 @@ def _values(seed: int) -> torch.Tensor:
 
 
 def _each(rewrite: Callable[..., None], *values: torch.Tensor) -> Rewrite:
-    def apply(model: DinoV2) -> None:
+    def apply(model: VisionTransformer) -> None:
         for block in model.blocks:
             rewrite(block, *values)
 
     return apply
 
 
-def _smooth(model: DinoV2) -> None:
+def _smooth(model: VisionTransformer) -> None:
     for block in model.blocks:
         smooth_norm(block.norm1, block.attn.qkv, _values(1), _values(2))
 
 
-def _rotate(model: DinoV2) -> None:
+def _rotate(model: VisionTransformer) -> None:
     fold_layerscale(model)
     rotate(model, mean_preserving_rotation(WIDTH))
 
@@ -72,7 +72,7 @@ def _pixels(count: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _apart(model: DinoV2, other: DinoV2) -> float:
+def _apart(model: VisionTransformer, other: VisionTransformer) -> float:
     expected, found = model(_pixels())[0], other(_pixels())[0]
     return float((found - expected).abs().max() / expected.abs().max())
 

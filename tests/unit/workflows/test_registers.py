@@ -18,7 +18,7 @@ from edgekit.measure.registers.attention import look_inside
 from edgekit.measure.registers.discovery import component, correct, iou, localise
 from edgekit.measure.registers.norms import measure_norms
 from edgekit.models.checkpoint import save_checkpoint
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 
 
 def scene(
@@ -69,7 +69,7 @@ def test_boxes_overlap() -> None:
     assert not correct((0, 0, 10, 10), ((0, 0, 10, 5),))
 
 
-def with_outliers(model: DinoV2, places: list[int], gain: float) -> DinoV2:
+def with_outliers(model: VisionTransformer, places: list[int], gain: float) -> VisionTransformer:
     """Baked for 70 x 70 pixels, with a position embedding that adds `gain` to all channels of some patches."""
     changed = model.bake(70, 70)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def with_outliers(model: DinoV2, places: list[int], gain: float) -> DinoV2:
     return changed
 
 
-def test_outliers_are_where_they_were_put(tiny_model: DinoV2) -> None:
+def test_outliers_are_where_they_were_put(tiny_model: VisionTransformer) -> None:
     pixels = np.random.default_rng(0).standard_normal((3, 3, 70, 70)).astype(np.float32)
     inside = look_inside(with_outliers(tiny_model, [4, 17], 40.0), pixels, "abc")
     report = measure_norms(inside.norms, inside.attention)
@@ -89,7 +89,7 @@ def test_outliers_are_where_they_were_put(tiny_model: DinoV2) -> None:
     assert report.attention_on_outliers == pytest.approx(share, rel=1e-5)
 
 
-def test_a_model_without_outliers_has_none_and_a_cutoff_is_kept(tiny_reg_model: DinoV2) -> None:
+def test_a_model_without_outliers_has_none_and_a_cutoff_is_kept(tiny_reg_model: VisionTransformer) -> None:
     pixels = np.random.default_rng(0).standard_normal((3, 3, 70, 70)).astype(np.float32)
     inside = look_inside(tiny_reg_model, pixels, "abc")
     assert measure_norms(inside.norms, inside.attention).outlier_share == 0
@@ -112,7 +112,7 @@ def test_boxes_go_through_resize_and_crop(tmp_path: Path) -> None:
 
 
 def test_command_compares_a_constructed_pair(
-    tiny_model: DinoV2, tiny_reg_model: DinoV2, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: VisionTransformer, tiny_reg_model: VisionTransformer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("altair")
     save_checkpoint(with_outliers(tiny_model, [4], 40.0), tmp_path / "a.safetensors")

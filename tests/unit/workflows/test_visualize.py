@@ -13,7 +13,7 @@ from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.measure.registers.attention import look_inside
-from edgekit.models.vit import DinoV2
+from edgekit.models.vit import VisionTransformer
 from edgekit.report.foreground import ForegroundColours
 from tests.support.plans import export_source
 
@@ -60,7 +60,7 @@ def test_no_foreground_is_said() -> None:
         ForegroundColours.fit(np.ones((2, 64, 16), np.float32), GRID)
 
 
-def test_inside_gives_the_models_tokens_and_softmax(tiny_reg_model: DinoV2) -> None:
+def test_inside_gives_the_models_tokens_and_softmax(tiny_reg_model: VisionTransformer) -> None:
     import torch
 
     pixels = np.random.default_rng(0).standard_normal((2, 3, 70, 56)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_inside_gives_the_models_tokens_and_softmax(tiny_reg_model: DinoV2) -> N
 
 
 @pytest.fixture(scope="module")
-def artifact(tiny_model: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(tiny_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     source = export_source(tiny_model.bake(70, 70), Preprocess.for_size(70, 70), None)
     return OnnxBackend().export(source, "fp32", "standard", tmp_path_factory.mktemp("build") / "model.onnx")
 

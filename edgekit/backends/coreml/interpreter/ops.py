@@ -70,7 +70,7 @@ def linear(i: Inputs) -> list[np.ndarray]:
 
 
 def matmul(i: Inputs) -> list[np.ndarray]:
-    """Batched product."""
+    """Batched matrix product."""
     x, y = real(i["x"]), real(i["y"])
     return [(x.swapaxes(-1, -2) if i.get("transpose_x") else x) @ (y.swapaxes(-1, -2) if i.get("transpose_y") else y)]
 
@@ -131,7 +131,7 @@ def quantize(i: Inputs) -> list[np.ndarray]:
 
 
 def dequantize(i: Inputs) -> list[np.ndarray]:
-    """(q - zero_point) * scale."""
+    """Real values of integers: (q - zero_point) * scale."""
     x = real(i["input"])
     zero = 0 if i.get("zero_point") is None else along(i["zero_point"], x, i.get("axis"))
     return [(x - zero) * along(i["scale"], x, i.get("axis"))]
@@ -162,7 +162,7 @@ def slice_by_index(i: Inputs) -> list[np.ndarray]:
 
 
 def pad(i: Inputs) -> list[np.ndarray]:
-    """Constants around."""
+    """Pad with a constant."""
     only(str(i["mode"]) == "constant", "padding with a constant")
     x, around = np.asarray(i["x"]), np.asarray(i["pad"]).reshape(-1, 2)
     missing = np.zeros((x.ndim - len(around), 2), around.dtype)
@@ -176,7 +176,7 @@ def silu(i: Inputs) -> list[np.ndarray]:
 
 
 def pixel_shuffle(i: Inputs) -> list[np.ndarray]:
-    """(1, C * r * r, H, W) -> (1, C, H * r, W * r)."""
+    """Pixel shuffle: (1, C * r * r, H, W) -> (1, C, H * r, W * r)."""
     x, r = np.asarray(i["x"]), int(i["upscale_factor"])
     n, channels, height, width = x.shape
     apart = x.reshape(n, channels // r**2, r, r, height, width).transpose(0, 1, 4, 2, 5, 3)

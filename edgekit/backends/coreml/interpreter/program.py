@@ -89,7 +89,7 @@ class MilProgram:
 
 
 def _value(values: Mapping[str, np.ndarray], var: Any) -> Any:
-    """What an argument stands for: a tensor computed before, a constant, or several of them."""
+    """Value of an argument: a tensor computed before, a constant, or several of them."""
     if isinstance(var, (list, tuple)):
         return [_value(values, item) for item in var]
     if var is None:

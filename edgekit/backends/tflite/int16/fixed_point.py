@@ -191,7 +191,7 @@ class Int16Builder(FixedPointBuilder):
 
     @override
     def inverse_root(self, name: str, x: Value, epsilon: float) -> Value:
-        """By a table over all int16 values that are not negative, whose scale is that of the least sum observed."""
+        """Reciprocal root by a table over the int16 values from 0 on, whose scale is that of the least sum observed."""
         sums = np.arange(QMAX + 1) * self.scale(x) + epsilon
         least = self.ranges.minima[name] / HEADROOM + epsilon
         scale = 1 / math.sqrt(least) / QMAX

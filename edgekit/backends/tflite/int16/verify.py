@@ -11,9 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.artifact import OUTPUT_NAMES
-from edgekit.backends.base import refuse_differences
 from edgekit.backends.tflite.builder import channels_last
 from edgekit.backends.tflite.runner import cores, dequantized, quantized, without_greeting
+from edgekit.backends.verification import refuse_differences
 from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
 

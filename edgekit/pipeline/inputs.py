@@ -1,0 +1,112 @@
+"""The inputs of one build: its model baked for each size, its images and its heads, each made on first use."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.artifact import Preprocess
+from edgekit.errors import DataError
+from edgekit.files import sha256_of
+from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
+from edgekit.heads.read import read_heads
+from edgekit.images.folder import ImageFolder
+from edgekit.images.sets import ImageSet, load_set
+from edgekit.pipeline.jobs import Size
+from edgekit.pipeline.watch import Watcher
+from edgekit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgekit.models.vit import VisionTransformer
+    from edgekit.models.zoo import LoadedModel
+
+
+class BuildInputs:
+    """Model, images and heads of a recipe; nothing is read or baked twice."""
+
+    def __init__(self, recipe: Recipe, loaded: LoadedModel, watcher: Watcher) -> None:
+        self.recipe, self.loaded, self.watcher = recipe, loaded, watcher
+        for size in recipe.image_size:
+            self.preprocess(size)  # refuses what the model cannot take
+        self._samples = samples_that_fit(recipe)
+        self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
+        self.heads = read_heads(self.wanted, loaded)
+        self.remarks = tuple(remarks(self.wanted, loaded))
+        for line in self.remarks:
+            watcher.note(line)
+        self.calibration = cache(self._calibration)
+        self.evaluation = cache(self._evaluation)
+        self.model = cache(self._model)
+
+    def preprocess(self, size: Size) -> Preprocess:
+        """Preprocessing of images to input of this size."""
+        return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+
+    def heads_key(self) -> dict[str, str]:
+        """Digest of each head's file; of one that the checkpoint brings what it is taken as."""
+        own = own_heads(self.loaded)
+        keys = {}
+        for name, source in self.wanted.items():
+            if own_kind(source) is None:
+                keys[name] = sha256_of(Path(source))
+            else:
+                keys[name] = f"{source} {own[name].title}" if own[name].kinds else source
+        return keys
+
+    def _calibration(self, size: Size) -> ImageSet:
+        return load_set(
+            self.recipe.calibration.source,
+            self.preprocess(size),
+            samples=self._samples[0],
+            seed=self.recipe.seed,
+            split="calibration",
+            progress=lambda done, total: self.watcher.stage("calibration images", done, total),
+        )
+
+    def _evaluation(self, size: Size) -> ImageSet:
+        images = load_set(
+            self.recipe.evaluation,
+            self.preprocess(size),
+            samples=self._samples[1],
+            seed=self.recipe.seed,
+            split="evaluation",
+            disjoint_from=self.calibration(size),
+            progress=lambda done, total: self.watcher.stage("evaluation images", done, total),
+        )
+        seen = {image.tobytes() for image in self.calibration(size).pixel_values}
+        if known := sum(image.tobytes() in seen for image in images.pixel_values):
+            self.watcher.note(f"{known} of {len(images)} evaluation images were calibrated on: the drift flatters")
+        return images
+
+    def _model(self, size: Size) -> VisionTransformer:
+        """Baked for one size, with the normalisation folded in when the recipe wants it in the graph."""
+        from edgekit.surgery.fold_normalization import fold_normalization
+
+        model = self.loaded.model.bake(*size)
+        transform = self.preprocess(size)
+        if transform.normalize == "graph":
+            fold_normalization(model, transform.mean, transform.std)
+        return model
+
+
+def samples_that_fit(recipe: Recipe) -> tuple[int, int]:
+    """Numbers of images that calibrate and that judge: as asked, or fewer when one folder must serve for both.
+
+    Raises:
+        DataError: the folder is missing, or holds fewer than three images, too few for both.
+    """
+    asked = recipe.calibration.samples, recipe.evaluation_samples
+    source, evaluation = recipe.calibration.source, recipe.evaluation
+    if "demo" in (source, evaluation) or Path(source).resolve() != Path(evaluation).resolve():
+        return asked
+    found = len(ImageFolder.scan(Path(source)).paths)
+    if found < 3:
+        raise DataError(
+            f"{source} holds {found} images, too few to calibrate on some and judge on others",
+            fix="name a second folder with --eval",
+        )
+    if found >= sum(asked):
+        return asked
+    judges = min(asked[1], max(found // 3, found - asked[0]))  # calibration first, but never more than two thirds
+    return found - judges, judges

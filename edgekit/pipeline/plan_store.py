@@ -1,0 +1,180 @@
+"""The plans of a build folder: each is read from OUT/plan where it is there and whole, else made and saved."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from edgekit import __version__
+from edgekit.backends import get_backend
+from edgekit.errors import DataError
+from edgekit.files import sealed
+from edgekit.pipeline.inputs import BuildInputs
+from edgekit.pipeline.jobs import Job, Size
+from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
+from edgekit.pipeline.records import digest_of
+from edgekit.plan.heads import ENGINE as HEAD_ENGINE
+from edgekit.plan.heads import HeadPlan
+from edgekit.plan.quant import QuantPlan
+from edgekit.precision import FACTS
+from edgekit.quantize.checkpoint import ENGINE
+from edgekit.quantize.explanation import FILE as EXPLAINED
+
+P = TypeVar("P", QuantPlan, HeadPlan)
+
+
+class PlanStore:
+    """Quantization plans of one build, by image size and kind; none is made twice."""
+
+    def __init__(self, inputs: BuildInputs, out: Path) -> None:
+        self._inputs, self._out, self._recipe = inputs, out, inputs.recipe
+        self.quant = cache(self._quant)
+        self.heads = cache(self._heads)
+
+    def kind(self, job: Job) -> PlanKind:
+        """The plan that an integer artifact is written from."""
+        return kind_of(job, self._recipe.quantize)
+
+    def path(self, size: Size, kind: PlanKind | Literal["heads"]) -> Path:
+        """OUT/plan/<kind>.safetensors, with the size unless it is the main one."""
+        return self._out / plan_file(kind, size, self._recipe.image_size[0])
+
+    def of(self, job: Job) -> QuantPlan | None:
+        """The plan of an artifact, None for one that is not written from a plan."""
+        return self.quant(job.size, self.kind(job)) if job.integer else None
+
+    def heads_of(self, job: Job) -> HeadPlan | None:
+        """The integers of heads in an artifact: weights alone where the backbone has no others."""
+        if not self._has_head_plan(job):
+            return None
+        plan = self.heads(job.size)
+        return plan if FACTS[job.precision].activations == "int8" else plan.weights_alone()
+
+    def keys_of(self, job: Job) -> dict[str, str]:
+        """Digests of all that decides the plans of an artifact."""
+        plan = self._key(job.size, self.kind(job)) if job.integer else ""
+        return {"plan": plan, **({"head_plan": self._head_key(job.size)} if self._has_head_plan(job) else {})}
+
+    def mend(self, job: Job) -> None:
+        """Make the plans of an artifact that is kept anew where they are damaged or gone: `edgekit explain` reads them.
+
+        They are compared with the digests beside them, not loaded.
+        """
+        if job.integer and sealed(self.path(job.size, self.kind(job))):
+            self.of(job)
+        if self._has_head_plan(job) and sealed(self.path(job.size, "heads")):
+            self.heads(job.size)
+
+    def _has_head_plan(self, job: Job) -> bool:
+        """Whether heads have integers in an artifact; one of integers throughout has no heads."""
+        with_heads = bool(self._inputs.heads) and job.precision not in get_backend(job.format).integer_only
+        return job.integer and with_heads and self._recipe.head_precision == "int8"
+
+    def _quant(self, size: Size, kind: PlanKind) -> QuantPlan:
+        key, path = self._key(size, kind), self.path(size, kind)
+        return self._stored(QuantPlan, path, key, lambda: self._quantized(size, kind, key, path))
+
+    def _heads(self, size: Size) -> HeadPlan:
+        """The integers of all heads."""
+        from edgekit.quantize.heads import quantize_heads
+
+        inputs, key = self._inputs, self._head_key(size)
+
+        def made() -> HeadPlan:
+            plan = quantize_heads(
+                inputs.model(size),
+                inputs.heads,
+                inputs.calibration(size).pixel_values,
+                bits=self._head_bits,
+                progress=lambda done, total: inputs.watcher.stage("quantize heads", done, total),
+            )
+            return replace(plan, key=key)
+
+        return self._stored(HeadPlan, self.path(size, "heads"), key, made)
+
+    def _stored(self, kind: type[P], path: Path, key: str, make: Callable[[], P]) -> P:
+        """The plan of that key that an earlier run has left whole, else a new one, which is saved."""
+        if path.exists():
+            try:
+                plan = kind.load(path)
+                if plan.key == key:
+                    return plan
+            except DataError as error:
+                self._inputs.watcher.note(f"{path.name} is damaged and is made anew: {error.why}")
+        plan = make()
+        plan.save(path)
+        if path == main_plan(self._out):
+            (self._out / EXPLAINED).unlink(missing_ok=True)  # it was about another plan
+        for unfinished in path.parent.glob(f".{path.stem}-*"):  # those of other requests too: they are large
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return plan
+
+    def _quantized(self, size: Size, kind: PlanKind, key: str, path: Path) -> QuantPlan:
+        """A new plan; what a killed run had finished of it is in a folder beside `path`."""
+        from edgekit.quantize.engine import quantize
+
+        inputs, recipe, title = self._inputs, self._recipe, kind.replace("_", " ")
+        images = inputs.calibration(size)
+        plan = quantize(
+            inputs.model(size),
+            images.pixel_values,
+            quantize_recipe(recipe.quantize, kind),
+            inputs=inputs_of(kind),
+            cache=path.with_name(f".{path.stem}-{key}"),
+            progress=lambda what, done, total: inputs.watcher.stage(f"quantize to {title}: {what}", done, total),
+        )
+        if recipe.quantize.recover and kind != "int8_weights":  # whose rounding costs next to nothing
+            from edgekit.distill.reconstruction import reconstruct
+
+            plan = reconstruct(
+                plan,
+                images.pixel_values,
+                progress=lambda what, done, total: inputs.watcher.stage(
+                    f"block reconstruction of {title}: {what}", done, total
+                ),
+            )
+        provenance = {
+            "key": key,
+            "model": inputs.loaded.name,
+            "parent_sha256": inputs.loaded.sha256,
+            "recipe_digest": recipe.digest,
+            "calibration_digest": images.digest,
+            "calibration": images.source,
+            "samples": len(images),
+        }
+        return replace(plan, provenance={**plan.provenance, **provenance})
+
+    def _key(self, size: Size, kind: PlanKind) -> str:
+        """Digest of all that decides a plan."""
+        return digest_of(
+            parent=self._inputs.loaded.sha256,
+            size=size,
+            normalize=self._recipe.normalize,
+            seed=self._recipe.seed,
+            quantize=quantize_recipe(self._recipe.quantize, kind).model_dump(mode="json"),
+            inputs=inputs_of(kind),
+            calibration=self._inputs.calibration(size).digest,
+            edgekit=__version__,
+            engine=ENGINE,
+        )
+
+    def _head_key(self, size: Size) -> str:
+        """Digest of all that decides the integers of heads."""
+        return digest_of(
+            parent=self._inputs.loaded.sha256,
+            size=size,
+            normalize=self._recipe.normalize,
+            heads=self._inputs.heads_key(),
+            bits=self._head_bits,
+            calibration=self._inputs.calibration(size).digest,
+            edgekit=__version__,
+            engine=HEAD_ENGINE,
+        )
+
+    @property
+    def _head_bits(self) -> float:
+        return quantize_recipe(self._recipe.quantize, "int8").bits
