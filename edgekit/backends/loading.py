@@ -48,7 +48,7 @@ class LoadedModel:
     def __call__(
         self, images: Picture | Sequence[Picture], resize: Resize | None = None, side: int | None = None
     ) -> Outputs:
-        """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out, with their grid.
+        """`last_hidden_state` (B, N, D), `pooler_output` (B, D) and the outputs of heads, with their grid of patches.
 
         A file of one size crops pictures to it by its own transform. One of any size takes them whole.
 

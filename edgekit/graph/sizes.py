@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 Elementwise = Literal["add", "subtract", "multiply", "divide", "minimum", "maximum"]
-Function = Literal["absolute", "cos", "sin"]
+Function = Literal["cos", "sin"]
 
 OFFSET = 0.1  # that the official code adds to the new size, see `ViTConfig.interpolation`
 _CUBIC = {"offset": -0.75, "size": -0.75, "antialias": -0.5}  # the coefficient of the bicubic kernel
@@ -76,6 +76,10 @@ class Arithmetic(ABC, Generic[V]):
         """x * a number."""
         return self.pair("multiply", x, self.number(value))
 
+    def magnitude(self, x: V) -> V:
+        """|x|, without an Abs: OpenVINO 2026.4 drops that of what comes from a shape, negative numbers or not."""
+        return self.pair("maximum", x, self.times(x, -1.0))
+
 
 @dataclass
 class Places(Generic[V]):
@@ -122,9 +126,9 @@ class Places(Generic[V]):
     def _unchanged(self) -> V:
         """1 where the table is taken as it is, else 0: (1,)."""
         m, (rows, columns) = self.m, self.config.grid
-        apart = (m.each("absolute", m.plus(side, -old)) for side, old in ((self.rows, rows), (self.columns, columns)))
-        alike = (m.pair("maximum", m.plus(m.times(each, -1.0), 1.0), m.number(0.0)) for each in apart)
-        return m.pair("multiply", *alike)
+        apart = (m.magnitude(m.plus(side, -old)) for side, old in ((self.rows, rows), (self.columns, columns)))
+        both = m.pair("minimum", m.pair("add", *apart), m.number(1.0))  # 0 or 1, since sides are whole numbers
+        return m.pair("subtract", m.number(1.0), both)
 
     def _resizing(self, side: V, old: int) -> V:
         """The matrix (side, old) that resizes one axis of a table."""
@@ -152,7 +156,7 @@ def cubic(m: Arithmetic[V], distances: V, a: float) -> V:
 
     Its two pieces are 0 where they meet and at distance 2, so that clamped distances make the cases of one sum.
     """
-    far = m.each("absolute", distances)
+    far = m.magnitude(distances)
     near = m.pair("minimum", far, m.number(1.0))
     far = m.pair("minimum", m.pair("maximum", far, m.number(1.0)), m.number(float(_REACH)))
     inner = m.plus(m.pair("multiply", m.pair("multiply", m.plus(m.times(near, a + 2), -a - 3), near), near), 1.0)

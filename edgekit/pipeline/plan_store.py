@@ -23,12 +23,17 @@ from edgekit.plan.quant import QuantPlan
 from edgekit.precision import FACTS
 from edgekit.quantize.checkpoint import ENGINE
 from edgekit.quantize.explanation import FILE as EXPLAINED
+from edgekit.quantize.sizes import baked_plan
 
 P = TypeVar("P", QuantPlan, HeadPlan)
 
 
 class PlanStore:
-    """Quantization plans of one build, by image size and kind; none is made twice."""
+    """Quantization plans of one build, by image size and kind; none is made twice.
+
+    Where a recipe makes files for images of any size, there is one plan of each kind, calibrated over mixed sizes; its
+    size is None, and baked files are written from it too.
+    """
 
     def __init__(self, inputs: BuildInputs, out: Path) -> None:
         self._inputs, self._out, self._recipe = inputs, out, inputs.recipe
@@ -39,13 +44,20 @@ class PlanStore:
         """The plan that an integer artifact is written from."""
         return kind_of(job, self._recipe.quantize)
 
-    def path(self, size: Size, kind: PlanKind | Literal["heads"]) -> Path:
-        """OUT/plan/<kind>.safetensors, with the size unless it is the main one."""
-        return self._out / plan_file(kind, size, self._recipe.image_size[0])
+    def size(self, job: Job) -> Size | None:
+        """The image size of the plan that an artifact is written from, None for that of any."""
+        return None if self._recipe.dynamic else job.size
+
+    def path(self, size: Size | None, kind: PlanKind | Literal["heads"]) -> Path:
+        """OUT/plan/<kind>.safetensors, with the size unless it is the main one or any."""
+        return self._out / plan_file(kind, size, self._recipe.main_size)
 
     def of(self, job: Job) -> QuantPlan | None:
         """The plan of an artifact, None for one that is not written from a plan."""
-        return self.quant(job.size, self.kind(job)) if job.integer else None
+        if not job.integer:
+            return None
+        plan = self.quant(self.size(job), self.kind(job))
+        return baked_plan(plan, job.size) if self._recipe.dynamic and not job.sides else plan
 
     def heads_of(self, job: Job) -> HeadPlan | None:
         """The integers of heads in an artifact: weights alone where the backbone has no others."""
@@ -56,7 +68,7 @@ class PlanStore:
 
     def keys_of(self, job: Job) -> dict[str, str]:
         """Digests of all that decides the plans of an artifact."""
-        plan = self._key(job.size, self.kind(job)) if job.integer else ""
+        plan = self._key(self.size(job), self.kind(job)) if job.integer else ""
         return {"plan": plan, **({"head_plan": self._head_key(job.size)} if self._has_head_plan(job) else {})}
 
     def mend(self, job: Job) -> None:
@@ -64,7 +76,7 @@ class PlanStore:
 
         They are compared with the digests beside them, not loaded.
         """
-        if job.integer and sealed(self.path(job.size, self.kind(job))):
+        if job.integer and sealed(self.path(self.size(job), self.kind(job))):
             self.of(job)
         if self._has_head_plan(job) and sealed(self.path(job.size, "heads")):
             self.heads(job.size)
@@ -74,7 +86,7 @@ class PlanStore:
         with_heads = bool(self._inputs.heads) and job.precision not in get_backend(job.format).integer_only
         return job.integer and with_heads and self._recipe.head_precision == "int8"
 
-    def _quant(self, size: Size, kind: PlanKind) -> QuantPlan:
+    def _quant(self, size: Size | None, kind: PlanKind) -> QuantPlan:
         key, path = self._key(size, kind), self.path(size, kind)
         return self._stored(QuantPlan, path, key, lambda: self._quantized(size, kind, key, path))
 
@@ -113,15 +125,15 @@ class PlanStore:
             shutil.rmtree(unfinished, ignore_errors=True)
         return plan
 
-    def _quantized(self, size: Size, kind: PlanKind, key: str, path: Path) -> QuantPlan:
+    def _quantized(self, size: Size | None, kind: PlanKind, key: str, path: Path) -> QuantPlan:
         """A new plan; what a killed run had finished of it is in a folder beside `path`."""
         from edgekit.quantize.engine import quantize
 
         inputs, recipe, title = self._inputs, self._recipe, kind.replace("_", " ")
-        images = inputs.calibration(size)
+        images = [inputs.calibration(size)] if size else inputs.mixed_calibration()
         plan = quantize(
             inputs.model(size),
-            images.pixel_values,
+            images[0].pixel_values if size else [each.pixel_values for each in images],
             quantize_recipe(recipe.quantize, kind),
             inputs=inputs_of(kind),
             cache=path.with_name(f".{path.stem}-{key}"),
@@ -130,25 +142,34 @@ class PlanStore:
         if recipe.quantize.recover and kind != "int8_weights":  # whose rounding costs next to nothing
             from edgekit.distill.reconstruction import reconstruct
 
-            plan = reconstruct(
-                plan,
-                images.pixel_values,
+            trained = reconstruct(
+                plan if size else baked_plan(plan, recipe.main_size),
+                images[0].pixel_values,
                 progress=lambda what, done, total: inputs.watcher.stage(
                     f"block reconstruction of {title}: {what}", done, total
                 ),
             )
+            table = {key: plan.float_tensors[key] for key in ("pos_embed",) if key in plan.float_tensors}
+            plan = replace(trained, config=plan.config, float_tensors=trained.float_tensors | table)
         provenance = {
             "key": key,
             "model": inputs.loaded.name,
             "parent_sha256": inputs.loaded.sha256,
             "recipe_digest": recipe.digest,
-            "calibration_digest": images.digest,
-            "calibration": images.source,
-            "samples": len(images),
+            "calibration_digest": self._images_digest(size),
+            "calibration": images[0].source,
+            "samples": sum(map(len, images)),
+            **({} if size else {"sizes": [[*each.preprocess.input_size, len(each)] for each in images]}),
         }
         return replace(plan, provenance={**plan.provenance, **provenance})
 
-    def _key(self, size: Size, kind: PlanKind) -> str:
+    def _images_digest(self, size: Size | None) -> str:
+        """Digest of the images that calibrate for a size, None for any."""
+        if size:
+            return self._inputs.calibration(size).digest
+        return digest_of(sets=[images.digest for images in self._inputs.mixed_calibration()])
+
+    def _key(self, size: Size | None, kind: PlanKind) -> str:
         """Digest of all that decides a plan."""
         return digest_of(
             parent=self._inputs.loaded.sha256,
@@ -157,7 +178,7 @@ class PlanStore:
             seed=self._recipe.seed,
             quantize=quantize_recipe(self._recipe.quantize, kind).model_dump(mode="json"),
             inputs=inputs_of(kind),
-            calibration=self._inputs.calibration(size).digest,
+            calibration=self._images_digest(size),
             edgekit=__version__,
             engine=ENGINE,
         )

@@ -54,7 +54,7 @@ def located(recipe: Recipe) -> Recipe:
         RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
     if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
-        for size in recipe.image_size:
+        for size in recipe.sizes:
             zoo.find(recipe.model).config.grid_of(*size)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
@@ -115,13 +115,20 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
         calibration, evaluation = _images(recipe, config, size, watcher, judged=not plans_only)
-        suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
+        suffix = "" if size == recipe.main_size else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
         if evaluation is not None:
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
-    kinds = sorted({(job.size, kind_of(job, recipe.quantize)) for job in jobs if job.integer and job.path})
-    plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
+    kinds = {
+        (None if recipe.dynamic else job.size, kind_of(job, recipe.quantize))
+        for job in jobs
+        if job.integer and job.path
+    }
+    plans = tuple(
+        plan_file(kind, size, recipe.main_size)
+        for size, kind in sorted(kinds, key=lambda each: (each[0] or (), each[1]))
+    )
     return Preflight(recipe, jobs, plans, found, doomed)
 
 

@@ -26,6 +26,7 @@ class Reference:
         self._inputs = inputs
         self.features = cache(self._features)
         self.judge = cache(self._judge)
+        self.few = cache(self._few)
 
     def write_golden(self, out: Path, job: Job) -> None:
         """Write the golden files of the job's image size, unless they are there and of these very images."""
@@ -58,6 +59,16 @@ class Reference:
             progress=lambda done, total: self._inputs.watcher.stage("reference features", done, total),
         )
 
+    def _few(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (n, 3, H, W) at a size that is only looked at, and the tokens (n, N, D) behind the final norm."""
+        import torch
+
+        pixels = self._inputs.few(size).pixel_values
+        self._inputs.watcher.stage(f"reference features at {size[0]}x{size[1]}")
+        with torch.no_grad():
+            tokens = [self._inputs.model(None)(image)[0].numpy() for image in torch.from_numpy(pixels).split(1)]
+        return pixels, np.concatenate(tokens)
+
     def _judge(self, size: Size) -> AccuracyJudge | None:
         """Task accuracy of the float model, where the evaluation images are labelled."""
         labels = self._inputs.evaluation(size).labels
@@ -66,4 +77,4 @@ class Reference:
 
 def golden_home(out: Path, job: Job) -> Path:
     """The folder that holds `golden/` for a job's image size: OUT itself for the main one."""
-    return out / job.suffix.removeprefix("_") if job.suffix else out
+    return out / job.suffix.removeprefix("_") if job.suffix and not job.sides else out

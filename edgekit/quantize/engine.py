@@ -51,6 +51,7 @@ Inputs = Literal["integer", "float"]
 """What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
 BATCH = 8  # images that run together: bounds the activations alive at once
+BATCH_PIXELS = BATCH * 518**2  # of them
 SYNTHETIC_SHARE = 6  # one synthetic image per 6 real ones
 LEAST_SYNTHETIC = 8
 LEAST_IMAGES = 4  # to calibrate on; one of them is held out
@@ -60,22 +61,24 @@ HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 @torch.no_grad()
 def quantize(
     model: VisionTransformer,
-    pixel_values: np.ndarray,
+    pixel_values: np.ndarray | Sequence[np.ndarray],
     recipe: QuantizeRecipe,
     *,
     inputs: Inputs = "integer",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> QuantPlan:
-    """Quantize a baked model.
+    """Quantize a baked model, or one that is not baked for images of several sizes.
 
     An eighth of the images calibrates nothing: the plan is verified, promotions and "auto" choices are made on it.
     With float inputs there is no range to search and nothing to smooth into the weights: only these are rounded, on
     float activations, and the steps of `recipe` that prepare activations are left out.
 
     Args:
-        model: un-rewritten float model for one image size (`VisionTransformer.bake`); it is not changed.
-        pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
+        model: un-rewritten float model for one image size (`VisionTransformer.bake`), or with its stored table of
+            positions where there are several sizes; it is not changed.
+        pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them; or an
+            array of each size, that of the plan's own size first.
         recipe: the steps to take.
         inputs: whether the activations are quantized too.
         progress: called after each GEMM.
@@ -84,17 +87,26 @@ def quantize(
     Raises:
         DataError: fewer than four calibration images, or their size is not the model's.
     """
-    rows, columns = model.config.grid
-    size = (rows * model.config.patch, columns * model.config.patch)
-    if len(pixel_values) < LEAST_IMAGES or pixel_values.shape[2:] != size:
-        raise DataError(
-            f"calibration pixels have shape {tuple(pixel_values.shape)}",
-            why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
-            fix="--samples 64",
-        )
-    held_out = max(1, len(pixel_values) // HELD_OUT)
-    seen, unseen = torch.from_numpy(pixel_values[:-held_out]), torch.from_numpy(pixel_values[-held_out:])
-    reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
+    if isinstance(pixel_values, np.ndarray):
+        rows, columns = model.config.grid
+        size = (rows * model.config.patch, columns * model.config.patch)
+        if len(pixel_values) < LEAST_IMAGES or pixel_values.shape[2:] != size:
+            raise DataError(
+                f"calibration pixels have shape {tuple(pixel_values.shape)}",
+                why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
+                fix="--samples 64",
+            )
+        seen, unseen = split_images([pixel_values])
+    else:
+        size = (pixel_values[0].shape[2], pixel_values[0].shape[3])
+        seen, unseen = split_images(pixel_values)
+        if len(pixel_values[0]) < LEAST_IMAGES:
+            raise DataError(
+                f"{len(pixel_values[0])} calibration images are of the main size",
+                why=f"at least {LEAST_IMAGES} are needed",
+                fix="--samples 64",
+            )
+    reference = [model(batch)[0] for batch in unseen]
     plans = []
     turns = {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate] if inputs == "integer" else (False,)
     for turned in turns:
@@ -105,13 +117,29 @@ def quantize(
     return max(plans, key=lambda plan: float(plan.provenance["verification"]["sqnr_db"]))
 
 
+def split_images(arrays: Sequence[np.ndarray]) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of the images to calibrate on, and of those held out: the last eighth of a size that has several."""
+    seen, unseen = [], []
+    for array in arrays:
+        held_out = max(1, len(array) // HELD_OUT) if len(array) > 1 else 0
+        images, most = torch.from_numpy(array), batch_of(*array.shape[2:])
+        seen += images[: len(images) - held_out].split(most)
+        unseen += images[len(images) - held_out :].split(most) if held_out else ()
+    return seen, unseen
+
+
+def batch_of(height: int, width: int) -> int:
+    """Images of that many pixels that run together: `BATCH`, or fewer where these are large."""
+    return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+
+
 class _Engine:
     """State of one run: the rewritten model, the two streams and the GEMMs finished so far."""
 
     def __init__(
         self,
         model: VisionTransformer,
-        pixels: Tensor,
+        pixels: Sequence[Tensor],
         recipe: QuantizeRecipe,
         inputs: Inputs,
         turned: bool,
@@ -119,11 +147,16 @@ class _Engine:
         cache: Path | None,
     ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress
-        self.fold = unlike_folds(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, inputs, turned))
-        count = max(LEAST_SYNTHETIC, len(pixels) // SYNTHETIC_SHARE)
+        features = []
+        for done, batch in enumerate(pixels):
+            progress("features of the images", done, len(pixels))
+            features.append(model(batch)[1])
+        self.images = sum(map(len, pixels))
+        self.fold = unlike_folds(torch.cat(features))
+        self.folds = self.fold.split([len(batch) for batch in pixels])
         needed = recipe.synthetic and inputs == "integer"  # they widen ranges, of which float inputs have none
-        self.synthetic = pixels[:0] if not needed else synthetic_images(pixels, count, model.config.patch)
+        self.synthetic = _synthetic(pixels, model.config.patch) if needed else []
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
@@ -148,9 +181,8 @@ class _Engine:
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
         self._report(plan, "patch_embed.proj")
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
-        batches = self.pixels.split(BATCH)
-        streams = _Streams.of([self.model.embed(x) for x in batches], [integer.embed(x) for x in batches])
-        synthetic = [self.model.embed(batch) for batch in self.synthetic.split(BATCH) if len(batch)]
+        streams = _Streams.of([self.model.embed(x) for x in self.pixels], [integer.embed(x) for x in self.pixels])
+        synthetic = [self.model.embed(batch) for batch in self.synthetic]
         for index, block in enumerate(self.model.blocks):
             if index < finished:
                 streams = _Streams.of(*streams.through(block, integer.blocks[index]))
@@ -169,9 +201,10 @@ class _Engine:
         """The quantizer of each GEMM input of a block, which is rewritten accordingly; none for float inputs."""
         if self.inputs == "float":
             return {}
-        registers, images = self.model.config.registers, len(self.pixels) + len(self.synthetic)
+        registers, made = self.model.config.registers, sum(map(len, self.synthetic))
+        images = self.images + made
         observers, mean_key = observe(block, stream, 1 + registers, images)
-        synthetic_fold = torch.arange(len(self.synthetic)) % 4 < 2  # both kinds in either fold
+        synthetic_fold = torch.arange(made) % 4 < 2  # both kinds in either fold
         folds = torch.cat([self.fold, synthetic_fold])
         return condition(block, observers, mean_key, folds, self.recipe, registers=registers)
 
@@ -185,9 +218,10 @@ class _Engine:
         """
         conv, patch = self.model.patch_embed.proj, self.model.config.patch
         bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias
-        quantizer = static_input(float(self.pixels.min()), float(self.pixels.max()))
+        least, most = min(float(x.min()) for x in self.pixels), max(float(x.max()) for x in self.pixels)
+        quantizer = static_input(least, most)
         fit = GemmFit(conv.weight.flatten(1), bias, ridge=self.recipe.ridge, special=0)  # (D, 3 * patch * patch)
-        for batch, fold in zip(self.pixels.split(BATCH), self.fold.split(BATCH), strict=True):
+        for batch, fold in zip(self.pixels, self.folds, strict=True):
             rows = torch.nn.functional.unfold(batch, patch, stride=patch).transpose(1, 2)
             fit.update(rows, fake_quantize(quantizer, rows), fold)
         bits = 8 if self.recipe.bits == 4 else self.recipe.bits
@@ -213,7 +247,7 @@ class _Engine:
             special = 1 + self.model.config.registers
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge, special=special)
             inputs = streams.inputs(stage, integer_stage)
-            for (exact, quantized), fold in zip(inputs, self.fold.split(BATCH), strict=True):
+            for (exact, quantized), fold in zip(inputs, self.folds, strict=True):
                 fit.update(exact, fake_quantize(quantizer, quantized), fold)
             plan.gemms[name] = fit.solve(name, quantizer, self.recipe)
             if choice:
@@ -221,6 +255,22 @@ class _Engine:
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
             self._report(plan, name)
             streams.advance(stage.run, partial(integer_stage.through, linear), recompute=stage.recompute)
+
+
+def _synthetic(pixels: Sequence[Tensor], patch: int) -> list[Tensor]:
+    """Batches of synthetic images, of the sizes that photographs have and in proportion to their number."""
+    sizes: dict[tuple[int, ...], list[Tensor]] = {}
+    for batch in pixels:
+        sizes.setdefault(tuple(batch.shape[2:]), []).append(batch)
+    images = sum(map(len, pixels))
+    made: list[Tensor] = []
+    for batches in sizes.values():
+        photographs = torch.cat(batches)
+        share = len(photographs) / images
+        count = max(round(LEAST_SYNTHETIC * share), int(len(photographs) / SYNTHETIC_SHARE))
+        if count:
+            made += synthetic_images(photographs, count, patch).split(batch_of(*photographs.shape[2:]))
+    return made
 
 
 Step = Callable[[State], State]

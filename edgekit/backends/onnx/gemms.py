@@ -221,7 +221,7 @@ class StaticGemms(FloatGemms):
         return self.graph.node("Reshape", [y, shape], f"{name}.output/Reshape")
 
     def _output_shape(self, name: str, x: ir.Value, rows: Rows, out: int) -> ir.Value:
-        """(B, tokens, out) of an input (B, tokens, in); where that is known at run time only, made once for all GEMMs."""
+        """Shape (B, tokens, out) for an input (B, tokens, in): of any number of tokens one for all GEMMs."""
         if rows.tokens is not None:
             return self.graph.ints(-1, rows.tokens, out)
         kind = ("patches" if name == PATCH_EMBED else "tokens") + rows.part

@@ -13,7 +13,7 @@ from edgekit.graph.sizes import Arithmetic, Elementwise, Function
 
 _PREFIX = "sizes"  # of the nodes' names
 _PAIRS = {"add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "minimum": "Min", "maximum": "Max"}
-_FUNCTIONS = {"absolute": "Abs", "cos": "Cos", "sin": "Sin"}
+_FUNCTIONS = {"cos": "Cos", "sin": "Sin"}
 _FLOAT = ir.DataType.FLOAT
 
 

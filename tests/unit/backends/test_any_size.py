@@ -115,7 +115,7 @@ def test_integer_attention_has_its_dither_at_any_size(backend: Backend, tmp_path
     run = runs(backend, artifact)
     for rows, columns in GRIDS[2:6]:
         pixels = noise((rows * 14, columns * 14))
-        assert sqnr_db(expected(simulate(alone), pixels), run(pixels)) > 60
+        assert sqnr_db(expected(simulate(alone), pixels), run(pixels)) > 50  # without its dither 30
 
 
 def test_a_size_that_is_no_multiple_or_beyond_the_range_names_the_nearest(backend: Backend, tmp_path: Path) -> None:
