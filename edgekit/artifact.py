@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     field_validator,
     model_serializer,
     model_validator,
@@ -197,6 +198,19 @@ class Artifact(Frozen):
         return ArtifactRow(**kept, path=self.path.relative_to(folder).as_posix(), status="ok")
 
 
+class _SizeDrift(Frozen):
+    """Drift of a file for any size at one of them."""
+
+    images: int
+    sqnr_db: float | None
+    cls_cosine_mean: float | None
+
+
+def _require_sizes(sizes: object) -> None:
+    """Raises ValueError for drifts by image size of another form than a build writes."""
+    TypeAdapter(dict[str, _SizeDrift]).validate_python(sizes)
+
+
 _CHANNELS = 3
 _FIGURE = re.compile(r"(_ms|_mean|_mb|_per_s|_min|_max)$")  # keys whose values are numbers wherever they stand
 
@@ -253,6 +267,7 @@ class ArtifactRow(Frozen):
         for key, value in (values or {}).items():
             if _FIGURE.search(key) and not _is_figure(value):
                 raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
+        _require_sizes((values or {}).get("sizes", {}))
         return values
 
     @field_validator("latency")

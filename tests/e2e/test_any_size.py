@@ -68,7 +68,7 @@ def test_a_second_run_makes_nothing(folder: BuildResult, any_size: Recipe) -> No
 
 
 def test_the_loader_takes_whole_pictures_and_tells_their_grid(folder: BuildResult, any_size: Recipe) -> None:
-    model = load(folder.out / "onnx" / "model_fp32_any_size.onnx")
+    model = load(folder.out / "onnx" / "model_any_size.onnx")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8))
     shortest = model(picture)  # 70 x 105 pixels, rounded to patches
     assert shortest.grid == (5, 8)
@@ -93,7 +93,7 @@ def model_pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_what_does_not_fit_names_the_nearest_size(folder: BuildResult) -> None:
-    model = load(folder.out / "onnx" / "model_fp32_any_size.onnx")
+    model = load(folder.out / "onnx" / "model_any_size.onnx")
     picture = Image.new("RGB", (100, 75))
     with pytest.raises(DataError, match="70x98"):
         model(picture, resize="exact")
@@ -103,7 +103,7 @@ def test_what_does_not_fit_names_the_nearest_size(folder: BuildResult) -> None:
         model(np.zeros((1, 3, 140, 140), np.float32))
     with pytest.raises(DataError, match="picture in"):
         model([picture, Image.new("RGB", (75, 100))])
-    baked = load(folder.out / "onnx" / "model_fp32.onnx")
+    baked = load(folder.out / "onnx" / "model.onnx")
     with pytest.raises(DataError, match="70x70"):
         baked(picture, resize="shortest")
     assert baked(picture).grid == (5, 5)
