@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
 """Cure for CPUs whose u8*s8 products saturate: "u8u8" stores weights as uint8, "reduce-range" is in the plan already
 (7-bit weights), "auto" decides by this CPU."""
 
+
+_NO_MEMORY = re.compile(r"MemoryError|bad_?alloc|bad allocation|cannot allocate|failed to allocate", re.IGNORECASE)
 
 Described = dict[str, object]
 """The fields of an `Artifact` in JSON's types that are known before its file is written."""
@@ -63,7 +66,7 @@ class ExportSource:
 
     @property
     def probes(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) at which a float file is compared with torch: of one for any size its own, and another."""
+        """Sizes (height, width) at which a float file for any size is compared with torch; () for a baked one."""
         sides, size, patch = self.preprocess.sides, self.preprocess.input_size, self.preprocess.patch
         if sides is None:
             return ()
@@ -417,6 +420,9 @@ def runtime_errors(problem: str) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as error:
+        if _NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+            why = "this machine has not enough memory for it"
+            raise DataError(problem, why=why, fix="a smaller image, or fewer at once") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
         raise DataError(problem, why=why, fix="edgekit build --out OUT") from error

@@ -36,7 +36,7 @@ class Arithmetic(ABC, Generic[V]):
 
     @abstractmethod
     def number(self, value: np.ndarray | float) -> V:
-        """A constant."""
+        """A constant of float32, a number or an array."""
 
     @abstractmethod
     def span(self, side: V) -> V:

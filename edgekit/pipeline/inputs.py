@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import Preprocess
-from edgekit.errors import DataError
+from edgekit.errors import DataError, RecipeError
 from edgekit.files import sha256_of
 from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_heads
@@ -17,9 +17,10 @@ from edgekit.images.mixture import mixture
 from edgekit.images.sets import ImageSet, load_mixed, load_set
 from edgekit.pipeline.jobs import Job, Size
 from edgekit.pipeline.watch import Watcher
-from edgekit.recipe import Recipe
+from edgekit.recipe import DYNAMIC, Recipe
 
 if TYPE_CHECKING:
+    from edgekit.models.config import ViTConfig
     from edgekit.models.vit import VisionTransformer
     from edgekit.models.zoo import LoadedModel
 
@@ -32,8 +33,7 @@ class BuildInputs:
 
     def __init__(self, recipe: Recipe, loaded: LoadedModel, watcher: Watcher) -> None:
         self.recipe, self.loaded, self.watcher = recipe, loaded, watcher
-        for size in recipe.sizes:
-            self.preprocess(size)  # refuses what the model cannot take
+        require_sizes(recipe, loaded.model.config)
         self._samples = samples_that_fit(recipe)
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
         self.heads = read_heads(self.wanted, loaded)
@@ -127,6 +127,24 @@ class BuildInputs:
         if transform.normalize == "graph":
             fold_normalization(model, transform.mean, transform.std)
         return model
+
+
+def require_sizes(recipe: Recipe, config: ViTConfig) -> None:
+    """Raises RecipeError where a model cannot take the sizes of a recipe; names the nearest that it can."""
+    for size in recipe.image_size:
+        config.grid_of(*size)
+    if recipe.dynamic is None:
+        return
+    least, most = recipe.dynamic
+    inner = -(-least // config.patch) * config.patch, most // config.patch * config.patch
+    fits = inner[0] <= inner[1] and not any(side % config.patch for side in recipe.main_size)
+    if not fits or not all(inner[0] <= side <= inner[1] for side in recipe.main_size):
+        whole = f"{inner[0]}-{max(inner)}"
+        raise RecipeError(
+            f"no file takes sides from {least} to {most} pixels and is compared at {recipe.main_size[0]}",
+            why=f"sides are multiples of {config.patch}, and the main size is one of them",
+            fix=f"--image-size {DYNAMIC}:{whole}",
+        )
 
 
 def samples_that_fit(recipe: Recipe) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.folder import refuse_unwritable
-from edgekit.pipeline.inputs import samples_that_fit
+from edgekit.pipeline.inputs import require_sizes, samples_that_fit
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
@@ -54,8 +54,7 @@ def located(recipe: Recipe) -> Recipe:
         RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
     if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
-        for size in recipe.sizes:
-            zoo.find(recipe.model).config.grid_of(*size)
+        require_sizes(recipe, zoo.find(recipe.model).config)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
     return recipe.model_copy(

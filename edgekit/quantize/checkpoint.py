@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekit.models.vit import VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
-ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
+ENGINE = 9  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
 
 
 def run_digest(

@@ -1,7 +1,8 @@
 """The quantization engine: a baked float model and calibration pixels in, a QuantPlan out, one block at a time.
 
 Two streams of calibration images run side by side: the exact stream through the float model, and the quantized stream
-through what is already integer, so that every GEMM is fitted to the inputs that it will really get. In order:
+through what is already integer, so that every GEMM is fitted to the inputs that it will really get. The exact stream is
+computed once per block, while its inputs are observed: of these a fit needs the means alone. In order:
 
 1. Hold out an eighth of the images. Fold LayerScale and the attention scale, rotate the residual stream if asked.
 2. Make synthetic calibration images; they widen ranges and fit no weights.
@@ -54,6 +55,7 @@ BATCH = 8  # images that run together: bounds the activations alive at once
 BATCH_PIXELS = BATCH * 518**2  # of them
 SYNTHETIC_SHARE = 6  # one synthetic image per 6 real ones
 LEAST_SYNTHETIC = 8
+KEPT_BYTES = 2**28  # of a feed-forward's hidden values, beyond which they are computed again instead of kept
 LEAST_IMAGES = 4  # to calibrate on; one of them is held out
 HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 
@@ -119,7 +121,7 @@ def quantize(
 
 def split_images(arrays: Sequence[np.ndarray]) -> tuple[list[Tensor], list[Tensor]]:
     """Batches of the images to calibrate on, and of those held out: the last eighth of a size that has several."""
-    seen, unseen = [], []
+    seen, unseen = list[Tensor](), list[Tensor]()
     for array in arrays:
         held_out = max(1, len(array) // HELD_OUT) if len(array) > 1 else 0
         images, most = torch.from_numpy(array), batch_of(*array.shape[2:])
@@ -181,32 +183,43 @@ class _Engine:
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
         self._report(plan, "patch_embed.proj")
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
-        streams = _Streams.of([self.model.embed(x) for x in self.pixels], [integer.embed(x) for x in self.pixels])
+        streams = self._streams([self.model.embed(x) for x in self.pixels], [integer.embed(x) for x in self.pixels])
         synthetic = [self.model.embed(batch) for batch in self.synthetic]
         for index, block in enumerate(self.model.blocks):
             if index < finished:
-                streams = _Streams.of(*streams.through(block, integer.blocks[index]))
+                streams = self._streams(*streams.through(block, integer.blocks[index]))
                 synthetic = [block(x) for x in synthetic]
                 continue
-            choices = self._choices(block, [*streams.residual(), *synthetic])
-            synthetic = [block(x) for x in synthetic]
+            self._report(plan, f"blocks.{index} ranges")
+            choices, behind = self._choices(block, [*streams.residual(), *synthetic])
+            synthetic = behind[len(self.pixels) :]
             self._quantize_block(index, block, choices, plan, streams)
+            if not streams.follow:  # the rewrites leave the block's function equal
+                streams.exact = [{"x": x} for x in behind[: len(self.pixels)]]
             plan.float_tensors.clear()
             plan.float_tensors.update(state_of(self.model))
             self.saved.write(plan)
         self.saved.remove()
         return plan
 
-    def _choices(self, block: Block, stream: Sequence[Tensor]) -> dict[str, InputChoice]:
-        """The quantizer of each GEMM input of a block, which is rewritten accordingly; none for float inputs."""
+    def _streams(self, exact: list[Tensor], quantized: list[Tensor]) -> _Streams:
+        """Both streams in front of a block; inside it the exact one is followed where means alone do not say enough."""
+        return _Streams.of(exact, quantized, follow=self.inputs == "float" or self.recipe.ridge)
+
+    def _choices(self, block: Block, stream: Sequence[Tensor]) -> tuple[dict[str, InputChoice], list[Tensor]]:
+        """The quantizer of each GEMM input of a block, which is rewritten accordingly, and the stream behind it.
+
+        Float inputs have no quantizer, and the stream is left where it is.
+        """
         if self.inputs == "float":
-            return {}
+            return {}, []
         registers, made = self.model.config.registers, sum(map(len, self.synthetic))
         images = self.images + made
-        observers, mean_key = observe(block, stream, 1 + registers, images)
+        observed = observe(block, stream, 1 + registers, images, self.images)
         synthetic_fold = torch.arange(made) % 4 < 2  # both kinds in either fold
         folds = torch.cat([self.fold, synthetic_fold])
-        return condition(block, observers, mean_key, folds, self.recipe, registers=registers)
+        choices = condition(block, observed.inputs, observed.mean_key, folds, self.recipe, registers=registers)
+        return choices, observed.outputs
 
     def _report(self, plan: QuantPlan, name: str) -> None:
         self._progress(name, len(plan.gemms), 1 + 4 * len(self.model.blocks))
@@ -246,6 +259,7 @@ class _Engine:
             quantizer: InputQuantizer = choice.quantizer if choice else FloatInput()
             special = 1 + self.model.config.registers
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge, special=special)
+            fit.mean = choice.mean if choice and not streams.follow else None
             inputs = streams.inputs(stage, integer_stage)
             for (exact, quantized), fold in zip(inputs, self.folds, strict=True):
                 fit.update(exact, fake_quantize(quantizer, quantized), fold)
@@ -254,7 +268,8 @@ class _Engine:
                 plan.provenance["inputs"][name] = choice.words()
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
             self._report(plan, name)
-            streams.advance(stage.run, partial(integer_stage.through, linear), recompute=stage.recompute)
+            recompute = stage.recompute and streams.bytes_of(stage.linear.out_features) > KEPT_BYTES
+            streams.advance(stage.run, partial(integer_stage.through, linear), recompute=recompute)
 
 
 def _synthetic(pixels: Sequence[Tensor], patch: int) -> list[Tensor]:
@@ -278,16 +293,25 @@ Step = Callable[[State], State]
 
 @dataclass
 class _Streams:
-    """The exact and the quantized stream of the calibration images: a state per batch of each."""
+    """The exact and the quantized stream of the calibration images: a state per batch of each.
+
+    Where the exact one is not followed, it stays in front of a block while the quantized one goes through it.
+    """
 
     exact: list[State]
     quantized: list[State]
+    follow: bool
     pending: tuple[Step, Step] | None = None  # the preceding stage to recompute: its outputs are too large to keep
 
     @classmethod
-    def of(cls, exact: Sequence[Tensor], quantized: Sequence[Tensor]) -> _Streams:
+    def of(cls, exact: Sequence[Tensor], quantized: Sequence[Tensor], *, follow: bool) -> _Streams:
         """The streams in front of a block, from batches (B, N, D) of both."""
-        return cls([{"x": x} for x in exact], [{"x": x} for x in quantized])
+        return cls([{"x": x} for x in exact], [{"x": x} for x in quantized], follow)
+
+    def bytes_of(self, channels: int) -> int:
+        """Memory of a value of so many channels in every token of the streams that are followed."""
+        tokens = sum(state["x"].shape[0] * state["x"].shape[1] for state in self.quantized)
+        return 4 * tokens * channels * (2 if self.follow else 1)
 
     def residual(self) -> list[Tensor]:
         """The exact residual stream, batches (B, N, D)."""
@@ -297,11 +321,11 @@ class _Streams:
         """Both streams behind a finished block."""
         return [block(s["x"]) for s in self.exact], [integer_block(s["x"]) for s in self.quantized]
 
-    def inputs(self, stage: Stage, integer_stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
-        """Exact and quantized input of a GEMM, batch by batch."""
+    def inputs(self, stage: Stage, integer_stage: Stage) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Exact (None where it is not followed) and quantized input of a GEMM, batch by batch."""
         for pair in zip(self.exact, self.quantized, strict=True):
             exact, quantized = self._resumed(*pair)
-            yield stage.input(exact), integer_stage.input(quantized)
+            yield stage.input(exact) if self.follow else None, integer_stage.input(quantized)
 
     def advance(self, exact_step: Step, quantized_step: Step, *, recompute: bool) -> None:
         """Take both streams behind a stage; with `recompute` only when they are asked for."""
@@ -310,10 +334,12 @@ class _Streams:
             return
         for i, pair in enumerate(zip(self.exact, self.quantized, strict=True)):
             exact, quantized = self._resumed(*pair)
-            self.exact[i], self.quantized[i] = exact_step(exact), quantized_step(quantized)
+            self.quantized[i] = quantized_step(quantized)
+            if self.follow:
+                self.exact[i] = exact_step(exact)
         self.pending = None
 
     def _resumed(self, exact: State, quantized: State) -> tuple[State, State]:
         if self.pending is None:
             return exact, quantized
-        return self.pending[0](exact), self.pending[1](quantized)
+        return self.pending[0](exact) if self.follow else exact, self.pending[1](quantized)
