@@ -162,7 +162,7 @@ class Recipe(Frozen):
 
     @property
     def main_size(self) -> tuple[int, int]:
-        """Size (height, width) at which artifacts are compared and timed: the first, or 224 within the range of sides."""
+        """Size (height, width) at which artifacts are compared and timed: the first, or 224 within the range."""
         if self.image_size or self.dynamic is None:
             return self.image_size[0]
         side = min(max(_NATIVE, self.dynamic[0]), self.dynamic[1])

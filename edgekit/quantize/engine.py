@@ -171,7 +171,7 @@ class _Engine:
     def run(self, size: tuple[int, int]) -> QuantPlan:
         """Quantize what the cache does not hold yet."""
         plan = self.saved.read()
-        finished = 0
+        finished, original = 0, self.model
         if plan is None:
             plan = QuantPlan(self.model.config, size, state_of(self.model), {}, provenance=self.provenance)
             if self.recipe.patch_embed == "int8" and self.inputs == "integer":
@@ -187,8 +187,9 @@ class _Engine:
         synthetic = [self.model.embed(batch) for batch in self.synthetic]
         for index, block in enumerate(self.model.blocks):
             if index < finished:
-                streams = self._streams(*streams.through(block, integer.blocks[index]))
-                synthetic = [block(x) for x in synthetic]
+                exact = block if streams.follow else original.blocks[index]  # the one that the first run went through
+                streams = self._streams(*streams.through(exact, integer.blocks[index]))
+                synthetic = [exact(x) for x in synthetic]
                 continue
             self._report(plan, f"blocks.{index} ranges")
             choices, behind = self._choices(block, [*streams.residual(), *synthetic])
