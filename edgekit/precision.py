@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
 Variant = Literal["standard", "fused", "per_token", "dynamic", "composite"]
+VariantSwitch = Literal["fused", "dynamic_ranges", "fused_attention"]
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,15 @@ class VariantFacts:
     """One form of a precision's file."""
 
     pace: int  # place in the order of speed among files of one precision, 0 is the fastest
-    switch: Literal["fused", "fused_attention"] | None = None  # the field of a recipe that turns it on; None: always on
+    switch: VariantSwitch | None = None  # the field of a recipe that turns it on; None: always on
     special: bool = False  # for runtimes that know more than the usual operators: opened last
 
 
 VARIANTS: dict[Variant, VariantFacts] = {
     "standard": VariantFacts(2),
     "fused": VariantFacts(0, "fused"),  # edgekit's block ops
-    "per_token": VariantFacts(1, "fused"),  # a range for the inputs of each token, taken at run time
-    "dynamic": VariantFacts(3, "fused"),  # a range for the inputs of each GEMM, taken at run time
+    "per_token": VariantFacts(1, "dynamic_ranges"),  # a range for the inputs of each token, taken at run time
+    "dynamic": VariantFacts(3, "dynamic_ranges"),  # a range for the inputs of each GEMM, taken at run time
     "composite": VariantFacts(4, "fused_attention", special=True),  # attention as one operator, for some delegates
 }
 """In the order in which a build makes them."""

@@ -8,6 +8,11 @@ from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
+Progress = Callable[[int, int], None]
+"""Receives (done, total) units of one stage."""
+StageProgress = Callable[[str, int, int], None]
+"""Receives the name of a stage, and (done, total) of its units; total 0 means that it is not known."""
+
 
 class Step(NamedTuple):
     """One part of a call. `weight` is its expected duration, in any unit that all steps of the call share."""

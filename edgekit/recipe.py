@@ -24,7 +24,6 @@ USUAL_RANGE = (112, 1022)  # pixels a side, where the word stands alone
 _NATIVE = 224  # pixels a side, of a size that nobody has chosen
 MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
 _MOST_DIGITS = 10  # of a number of pixels
-_MOST_NAME = 4096  # characters of a path, as the system has it
 
 
 class CalibrationRecipe(Frozen):
@@ -101,10 +100,11 @@ class Recipe(Frozen):
 
     model: str = "demo"
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
-    dynamic: tuple[int, int] | None = None  # sides of the images of files that take any size; "dynamic" in image_size
+    any_size: tuple[int, int] | None = None  # sides of the images of files that take any size; "dynamic" in image_size
     formats: tuple[Format, ...] = (next(iter(FORMATS)),)
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
-    fused: Switch = True  # and the other forms of a precision; False: the standard file of each alone
+    fused: Switch = True  # files with whole blocks as one op as well
+    dynamic_ranges: Switch = True  # files whose inputs have ranges taken at run time as well: per_token, dynamic
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
@@ -132,7 +132,7 @@ class Recipe(Frozen):
                     raise ValueError(f"image size {side} is not a positive number of pixels")
         return sizes
 
-    @field_validator("dynamic")
+    @field_validator("any_size")
     @classmethod
     def _range_is_one(cls, sides: tuple[int, int] | None) -> tuple[int, int] | None:
         if sides is not None and not 0 < sides[0] <= sides[1] <= MOST_PIXELS:
@@ -152,20 +152,20 @@ class Recipe(Frozen):
         ranges = [range_of(size) for size in sizes if isinstance(size, str)]
         if len(ranges) > 1:
             raise ValueError("one file takes images of any size: name one range")
-        return values | {"image_size": [size for size in sizes if not isinstance(size, str)], "dynamic": ranges[0]}
+        return values | {"image_size": [size for size in sizes if not isinstance(size, str)], "any_size": ranges[0]}
 
     @model_validator(mode="after")
     def _some_size(self) -> Self:
-        if not self.image_size and self.dynamic is None:
+        if not self.image_size and self.any_size is None:
             raise ValueError("at least one image size is needed")
         return self
 
     @property
     def main_size(self) -> tuple[int, int]:
         """Size (height, width) at which artifacts are compared and timed: the first, or 224 within the range."""
-        if self.image_size or self.dynamic is None:
+        if self.image_size or self.any_size is None:
             return self.image_size[0]
-        side = min(max(_NATIVE, self.dynamic[0]), self.dynamic[1])
+        side = min(max(_NATIVE, self.any_size[0]), self.any_size[1])
         return side, side
 
     @property
@@ -176,7 +176,8 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation", "dynamic")
+        switched = ("dynamic_ranges", "own_heads", "head_precision", "fused_attention")
+        newer = (*switched, "any_size", "heads", "coreml", "interpolation")
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

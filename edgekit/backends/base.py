@@ -175,7 +175,7 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
-    dynamic: ClassVar[bool] = False  # whether its files can take images of any size
+    any_size: ClassVar[bool] = False  # whether its files can take images of any size
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
@@ -371,7 +371,7 @@ class Backend(ABC):
         """Raises ExportError for a file of any size where the format or a head has but one."""
         if source.preprocess.sides is None:
             return
-        if not self.dynamic:
+        if not self.any_size:
             raise ExportError(
                 f"{self.title} files take images of one size", fix="--image-size 224,518: a file of each size"
             )

@@ -45,16 +45,12 @@ def curate(
     if as_json:
         print(json.dumps(done))
     else:
-        large = (
-            ""
-            if done["searched"] == "all"
-            else (
-                "so many images are clustered in mini-batches, and near-duplicates are looked for among those drawn\n"
-            )
-        )
+        large = "so many images are clustered in mini-batches, and near-duplicates are looked for among those drawn\n"
+        large = "" if done["searched"] == "all" else large
+        clusters = f"{done['clusters']} cluster{'' if done['clusters'] == 1 else 's'}"
         kept = f"features are kept in {done['features']}\n" if "features" in done else ""
         terminal().print(
-            f"{done['chosen']} of {done['images']} images, evenly from {done['clusters']} clusters "
+            f"{done['chosen']} of {done['images']} images, evenly from {clusters} "
             f"({done['duplicates']} near-duplicates, {done['skipped']} unreadable left out)\n{large}{kept}"
             f"edgekit build --calib {out}",
             soft_wrap=True,

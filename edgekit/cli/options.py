@@ -121,7 +121,7 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
     base = Recipe.from_toml(Path(flags["recipe"])) if flags.get("recipe") else Recipe()
     values = base.model_dump()
     if flags.get("image_size") is not None:
-        values["dynamic"] = None  # of the file's own sizes
+        values["any_size"] = None  # of the file's own sizes
     for flag, (field, read) in RECIPE_FLAGS.items():
         word = flags.get(flag)
         if word is not None and word is not False:  # a switch that was not given

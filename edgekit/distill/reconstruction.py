@@ -28,6 +28,7 @@ from edgekit.plan.quant import (
     TokenGroupInput,
     TokenScaledInput,
 )
+from edgekit.progress import StageProgress
 from edgekit.quantize.rounding import weight_limit
 from edgekit.quantize.sensitivity import verify
 from edgekit.quantize.simulate import per_token_scale, token_peak
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from edgekit.models.config import ViTConfig
     from edgekit.models.vit import Block, VisionTransformer
 
-Progress = Callable[[str, int, int], None]
 
 BATCH = 8  # images per training step
 VIEWS = 1600  # images and views of them that blocks learn from, as far as their residual stream has room
@@ -67,7 +67,7 @@ def reconstruct(
     plan: QuantPlan,
     pixel_values: np.ndarray,
     recipe: ReconstructionRecipe = ReconstructionRecipe(),
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> QuantPlan:
     """Train the integers, scales and biases of `plan`; the float tensors stay.
 

@@ -26,8 +26,8 @@ from edgekit.distill.loss import Parts, kinds
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import Segment, Student
 from edgekit.errors import DataError
+from edgekit.progress import StageProgress
 
-Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 _BETAS = (0.9, 0.999)
 _MEASURED_BATCHES = 8  # from which the teacher's statistics are taken
@@ -80,7 +80,7 @@ class Run:
         self.shared: list[nn.Module] = []  # the students as their gradients are averaged over processes
 
     def train(
-        self, split: Split, held_out: np.ndarray, folder: Path, *, board: Board, progress: Progress, note: Note
+        self, split: Split, held_out: np.ndarray, folder: Path, *, board: Board, progress: StageProgress, note: Note
     ) -> Trained:
         """Train from the folder's checkpoint, or from the first step, to the end.
 
@@ -167,7 +167,7 @@ class Run:
         held_out: np.ndarray,
         folder: Path,
         log: Log | None,
-        progress: Progress,
+        progress: StageProgress,
         note: Note,
     ) -> None:
         recipe, shown = self.recipe, ""

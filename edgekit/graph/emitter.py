@@ -64,7 +64,7 @@ class BackboneEmitter(ABC, Generic[V]):
             tensors: float tensors as `edgekit.surgery.state_of` gives them.
             gemms: how weight GEMMs and attention products are written.
             head_plan: integers of the heads; None writes them in float.
-            sides: of images whose size is known at run time only; of formats whose backend is `dynamic`.
+            sides: of images whose size is known at run time only; of formats whose backend has `any_size`.
         """
         self.config, self.tensors, self.gemms, self.sides = config, tensors, gemms, sides
         self.rows, self.columns = config.grid

@@ -74,21 +74,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def read_image(path: Path, data: bytes | None = None) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
     """Decode a file: EXIF orientation applied, transparency laid on white, grey, CMYK, palette and 16 bit to 8-bit RGB.
-
-    `data` are its bytes where they have been read already.
 
     Raises:
         DataError: missing, empty, truncated, no PNG, JPEG or WebP, or of more than 178 megapixels (WebP: 111).
     """
     with ExitStack() as held:
-        return _read(path, data, held)
+        return _read(path, None, held)
 
 
 @contextmanager
 def decoded(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """The picture as `read_image` gives it, for the block alone: its memory counts as taken, so that others wait.
+
+    `data` are its bytes where they have been read already.
 
     Raises:
         DataError: as `read_image`.

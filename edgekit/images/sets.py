@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,7 @@ from edgekit.errors import DataError
 from edgekit.images.demo import DEMO, Split, demo_crops, photograph_of
 from edgekit.images.folder import ImageFolder
 from edgekit.images.preprocess import preprocess
-
-Progress = Callable[[int, int], None]  # (done, total)
+from edgekit.progress import Progress
 
 
 @dataclass(frozen=True)

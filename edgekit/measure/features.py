@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +10,7 @@ import numpy as np
 from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.base import Runner
 from edgekit.errors import DataError
-
-Progress = Callable[[int, int], None]  # (done, total)
+from edgekit.progress import Progress
 
 
 @dataclass(frozen=True)

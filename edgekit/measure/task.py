@@ -10,6 +10,8 @@ from edgekit.artifact import Frozen
 from edgekit.errors import DataError
 from edgekit.measure.statistics import Estimate, bootstrap_mean
 
+_THRESHOLD = 0.5  # of a map: above it a pixel belongs to the object
+
 
 class ImageTaskDrift(Frozen):
     """One image's map: mean absolute error, and IoU of the areas above the threshold (None when both are empty)."""
@@ -43,7 +45,6 @@ def measure_map_drift(
     head: str = "saliency",
     names: Sequence[str] | None = None,
     groups: Sequence[str] = (),
-    threshold: float = 0.5,
     seed: int = 0,
 ) -> TaskDrift:
     """Compare a head's maps (n, H, W) on reference and candidate features; `groups` as of `bootstrap_ratio`.
@@ -59,7 +60,7 @@ def measure_map_drift(
     names = tuple(names) if names else tuple(str(i) for i in range(n))
     images, correlations = [], []
     for name, a, b in zip(names, reference_maps.astype(np.float64), candidate_maps.astype(np.float64), strict=True):
-        above_a, above_b = a >= threshold, b >= threshold
+        above_a, above_b = a >= _THRESHOLD, b >= _THRESHOLD
         union = int((above_a | above_b).sum())
         iou = float((above_a & above_b).sum() / union) if union else None
         images.append(ImageTaskDrift(name=name, mae=float(np.abs(a - b).mean()), iou=iou))
@@ -70,7 +71,7 @@ def measure_map_drift(
     return TaskDrift(
         head=head,
         n=n,
-        threshold=threshold,
+        threshold=_THRESHOLD,
         mae=bootstrap_mean(np.array([image.mae for image in images]), groups=groups, seed=seed),
         iou=bootstrap_mean(ious, groups=seen_groups, seed=seed)
         if len(ious)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,14 +14,7 @@ from torch import Tensor
 from edgekit.errors import DataError
 from edgekit.models.strangers import stranger
 
-Layout = Literal["official", "huggingface", "huggingface dinov3", "timm"]
-
-# The one tensor every checkpoint has; what stands before it is the prefix of the whole backbone. timm has the official.
-ANCHORS: dict[Layout, str] = {
-    "official": "patch_embed.proj.weight",
-    "huggingface": "embeddings.patch_embeddings.projection.weight",
-    "huggingface dinov3": "embeddings.patch_embeddings.weight",
-}
+Renames = tuple[tuple[re.Pattern[str], str], ...]  # (pattern, replacement), each applied to every key
 
 # transformers names: up to 4.x and in every published file, then (after |) the in-memory names of transformers 5
 _HUGGINGFACE = tuple(
@@ -59,6 +52,23 @@ _OTHERS = tuple(
         (r"\.gamma_([12])$", r".ls\1.gamma"),
     )
 )
+
+
+@dataclass(frozen=True)
+class KeyLayout:
+    """One way in which checkpoints name the tensors of a backbone."""
+
+    anchor: str  # a tensor that each has; what stands before it is the prefix of the whole backbone
+    renames: Renames  # to the official keys
+
+
+LAYOUTS: dict[str, KeyLayout] = {
+    "official": KeyLayout("patch_embed.proj.weight", _OTHERS),  # timm's, too
+    "huggingface": KeyLayout("embeddings.patch_embeddings.projection.weight", _HUGGINGFACE),
+    "huggingface dinov3": KeyLayout("embeddings.patch_embeddings.weight", _HUGGINGFACE),
+}
+"""The table of key layouts; projections that `_PACKED` names are joined in all of them."""
+
 # made anew from the config, or for training alone
 _UNUSED = re.compile(r"^(?:rope_embeddings|rope|local_cls_norm)\.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.[0-9]+\.([0-9]+)\.")  # FSDP training checkpoints: blocks.<chunk>.<block>.
@@ -75,7 +85,7 @@ class OfficialState:
 
     tensors: dict[str, Tensor]
     rest: dict[str, Tensor]
-    layout: Layout
+    layout: str  # a name of `LAYOUTS`, or "timm"
     prefix: str = ""  # of the backbone's keys in the file
     marks: frozenset[Mark] = frozenset()  # what keys say of the architecture, see `Mark`
     periods: Tensor | None = None  # of rotary positions, where the file holds them
@@ -109,13 +119,13 @@ def flatten(tree: Mapping[Any, object]) -> dict[str, Tensor]:
     return flat
 
 
-def find_backbone(keys: Mapping[str, object]) -> tuple[Layout, str] | None:
+def find_backbone(keys: Mapping[str, object]) -> tuple[str, str] | None:
     """Layout and key prefix of the backbone, or None. Of several, the (EMA) teacher of a training checkpoint wins."""
     found = [
-        (layout, key.removesuffix(anchor))
-        for layout, anchor in ANCHORS.items()
+        (name, key.removesuffix(layout.anchor))
+        for name, layout in LAYOUTS.items()
         for key in keys
-        if key == anchor or key.endswith("." + anchor)
+        if key == layout.anchor or key.endswith("." + layout.anchor)
     ]
     found.sort(key=lambda pair: ("teacher" not in pair[1], len(pair[1]), pair[1]))
     return found[0] if found else None
@@ -132,36 +142,35 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
         some = ", ".join(list(state)[:3]) or "nothing"
         raise DataError(
             f"no DINOv2 or DINOv3 backbone among {len(state)} tensors ({some} ...)",
-            why=stranger(state) or "neither " + " nor ".join(ANCHORS.values()) + " is there",
+            why=stranger(state) or "neither " + " nor ".join(each.anchor for each in LAYOUTS.values()) + " is there",
             fix="edgekit models",
         )
     layout, prefix = found
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     marks = _marks(tensors, layout)
-    layout = "timm" if "timm" in marks else layout
     periods = tensors.pop("rope_embed.periods", None)
     tensors = {key: value.detach() for key, value in tensors.items() if not _UNUSED.match(key)}
     try:
-        tensors = _translated(tensors, layout, rope="rope" in marks)
+        tensors = _translated(tensors, LAYOUTS[layout].renames, marks)
     except (RuntimeError, TypeError, IndexError) as error:  # of tensors whose shapes are no model's
         raise DataError("parts of a layer do not fit together", why=str(error)[:200], fix="edgekit models") from None
+    layout = "timm" if "timm" in marks else layout
     return OfficialState(tensors, rest, layout, prefix, marks, None if periods is None else periods.detach())
 
 
-def _translated(tensors: dict[str, Tensor], layout: Layout, *, rope: bool) -> dict[str, Tensor]:
+def _translated(tensors: dict[str, Tensor], renames: Renames, marks: frozenset[Mark]) -> dict[str, Tensor]:
     """Tensors of a backbone under the official keys."""
-    renames = _OTHERS if layout in ("official", "timm") else _HUGGINGFACE
     tensors = {_rename(key, renames): value for key, value in tensors.items()}
-    if layout == "timm" and "pos_embed" in tensors:
+    if "timm" in marks and "pos_embed" in tensors:
         tensors = _with_class_position(tensors)
-    if rope:
+    if "rope" in marks:
         tensors = _with_masked_bias(tensors)
     tensors = _pack(tensors)
-    return _with_ffn_names(tensors) if rope or layout == "timm" else tensors
+    return _with_ffn_names(tensors) if marks & {"rope", "timm"} else tensors
 
 
-def _marks(tensors: Mapping[str, Tensor], layout: Layout) -> frozenset[Mark]:
+def _marks(tensors: Mapping[str, Tensor], layout: str) -> frozenset[Mark]:
     """Marks of the family that the keys of a backbone, without its prefix, show."""
     marks: set[Mark] = set()
     if layout == "huggingface dinov3":
@@ -220,7 +229,7 @@ def _has_first(tensors: Mapping[str, Tensor], name: str) -> bool:
     return f"blocks.0.mlp.{name}.weight" in tensors
 
 
-def _rename(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
+def _rename(key: str, renames: Renames) -> str:
     key = _CHUNKED_BLOCK.sub(r"blocks.\1.", key)
     for pattern, replacement in renames:
         key = pattern.sub(replacement, key)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from edgekit.errors import BackendMissing, DataError
 from edgekit.models.config import Interpolation
-from edgekit.models.keys import ANCHORS, Layout, find_backbone
+from edgekit.models.keys import LAYOUTS, find_backbone
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-_TOKEN_KEYS: dict[Layout, dict[str, str]] = {
-    "official": {"cls": "cls_token", "position": "pos_embed", "registers": "register_tokens"},
+_OFFICIAL = "official"  # whose names any layout may have, too
+_TOKEN_KEYS: dict[str, dict[str, str]] = {
+    _OFFICIAL: {"cls": "cls_token", "position": "pos_embed", "registers": "register_tokens"},
     "huggingface": {
         "cls": "embeddings.cls_token",
         "position": "embeddings.position_embeddings",
@@ -91,18 +92,17 @@ def _export(view: _Graph, model: ModelProto, path: Path) -> OnnxExport:
     if found is None:
         raise DataError(
             f"{path} holds no DINOv2 backbone that can be recognised",
-            why="no initializer is named " + " or ".join(ANCHORS.values()),
+            why="no initializer is named " + " or ".join(each.anchor for each in LAYOUTS.values()),
             fix="use the checkpoint it was exported from",
         )
     layout, prefix = found
-    anchor = state[prefix + ANCHORS[layout]]
+    name = prefix + LAYOUTS[layout].anchor
+    anchor = state[name]
     if anchor.ndim != 4:
-        raise DataError(
-            f"{path}: {prefix}{ANCHORS[layout]} has shape {tuple(anchor.shape)}", fix="export or download it again"
-        )
+        raise DataError(f"{path}: {name} has shape {tuple(anchor.shape)}", fix="export or download it again")
     width, *_, patch = anchor.shape
     for part, tokens in view.tokens(width).items():
-        state.setdefault(prefix + _TOKEN_KEYS[layout][part], tokens)
+        state.setdefault(prefix + _TOKEN_KEYS.get(layout, _TOKEN_KEYS[_OFFICIAL])[part], tokens)
     if model.producer_name == "edgekit":
         _undo_rewrites(state, model, path)
     interpolation = view.interpolation()

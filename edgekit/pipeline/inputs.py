@@ -82,7 +82,7 @@ class BuildInputs:
     def _mixed_calibration(self) -> list[ImageSet]:
         """The calibration images for files for any size, a set of each size and that of the main one first."""
         config, recipe = self.loaded.model.config, self.recipe
-        transform = config.preprocess(*recipe.main_size, normalize=recipe.normalize, sides=recipe.dynamic)
+        transform = config.preprocess(*recipe.main_size, normalize=recipe.normalize, sides=recipe.any_size)
         sizes = mixture(transform, self._samples[0])
         sets = load_mixed(
             recipe.calibration.source,
@@ -133,9 +133,9 @@ def require_sizes(recipe: Recipe, config: ViTConfig) -> None:
     """Raises RecipeError where a model cannot take the sizes of a recipe; names the nearest that it can."""
     for size in recipe.image_size:
         config.grid_of(*size)
-    if recipe.dynamic is None:
+    if recipe.any_size is None:
         return
-    least, most = recipe.dynamic
+    least, most = recipe.any_size
     inner = -(-least // config.patch) * config.patch, most // config.patch * config.patch
     fits = inner[0] <= inner[1] and not any(side % config.patch for side in recipe.main_size)
     if not fits or not all(inner[0] <= side <= inner[1] for side in recipe.main_size):

@@ -87,10 +87,10 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
         suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
         for format_ in dict.fromkeys(recipe.formats):
             jobs += _of_format(recipe, format_, size, suffix)
-    if recipe.dynamic is not None:
+    if recipe.any_size is not None:
         suffix = ANY_SIZE if recipe.image_size else ""
         for format_ in dict.fromkeys(recipe.formats):
-            jobs += map(partial(_any_size, recipe.dynamic), _of_format(recipe, format_, recipe.main_size, suffix))
+            jobs += map(partial(_any_size, recipe.any_size), _of_format(recipe, format_, recipe.main_size, suffix))
     return tuple(jobs)
 
 
@@ -99,7 +99,7 @@ def _any_size(sides: tuple[int, int], job: Job) -> Job:
     backend, _ = _imported(job.format)
     if job.blocked or backend is None:
         return replace(job, sides=sides)
-    if not backend.dynamic:
+    if not backend.any_size:
         why = f"{backend.title} files take images of one size: --image-size 224,518 makes one of each"
     elif job.input == "image" or job.engine != "edgekit":
         why = "a file that resizes images, and one of another engine, are made for one size"

@@ -46,7 +46,7 @@ class PlanStore:
 
     def size(self, job: Job) -> Size | None:
         """The image size of the plan that an artifact is written from, None for that of any."""
-        return None if self._recipe.dynamic else job.size
+        return None if self._recipe.any_size else job.size
 
     def path(self, size: Size | None, kind: PlanKind | Literal["heads"]) -> Path:
         """OUT/plan/<kind>.safetensors, with the size unless it is the main one or any."""
@@ -57,7 +57,7 @@ class PlanStore:
         if not job.integer:
             return None
         plan = self.quant(self.size(job), self.kind(job))
-        return baked_plan(plan, job.size) if self._recipe.dynamic and not job.sides else plan
+        return baked_plan(plan, job.size) if self._recipe.any_size and not job.sides else plan
 
     def heads_of(self, job: Job) -> HeadPlan | None:
         """The integers of heads in an artifact: weights alone where the backbone has no others."""

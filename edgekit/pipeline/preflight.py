@@ -120,7 +120,7 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
     kinds = {
-        (None if recipe.dynamic else job.size, kind_of(job, recipe.quantize))
+        (None if recipe.any_size else job.size, kind_of(job, recipe.quantize))
         for job in jobs
         if job.integer and job.path
     }

@@ -181,7 +181,7 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     words = ["edgekit", "build", "--model", recipe.model, "--format", ",".join(recipe.formats)]
     words += ["--precision", ",".join(recipe.precisions)]
     sizes = [f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size]
-    sizes += [f"{DYNAMIC}:{recipe.dynamic[0]}-{recipe.dynamic[1]}"] if recipe.dynamic else []
+    sizes += [f"{DYNAMIC}:{recipe.any_size[0]}-{recipe.any_size[1]}"] if recipe.any_size else []
     words += ["--image-size", ",".join(sizes)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
     if recipe.heads or not recipe.own_heads:

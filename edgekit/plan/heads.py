@@ -98,13 +98,11 @@ class HeadPlan(StoredPlan):
     @override
     @classmethod
     def of_parts(cls, meta: dict[str, Any], tensors: Tensors) -> Self:
-        layers = {
-            name: LayerPlan(
-                *(tensors[f"{name}/{part}"] for part in _TENSORS),
-                *(StaticInput(*grid) if grid else None for grid in grids),
-            )
-            for name, grids in meta["grids"].items()
-        }
+        layers = {}
+        for name, grids in meta["grids"].items():
+            weight, scale, bias = (tensors[f"{name}/{part}"] for part in _TENSORS)
+            before, behind = (StaticInput(*grid) if grid else None for grid in grids)
+            layers[name] = LayerPlan(weight, scale, bias, before, behind)
         return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
 
     @override

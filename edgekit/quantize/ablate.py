@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgekit.progress import StageProgress
 from edgekit.quantize.engine import quantize
 from edgekit.quantize.sensitivity import cls_cosine, sqnr_db
 from edgekit.quantize.simulate import simulate
@@ -61,7 +61,7 @@ def ablate(
     recipe: QuantizeRecipe,
     *,
     extras: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, dict[str, float]]:
     """SQNR (dB) and mean CLS cosine of the recipe, of it without each step, and with each that is off by default.
 

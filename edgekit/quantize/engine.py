@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import DataError
 from edgekit.plan.quant import FloatInput, InputQuantizer, QuantPlan
+from edgekit.progress import StageProgress
 from edgekit.quantize.attention import plan_products
 from edgekit.quantize.checkpoint import Saved, run_digest
 from edgekit.quantize.condition import InputChoice, condition, observe
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from edgekit.models.vit import Block, VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 Inputs = Literal["integer", "float"]
 """What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
@@ -67,7 +67,7 @@ def quantize(
     recipe: QuantizeRecipe,
     *,
     inputs: Inputs = "integer",
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     cache: Path | None = None,
 ) -> QuantPlan:
     """Quantize a baked model, or one that is not baked for images of several sizes.
@@ -145,7 +145,7 @@ class _Engine:
         recipe: QuantizeRecipe,
         inputs: Inputs,
         turned: bool,
-        progress: Progress,
+        progress: StageProgress,
         cache: Path | None,
     ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress

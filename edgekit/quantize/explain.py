@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.plan.quant import FloatInput, QuantPlan
+from edgekit.progress import StageProgress
 from edgekit.quantize.explanation import BlockDrift, Explanation, GemmDrift
 from edgekit.quantize.sensitivity import sqnr_db
 from edgekit.quantize.simulate import fake_quantize, simulate
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 BATCH = 8
 SATURATED_IMAGES = 1  # emulating a saturating kernel is slow
-Told = Callable[[str, int, int], None]
 
 
 @torch.no_grad()
-def explain(plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progress: Told | None = None) -> Explanation:
+def explain(
+    plan: QuantPlan, pixels: Tensor, *, saturation: bool = True, progress: StageProgress | None = None
+) -> Explanation:
     """Take a plan apart.
 
     Args:

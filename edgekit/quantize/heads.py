@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgekit.metrics import decibel
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
+from edgekit.progress import Progress
 from edgekit.quantize.ranges import static_input
 from edgekit.quantize.rounding import quantize_weight
 from edgekit.surgery import state_of
@@ -27,8 +28,6 @@ IMAGES, JUDGES = 32, 8  # calibration images that heads see at most, and how man
 _FEW = 2  # of the judges find out which layers are to blame
 _BATCH = 4
 _LARGEST_BIAS = 2.0**30  # steps of the int32 accumulator
-
-Progress = Callable[[int, int], None]
 
 
 def quantize_heads(

@@ -75,10 +75,10 @@ def static_input(low: float, high: float) -> StaticInput:
     return StaticInput(scale, int(min(max(round(-low / scale), 0), LEVELS)))
 
 
-def quantile_reach(rows: Tensor, share: float = 1e-4) -> Tensor:
-    """Range of x (T, K) that leaves out `share` of the values at either end: tensor (low, high)."""
+def quantile_reach(rows: Tensor) -> Tensor:
+    """Range of x (T, K) that leaves out 1 in 10,000 of the values at either end: tensor (low, high)."""
     values = rows.flatten()
-    cut = max(1, round(share * len(values)))
+    cut = max(1, round(1e-4 * len(values)))
     return torch.stack((values.topk(cut, largest=False).values[-1], values.topk(cut).values[-1]))
 
 

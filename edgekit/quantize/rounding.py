@@ -26,6 +26,7 @@ Rounding = Literal["rtn", "mse", "gptq"]
 GPTQ_BLOCK = 128  # columns whose updates are applied together; results do not depend on it
 GPTQ_DAMPING = 0.05  # share of the mean diagonal added to the Hessian: with the paper's 0.01 a GEMM's error is 0.05 dB
 # less on photographs like those of calibration, and 0.1 to 0.2 dB more on others
+SWEEPS = 2  # of coordinate descent
 REFITS = 1  # rounds of scales and integers in turn, behind GPTQ at 4 bits; more bring hundredths of a dB
 REFIT_ANCHOR = 1e-3  # how firmly the scales are held, as share of their own curvature
 REFIT_ROWS = 64  # output channels solved together: bounds the memory
@@ -148,7 +149,7 @@ def gptq(weight: Tensor, grid: QuantGrid, hessian: Tensor) -> Tensor:
     return steps
 
 
-def descend(weight: Tensor, steps: Tensor, grid: QuantGrid, hessian: Tensor, sweeps: int = 2) -> Tensor:
+def descend(weight: Tensor, steps: Tensor, grid: QuantGrid, hessian: Tensor) -> Tensor:
     """Coordinate descent: integers (out, in) after sweeps over tr((W - Q) H (W - Q)^T), which GPTQ minimises greedily.
 
     Column by column each takes its best value given all the others, so that the error can but fall.
@@ -158,7 +159,7 @@ def descend(weight: Tensor, steps: Tensor, grid: QuantGrid, hessian: Tensor, swe
     h, q = _damped(hessian).float(), steps.clone()
     error = weight - q * step
     pull = error @ h  # (out, in)
-    for _ in range(sweeps):
+    for _ in range(SWEEPS):
         for start in range(0, columns, GPTQ_BLOCK):
             block = slice(start, min(start + GPTQ_BLOCK, columns))
             inner, before, here = h[block, block], error[:, block].clone(), pull[:, block].clone()

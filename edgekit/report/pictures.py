@@ -30,6 +30,7 @@ _VIRIDIS = np.array(
     ],
     dtype=np.float32,
 )
+_THUMBNAIL, _PICTURE = 72, 224  # pixels of the longer side
 _SIDE = 128  # pixels of a tile of a strip
 _GAP = 4  # white pixels between tiles
 
@@ -112,13 +113,11 @@ def heat_tile(photo: np.ndarray, values: np.ndarray, grid: tuple[int, int]) -> n
     return overlay(photo, enlarged(values.astype(np.float32).reshape(grid), photo))
 
 
-def thumbnails(
-    pixel_values: np.ndarray, preprocess: Preprocess, names: Sequence[str], *, side: int = 72
-) -> dict[str, DataUri]:
+def thumbnails(pixel_values: np.ndarray, preprocess: Preprocess, names: Sequence[str]) -> dict[str, DataUri]:
     """Small pictures of all evaluation images by name, from the very pixels the model was given (n, 3, H, W)."""
     photos = to_pixels(pixel_values, preprocess)
     height, width = photos.shape[1:3]
-    size = (side, round(side * height / width)) if width >= height else (round(side * width / height), side)
+    size = _fitted(height, width, _THUMBNAIL)
     return {name: data_uri(photo, size=size) for name, photo in zip(names, photos, strict=True)}
 
 
@@ -130,7 +129,6 @@ def panels(
     reference: str,
     maps: Mapping[str, np.ndarray] | None = None,
     show: Sequence[int],
-    side: int = 224,
 ) -> tuple[ImagePanel, ...]:
     """Side-by-side pictures of chosen images.
 
@@ -141,14 +139,11 @@ def panels(
         reference: whose patch tokens the colours are fitted on.
         maps: by artifact name, (n, H, W) in 0..1, of a dense head.
         show: which images.
-        side: longer side of each picture in pixels.
     """
     if not show:
         return ()
     base = features[reference]
-    rows, columns = base.grid
-    longer = max(rows, columns)
-    size = (round(side * columns / longer), round(side * rows / longer))
+    size = _fitted(*base.grid, _PICTURE)
     colours = PatchColours.fit(base.patches[list(show)])
     photos = to_pixels(pixel_values, preprocess)
     return tuple(
@@ -160,3 +155,8 @@ def panels(
         )
         for i in show
     )
+
+
+def _fitted(height: int, width: int, longer: int) -> tuple[int, int]:
+    """Width and height in pixels of a picture of these proportions."""
+    return round(longer * width / max(height, width)), round(longer * height / max(height, width))

@@ -17,7 +17,7 @@ from edgekit.shards import files
 from edgekit.shards.model import Run, fingerprint, open_model
 from edgekit.shards.plan import Shard
 from edgekit.shards.reading import Ready, batches, read_ahead
-from edgekit.shards.task import Done, Failure, Maker, Progress
+from edgekit.shards.task import Advance, Done, Failure, Maker
 
 CENTRE, TERMS = "centre", "terms"
 REPORT, TABLE = "drift.json", "images.parquet"
@@ -76,7 +76,7 @@ class CentreTask(_OneFile):
         """Load the reference. Raises BackendMissing or DataError."""
         run, transform = open_model(self.reference, threads), self.reference.preprocess
 
-        def make(shard: Shard, out: Path, progress: Progress) -> Done:
+        def make(shard: Shard, out: Path, progress: Advance) -> Done:
             failures: list[Failure] = []
             cls, sums = [], []
             for (ready,) in batches(
@@ -144,7 +144,7 @@ class DriftTask(_OneFile):
             ]
             return [terms_of(tokens[0], other, self.patches, centre) for other in tokens[1:]]
 
-        def make(shard: Shard, out: Path, progress: Progress) -> Done:
+        def make(shard: Shard, out: Path, progress: Advance) -> Done:
             failures: list[Failure] = []
             found: list[list[Terms]] = [[_no_terms(_width(self.reference), self.patches)] for _ in self.candidates]
             read = read_ahead(self.root, shard.paths, transforms, batch=4, threads=threads or 1)

@@ -18,7 +18,7 @@ from edgekit.shards import files
 from edgekit.shards.model import Model, Run, fingerprint, open_model
 from edgekit.shards.plan import Shard
 from edgekit.shards.reading import batches, read_ahead
-from edgekit.shards.task import Done, Failure, Maker, Progress
+from edgekit.shards.task import Advance, Done, Failure, Maker
 
 Tokens = Literal["cls", "patches", "all"]
 FEATURES, TOKENS = "features", "tokens"
@@ -77,7 +77,7 @@ class EmbedTask(Frozen):
         files.require_pyarrow()
         run = open_model(self.model, threads)
 
-        def make(shard: Shard, out: Path, progress: Progress) -> Done:
+        def make(shard: Shard, out: Path, progress: Advance) -> Done:
             found = self.embed(run, shard.paths, threads, progress)
             note = files.Note(key=shard.key, images=len(found.places), failures=found.failures)
             names = self.files(shard)
@@ -92,7 +92,7 @@ class EmbedTask(Frozen):
 
         return make
 
-    def embed(self, run: Run, paths: Sequence[str], threads: int | None, progress: Progress) -> Embeddings:
+    def embed(self, run: Run, paths: Sequence[str], threads: int | None, progress: Advance) -> Embeddings:
         """Features of images, in memory: only the tokens that are kept."""
         failures: list[Failure] = []
         places, digests, cls, tokens = [], [], [], []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sweep
+from edgekit.progress import Progress
 from edgekit.shards.plan import Shard
 from edgekit.shards.task import Done, Failure, Task
 from edgekit.shards.workers import WorkerPool
@@ -19,8 +20,6 @@ SCHEMA = "edgekit.shards/1"
 INDEX = "index.json"
 FAILURES = "failures.csv"
 _SHOWN = 100  # failures in the index; all of them are in the file beside it
-
-Progress = Callable[[int, int], None]  # (done, total) images
 
 
 @dataclass(frozen=True)

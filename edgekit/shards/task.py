@@ -13,7 +13,7 @@ from edgekit.artifact import Frozen
 from edgekit.measure.isolated import peak_rss_mb
 from edgekit.shards.plan import Shard
 
-Progress = Callable[[int], None]  # images that are done
+Advance = Callable[[int], None]  # images that are done
 
 
 class Failure(Frozen):
@@ -34,11 +34,11 @@ class Done(Frozen):
     worker: str = ""  # <host>:<pid>
 
 
-Maker = Callable[[Shard, Path, Progress], Done]
+Maker = Callable[[Shard, Path, Advance], Done]
 """Computes a shard, writes its files below a folder atomically, and says what it did."""
 
 
-def timed(make: Maker, shard: Shard, out: Path, progress: Progress) -> Done:
+def timed(make: Maker, shard: Shard, out: Path, progress: Advance) -> Done:
     """Make a shard, and note what this process spent on it."""
     begin = time.process_time()
     done = make(shard, out, progress)

@@ -11,7 +11,7 @@ from pydantic import Field
 from edgekit.artifact import Frozen
 from edgekit.errors import RecipeError
 from edgekit.shards.plan import Shard
-from edgekit.shards.task import Done, Progress, Task, timed
+from edgekit.shards.task import Advance, Done, Task, timed
 
 Engine = Literal["local", "ray"]
 
@@ -28,7 +28,7 @@ class WorkerPool(Frozen):
     threads: Annotated[int, Field(ge=1)] | None = None
     address: str | None = None
 
-    def run(self, task: Task, shards: Sequence[Shard], out: Path, progress: Progress) -> Iterator[Done]:
+    def run(self, task: Task, shards: Sequence[Shard], out: Path, progress: Advance) -> Iterator[Done]:
         """Make shards and yield each when it is there, in any order.
 
         Raises:

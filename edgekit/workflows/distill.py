@@ -43,12 +43,6 @@ class GraduateRow(Frozen):
     parameters: int
     scores: dict[str, Score]
 
-    @property
-    def students_mean(self) -> float:
-        """Mean held-out loss of the students that it is the average of."""
-        losses = [score.loss for name, score in self.scores.items() if name.startswith("student ")]
-        return sum(losses) / len(losses)
-
 
 class Distilled(Frozen):
     """The result of a distillation run; also `distill.json` in its folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from edgekit.errors import RecipeError
 from edgekit.files import atomic_path
 from edgekit.images.sets import load_set
 from edgekit.measure.features import features_of
+from edgekit.progress import Progress
 from edgekit.shards.embedding import SIZES, EmbedTask, Tokens
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def embed_folder(
     samples: int | None = None,
     batch: int = 1,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Embedded:
     """Write `features` float32 and, in an .npz, `paths` and `labels` (when subfolders are classes).
 
@@ -91,7 +91,7 @@ def embed_shards(
     tokens: Tokens = "cls",
     batch: int = 1,
     shard_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[str, Ran, str]:
     """Write features of any number of images as shards below `out`; what is there already is kept.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from edgekit.measure.registers.norms import measure_norms
 from edgekit.measure.torch_runner import target
 from edgekit.models import zoo
 from edgekit.models.zoo import LoadedModel
+from edgekit.progress import StageProgress
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 _SALIENT = 0.5  # of a saliency head's map
 
 
@@ -40,7 +40,7 @@ class Options:
 
 
 def compare_registers(
-    a: str, b: str, images: str | Path = "demo", options: Options = Options(), *, progress: Progress | None = None
+    a: str, b: str, images: str | Path = "demo", options: Options = Options(), *, progress: StageProgress | None = None
 ) -> tuple[RegistersReport, tuple[Looked, Looked], ImageSet]:
     """Compare two checkpoints on the same pixels.
 
@@ -108,7 +108,7 @@ def _transform(models: Sequence[LoadedModel], side: int) -> Preprocess:
     return first
 
 
-def _look(name: str, model: LoadedModel, images: ImageSet, progress: Progress | None) -> Looked:
+def _look(name: str, model: LoadedModel, images: ImageSet, progress: StageProgress | None) -> Looked:
     told = None if progress is None else lambda done, total: progress(name, done, total)
     baked = model.model.bake(*images.preprocess.input_size)
     inside = look_inside(baked, images.pixel_values, images.paths, progress=told)

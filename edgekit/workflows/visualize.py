@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from edgekit.backends import load
 from edgekit.errors import DataError
 from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.features import Features, features_of
+from edgekit.progress import Progress, StageProgress
 from edgekit.report.visualization import write_visualization
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def visualize(
     options: Options = Options(),
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Path:
     """Write pictures and a page into the folder `out`; returns the page.
 
@@ -97,5 +95,5 @@ def normalised(images: ImageSet) -> np.ndarray:
     return scaled
 
 
-def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+def _stage(progress: StageProgress, name: str) -> Progress:
     return lambda done, total: progress(name, done, total)

@@ -45,11 +45,18 @@ def recipe(checkpoint, pictures) -> Recipe:
             "image_size": [(SIZE, SIZE)],
             "precisions": ["fp32", "w8a8"],
             "fused": False,
+            "dynamic_ranges": False,
             "calibration": {"source": str(pictures), "samples": 8},
             "evaluation": str(pictures),
             "evaluation_samples": 6,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def model_flags(checkpoint, pictures) -> list[str]:
+    """The flags of a build of the tiny model, but for what it makes and where."""
+    return ["--model", str(checkpoint), "--image-size", str(SIZE), "--calib", str(pictures), "--samples", "8"]
 
 
 @pytest.fixture(scope="session")

@@ -121,4 +121,4 @@ def test_a_build_of_files_for_any_size_alone_has_the_plain_names(any_size: Recip
     model = load(result.out)
     a, b = (model(np.zeros((1, 3, *size), np.float32))["pooler_output"] for size in ((42, 70), (84, 42)))
     assert cosine(a, b).shape == (1,)
-    assert Manifest.read(result.out).recipe["dynamic"] == list(SIDES)
+    assert Manifest.read(result.out).recipe["any_size"] == list(SIDES)

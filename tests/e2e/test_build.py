@@ -260,23 +260,8 @@ def test_kill_9_leaves_finished_artifacts_and_nothing_half_written(recipe, tmp_p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_is_said_in_one_line(checkpoint, pictures, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "edgekit",
-        "build",
-        "--model",
-        str(checkpoint),
-        "--image-size",
-        "70",
-        "--calib",
-        str(pictures),
-        "--samples",
-        "8",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_ctrl_c_is_said_in_one_line(model_flags, tmp_path):
+    command = [sys.executable, "-m", "edgekit", "build", *model_flags, "--out", str(tmp_path / "out")]
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -15,23 +15,8 @@ from edgekit.cli import COMMANDS, main
 
 
 @pytest.fixture
-def flags(checkpoint, pictures, tmp_path):
-    return [
-        "--model",
-        str(checkpoint),
-        "--image-size",
-        "70",
-        "--calib",
-        str(pictures),
-        "--eval",
-        str(pictures),
-        "--samples",
-        "8",
-        "--precision",
-        "fp32,w8a8",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def flags(model_flags, pictures, tmp_path):
+    return [*model_flags, "--eval", str(pictures), "--precision", "fp32,w8a8", "--out", str(tmp_path / "out")]
 
 
 def error_of(capsys, *words: str) -> tuple[int, str]:

@@ -16,7 +16,14 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope="module")
 def demo_build(tmp_path_factory):
-    recipe = Recipe.make({"precisions": ["fp32", "fp16", "w8a8"], "calibration": {"samples": 16}, "fused": False})
+    recipe = Recipe.make(
+        {
+            "precisions": ["fp32", "fp16", "w8a8"],
+            "calibration": {"samples": 16},
+            "fused": False,
+            "dynamic_ranges": False,
+        }
+    )
     return build(recipe, tmp_path_factory.mktemp("demo") / "out")
 
 

@@ -146,25 +146,9 @@ def test_an_only_student_is_no_plural(copies, said, checkpoint, pictures, tmp_pa
     assert ("student 1" in shown.out) is (copies == 2)
 
 
-def test_a_piped_build_says_each_step_and_how_far_it_is(checkpoint, pictures, tmp_path):
-    words = [
-        sys.executable,
-        "-m",
-        "edgekit",
-        "build",
-        "--model",
-        str(checkpoint),
-        "--image-size",
-        "70",
-        "--precision",
-        "fp32,w8a8",
-        "--calib",
-        str(pictures),
-        "--samples",
-        "8",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_a_piped_build_says_each_step_and_how_far_it_is(model_flags, tmp_path):
+    wanted = ["--precision", "fp32,w8a8", "--out", str(tmp_path / "out")]
+    words = [sys.executable, "-m", "edgekit", "build", *model_flags, *wanted]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     steps = re.findall(r"^ *(\S+)  \((\d+) of (\d+), \d+:\d\d elapsed(, about \d+:\d\d left)?\)$", done.stdout, re.M)
     total = len(steps)

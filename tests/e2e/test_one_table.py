@@ -37,24 +37,6 @@ def one_run(out: Path) -> str:
     return run.id
 
 
-@pytest.fixture(scope="module")
-def words(checkpoint, pictures) -> list[str]:
-    return [
-        "--model",
-        str(checkpoint),
-        "--image-size",
-        "70",
-        "--calib",
-        str(pictures),
-        "--samples",
-        "8",
-        "--eval-samples",
-        "6",
-        "--format",
-        "onnx",
-    ]
-
-
 def test_every_measured_build_records_its_run_and_its_choice(built):
     assert one_run(built.out)
     (run,) = built.manifest.runs
@@ -125,8 +107,19 @@ def test_bench_save_rewrites_manifest_records_and_report_without_the_checkpoint(
     assert main(["bench", str(out), "--save", "--batch", "2"]) == 2
 
 
-def test_nothing_to_do_is_said_only_then(words, out, capsys):
-    request = ["build", *words, "--precision", "fp32,w8a8", "--out", str(out)]
+def test_nothing_to_do_is_said_only_then(model_flags, out, capsys):
+    request = [
+        "build",
+        *model_flags,
+        "--eval-samples",
+        "6",
+        "--format",
+        "onnx",
+        "--precision",
+        "fp32,w8a8",
+        "--out",
+        str(out),
+    ]
     main(request)  # another recipe than the fixture's: what it adds is made
     capsys.readouterr()
     assert main(request) == 0

@@ -32,7 +32,14 @@ needs_chromium = pytest.mark.skipif(
 def bundle(tmp_path_factory) -> Path:
     """Of the demo model, with the packages of its web/ folder installed."""
     folder = tmp_path_factory.mktemp("demo")
-    recipe = Recipe.make({"precisions": ["fp32", "fp16", "w8a8"], "calibration": {"samples": 16}, "fused": False})
+    recipe = Recipe.make(
+        {
+            "precisions": ["fp32", "fp16", "w8a8"],
+            "calibration": {"samples": 16},
+            "fused": False,
+            "dynamic_ranges": False,
+        }
+    )
     build(recipe, folder / "out", measure="none")
     made = write_bundle(folder / "out", folder / "bundle", platforms=["web"]).path
     npm(made / "web", "ci")

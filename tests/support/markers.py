@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 
 FORMATS = ("onnx", "openvino", "coreml", "tflite")
-SLOW = ("tests/e2e/", "tests/unit/shards/test_shards_ray.py", "tests/unit/distill/test_distill_run.py")
+SLOW = (
+    "tests/e2e/",
+    "tests/unit/shards/test_shards_ray.py",
+    *(f"tests/unit/distill/test_distill_{part}.py" for part in ("run", "resume", "refusals")),
+)
 
 
 def markers_of(name: str) -> set[str]:

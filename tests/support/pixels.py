@@ -8,6 +8,8 @@ from torch import Tensor
 
 from edgekit.models.vit import VisionTransformer
 
+OBLONG = (70, 56)  # (height, width) of a small image that is not square
+
 
 def noise(size: tuple[int, int], batch: int = 2, seed: int = 0) -> Tensor:
     """Normal noise (batch, 3, H, W)."""

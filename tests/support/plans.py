@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.artifact import Preprocess
-from edgekit.backends.base import ExportSource
+from edgekit.artifact import Artifact, Preprocess
+from edgekit.backends.base import Backend, ExportSource
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import (
     GemmPlan,
@@ -22,10 +23,12 @@ from edgekit.plan.quant import (
     TokenScaledInput,
     gemm_names,
 )
+from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import token_peak
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale
+from tests.support.pixels import OBLONG
 
 
 def rtn_plan(
@@ -136,3 +139,17 @@ def export_source(
 ) -> ExportSource:
     """Something to export: a tiny model of no licence in particular."""
     return ExportSource(model, transform, plan, "tiny", "MIT", "0" * 64, "digest", *given, **named)
+
+
+def export_to(
+    folder: Path,
+    backend: Backend,
+    model: VisionTransformer,
+    precision: Precision,
+    plan: QuantPlan | None = None,
+    variant: Variant = "standard",
+    **named: Any,
+) -> Artifact:
+    """The file of a model that is baked for `OBLONG` images, in `folder` under its usual name."""
+    source = export_source(model, Preprocess.for_size(*OBLONG), plan, **named)
+    return backend.export(source, precision, variant, folder / backend.filename(precision, variant))

@@ -41,7 +41,7 @@ class OnnxBackend(Backend):
         ("w8a8", "fused"),
         ("w8a16", "fused"),
     )
-    dynamic: ClassVar[bool] = True
+    any_size: ClassVar[bool] = True
 
     @override
     def fused_missing(self) -> str | None:

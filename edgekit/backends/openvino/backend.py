@@ -50,7 +50,7 @@ class OpenVinoBackend(Backend):
         ("w8a16", "fused"),
     )
     image_input: ClassVar[bool] = True
-    dynamic: ClassVar[bool] = True
+    any_size: ClassVar[bool] = True
     peers: ClassVar[Mapping[Engine, Precision]] = {"nncf": "w8a8"}
     throughput_loader: ClassVar[str | None] = "edgekit.backends.openvino.runner:load_for_throughput"
     hint: Hint = "latency"

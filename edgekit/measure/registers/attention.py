@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edgekit.measure.features import Features, Progress
+from edgekit.measure.features import Features
 from edgekit.models.vit import VisionTransformer
+from edgekit.progress import Progress
 
 
 @dataclass(frozen=True)

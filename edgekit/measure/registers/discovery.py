@@ -28,10 +28,10 @@ class Found:
         return left, top, right, bottom
 
 
-def localise(features: np.ndarray, grid: tuple[int, int], *, share: float = _EXPANDED) -> Found:
+def localise(features: np.ndarray, grid: tuple[int, int]) -> Found:
     """LOST (Siméoni et al. 2021, arXiv 2109.14279, section 3) on the patch features (P, D) of one image.
 
-    The seed is the patch with the fewest positive correlations; of the `share` of patches with the fewest, those that
+    The seed is the patch with the fewest positive correlations; of the 14 % of patches with the fewest, those that
     correlate with it join it; the object is the component around the seed of the patches that correlate with their sum.
     Features are centred on the image first: those of DINOv2 correlate positively everywhere, which Darcet et al. 2023
     (section 3.3) counter by a bias on the Gram matrix, too.
@@ -46,7 +46,7 @@ def localise(features: np.ndarray, grid: tuple[int, int], *, share: float = _EXP
     degrees = (gram >= 0).sum(axis=1)
     order = np.argsort(degrees, kind="stable")
     seed = int(order[0])
-    candidates = order[: max(1, round(share * len(order)))]
+    candidates = order[: max(1, round(_EXPANDED * len(order)))]
     joined = candidates[gram[seed, candidates] >= 0]
     similar = (gram[joined].sum(axis=0) >= 0).reshape(grid)
     place = seed // grid[1], seed % grid[1]

@@ -1,4 +1,4 @@
-// What Linux and the CPU say about AMX.
+// AMX as Linux and the CPU report it.
 #include "amx_permission.h"
 
 #if defined(__x86_64__) && defined(__linux__)

@@ -23,7 +23,7 @@ private:
     static inline int refused = 0;
 };
 
-// Of this system, in amx_permission.cpp: the unit itself is compiled for a CPU that this one need not be.
+// AMX permission of this system, in amx_permission.cpp: the unit itself is compiled for a CPU that this one need not be.
 bool amx_possible();
 bool amx_request();
 

@@ -62,7 +62,7 @@ static inline void scatter(const void* row, int steps, char* panel) {
     for (int s = 0; s < steps; ++s) __builtin_memcpy(panel + s * step_bytes, (const char*)row + s * 4, 4);
 }
 
-// Where output `index` begins in panels of `steps` steps.
+// Offset of output `index` in panels of `steps` steps.
 static inline char* column_at(char* panels, int index, int steps) {
     return panels + size_t(index / panel_outputs) * steps * step_bytes + index % panel_outputs * 4;
 }
@@ -184,7 +184,7 @@ static void pack_head(const Attention& a, int image, int head, char* packed) {
     if constexpr (is_float<Mode>) {
         pack_floats(a, k, v, h, packed);
     } else {
-        // What pads the last tile: keys of zeros, values of zeros.
+        // Padding of the last tile: keys and values of zeros.
         const int last = a.tokens / panel_outputs;
         __builtin_memset(packed + size_t(last) * h.key_steps * step_bytes, 0, size_t(h.key_panels - last) * h.key_steps * step_bytes);
         __builtin_memset(packed + h.key_scale, 0, h.key_bias - h.key_scale);

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int sums = step_bytes / 2;  // of 16 bits in a step
 
-// What each sum's positive weights add up to, then what its negative ones do.
+// Sums of the positive weights of each chain, then of its negative ones.
 struct Load {
     uint8_t of[2 * sums] = {};
 

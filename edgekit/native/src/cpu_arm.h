@@ -1,4 +1,4 @@
-// What an AArch64 CPU says it can do.
+// Features that an AArch64 CPU reports.
 #pragma once
 
 #if defined(__APPLE__)

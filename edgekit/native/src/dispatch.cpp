@@ -1,4 +1,4 @@
-// Which instruction set runs: the best the CPU has, or the one that the environment variable EDGEKIT_ISA names.
+// Choice of the instruction set: the best the CPU has, or the one that the environment variable EDGEKIT_ISA names.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-// What the unit of each instruction set offers to the ISA-neutral part, and the data they share.
+// Interface of the unit of each instruction set to the ISA-neutral part, and the data they share.
 #pragma once
 
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 namespace edgekit {
 
-// How the weights of a linear layer are packed; the name says activations x weights. Weights stand in panels of 16
+// Packing of the weights of a linear layer; the name says activations x weights. Weights stand in panels of 16
 // outputs; one step of a panel is 64 bytes: for each output a group of 4 bytes. PackedLinear (pack.cpp) packs a format, the
 // panels policy of a unit (gemm.inl) multiplies it.
 enum class Format {

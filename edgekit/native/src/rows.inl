@@ -56,7 +56,7 @@ struct Extremes {
     }
 };
 
-// Of a token of n values; several accumulators side by side hide the latency of each.
+// Range of a token of n values; several accumulators side by side hide the latency of each.
 struct Range {
     Extremes parts[4];
     inline __attribute__((always_inline)) void see_all(const float* x, int n) {
@@ -98,7 +98,7 @@ static inline void quantize_row(const float* x, int n, const Range& range, const
         }
     }
     to_scale = scale + range.poison();
-    // What pads the row up to a step meets weights of 0.
+    // The padding of the row up to a step meets weights of 0.
 }
 
 // Sum of term(v) over n values, `rest` beyond them.

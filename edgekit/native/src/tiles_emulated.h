@@ -26,7 +26,7 @@ struct Tiles {
 inline thread_local Tiles tiles;
 inline int requests = 0;  // how often permission was asked for
 
-// Of the TilePermission: EDGEKIT_EMULATED_AMX=refused stands for a system that says no.
+// TilePermission of the emulation: EDGEKIT_EMULATED_AMX=refused stands for a system that says no.
 struct System {
     static bool cpu() { return true; }
     static bool supported() { return true; }

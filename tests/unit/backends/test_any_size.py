@@ -29,7 +29,7 @@ pytest.importorskip("openvino")
 
 MODELS = {config.arch: config for config in (TINY, TINY_REG, TINY_ROPE, TINY_ROPE_SWIGLU)}
 GRIDS = [(2, 2), (5, 5), (4, 4), (5, 4), (3, 8), (9, 2), (6, 7), (10, 10), (2, 12), (12, 12)]  # in patches
-DYNAMIC = [format_ for format_ in ("onnx", "openvino") if get_backend(format_).dynamic]
+FORMATS = [format_ for format_ in ("onnx", "openvino") if get_backend(format_).any_size]
 PARITY = 1e-4
 
 
@@ -44,7 +44,7 @@ def plan_of(model: VisionTransformer, **options: object) -> QuantPlan:
     return rtn_plan(model, noise((5 * model.config.patch, 4 * model.config.patch), 4, seed=1), **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=DYNAMIC)
+@pytest.fixture(params=FORMATS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return get_backend(request.param)
 

@@ -22,8 +22,8 @@ from edgekit.precision import Precision
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from tests.support.metrics import expected
-from tests.support.pixels import noise
-from tests.support.plans import export_source, rtn_plan
+from tests.support.pixels import OBLONG, noise
+from tests.support.plans import export_source, export_to, rtn_plan
 
 pytest.importorskip("coremltools")
 
@@ -35,8 +35,7 @@ from edgekit.backends.coreml.package import read_batch, read_function, read_meta
 from edgekit.backends.coreml.runner import CoreMlRunner
 from edgekit.backends.coreml.verify import verify_plan
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 QKV = "blocks.0.attn.qkv"
 
 
@@ -47,23 +46,11 @@ def export(
     plan: QuantPlan | None = None,
     target: Target = "iOS18",
 ) -> Artifact:
-    source = export_source(model, Preprocess.for_size(*SIZE), plan)
-    backend = CoreMlBackend(target=target)
-    return backend.export(source, precision, "standard", folder / backend.filename(precision, "standard"))
+    return export_to(folder, CoreMlBackend(target=target), model, precision, plan)
 
 
 def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
     return CoreMlBackend().runner(artifact)(x.numpy())["last_hidden_state"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
-
-
-@pytest.fixture(scope="module")
-def plan(tiny: VisionTransformer) -> QuantPlan:
-    return rtn_plan(tiny, pixels(8))
 
 
 @pytest.mark.parametrize(("target", "fused"), [("iOS18", 2), ("iOS17", 0)])
@@ -97,7 +84,7 @@ def test_a_flexible_batch_computes_what_a_fixed_one_does(
 ) -> None:
     precision: Precision = "w8a8" if inputs else "fp32"
     whole = rtn_plan(tiny, pixels(8), inputs=inputs) if inputs else None
-    source = export_source(tiny, Preprocess.for_size(*SIZE), whole)
+    source = export_source(tiny, Preprocess.for_size(*OBLONG), whole)
     paths = [tmp_path / f"{name}.mlpackage" for name in ("fixed", "open", "again")]
     fixed, flexible, again = (
         CoreMlBackend(target, batch).export(source, precision, "standard", path)
@@ -116,7 +103,7 @@ def test_a_flexible_batch_computes_what_a_fixed_one_does(
 
 
 def test_macos_is_fed_as_many_images_as_fit(tiny: VisionTransformer, tmp_path: Path) -> None:
-    source = export_source(tiny, Preprocess.for_size(*SIZE), None)
+    source = export_source(tiny, Preprocess.for_size(*OBLONG), None)
     artifact = CoreMlBackend(batch=4).export(source, "fp32", "standard", tmp_path / "model.mlpackage")
     fed = []
 
@@ -258,7 +245,7 @@ def test_large_norm_inputs_do_not_overflow(
     assert sqnr_db(expected(loud, pixels()), tokens(artifact, pixels())) > 40
     assert not [op for op in read_function(export(tiny, tmp_path, "fp16").path).operations if op.op_type == "mul"]
     monkeypatch.setattr(coreml_norms, "SAFE", 1e9)
-    with pytest.raises(ExportError, match="fp16 package"):
+    with pytest.raises(ExportError, match="the fp16 file reaches"):
         export(loud, tmp_path, "fp16")
 
 
@@ -267,9 +254,9 @@ def test_weights_of_rgb_models_stay_in_float16s_normal_numbers(tiny: VisionTrans
     from edgekit.surgery.fold_normalization import fold_normalization
 
     rgb = deepcopy(tiny)
-    preprocess = Preprocess.for_size(*SIZE, normalize="graph")
+    preprocess = Preprocess.for_size(*OBLONG, normalize="graph")
     fold_normalization(rgb, preprocess.mean, preprocess.std)
-    x = torch.rand(8, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    x = torch.rand(8, 3, *OBLONG, generator=torch.Generator().manual_seed(0)) * 255
     plan = rtn_plan(rgb, x)
     plan = replace(plan, gemms={"patch_embed.proj": plan.gemms["patch_embed.proj"]})
     source = export_source(rgb, preprocess, plan)
@@ -299,7 +286,7 @@ def test_vit_b_and_registers(wide_demo_model: VisionTransformer, tmp_path: Path)
     """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
     wide = VisionTransformer(replace(wide_demo_model.config, registers=4)).eval()
     wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
-    wide = wide.bake(*SIZE)
+    wide = wide.bake(*OBLONG)
     plan = rtn_plan(wide, pixels(4))
     assert sqnr_db(expected(wide, pixels()), tokens(export(wide, tmp_path, "fp16"), pixels())) > 40
     artifact = export(wide, tmp_path, "w8a8", plan)
@@ -324,7 +311,7 @@ def test_macos_is_fed_one_image_after_the_other(tiny: VisionTransformer, tmp_pat
     x = pixels(3).numpy()
     outputs = runner(x)
     assert not runner.interpreted
-    assert [value.shape for value in fed] == [(1, 3, *SIZE)] * 3
+    assert [value.shape for value in fed] == [(1, 3, *OBLONG)] * 3
     assert {value.dtype for value in fed} == {np.dtype(np.float32)}
     assert outputs["pooler_output"].dtype == np.float32
     np.testing.assert_allclose(outputs["pooler_output"][:, 0], x.mean(axis=(1, 2, 3)), rtol=1e-4)

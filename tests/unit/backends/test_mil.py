@@ -18,8 +18,8 @@ from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision
-from tests.support.pixels import noise
-from tests.support.plans import export_source, rtn_plan
+from tests.support.pixels import OBLONG, noise
+from tests.support.plans import export_source, export_to, rtn_plan
 
 pytest.importorskip("coremltools")
 
@@ -29,8 +29,7 @@ from edgekit.backends.coreml.interpreter import ops as mil_ops
 from edgekit.backends.coreml.interpreter import program as mil
 from edgekit.backends.coreml.interpreter.program import MilProgram
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 NO_NUMPY = {"conv", "identity", "silu"}  # coremltools has no evaluation of them; torch judges them below
 
 
@@ -41,14 +40,7 @@ def export(
     plan: QuantPlan | None = None,
     target: Target = "iOS18",
 ) -> Artifact:
-    source = export_source(model, Preprocess.for_size(*SIZE), plan)
-    backend = CoreMlBackend(target=target)
-    return backend.export(source, precision, "standard", folder / backend.filename(precision, "standard"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
+    return export_to(folder, CoreMlBackend(target=target), model, precision, plan)
 
 
 def theirs(op: Any, arguments: Mapping[str, Any]) -> list[np.ndarray]:
@@ -74,7 +66,7 @@ def theirs(op: Any, arguments: Mapping[str, Any]) -> list[np.ndarray]:
 def test_every_operation_agrees_with_coremltools(
     name: str, precision: Precision, target: Target, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    model: VisionTransformer = request.getfixturevalue(name).bake(*SIZE)
+    model: VisionTransformer = request.getfixturevalue(name).bake(*OBLONG)
     plan = rtn_plan(model, pixels(8)) if precision == "w8a8" else None
     program = MilProgram(export(model, tmp_path, precision, plan, target).path)
     seen: Counter[str] = Counter()
@@ -103,7 +95,7 @@ def test_every_operation_agrees_with_coremltools(
 
 def test_padding_agrees_with_coremltools(tiny: VisionTransformer, tmp_path: Path) -> None:
     """It brings CLS and registers into packages whose number of images is open."""
-    source = export_source(tiny, Preprocess.for_size(*SIZE), None)
+    source = export_source(tiny, Preprocess.for_size(*OBLONG), None)
     path = CoreMlBackend(batch=3).export(source, "fp16", "standard", tmp_path / "model.mlpackage").path
     seen: list[tuple[int, ...]] = []
 
@@ -175,4 +167,4 @@ def test_an_unknown_operation_is_named(
 def test_another_shape_is_refused(tiny: VisionTransformer, tmp_path: Path) -> None:
     program = MilProgram(export(tiny, tmp_path, "fp32").path)
     with pytest.raises(DataError, match="has shape"):
-        program({INPUT_NAME: np.zeros((2, 3, *SIZE), np.float32)})
+        program({INPUT_NAME: np.zeros((2, 3, *OBLONG), np.float32)})

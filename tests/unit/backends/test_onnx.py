@@ -26,18 +26,17 @@ from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import restore
 from tests.support.metrics import expected
-from tests.support.pixels import noise
+from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 
 
 def source(model: VisionTransformer, plan: QuantPlan | None, overflow: Overflow = "auto") -> ExportSource:
-    preprocess = Preprocess.for_size(*SIZE)
+    preprocess = Preprocess.for_size(*OBLONG)
     return export_source(model, preprocess, plan, overflow)
 
 
@@ -49,11 +48,6 @@ def export(
 
 def run(artifact: Artifact) -> np.ndarray:
     return OnnxBackend().runner(artifact, threads=1)(pixels().numpy())["last_hidden_state"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +196,7 @@ def test_a_float_file_that_differs_from_torch_is_refused(tiny: VisionTransformer
     from edgekit.backends.onnx.verify import verify_float
 
     artifact = OnnxBackend().export(source(tiny, None), "fp32", "standard", tmp_path / "model.onnx")
-    other = tiny.bake(*SIZE)
+    other = tiny.bake(*OBLONG)
     other.norm.bias.data += 2e-4
     with pytest.raises(ExportError, match="differs from torch"):
         verify_float(artifact.path, other, "fp32", "standard")

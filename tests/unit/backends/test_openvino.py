@@ -27,19 +27,18 @@ from edgekit.surgery import restore
 from edgekit.workflows.compare import latency_of
 from tests.support.cpu import int8_gemms
 from tests.support.metrics import expected
-from tests.support.pixels import noise
+from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("openvino")
 
 from edgekit.backends.openvino.runner import OpenVinoRunner, read_model
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 
 
 def source(model: VisionTransformer, plan: QuantPlan | None = None) -> ExportSource:
-    return export_source(model, Preprocess.for_size(*SIZE), plan)
+    return export_source(model, Preprocess.for_size(*OBLONG), plan)
 
 
 def export(
@@ -54,17 +53,7 @@ def run(artifact: Artifact, x: torch.Tensor) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module", params=["tiny_model", "tiny_reg_model", "tiny_swiglu_model"])
 def baked(request: pytest.FixtureRequest) -> VisionTransformer:
-    return request.getfixturevalue(request.param).bake(*SIZE)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
-
-
-@pytest.fixture(scope="module")
-def plan(tiny: VisionTransformer) -> QuantPlan:
-    return rtn_plan(tiny, pixels(8))
+    return request.getfixturevalue(request.param).bake(*OBLONG)
 
 
 def test_fp32_equals_torch_for_any_batch(baked: VisionTransformer, tmp_path: Path) -> None:
@@ -81,7 +70,7 @@ def test_rotated_model_keeps_its_function(tiny: VisionTransformer, tmp_path: Pat
     from edgekit.surgery.fold_layerscale import fold_layerscale
     from edgekit.surgery.rotate import mean_preserving_rotation, rotate
 
-    rotated = tiny.bake(*SIZE)
+    rotated = tiny.bake(*OBLONG)
     fold_layerscale(rotated)
     rotate(rotated, mean_preserving_rotation(tiny.config.width))
     outputs = run(export(rotated, tmp_path / "model.xml"), pixels())

@@ -24,7 +24,7 @@ from edgekit.native import build
 from edgekit.native.openvino_library import NAME, build_extension
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.simulate import simulate
-from tests.support.pixels import noise
+from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 
 ov = pytest.importorskip("openvino")
@@ -32,13 +32,12 @@ ir = pytest.importorskip("onnx_ir")
 
 from edgekit.backends.openvino.fused import fused_core  # noqa: E402
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 KINDS = ("fp32", "w8a8")
 
 
 def source(model: VisionTransformer, plan: QuantPlan) -> ExportSource:
-    return export_source(model, Preprocess.for_size(*SIZE), plan)
+    return export_source(model, Preprocess.for_size(*OBLONG), plan)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -52,16 +51,6 @@ def extension() -> Path:
     if not build.compiler():
         pytest.skip("no compiler: the fused ops are not built here")
     return ops.openvino_extension()
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
-
-
-@pytest.fixture(scope="module")
-def plan(tiny: VisionTransformer) -> QuantPlan:
-    return rtn_plan(tiny, pixels(8))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +107,7 @@ def test_a_block_kept_partly_float_stays_in_parts(tiny: VisionTransformer, tmp_p
 def test_blocks_with_swiglu_are_fused(
     kind: str, backend: OnnxBackend | OpenVinoBackend, tiny_swiglu_model: VisionTransformer, tmp_path: Path
 ) -> None:
-    model = tiny_swiglu_model.bake(*SIZE)
+    model = tiny_swiglu_model.bake(*OBLONG)
     plan = rtn_plan(model, pixels(8))
     artifact = backend.export(source(model, plan), kind, "fused", tmp_path / backend.filename(kind, "fused"))
     assert backend.audit(artifact)["blocks_fused"] == model.config.depth

@@ -19,25 +19,19 @@ from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantize.simulate import simulate
-from tests.support.pixels import noise
+from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("openvino")
 
 from edgekit.backends.openvino import runner as openvino_runner
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 
 
 def export(model: VisionTransformer, path: Path, plan: QuantPlan) -> Artifact:
-    source = export_source(model, Preprocess.for_size(*SIZE), plan)
+    source = export_source(model, Preprocess.for_size(*OBLONG), plan)
     return OpenVinoBackend().export(source, "w8a8", "standard", path)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
 
 
 def test_weights_that_may_saturate_are_said(

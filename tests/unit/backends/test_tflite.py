@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.artifact import Artifact, Preprocess
+from edgekit.artifact import Artifact
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer
@@ -26,8 +26,8 @@ from edgekit.precision import Precision, Variant
 from edgekit.quantize.simulate import simulate
 from edgekit.surgery import state_of
 from tests.support.metrics import expected
-from tests.support.pixels import noise
-from tests.support.plans import export_source, rtn_plan
+from tests.support.pixels import OBLONG, noise
+from tests.support.plans import export_to, rtn_plan
 
 pytest.importorskip("ai_edge_litert")
 
@@ -39,8 +39,7 @@ from edgekit.backends.tflite.gemms import FloatGemms, as_hybrid, range_channels
 from edgekit.backends.tflite.runner import TfliteRunner
 from edgekit.backends.tflite.verify import verify_plan
 
-SIZE = (70, 56)
-pixels = partial(noise, SIZE)
+pixels = partial(noise, OBLONG)
 QKV = "blocks.0.attn.qkv"
 
 
@@ -51,8 +50,7 @@ def export(
     plan: QuantPlan | None = None,
     variant: Variant = "standard",
 ) -> Artifact:
-    source = export_source(model, Preprocess.for_size(*SIZE), plan, calibration=pixels(8).numpy())
-    return TfliteBackend().export(source, precision, variant, path / TfliteBackend().filename(precision, variant))
+    return export_to(path, TfliteBackend(), model, precision, plan, variant, calibration=pixels(8).numpy())
 
 
 def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
@@ -62,16 +60,6 @@ def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
 def oracle(plan: QuantPlan) -> VisionTransformer:
     """The simulator with what TFLite's operator makes of each GEMM."""
     return simulate(replace(plan, gemms={name: as_hybrid(gemm) for name, gemm in plan.gemms.items()}))
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
-
-
-@pytest.fixture(scope="module")
-def plan(tiny: VisionTransformer) -> QuantPlan:
-    return rtn_plan(tiny, pixels(8))
 
 
 @pytest.mark.parametrize("inputs", ["static", "token_groups", "token_scaled", "per_token"])
@@ -117,7 +105,7 @@ def test_values_beyond_a_static_range_are_clipped(tiny: VisionTransformer, plan:
 def test_swiglu_and_rewritten_models(
     tiny_swiglu_model: VisionTransformer, tiny: VisionTransformer, tmp_path: Path
 ) -> None:
-    swiglu = tiny_swiglu_model.bake(*SIZE)
+    swiglu = tiny_swiglu_model.bake(*OBLONG)
     gated = rtn_plan(swiglu, pixels(8))
     oracle = expected(simulate(gated), pixels())
     assert sqnr_db(oracle, tokens(export(swiglu, tmp_path, "w8a8", gated), pixels())) > 30
@@ -253,7 +241,7 @@ def test_attention_as_one_composite(scale: float, tiny: VisionTransformer, tmp_p
         )
         for batch in (1, 3, 2):
             x = pixels(batch, seed=batch)
-            opened.resize_tensor_input(opened.get_input_details()[0]["index"], (batch, *SIZE, 3))
+            opened.resize_tensor_input(opened.get_input_details()[0]["index"], (batch, *OBLONG, 3))
             opened.allocate_tensors()
             opened.set_tensor(opened.get_input_details()[0]["index"], x.permute(0, 2, 3, 1).contiguous().numpy())
             opened.invoke()
@@ -274,7 +262,7 @@ def test_vit_b_and_registers(wide_demo_model: VisionTransformer, tmp_path: Path)
     """A ViT-B/14 that is the demo twice over, with 4 registers put in."""
     wide = VisionTransformer(replace(wide_demo_model.config, registers=4)).eval()
     wide.load_state_dict(wide_demo_model.state_dict(), strict=False)
-    wide = wide.bake(*SIZE)
+    wide = wide.bake(*OBLONG)
     plan = rtn_plan(wide, pixels(4))
     assert np.abs(tokens(export(wide, tmp_path, "fp32"), pixels()) - expected(wide, pixels())).max() < 1e-3
     artifact = export(wide, tmp_path, "w8a8", plan)

@@ -17,6 +17,7 @@ from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, PerTokenInput, QuantPlan
 from tests.conformance.test_contract import float_activations
 from tests.support.metrics import expected
+from tests.support.pixels import OBLONG
 from tests.support.plans import export_source, rtn_plan
 
 pytest.importorskip("ai_edge_litert")
@@ -29,15 +30,14 @@ from edgekit.backends.tflite.int16.fixed_point import Int16Builder, IoQuantParam
 from edgekit.backends.tflite.int16.ranges import input_params, observe_ranges, output_params
 from edgekit.backends.tflite.int16.verify import verify_integer
 
-SIZE = (70, 56)
 QKV = "blocks.0.attn.qkv"
-TRANSFORM = Preprocess.for_size(*SIZE)
+TRANSFORM = Preprocess.for_size(*OBLONG)
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
     """(count, 3, H, W): what normalised pixels can be."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, *SIZE, generator=generator).clamp(-1.8, 2.2)
+    return torch.randn(count, 3, *OBLONG, generator=generator).clamp(-1.8, 2.2)
 
 
 def export(model: VisionTransformer, plan: QuantPlan, path: Path, transform: Preprocess = TRANSFORM) -> Artifact:
@@ -50,11 +50,6 @@ def export(model: VisionTransformer, plan: QuantPlan, path: Path, transform: Pre
 
 def tokens(artifact: Artifact, x: torch.Tensor) -> np.ndarray:
     return TfliteBackend().runner(artifact, threads=1)(x.numpy())["last_hidden_state"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_reg_model: VisionTransformer) -> VisionTransformer:
-    return tiny_reg_model.bake(*SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +89,7 @@ def test_images_see_each_other_as_little_as_in_float(artifact: Artifact) -> None
 def test_swiglu_rotation_and_gains(
     tiny_swiglu_model: VisionTransformer, tiny: VisionTransformer, tmp_path: Path
 ) -> None:
-    swiglu = tiny_swiglu_model.bake(*SIZE)
+    swiglu = tiny_swiglu_model.bake(*OBLONG)
     gated = rtn_plan(swiglu, pictures(8))
     assert sqnr_db(expected(swiglu, pictures(2, 1)), tokens(export(swiglu, gated, tmp_path), pictures(2, 1))) > 25
     changed = deepcopy(tiny)

@@ -76,15 +76,15 @@ def test_every_flag_of_the_table_is_a_parameter_of_the_build():
 )
 def test_a_range_of_sizes_is_a_word(words, sizes, sides):
     made = recipe_from({"image_size": words})
-    assert (made.image_size, made.dynamic) == (sizes, sides)
+    assert (made.image_size, made.any_size) == (sizes, sides)
 
 
 def test_a_flag_takes_the_place_of_a_files_range(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text('image_size = ["dynamic:98-518", [308, 308]]\n')
-    assert recipe_from({"recipe": file}).dynamic == (98, 518)
+    assert recipe_from({"recipe": file}).any_size == (98, 518)
     assert recipe_from({"recipe": file}).main_size == (308, 308)
-    assert recipe_from({"recipe": file, "image_size": "224"}).dynamic is None
+    assert recipe_from({"recipe": file, "image_size": "224"}).any_size is None
 
 
 @pytest.mark.parametrize(

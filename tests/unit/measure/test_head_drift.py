@@ -47,3 +47,12 @@ def test_outputs_that_cannot_be_compared_are_refused():
         measure_head_drift("cls", "classification", np.zeros((2, 4)), np.zeros((2, 3)))
     with pytest.raises(DataError, match="not finite"):
         measure_head_drift("cls", "classification", np.zeros((2, 4)), np.full((2, 4), np.nan))
+
+
+def test_relative_depth_drifts_in_percent_of_its_range():
+    reference = np.stack([np.linspace(0, 10, 12).reshape(3, 4), np.linspace(5, 5.5, 12).reshape(3, 4)])
+    found = measure_head_drift(
+        "predicted_depth", "relative depth", reference, reference + np.array([0.1, 0.01])[:, None, None]
+    )
+    assert (found.measure, found.unit) == ("MAE", "% of range")
+    assert found.value.value == pytest.approx((1.0 + 2.0) / 2)

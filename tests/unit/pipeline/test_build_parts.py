@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 def recipe(**values: object) -> Recipe:
-    return Recipe.make({"fused": False, **values})
+    return Recipe.make({"fused": False, "dynamic_ranges": False, **values})
 
 
 def row(name: str, status: str = "ok") -> ArtifactRow:
@@ -70,8 +70,23 @@ def test_integers_throughout_are_a_row_of_tflite_when_asked_for():
 
 
 def test_fused_artifacts_are_asked_for_only_when_wanted():
-    names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True))}
+    names = {job.name for job in jobs_of(recipe(precisions=["w8a8"], fused=True, dynamic_ranges=True))}
     assert names == {"onnx/w8a8", "onnx/w8a8_dynamic", "onnx/w8a8_fused", "onnx/w8a16_fused"}
+
+
+@pytest.mark.parametrize(
+    ("switch", "wanted"),
+    [
+        ("fused", {"onnx/w8a8_fused", "onnx/w8a16_fused"}),
+        ("dynamic_ranges", {"onnx/w8a8_dynamic", "tflite/w8a8_per_token"}),
+        ("fused_attention", {"tflite/w8a8_composite"}),
+    ],
+)
+def test_a_switch_adds_the_forms_of_its_name_alone(switch: str, wanted: set[str]):
+    asked = {"formats": ["onnx", "tflite"], "precisions": ["w8a8"]}
+    plain, more = ({job.name for job in jobs_of(recipe(**asked, **on))} for on in ({}, {switch: True}))
+    assert more - plain == wanted
+    assert plain == {"onnx/w8a8", "tflite/w8a8"}
     assert [job.name for job in jobs_of(recipe(precisions=["w8a8"]))] == ["onnx/w8a8"]
 
 
@@ -213,7 +228,13 @@ def test_bits_that_no_kernel_knows_are_refused():
 )
 def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
     formats = ["onnx", "openvino", "coreml", "tflite"]
-    asked = recipe(formats=formats, precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"], fused=True, fused_attention=True)
+    asked = recipe(
+        formats=formats,
+        precisions=["w8", "w8a8", "w8a16", "w4", "w4a8"],
+        fused=True,
+        dynamic_ranges=True,
+        fused_attention=True,
+    )
     job = next(job for job in jobs_of(asked) if job.name == name)
     assert kind_of(job, asked.quantize) == kind
     assert inputs_of(kind) == ("float" if kind.endswith("weights") else "integer")
@@ -221,7 +242,9 @@ def test_weights_beside_float_activations_have_a_plan_of_their_own(name, kind):
 
 def test_fused_blocks_of_16_bit_activations_are_made_beside_those_of_8():
     def names(**values: object) -> list[str]:
-        return [job.name for job in jobs_of(recipe(formats=["onnx", "openvino"], fused=True, **values))]
+        return [
+            job.name for job in jobs_of(recipe(formats=["onnx", "openvino"], fused=True, dynamic_ranges=True, **values))
+        ]
 
     assert names(precisions=["w8a8"]) == [
         "onnx/w8a8",
@@ -313,7 +336,9 @@ def test_listing_jobs_does_nothing_else(monkeypatch):
     from edgekit.artifact import FORMATS
     from edgekit.backends import get_backend
 
-    asked = recipe(formats=list(FORMATS), precisions=list(FACTS), fused=True, engines=["edgekit", "nncf"])
+    asked = recipe(
+        formats=list(FORMATS), precisions=list(FACTS), fused=True, dynamic_ranges=True, engines=["edgekit", "nncf"]
+    )
     jobs_of(asked)  # what is imported by it is compiled to bytecode now
     done: list[str] = []
     watched = {"subprocess.Popen", "os.system", "os.mkdir", "os.rename", "ctypes.dlopen"}

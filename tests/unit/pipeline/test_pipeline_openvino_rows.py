@@ -22,7 +22,15 @@ pytest.importorskip("nncf")
 
 
 def names(**fields: object) -> list[str]:
-    recipe = Recipe.make({"formats": ["onnx", "openvino"], "precisions": ["fp32", "w8a8"], "fused": False, **fields})
+    recipe = Recipe.make(
+        {
+            "formats": ["onnx", "openvino"],
+            "precisions": ["fp32", "w8a8"],
+            "fused": False,
+            "dynamic_ranges": False,
+            **fields,
+        }
+    )
     return [job.name for job in jobs_of(recipe)]
 
 
@@ -89,6 +97,7 @@ def test_files_that_take_images_are_rows_behind_their_siblings() -> None:
             "precisions": ["fp32", "w8a8"],
             "engines": ["nncf"],
             "fused": False,
+            "dynamic_ranges": False,
             "inputs": ["pixel_values", "image"],
             "image_size": [[224, 224], [70, 56]],
         }
@@ -142,6 +151,7 @@ def test_the_demo_is_built_and_measured(tmp_path: Path) -> None:
             "precisions": ["fp32", "w8a8"],
             "engines": ["nncf"],
             "fused": False,
+            "dynamic_ranges": False,
             "evaluation_samples": 8,
             "calibration": {"samples": 16},
         }

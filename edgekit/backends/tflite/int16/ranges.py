@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,9 +82,7 @@ class RangeObserver(FloatBuilder, FixedPointBuilder):
         return self.graph.add(operator, name, [x, axes], (), options=schema.ReducerOptionsT())
 
 
-def observe_ranges(
-    plan: QuantPlan, pixels: np.ndarray, preprocess: Preprocess, progress: Callable[[int, int], None] | None = None
-) -> tuple[Ranges, np.ndarray]:
+def observe_ranges(plan: QuantPlan, pixels: np.ndarray, preprocess: Preprocess) -> tuple[Ranges, np.ndarray]:
     """Ranges over `pixels` (n, 3, H, W), and the float model's `last_hidden_state` (n, N, D) on the way.
 
     The int8 input holds every picture there is; the range of each int8 output is the one with the least squared error
@@ -97,9 +95,7 @@ def observe_ranges(
     (fed,) = interpreter.get_input_details()
     places = dict(zip(wanted, (detail["index"] for detail in interpreter.get_output_details()), strict=True))
     found: dict[str, list[np.ndarray]] = {name: [] for name in places}
-    for done, image in enumerate(pixels):
-        if progress is not None:
-            progress(done, len(pixels))
+    for image in pixels:
         interpreter.set_tensor(fed["index"], np.ascontiguousarray(image[None].transpose(0, 2, 3, 1), np.float32))
         interpreter.invoke()
         for name, index in places.items():
