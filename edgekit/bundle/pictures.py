@@ -86,10 +86,11 @@ def _check(file: Path, model: LoadedModel, crop: np.ndarray, pooled: np.ndarray)
         raise DataError(
             f"the golden pictures are cropped to {crop.shape[:2]}, {model.artifact.name} takes {transform.input_size}"
         )
-    difference = None
-    if model.artifact.inputs[0].name != IMAGE_NAME:
-        difference = mean_difference(to_pixels(preprocess(file, transform), transform), crop)
-    return PictureCheck(file.name, difference, float(cosine(model(file)["pooler_output"][0], pooled)))
+    if model.artifact.inputs[0].name == IMAGE_NAME:
+        return PictureCheck(file.name, None, float(cosine(model(file)["pooler_output"][0], pooled)))
+    pixel_values = preprocess(file, transform)  # a file for any size would take the picture whole
+    difference = mean_difference(to_pixels(pixel_values, transform), crop)
+    return PictureCheck(file.name, difference, float(cosine(model(pixel_values[None])["pooler_output"][0], pooled)))
 
 
 def mean_difference(crop: np.ndarray, expected: np.ndarray) -> float:

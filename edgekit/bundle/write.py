@@ -22,7 +22,7 @@ from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
-from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
+from edgekit.measure.golden import INPUTS, OUTPUTS, SIZES, check_golden
 from edgekit.native.build import NATIVE
 from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
@@ -165,6 +165,8 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
     (target / GOLDEN).mkdir(parents=True)
     for name in (INPUTS, OUTPUTS):  # and nothing else that lies there: a bundle is made for upload
         shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)
+    if any(row.preprocess and row.preprocess.sides for row in built.artifacts):
+        shutil.copyfile(inside(source, f"{GOLDEN}/{SIZES}", said_by="the golden check"), target / GOLDEN / SIZES)
     write_pictures(target / GOLDEN, _reference(source, built, size))
 
 

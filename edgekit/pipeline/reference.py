@@ -11,7 +11,16 @@ from edgekit.errors import DataError
 from edgekit.files import sealed
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.features import Features, features_of
-from edgekit.measure.golden import golden_files, read_golden, write_golden
+from edgekit.measure.golden import (
+    FOLDER,
+    SIZES,
+    golden_files,
+    golden_sizes,
+    read_golden,
+    read_golden_sizes,
+    write_golden,
+    write_golden_sizes,
+)
 from edgekit.pipeline.inputs import BuildInputs
 from edgekit.pipeline.jobs import Job, Size
 
@@ -33,6 +42,8 @@ class Reference:
         import torch
 
         home = golden_home(out, job)
+        if job.sides:
+            self._write_golden_sizes(home, job)
         pixels = self._inputs.evaluation(job.size).pixel_values[:_GOLDEN_IMAGES]
         if not any(sealed(file) for file in golden_files(home)):
             try:
@@ -43,6 +54,14 @@ class Reference:
         with torch.no_grad():
             hidden, pooled = self._inputs.model(job.size)(torch.from_numpy(pixels))
         write_golden(home, pixels, {"last_hidden_state": hidden.numpy(), "pooler_output": pooled.numpy()})
+
+    def _write_golden_sizes(self, home: Path, job: Job) -> None:
+        """Write a golden image of three shapes, unless they are there."""
+        sizes = golden_sizes(self._inputs.transform(job))
+        if not sealed(home / FOLDER / SIZES) and {*read_golden_sizes(home)} == {*sizes}:
+            return
+        found = {size: self.few(size) for size in sizes}
+        write_golden_sizes(home, {size: (pixels[:1], tokens[:1, 0]) for size, (pixels, tokens) in found.items()})
 
     def _features(self, size: Size) -> Features:
         """Features on the evaluation images, and what the heads make of them."""

@@ -250,7 +250,7 @@ def _artifacts(
             if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
                 context.plans.mend(job)
-                if any(sealed(file) for file in golden_files(golden_home(context.out, job))):
+                if job.sides or any(sealed(file) for file in golden_files(golden_home(context.out, job))):
                     context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)
