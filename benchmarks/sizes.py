@@ -3,6 +3,7 @@
     python -m benchmarks.sizes                                  # writes results/sizes.csv
     python -m benchmarks.sizes --image-size 224x224,280x406 --formats onnx --rounds 3 --csv /path/to/sizes.csv
     python -m benchmarks.sizes --rounds 0                       # parity and drift alone, which do not depend on load
+    python -m benchmarks.sizes --precision fp32                 # needs no plan
 
 Both files of a kind hold the integers of one plan, calibrated over mixed sizes, and are timed in turns, each in a
 process of its own. `parity` is the largest difference of an FP32 file from torch, `same` that of the file for any size
@@ -33,6 +34,7 @@ from edgekit.measure.latency import LatencyReport, TimingOptions, measure_latenc
 from edgekit.metrics import sqnr_db
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.watch import Silent
+from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant, is_float
 from edgekit.quantize.sizes import baked_plan
 from edgekit.recipe import Recipe
@@ -46,20 +48,22 @@ KINDS: tuple[tuple[Precision, Variant], ...] = (
     ("w8a8", "standard"),
     ("w8a8", "fused"),
 )
-JUDGES = 4  # photographs at each size
 
 
 class Files:
     """The files of a model for any size and for one, made once and kept in `work`."""
 
     def __init__(self, model: str, samples: int, work: Path) -> None:
-        """Make the plan, or read the one that `work` holds."""
+        """Load the model; `work` keeps the plan and the files."""
         values = {"model": model, "image_size": [f"dynamic:{SIDES[0]}-{SIDES[1]}"], "own_heads": False}
         recipe = Recipe.make(values | {"calibration": {"source": "demo", "samples": samples}})
         self._work = work.resolve()
         self.context = BuildContext.load(recipe, self._work, Silent())
-        self.plan = self.context.plans.quant(None, "int8")
         self.float = self.context.inputs.model(None)
+
+    def plan(self) -> QuantPlan:
+        """The plan over mixed sizes, which is made on first use."""
+        return self.context.plans.quant(None, "int8")
 
     def pair(self, format_: str, precision: Precision, variant: Variant, size: tuple[int, int]) -> list[Artifact]:
         """The file for any size, then the baked one, under names that tell them apart."""
@@ -67,7 +71,7 @@ class Files:
         any_size = ExportSource(
             self.float,
             config.preprocess(224, 224, sides=SIDES),
-            None if is_float(precision) else self.plan,
+            None if is_float(precision) else self.plan(),
             self.context.loaded.name,
             self.context.loaded.licence,
             self.context.loaded.sha256,
@@ -92,11 +96,13 @@ class Files:
 
 def rows_of(files: Files, size: tuple[int, int], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row of each kind of file at one size."""
-    pixels = photographs(files, size)
+    pixels = photographs(files, size, options.judges)
     with torch.no_grad():
         expected = torch.cat([files.float(image)[0] for image in torch.from_numpy(pixels).split(1)]).numpy()
     for format_ in options.formats.split(","):
         for precision, variant in KINDS:
+            if precision not in options.precision.split(","):
+                continue
             if variant == "fused" and (reason := get_backend(format_).fused_missing()):
                 print(f"{format_} {precision} fused: {reason}", file=sys.stderr)
                 continue
@@ -106,6 +112,7 @@ def rows_of(files: Files, size: tuple[int, int], options: argparse.Namespace) ->
                 "artifact": pair[0].name.removesuffix(" any"),
                 "image_size": f"{size[0]}x{size[1]}",
                 "tokens": expected.shape[1],
+                "images": len(pixels),
                 "parity": f"{np.abs(free - expected).max():.1e}" if is_float(precision) else "",
                 "same": f"{np.abs(free - baked).max():.1e}",
                 "sqnr_db": round(sqnr_db(expected, free), 2),
@@ -114,10 +121,10 @@ def rows_of(files: Files, size: tuple[int, int], options: argparse.Namespace) ->
             yield row | latency_of(pair, pixels[:1], options)
 
 
-def photographs(files: Files, size: tuple[int, int]) -> np.ndarray:
+def photographs(files: Files, size: tuple[int, int], count: int) -> np.ndarray:
     """Evaluation photographs (n, 3, H, W), resized whole."""
     transform = files.context.inputs.preprocess(files.context.recipe.main_size)
-    return np.stack([whole(crop.convert("RGB"), transform, size) for _, crop in demo_crops("evaluation", JUDGES)])
+    return np.stack([whole(crop.convert("RGB"), transform, size) for _, crop in demo_crops("evaluation", count)])
 
 
 def outputs_of(artifact: Artifact, pixels: np.ndarray) -> np.ndarray:
@@ -160,6 +167,8 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--image-size", default=",".join(f"{h}x{w}" for h, w in SIZES), help="HxW, with commas")
     parser.add_argument("--formats", default="onnx,openvino", help="with commas")
+    parser.add_argument("--precision", default="fp32,w8a8", help="with commas")
+    parser.add_argument("--judges", type=int, default=4, help="photographs at each size")
     parser.add_argument("--samples", type=int, default=64, help="calibration images of the plan")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="of timing; 0 times nothing")

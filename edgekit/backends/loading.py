@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,14 @@ class LoadedModel:
     """A runner that also takes pictures, and says why it was chosen.
 
     `reason` is one sentence; `passed_over` names each better artifact of the folder and why it cannot run here.
+    `siblings` open the same kind of file for the other sizes that a folder holds, by (height, width): what is given in
+    one of them as it is, pixels or a picture with `resize="exact"`, is run by that.
     """
 
     runner: Runner
     reason: str
     passed_over: tuple[tuple[str, str], ...] = ()
+    siblings: Mapping[tuple[int, int], Callable[[], LoadedModel]] = field(default_factory=dict)
 
     @property
     def artifact(self) -> Artifact:
@@ -67,6 +71,8 @@ class LoadedModel:
         given, transform = self.artifact.inputs[0], self.artifact.preprocess
         takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
+            if sibling := self.siblings.get(images.shape[2:]):  # type: ignore[call-overload]
+                return sibling()(images)
             pixels = self._checked(images)
             return Outputs(self.runner(pixels), transform.at(*pixels.shape[2:]).grid)
         pictures = several(images)
@@ -75,8 +81,15 @@ class LoadedModel:
             return Outputs(
                 {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}, transform.grid
             )
+        if resize == "exact" and (sibling := self._sibling_of(pictures)):
+            return sibling()(pictures, resize)
         pixels, grid = prepared(pictures, transform, resize, side)
         return Outputs(self.runner(pixels), grid)
+
+    def _sibling_of(self, pictures: Sequence[Picture]) -> Callable[[], LoadedModel] | None:
+        """The file of the size that all pictures have, where it is another one."""
+        sizes = {(image.height, image.width) for image in map(rgb, pictures)} if self.siblings else set()
+        return self.siblings.get(sizes.pop()) if len(sizes) == 1 else None
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
         transform = self.artifact.preprocess
@@ -143,12 +156,37 @@ def _load_best(folder: Path, threads: int | None) -> LoadedModel:
         except BackendMissing as missing:
             passed_over.append((row.name, str(missing)))
         else:
-            return LoadedModel(runner, order.reason(row), tuple(passed_over))
+            siblings = _siblings(row, made, lambda other: _opened(other, manifest, folder, threads))
+            return LoadedModel(runner, order.reason(row), tuple(passed_over), siblings)
     raise BackendMissing(
         f"no artifact of {folder} runs here",
         why="; ".join(f"{n}: {why}" for n, why in passed_over),
         fix="edgekit doctor",
     )
+
+
+def _siblings(
+    row: ArtifactRow, made: Sequence[ArtifactRow], opened: Callable[[ArtifactRow], LoadedModel]
+) -> dict[tuple[int, int], Callable[[], LoadedModel]]:
+    """Files of a folder that differ from one in their image size alone; each is opened once, when it is needed."""
+    if row.preprocess is None or row.preprocess.sides:
+        return {}
+    alike = [other for other in made if _kind(other) == _kind(row) and other.preprocess and not other.preprocess.sides]
+    return {
+        other.preprocess.input_size: cache(partial(opened, other))
+        for other in alike
+        if other.preprocess and other.preprocess.input_size != row.preprocess.input_size
+    }
+
+
+def _kind(row: ArtifactRow) -> tuple[object, ...]:
+    """Everything but the size that tells artifacts of a folder apart."""
+    return row.format, row.precision, row.variant, "nncf" in row.tools, [spec.name for spec in row.inputs]
+
+
+def _opened(row: ArtifactRow, manifest: Manifest, folder: Path, threads: int | None) -> LoadedModel:
+    runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
+    return LoadedModel(runner, f"{row.name} is for the size that was given")
 
 
 @dataclass(frozen=True)

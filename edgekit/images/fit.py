@@ -30,6 +30,8 @@ def fitted(picture: tuple[int, int], transform: Preprocess, resize: Resize, side
     """
     if resize not in RESIZES:
         raise DataError(f"resize = {resize!r}", why=f"known are {', '.join(RESIZES)}", fix='resize="shortest"')
+    if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1):
+        raise DataError(f"side = {str(side)[:40]!r}", why="it is a number of pixels", fix="side=224")
     if resize == "exact":
         transform.at(*picture)
         return picture

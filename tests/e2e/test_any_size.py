@@ -101,6 +101,11 @@ def test_what_does_not_fit_names_the_nearest_size(folder: BuildResult) -> None:
         model(Image.new("RGB", (1000, 75)), resize="keep-aspect")
     with pytest.raises(DataError, match="nearest size is 126x126"):
         model(np.zeros((1, 3, 140, 140), np.float32))
+    for wrong in (0, -14, "224", 0.5, True):
+        with pytest.raises(DataError, match="side"):
+            model(picture, side=wrong)
+    with pytest.raises(DataError, match="known are"):
+        model(picture, resize="stretch")
     with pytest.raises(DataError, match="picture in"):
         model([picture, Image.new("RGB", (75, 100))])
     baked = load(folder.out / "onnx" / "model.onnx")
