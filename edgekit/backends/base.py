@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from edgekit.artifact import FORMATS, INPUT_NAME, OUTPUT_NAMES, Artifact, Format
 from edgekit.backends.metadata import artifact_from
 from edgekit.errors import BackendMissing, DataError, EdgekitError, ExportError
 from edgekit.files import atomic_path, sha256_of, size_mb_of
+from edgekit.graph.sizes import FREE_GRID, dimension
 from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:
+    from edgekit.graph.emitter import Grid
     from edgekit.graph.heads import Head
     from edgekit.models.vit import VisionTransformer
     from edgekit.plan.heads import HeadPlan
@@ -100,7 +102,8 @@ def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     shapes: dict[str, tuple[int | str, ...]] = dict(
         zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True)
     )
-    shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
+    grid = cast("Grid", FREE_GRID) if source.preprocess.sides else config.grid
+    shapes |= {name: tuple(map(dimension, head.shape(grid))) for name, head in source.heads.items()}
     classes = {name: head.classes for name, head in source.heads.items()}
     return tuple(
         TensorSpec(name=name, dtype="float32", shape=("batch", *shape), classes=classes.get(name, ()))
@@ -368,19 +371,10 @@ class Backend(ABC):
         )
 
     def _require_size(self, source: ExportSource) -> None:
-        """Raises ExportError for a file of any size where the format or a head has but one."""
-        if source.preprocess.sides is None:
-            return
-        if not self.any_size:
+        """Raises ExportError for a file of any size where the format has but one."""
+        if source.preprocess.sides is not None and not self.any_size:
             raise ExportError(
                 f"{self.title} files take images of one size", fix="--image-size 224,518: a file of each size"
-            )
-        maps = [name for name, head in source.heads.items() if len(head.shape(source.model.config.grid)) > 1]
-        if maps:
-            raise ExportError(
-                f"the head {maps[0]} puts out a map, whose size is written into the file",
-                why="a file that takes images of any size has features and classes as its outputs",
-                fix="--heads none, or --image-size with a size of your own",
             )
 
     def _described(self, source: ExportSource, precision: Precision, variant: Variant) -> Described:

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 import numpy as np
 
+from edgekit.graph.sizes import FREE_GRID
 from edgekit.models.rope import rotation_of
 from edgekit.plan.heads import HEADS
 
@@ -72,6 +73,11 @@ class BackboneEmitter(ABC, Generic[V]):
         self.tokens = self.prefix + self.rows * self.columns
         self._head_plan = head_plan
         self._head, self._nodes, self._layers = "", 0, 0
+
+    @property
+    def grid(self) -> Grid:
+        """Patches as (rows, columns); of images of any size they are `edgekit.graph.sizes.Side`, used like ints."""
+        return cast("Grid", FREE_GRID) if self.sides else self.config.grid
 
     # Constants that formats write in their own ways
 

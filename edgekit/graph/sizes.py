@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -29,6 +29,42 @@ Function = Literal["cos", "sin"]
 OFFSET = 0.1  # that the official code adds to the new size, see `ViTConfig.interpolation`
 _CUBIC = {"offset": -0.75, "size": -0.75, "antialias": -0.5}  # the coefficient of the bicubic kernel
 _REACH = 2  # of that kernel, in places on either side
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows or columns of patches that are known at run time only, in whole-number arithmetic.
+
+    It stands in the place of an int in the programs of heads, which multiply, add and divide; `steps` are what a graph
+    has to do with the number of rows or columns.
+    """
+
+    axis: Literal["rows", "columns"]
+    steps: tuple[tuple[Literal["add", "multiply", "divide"], int], ...] = ()
+
+    def __mul__(self, factor: int) -> Side:
+        return replace(self, steps=(*self.steps, ("multiply", factor)))
+
+    __rmul__ = __mul__
+
+    def __add__(self, term: int) -> Side:
+        return replace(self, steps=(*self.steps, ("add", term)))
+
+    def __floordiv__(self, divisor: int) -> Side:
+        return replace(self, steps=(*self.steps, ("divide", divisor)))
+
+    def __str__(self) -> str:
+        """As the name of a dimension: "rows*4", "rows+1/2*32" from left to right."""
+        signs = {"add": "+", "multiply": "*", "divide": "/"}
+        return self.axis + "".join(f"{signs[step]}{number}" for step, number in self.steps)
+
+
+FREE_GRID = Side("rows"), Side("columns")
+
+
+def dimension(side: int) -> int | str:
+    """A side of a shape as descriptions have it: a number, or the name of one that is free."""
+    return str(side) if isinstance(side, Side) else side
 
 
 class Arithmetic(ABC, Generic[V]):

@@ -15,11 +15,11 @@ from edgekit import __version__
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.onnx.builder import contract_value
 from edgekit.backends.onnx.heads import OnnxHeadEmitter
-from edgekit.backends.onnx.sizes import OnnxArithmetic
+from edgekit.backends.onnx.sizes import OnnxArithmetic, patch_counts
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.emitter import Activation
 from edgekit.graph.heads import emit_heads
-from edgekit.graph.sizes import Places
+from edgekit.graph.sizes import Places, dimension
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
@@ -38,8 +38,8 @@ class OnnxEmitter(OnnxHeadEmitter):
     def measure(self, pixels: ir.Value) -> None:
         if self.sides is not None:
             self.arithmetic = OnnxArithmetic(self.graph)
-            grid = self.arithmetic.patch_grid(pixels, self.config.patch)
-            self.places = Places(self.arithmetic, self.config, *grid)
+            self.counts = patch_counts(self.graph, pixels, self.config.patch)
+            self.places = Places(self.arithmetic, self.config, *self.arithmetic.patch_grid(self.counts))
 
     @override
     def prepend_tokens(self, patches: ir.Value) -> ir.Value:
@@ -190,9 +190,9 @@ def model_of(
         contract_value(backbone.pooled, OUTPUT_NAMES[1], ("batch", config.width)),
     ]
     for name, x in emit_heads(e, heads or {}, backbone.blocks, backbone.hidden).items():
-        shape = (heads or {})[name].shape(config.grid)
-        shaped = graph.node("Reshape", [x, graph.ints(-1, *shape)], name)
-        outputs.append(contract_value(shaped, name, ("batch", *shape)))
+        shape = (heads or {})[name].shape(e.grid)
+        shaped = graph.node("Reshape", [x, e.shape(-1, *shape)], name)
+        outputs.append(contract_value(shaped, name, ("batch", *map(dimension, shape))))
     model = ir.Model(
         ir.Graph(
             [given],

@@ -60,9 +60,9 @@ class OnnxArithmetic(Arithmetic[ir.Value]):
         """x in the graph's own float type."""
         return x if self.graph.float_type == _FLOAT else self._node("Cast", [x], {"to": self.graph.float_type})
 
-    def patch_grid(self, pixels: ir.Value, patch: int) -> tuple[ir.Value, ir.Value]:
-        """Rows and columns of patches, (1,) float32 each, of images (B, 3, H, W)."""
-        grid = self._node("Cast", [patch_counts(self.graph, pixels, patch)], {"to": _FLOAT})
+    def patch_grid(self, counts: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Rows and columns of patches, (1,) float32 each, of those in `patch_counts`."""
+        grid = self._node("Cast", [counts], {"to": _FLOAT})
         rows, columns = self.graph.split(grid, (1, 1), 0, f"{_PREFIX}/Split", (f"{_PREFIX}.rows", f"{_PREFIX}.columns"))
         return rows, columns
 

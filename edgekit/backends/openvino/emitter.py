@@ -37,7 +37,8 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
     def measure(self, pixels: ov.Output) -> None:
         if self.sides is not None:
             arithmetic = OpenVinoArithmetic()
-            self.places = Places(arithmetic, self.config, *arithmetic.patch_grid(pixels, self.config.patch))
+            self.counts = arithmetic.patch_counts(pixels, self.config.patch)
+            self.places = Places(arithmetic, self.config, *arithmetic.floats(self.counts))
 
     @override
     def prepend_tokens(self, patches: ov.Output) -> ov.Output:
@@ -154,7 +155,8 @@ def model_of(e: OpenVinoEmitter, heads: Mapping[str, Head] | None = None) -> ov.
     backbone = emit_backbone(e, pixels.output(0))
     outputs = dict(zip(OUTPUT_NAMES, (backbone.hidden, backbone.pooled), strict=True))
     for name, x in emit_heads(e, heads, backbone.blocks, backbone.hidden).items():
-        shape = ints([-1, *heads[name].shape(config.grid)], f"{HEADS}{name}/shape")
+        sides = (-1, *heads[name].shape(e.grid))
+        shape = e.shape(*sides) if e.sides else ints(list(sides), f"{HEADS}{name}/shape")
         outputs[name] = op.reshape(x, shape, False, name=f"{HEADS}{name}").output(0)
     for name, output in outputs.items():
         output.get_tensor().set_names({name})

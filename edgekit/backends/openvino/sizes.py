@@ -55,12 +55,17 @@ class OpenVinoArithmetic(Arithmetic[ov.Output]):
     def concat(self, values: Sequence[ov.Output], axis: int) -> ov.Output:
         return op.concat(list(values), axis, name=self._name("concat")).output(0)
 
-    def patch_grid(self, pixels: ov.Output, patch: int) -> tuple[ov.Output, ov.Output]:
-        """Rows and columns of patches, (1,) float32 each, of images (B, 3, H, W)."""
+    def patch_counts(self, pixels: ov.Output, patch: int) -> tuple[ov.Output, ov.Output]:
+        """Rows and columns of patches, (1,) int64 each, of images (B, 3, H, W)."""
         shape = op.shape_of(pixels, name=self._name("pixels"))
         axis = ints(0, self._name("axis"))
         sides = (op.gather(shape, ints([i], self._name("index")), axis, name=self._name("side")) for i in (2, 3))
         counts = (op.divide(side, ints([patch], self._name("patch")), name=self._name("patches")) for side in sides)
+        rows, columns = (count.output(0) for count in counts)
+        return rows, columns
+
+    def floats(self, counts: tuple[ov.Output, ov.Output]) -> tuple[ov.Output, ov.Output]:
+        """The same in float32."""
         rows, columns = (op.convert(count, "f32", name=self._name("count")).output(0) for count in counts)
         return rows, columns
 

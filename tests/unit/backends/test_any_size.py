@@ -12,7 +12,7 @@ import torch
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.base import Backend, ExportSource
-from edgekit.errors import DataError, ExportError
+from edgekit.errors import DataError
 from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.quant import QuantPlan
@@ -125,12 +125,3 @@ def test_a_size_that_is_no_multiple_or_beyond_the_range_names_the_nearest(backen
     for size, nearest in [((75, 56), "70x56"), ((14, 56), "28x56"), ((70, 182), "70x168")]:
         with pytest.raises(DataError, match=nearest):
             runner(noise(size).numpy())
-
-
-@pytest.mark.parametrize("format_", ["tflite", "coreml"])
-def test_other_formats_refuse_and_say_what_they_can(format_: str, tmp_path: Path) -> None:
-    backend = get_backend(format_)
-    if reason := backend.missing():
-        pytest.skip(reason)
-    with pytest.raises(ExportError, match="one size"):
-        backend.export(source(random_model(TINY)), "fp32", "standard", tmp_path / f"model{backend.suffix}")
