@@ -223,9 +223,9 @@ def range_of(word: str) -> tuple[int, int]:
     Raises:
         ValueError: it is another word.
     """
-    name, _, sides = word.strip().lower().partition(":")
+    name, colon, sides = word.strip().lower().partition(":")
     least, dash, most = sides.partition("-")
-    if name == DYNAMIC and not sides:
+    if name == DYNAMIC and not colon:
         return USUAL_RANGE
     if name == DYNAMIC and dash and all(side.isdecimal() and len(side) < _MOST_DIGITS for side in (least, most)):
         return int(least), int(most)

@@ -54,9 +54,10 @@ class GemmFit:
         x is None where its `mean` is known and no ridge is fitted, which needs no more of it.
         """
         more = special_weight(quantized.shape[1], self.special)
+        folds: tuple[Tensor | slice, ...] = (fold, ~fold) if self.ridge else (slice(None),)
         for tokens, weight in ((slice(None), 1.0), (slice(self.special), more)):
             x_hat = quantized[:, tokens]
-            for index, chosen in enumerate((fold, ~fold) if self.ridge else (slice(None),)):
+            for index, chosen in enumerate(folds):
                 rows = x_hat[chosen].flatten(0, -2)
                 self.hessian[index] += weight * (rows.T @ rows)
                 if self.cross is not None and exact is not None:

@@ -155,8 +155,8 @@ def model_of(e: OpenVinoEmitter, heads: Mapping[str, Head] | None = None) -> ov.
     backbone = emit_backbone(e, pixels.output(0))
     outputs = dict(zip(OUTPUT_NAMES, (backbone.hidden, backbone.pooled), strict=True))
     for name, x in emit_heads(e, heads, backbone.blocks, backbone.hidden).items():
-        sides = (-1, *heads[name].shape(e.grid))
-        shape = e.shape(*sides) if e.sides else ints(list(sides), f"{HEADS}{name}/shape")
+        wanted = (-1, *heads[name].shape(e.grid))
+        shape = e.shape(*wanted) if e.sides else ints(list(wanted), f"{HEADS}{name}/shape")
         outputs[name] = op.reshape(x, shape, False, name=f"{HEADS}{name}").output(0)
     for name, output in outputs.items():
         output.get_tensor().set_names({name})
