@@ -60,7 +60,11 @@ def _dinov3_config(config: dict[str, Any], transform: Preprocess) -> dict[str, A
 
 
 def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
-    """Hugging Face's BitImageProcessor; where the graph normalises, pixels stay 0..255 and nothing is done twice."""
+    """Hugging Face's BitImageProcessor; where the graph normalises, pixels stay 0..255 and nothing is done twice.
+
+    Of a model for images of any size it crops to the model's own size; `patch_size` and `sides` tell edgekit's samples
+    how to take pictures whole.
+    """
     height, width = transform.input_size
     on_host = transform.normalize == "host"
     return {
@@ -76,4 +80,5 @@ def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
         "do_normalize": on_host,
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
+        **({"patch_size": transform.patch, "sides": list(transform.sides)} if transform.sides else {}),
     }

@@ -49,9 +49,9 @@ export class Engine {
     }
   }
 
-  /** Outputs for one image, (3, H, W) float32. */
-  async run(pixels: Float32Array): Promise<Outputs> {
-    return (await this.ask({ kind: 'run', pixels, dims: this.dims }, 'ran')).outputs;
+  /** Outputs for one image, (3, H, W) float32; a model for images of any size is told (height, width). */
+  async run(pixels: Float32Array, size?: [number, number]): Promise<Outputs> {
+    return (await this.ask({ kind: 'run', pixels, dims: size ? [1, 3, ...size] : this.dims }, 'ran')).outputs;
   }
 
   /** Milliseconds of each of `iterations` runs. */
