@@ -129,6 +129,13 @@ class Preprocess(Frozen):
         """The size nearest to (height, width) that the file takes, side by side."""
         return nearest_side(height, self.patch, self.sides), nearest_side(width, self.patch, self.sides)
 
+    @property
+    def lying_size(self) -> tuple[int, int]:
+        """The size of a file of any that is its own but half as wide again, or less high where it cannot be wider."""
+        height, width = self.input_size
+        wider = self.sides is not None and 1.5 * width <= self.sides[1]
+        return self.nearest_size(height, 1.5 * width) if wider else self.nearest_size(height / 1.5, width)
+
     def at(self, height: int, width: int) -> Preprocess:
         """The same preprocessing to another size of a file that takes any; its own size is taken by every file.
 

@@ -53,9 +53,9 @@ def write_golden(build: Path, pixel_values: np.ndarray, outputs: Mapping[str, np
 
 def golden_sizes(transform: Preprocess) -> tuple[tuple[int, int], ...]:
     """Three shapes (height, width) of golden images for files of any size: the smallest, a lying and an upright one."""
-    least, (height, width) = (transform.sides or transform.input_size)[0], transform.input_size
-    wanted = ((least, least), (height, 1.5 * width), (1.5 * height, width))
-    return tuple(dict.fromkeys(transform.nearest_size(*size) for size in wanted))
+    least = (transform.sides or transform.input_size)[0]
+    lying = transform.lying_size
+    return tuple(dict.fromkeys((transform.nearest_size(least, least), lying, (lying[1], lying[0]))))
 
 
 def write_golden_sizes(build: Path, images: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]) -> Path:

@@ -160,8 +160,7 @@ def _drift_of_sizes(runner: Runner, job: Job, context: BuildContext, watcher: Wa
 def looked_at(transform: Preprocess) -> tuple[tuple[int, int], ...]:
     """The sizes, other than its own, at which the drift of a file for any is measured."""
     least, most = transform.sides or transform.input_size
-    height, width = transform.input_size
-    wanted = (transform.nearest_size(*size) for size in ((least, least), (height, 1.5 * width), (most, most)))
+    wanted = transform.nearest_size(least, least), transform.lying_size, transform.nearest_size(most, most)
     return tuple(size for size in dict.fromkeys(wanted) if size != transform.input_size)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from edgekit.artifact import Manifest
 from edgekit.backends import load
+from edgekit.bundle.check import check_bundle
+from edgekit.bundle.write import write_bundle
 from edgekit.errors import DataError
+from edgekit.measure.golden import read_golden_sizes
 from edgekit.metrics import cosine
 from edgekit.models import zoo
 from edgekit.pipeline import BuildResult, build
@@ -127,3 +132,18 @@ def test_a_build_of_files_for_any_size_alone_has_the_plain_names(any_size: Recip
     a, b = (model(np.zeros((1, 3, *size), np.float32))["pooler_output"] for size in ((42, 70), (84, 42)))
     assert cosine(a, b).shape == (1,)
     assert Manifest.read(result.out).recipe["any_size"] == list(SIDES)
+
+
+def test_a_bundle_holds_golden_images_of_three_shapes(any_size: Recipe, tmp_path: Path) -> None:
+    values = any_size.model_dump() | {"image_size": [f"dynamic:{SIDES[0]}-{SIDES[1]}"]}
+    out = build(Recipe.make(values), tmp_path / "out", measure="none").out
+    bundle = write_bundle(out, tmp_path / "bundle").path
+    shapes = read_golden_sizes(bundle)
+    assert set(shapes) == {(42, 42), (84, 126), (126, 84)}
+    assert [check.outcome for check in check_bundle(bundle)] == ["passed", "passed"]
+    told = json.loads((bundle / "preprocessor_config.json").read_text())
+    assert (told["sides"], told["patch_size"]) == ([42, 126], 14)
+    pixels, pooled = shapes[84, 126]
+    save_file({f"84x126.{name}": array for name, array in (("pixel_values", pixels), ("pooler_output", -pooled))},
+              bundle / "golden" / "sizes.safetensors")  # fmt: skip
+    assert [check.outcome for check in check_bundle(bundle)] == ["failed", "failed"]
