@@ -53,6 +53,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> command
     "kernels": "benchmarks.kernels",
     "stages": "benchmarks.stages",
     "preprocessing": "benchmarks.preprocessing OUT",
+    "sizes": "benchmarks.sizes",
     "tflite_forms": "benchmarks.tflite_forms OUT",
     "distillation": "benchmarks.distillation WORK",
 }
