@@ -51,6 +51,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> command
     "recovery": "benchmarks.recovery",
     "one_process": "benchmarks.one_process FOLDER",
     "kernels": "benchmarks.kernels",
+    "arm_model": "benchmarks.arm_model",
     "stages": "benchmarks.stages",
     "preprocessing": "benchmarks.preprocessing OUT",
     "sizes": "benchmarks.sizes",

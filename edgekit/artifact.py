@@ -22,7 +22,7 @@ from pydantic import (
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
-from edgekit.precision import Precision, Variant
+from edgekit.precision import Arithmetic, Precision, Variant
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ FORMATS: dict[str, FormatRow] = {
     "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
     "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
     "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+    "edgekit": FormatRow(".edgekit.backend:EdgekitBackend", ("safetensors",)),
 }
 """The table of formats. The first is the default, and its FP32 file the reference where there are several."""
 
@@ -70,6 +71,18 @@ class Frozen(BaseModel):
     """Base of the immutable records: unknown keys are errors, JSON round-trips exactly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ran(Frozen):
+    """Base of what is run, with an arithmetic; only one that is left to the runtime stands in files and manifests."""
+
+    arithmetic: Arithmetic = "plan"
+
+    @model_serializer(mode="wrap")
+    def _without_usual_arithmetic(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files and manifests keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "arithmetic" or value != "plan"}
 
 
 class TensorSpec(Frozen):
@@ -181,7 +194,7 @@ def nearest_side(side: float, patch: int, sides: tuple[int, int] | None) -> int:
     return min(max(round(side / patch), -(-least // patch)), most // patch) * patch
 
 
-class Artifact(Frozen):
+class Artifact(Ran):
     """One exported model: where it is, what it computes, where it comes from. Transforms are Artifact -> Artifact."""
 
     name: str  # "onnx/w8a8_fused": unique in a build folder
@@ -226,7 +239,7 @@ def _is_figure(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-class ArtifactRow(Frozen):
+class ArtifactRow(Ran):
     """One row of the manifest: what was asked for and what became of it. `drift` and `latency` are report summaries."""
 
     name: str
@@ -256,7 +269,7 @@ class ArtifactRow(Frozen):
         if self.status != "ok" or self.path is None or self.preprocess is None:
             fix = f"edgekit build --out {folder}"
             raise DataError(f"{self.name} was not built ({self.status})", why=self.reason, fix=fix)
-        same = {"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"}
+        same = {"name", "format", "precision", "variant", "arithmetic", "inputs", "outputs", "notes", "tools"}
         return Artifact(
             **self.model_dump(include=same),
             path=folder / self.path,

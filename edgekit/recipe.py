@@ -105,6 +105,7 @@ class Recipe(Frozen):
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     fused: Switch = True  # files with whole blocks as one op as well
     dynamic_ranges: Switch = True  # files whose inputs have ranges taken at run time as well: per_token, dynamic
+    runtime_defaults: Switch = True  # rows as well for files that a runtime computes otherwise of its own accord here
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
@@ -176,8 +177,17 @@ class Recipe(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        switched = ("dynamic_ranges", "own_heads", "head_precision", "fused_attention")
-        newer = (*switched, "any_size", "heads", "coreml", "interpolation")
+        newer = (
+            "dynamic_ranges",
+            "runtime_defaults",
+            "any_size",
+            "heads",
+            "own_heads",
+            "head_precision",
+            "fused_attention",
+            "coreml",
+            "interpolation",
+        )
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -179,6 +179,7 @@ class Backend(ABC):
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
     any_size: ClassVar[bool] = False  # whether its files can take images of any size
+    own_kernels: ClassVar[bool] = False  # whether its standard files, too, compute as other formats' fused ones
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
@@ -202,6 +203,10 @@ class Backend(ABC):
 
     def untimed(self) -> str | None:
         """Why latency means nothing on this machine; None where it does."""
+        return None
+
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        """Clause on what the runtime does of its own accord with such a file on this CPU; None: what its plan means."""
         return None
 
     def why_untimed(self, precision: Precision) -> str | None:

@@ -137,14 +137,15 @@ def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
     return {"weight": gemm.weight, "weight_scale": gemm.weight_scale[:, 0], "bias": gemm.bias_dynamic}
 
 
-def as_fused(plan: QuantPlan) -> QuantPlan:
+def as_fused(plan: QuantPlan, *, mixed: bool = False) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. The simulator treats 16-bit
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias; with `mixed`, as libedgekit
+    runs them, all GEMMs of all blocks do. The simulator treats 16-bit
     activations as float: the plan of w8a16 has integer weights only. The patch embedding stays
     float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
-    whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
+    whole = {name for name, reason in whole_blocks(plan).items() if mixed or reason is None}
     gemms = {}
     for name, gemm in plan.gemms.items():
         if block_of(name) in whole:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from edgekit.backends.pictures import Outputs, prepared, rgb, several, shown
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
-from edgekit.precision import speed_rank
+from edgekit.precision import Arithmetic, speed_rank
 from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class LoadedModel:
         return pixel_values
 
 
-def load(path: Path | str, threads: int | None = None) -> LoadedModel:
+def load(path: Path | str, threads: int | None = None, *, arithmetic: Arithmetic | None = None) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
     That is the one that the folder's report recommends, where it was measured on this machine; `reason` says so, or
@@ -116,16 +116,21 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     Args:
         path: `OUT`, `OUT/onnx/model_w8a8.onnx`, or any `.onnx` that edgekit wrote.
         threads: of the runtime, from 1 to 1024; None lets it choose.
+        arithmetic: "plan" for what the file means, "default" for what its runtime does of its own accord (OpenVINO
+            computes in bfloat16 on CPUs that have it); None is as the artifact was measured.
 
     Raises:
-        DataError: not an artifact or build folder, or damaged, or an impossible number of threads.
+        DataError: not an artifact or build folder, or damaged, an impossible number of threads or kind of arithmetic.
         BackendMissing: nothing in it runs here; each reason is given.
     """
     path = _path(path)
     require_threads(threads)
+    if arithmetic not in (None, *get_args(Arithmetic)):
+        raise DataError(f"arithmetic = {shown(arithmetic)}", why='it is "plan" or "default"', fix='edgekit.load("OUT")')
+    changed = {} if arithmetic is None else {"arithmetic": arithmetic}
     if path.is_dir() and format_of_suffix(path.suffix) is None:
-        return _load_best(path, threads)
-    artifact = artifact_at(path)
+        return _load_best(path, threads, changed)
+    artifact = artifact_at(path).model_copy(update=changed)
     reason = f"{path.name} was asked for"
     if _listed(path) is None:
         reason += "; no manifest lists it, so its content is unverified"
@@ -145,14 +150,15 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
     return artifact.model_copy(update={"path": checked(place, row.sha256, said_by=said_by, fix=fix)})
 
 
-def _load_best(folder: Path, threads: int | None) -> LoadedModel:
+def _load_best(folder: Path, threads: int | None, changed: Mapping[str, str]) -> LoadedModel:
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and _for_this_kind_of_machine(row)]
     order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
     for row in order.rows:
         try:
-            runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
+            artifact = artifact_of(row, manifest, folder).model_copy(update=changed)
+            runner = get_backend(row.format).runner(artifact, threads)
         except BackendMissing as missing:
             passed_over.append((row.name, str(missing)))
         else:
@@ -181,7 +187,8 @@ def _siblings(
 
 def _kind(row: ArtifactRow) -> tuple[object, ...]:
     """Everything but the size that tells artifacts of a folder apart."""
-    return row.format, row.precision, row.variant, "nncf" in row.tools, [spec.name for spec in row.inputs]
+    names = [spec.name for spec in row.inputs]
+    return row.format, row.precision, row.variant, row.arithmetic, "nncf" in row.tools, names
 
 
 def _opened(row: ArtifactRow, manifest: Manifest, folder: Path, threads: int | None) -> LoadedModel:
@@ -261,7 +268,8 @@ def _for_this_kind_of_machine(row: ArtifactRow) -> bool:
 def _rank(row: ArtifactRow) -> tuple[object, ...]:
     """Place in the order of trial: last what NNCF quantized, which is made to be compared with, then slow formats."""
     slow = get_backend(row.format).untimed() is not None
-    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, list(FORMATS).index(row.format)
+    own = row.arithmetic != "plan"
+    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, own, list(FORMATS).index(row.format)
 
 
 def artifact_at(path: Path) -> Artifact:
@@ -316,7 +324,7 @@ def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
     for folder in dict.fromkeys((*path.absolute().parents[:2], *path.resolve().parents[:2])):
         if (folder / "manifest.json").is_file():
             manifest = Manifest.read(folder)
-            for row in manifest.artifacts:
+            for row in sorted(manifest.artifacts, key=lambda row: row.arithmetic != "plan"):
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
                     return row, manifest, folder
     return None

@@ -15,8 +15,9 @@ from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
-from edgekit.bundle.places import names_place, places_in, without
+from edgekit.bundle.places import places_in, without
 from edgekit.bundle.platforms import TEMPLATES, Platform
+from edgekit.bundle.private import page_without_photographs, require_private, shows_demo, write_golden_pictures
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.errors import BackendMissing, DataError, RecipeError
@@ -29,7 +30,6 @@ from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
 
 SUMS = "SHA256SUMS"
-_TEXTS = (".json", ".md", ".toml", ".html", ".txt", ".xml")
 _LICENCES = Path(__file__).parent / "licences"
 _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "__pycache__", ".gradle", ".build")
 
@@ -77,7 +77,10 @@ def write_bundle(
         manifest = Manifest.model_validate(without(manifest.model_dump(), places))
         main = sizes[0] if sizes else sizes_of(built)[0]
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
-            _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
+            home = folder / suffix_of(size, main)[1:]
+            reference = _golden(build / suffix_of(size, sizes_of(built)[0])[1:], home, built, size)
+            if not shows_demo(built):
+                write_golden_pictures(home / GOLDEN, reference)
         paths = {name: f"`{row.path}`" for name, row in rows_of.items()}
         verdict = verdict_among(report, paths, built.choice) if report else None
         _describe(build, folder, manifest, served, report, verdict, places)
@@ -86,22 +89,11 @@ def write_bundle(
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)
-        _require_private(folder, places)
+        require_private(folder, places)
         _seal(folder, manifest)
         files = [path for path in folder.rglob("*") if path.is_file()]
         bundle = Bundle(to, served, manifest, len(files), size_mb_of(folder))
     return bundle
-
-
-def _require_private(folder: Path, places: Mapping[str, str]) -> None:
-    """Raises DataError when a text of a bundle names a place of this machine after all; binary files have none."""
-    for path in (path for path in folder.rglob("*") if path.suffix in _TEXTS and path.is_file()):
-        if found := names_place(path.read_text(encoding="utf-8", errors="replace"), places):
-            raise DataError(
-                f"{path.relative_to(folder)} of the bundle would name {found}",
-                why="a bundle is made for upload, and must not tell of this machine",
-                fix="edgekit build --out OUT",
-            )
 
 
 def _report(build: Path) -> BuildReport | None:
@@ -118,7 +110,7 @@ def _measured_places(
 ) -> dict[str, ArtifactRow]:
     """Rows of the bundle, by name in the build, of every file that the report measured, byte for byte."""
     measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
-    rows = {build / row.path: row for row in built.artifacts if row.path}
+    rows = {build / row.path: row for row in built.artifacts if row.path and row.arithmetic == "plan"}
     found = [(rows[each.source], each.row) for each in chosen]
     return {row.name: placed for row, placed in found if measured.get(row.name) == row.sha256}
 
@@ -158,8 +150,11 @@ def _copied(chosen: Chosen, folder: Path) -> Any:
     return chosen.row.model_copy(update={"sha256": sha256_of(folder / str(chosen.row.path))})
 
 
-def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
-    """The golden inputs and outputs of one size, and the golden pictures; `source` and `target` hold `golden/`."""
+def _golden(source: Path, target: Path, built: Manifest, size: Size) -> Runner:
+    """Write golden inputs, outputs and pictures of one size; `source` and `target` hold `golden/`.
+
+    Returns the runner that embedded the pictures.
+    """
     if not (source / GOLDEN).is_dir():
         raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build --out {source}")
     (target / GOLDEN).mkdir(parents=True)
@@ -167,7 +162,9 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
         shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)
     if any(row.preprocess and row.preprocess.sides for row in built.artifacts):
         shutil.copyfile(inside(source, f"{GOLDEN}/{SIZES}", said_by="the golden check"), target / GOLDEN / SIZES)
-    write_pictures(target / GOLDEN, _reference(source, built, size))
+    reference = _reference(source, built, size)
+    write_pictures(target / GOLDEN, reference)
+    return reference
 
 
 def _reference(source: Path, built: Manifest, size: Size) -> Runner:
@@ -211,7 +208,7 @@ def _describe(
     (folder / "recipe.toml").write_text(_toml(manifest.recipe), encoding="utf-8")
     page = inside(build, "report.html", said_by="the bundle")
     if page.is_file():
-        text = read_text(page)
+        text = read_text(page) if shows_demo(manifest) else page_without_photographs(page, report)
         (folder / "report.html").write_text(without(text, places), encoding="utf-8")
     card = model_card(manifest, platforms, report, verdict)
     (folder / "README.md").write_text(without(card, places), encoding="utf-8")

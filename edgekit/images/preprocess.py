@@ -29,7 +29,7 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
             crop = _cropped(picture, transform, str(image))
     else:
         crop = _cropped(image.convert("RGB"), transform, "the image")
-    return _pixels(crop, transform)
+    return pixels_of(np.asarray(crop), transform)
 
 
 def whole(image: Image.Image, transform: Preprocess, size: tuple[int, int]) -> np.ndarray:
@@ -37,12 +37,12 @@ def whole(image: Image.Image, transform: Preprocess, size: tuple[int, int]) -> n
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return _pixels(image, transform)
+    return pixels_of(np.asarray(image), transform)
 
 
-def _pixels(image: Image.Image, transform: Preprocess) -> np.ndarray:
-    """An image in 8 bits as the model wants it."""
-    pixels = np.asarray(image, dtype=np.float32)  # (H, W, 3) 0..255
+def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
+    """Pixels (3, H, W) float32 of a crop (H, W, 3) uint8, normalised unless the graph does it."""
+    pixels: np.ndarray = crop.astype(np.float32)
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

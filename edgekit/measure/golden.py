@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Preprocess
 from edgekit.errors import DataError, DriftExceeded
-from edgekit.files import sealed, sealed_path
+from edgekit.files import require_regular, sealed, sealed_path
 from edgekit.metrics import cosine
 from edgekit.precision import FACTS
 
@@ -119,12 +119,28 @@ def read_golden(build: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         for file in golden_files(build):  # a bundle has one list of all digests instead
             if file.with_name(f"{file.name}.sha256").is_file() and (damage := sealed(file)):
                 raise ValueError(damage)
-        expected = load_file(folder / OUTPUTS)
-        return load_file(folder / INPUTS)[INPUT_NAME], {name: expected[name] for name in OUTPUT_NAMES}
+            require_regular(file)
+        found = load_file(folder / OUTPUTS)
+        pixels, expected = load_file(folder / INPUTS)[INPUT_NAME], {name: found[name] for name in OUTPUT_NAMES}
+        _require_tensors(pixels, expected)
+        return pixels, expected
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{folder} holds no golden files that can be read", why=str(error), fix=f"edgekit build --out {build}"
         ) from None
+
+
+def _require_tensors(pixels: np.ndarray, expected: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError unless these are float32 images and as many features, all of them finite."""
+    tensors = {
+        INPUT_NAME: (pixels, 4),
+        **{name: (expected[name], 3 - place) for place, name in enumerate(OUTPUT_NAMES)},
+    }
+    for name, (tensor, rank) in tensors.items():
+        if tensor.dtype != np.float32 or tensor.ndim != rank or not tensor.size or len(tensor) != len(pixels):
+            raise ValueError(f"{name} is {tensor.dtype} of shape {tensor.shape}")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
 
 
 def check_golden(build: Path, runner: Runner) -> GoldenCheck:
@@ -142,6 +158,12 @@ def check_golden(build: Path, runner: Runner) -> GoldenCheck:
             + "x".join(map(str, runner.artifact.preprocess.input_size))
         )
     actual = runner(pixels)
+    for output in OUTPUT_NAMES:
+        if actual[output].shape != expected[output].shape:
+            why = f"the golden outputs are {expected[output].shape}"
+            raise DataError(
+                f"{name} puts out {output} of shape {actual[output].shape}", why=why, fix=f"edgekit build --out {build}"
+            )
     tokens, pooled = (cosine(actual[output], expected[output]) for output in OUTPUT_NAMES)
     difference = np.abs(actual["last_hidden_state"] - expected["last_hidden_state"]).max()
     least = float(pooled.min())

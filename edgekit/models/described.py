@@ -189,6 +189,13 @@ def require_floats(tensors: Mapping[str, Tensor], file_bytes: int | None = None)
             )
 
 
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises DataError for NaN and infinite values."""
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"{key[:100]} holds NaN or infinite values", why="the file is damaged", fix=_AGAIN)
+
+
 def _strange(tensor: Tensor) -> str:
     """The reason why a tensor is not dense, "" where it is."""
     if tensor.is_quantized:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
+from edgekit.models import first_use
 from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig, family_of_config
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
 from edgekit.models.licences import DINOV3, require_text
@@ -101,6 +102,53 @@ _OFFICIAL_SHA256 = {
     "dinov2_vitg14_reg": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
 }
 _HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
+# Repository of the hub: (commit, SHA-256 of model.safetensors), each as at least two public projects of other people
+# pin it; None where nobody has published one. Such a file is trusted on first use, see `edgekit.models.first_use`.
+_HUB_PINS: dict[str, tuple[str, str | None]] = {
+    "facebook/dinov2-small": (
+        "ed25f3a31f01632728cabb09d1542f84ab7b0056",
+        "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
+    ),
+    "facebook/dinov2-base": (
+        "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+        "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841",
+    ),
+    "facebook/dinov2-large": (
+        "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
+        "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
+    ),
+    "facebook/dinov2-giant": (
+        "611a9d42f2335e0f921f1e313ad3c1b7178d206d",
+        "917d3c470db999d32a312f8542149be91c7cbac61ee8fb4b67ae3d82b79ce21f",
+    ),
+    "facebook/dinov2-with-registers-small": ("0d9846e56b43a21fa46d7f3f5070f0506a5795a9", None),
+    "facebook/dinov2-with-registers-base": (
+        "a1d738ccfa7ae170945f210395d99dde8adb1805",
+        "7a6f7b3b9fa4b8732e707476a03cd6cdce210048582f21aafb7991c17d98e362",
+    ),
+    "facebook/dinov2-with-registers-large": ("e4c89a4e05589de9b3e188688a303d0f3c04d0f3", None),
+    "facebook/dinov2-with-registers-giant": (
+        "8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb",
+        "c03832d44691e99b62ae28c4dfa2f134853a3614b3756c94f525109cce5a5051",
+    ),
+    "timm/vit_small_patch14_dinov2.lvd142m": (
+        "4610ca143709d58a633b6397a74412c2c3842454",
+        "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
+    ),
+    "timm/vit_base_patch14_dinov2.lvd142m": (
+        "4685c99dabffe5affac90bd99dbffd25801ae58d",
+        "55cbb5d887b336d430e649c277b85a1429e724871f9d02ac16203235886d8c7b",
+    ),
+    "timm/vit_large_patch14_dinov2.lvd142m": (
+        "4741e1cafbf45415e77074bb0cb42dba76c8684a",
+        "0424a5d1b515278cba3c6640ccbeaacc41de59d3a93df0dd5e494285eea2b355",
+    ),
+    "timm/vit_base_patch14_reg4_dinov2.lvd142m": (
+        "3b06466a5548c52b8b98822e1390987695fcbf82",
+        "c24ecfb4a1d8ca79193f6b9efcffc461872a09ddac43a0931357e4802931a006",
+    ),
+    "timm/vit_large_patch14_reg4_dinov2.lvd142m": ("f3c408e77602bb412aa65fb03dfa0d5f95cb3832", None),
+}
 
 
 def _hub_name(arch: str) -> str:
@@ -108,11 +156,16 @@ def _hub_name(arch: str) -> str:
     return f"facebook/dinov2-with-registers-{size}" if arch.endswith("_reg") else f"facebook/dinov2-{size}"
 
 
+def _hub_source(repo: str) -> HubSource:
+    """A repository of the hub, pinned as far as its commit and digest are known."""
+    return HubSource(repo, *_HUB_PINS.get(repo, ("main", None)))
+
+
 def _official(arch: str) -> ZooEntry:
     """An official checkpoint; the hub's conversion of the same weights is named where it cannot be reached."""
     folder = arch.removesuffix("_reg")
     file = f"{folder}_reg4_pretrain.pth" if arch.endswith("_reg") else f"{folder}_pretrain.pth"
-    sources = (UrlSource(f"{_OFFICIAL}/{folder}/{file}", _OFFICIAL_SHA256[arch]), HubSource(_hub_name(arch)))
+    sources = (UrlSource(f"{_OFFICIAL}/{folder}/{file}", _OFFICIAL_SHA256[arch]), _hub_source(_hub_name(arch)))
     return ZooEntry(arch, ARCHITECTURES[arch], sources, "Apache-2.0", _ORIGIN)
 
 
@@ -120,7 +173,7 @@ def _hub(arch: str) -> ZooEntry:
     """The same weights as transformers runs them: without registers it resizes position embeddings its own way."""
     config = ARCHITECTURES[arch]
     config = replace(config, interpolation="antialias" if config.registers else "size")
-    return ZooEntry(_hub_name(arch), config, (HubSource(_hub_name(arch)),), "Apache-2.0", _ORIGIN)
+    return ZooEntry(_hub_name(arch), config, (_hub_source(_hub_name(arch)),), "Apache-2.0", _ORIGIN)
 
 
 _DEMO = ZooEntry(
@@ -147,7 +200,7 @@ def _timm(arch: str) -> ZooEntry:
     size, registers = _HUB_SIZES[arch.split("_")[1]], "_reg4" if arch.endswith("_reg") else ""
     name = f"vit_{size}_patch14{registers}_dinov2.lvd142m"
     config = replace(ARCHITECTURES[arch], interpolation="antialias")
-    return ZooEntry(name, config, (HubSource(f"timm/{name}"),), "Apache-2.0", _ORIGIN)
+    return ZooEntry(name, config, (_hub_source(f"timm/{name}"),), "Apache-2.0", _ORIGIN)
 
 
 def _gated(arch: str) -> ZooEntry:
@@ -241,7 +294,8 @@ def load(
 
     Raises:
         RecipeError: unknown model, with the nearest names.
-        DataError: no source delivered (each is named with its reason), or the file is not what it should be.
+        DataError: no source delivered (each is named with its reason), the file is not what it should be, or an
+            unpinned one has changed since its first use.
         BackendMissing: torch is not installed, or onnx for a checkpoint inside an ONNX file.
     """
     if find_spec("torch") is None:
@@ -273,7 +327,9 @@ def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> Loa
             attempts.append(f"{source.describe()}: {error}")
             continue
         attempts.append(f"{source.describe()}: ok")
-        doubt = "" if source.pinned else f"; not verified: no digest pins {source.describe()}"
+        doubt = "" if source.pinned else f"; {first_use.require_unchanged(source.describe(), path)}"
+        if doubt and notify:
+            notify(f"{entry.name}{doubt}")
         return _loaded(
             path,
             name=entry.name,

@@ -31,6 +31,8 @@ FLAGS = (
     "-Wno-ignored-attributes",
 )
 
+INCLUDES = tuple(f"-I{NATIVE / folder}" for folder in ("include", "src"))
+
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names of the same
 
 
@@ -76,7 +78,10 @@ def compiler() -> str | None:
 def sources() -> list[Path]:
     """Everything the library is made of, sorted."""
     files = (
-        path for folder in ("include", "src", "ort") for path in (NATIVE / folder).iterdir() if path.suffix != ".md"
+        path
+        for folder in ("include", "src", "model", "ort")
+        for path in (NATIVE / folder).iterdir()
+        if path.suffix != ".md"
     )
     return sorted([*files, NATIVE / "isas.json"])
 
@@ -109,7 +114,7 @@ def build(target: Path = LIBRARY, *, extra: tuple[str, ...] = (), machine: str =
     special = unit_flags(machine)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        common = [*shlex.split(cxx), *FLAGS, *extra, f"-I{NATIVE / 'include'}", f'-DEDGEKIT_SOURCES="{digest()}"']
+        common = [*shlex.split(cxx), *FLAGS, *extra, *INCLUDES, f'-DEDGEKIT_SOURCES="{digest()}"']
 
         def compile_unit(source: Path) -> str:
             out = Path(folder) / f"{source.stem}.o"

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from edgekit.artifact import ArtifactRow, Format, Status
 from edgekit.backends import Backend, get_backend
 from edgekit.errors import RecipeError
-from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Precision, Variant, is_float
+from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Arithmetic, Precision, Variant, is_float
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -37,6 +37,7 @@ class Job:
     engine: Engine = "edgekit"  # that quantizes it
     sides: tuple[int, int] | None = None  # the shortest and longest side of a file for images of any size, in pixels
     input: Input = "pixel_values"  # or "image": a sibling's file with the transform in front
+    arithmetic: Arithmetic = "plan"  # or "default": a sibling's file, run as its runtime does of its own accord
 
     @property
     def name(self) -> str:
@@ -44,7 +45,8 @@ class Job:
         variant = "" if self.variant == "standard" else f"_{self.variant}"
         engine = "" if self.engine == "edgekit" else f"_{self.engine}"
         image = "_image" if self.input == "image" else ""
-        return f"{self.format}/{self.precision}{variant}{engine}{image}{self.suffix}"
+        default = "_default" if self.arithmetic == "default" else ""
+        return f"{self.format}/{self.precision}{variant}{engine}{image}{default}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -144,7 +146,7 @@ def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list
         off = ", ".join(f"{precision}_{variant}" for variant in written)
         return wanted, "" if wanted else f"{backend.format} writes {off} only, which the recipe switches off"
     beside = FUSED_BESIDE.get(precision) in recipe.precisions
-    return [variant for variant in wanted if beside and variant == "fused"], ""
+    return [variant for variant in wanted if beside and (variant == "fused" or backend.own_kernels)], ""
 
 
 def _switched_on(variant: Variant, recipe: Recipe) -> bool:
@@ -164,8 +166,13 @@ def exporter_of(job: Job, recipe: Recipe) -> Backend:
     return get_backend(job.format).set_by(recipe, image_input=job.input == "image")
 
 
-def on_this_machine(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """The same jobs, `blocked` where this machine cannot make them. Compiles the fused ops on their first use."""
+def on_this_machine(jobs: Iterable[Job], *, runtime_defaults: bool = False) -> tuple[Job, ...]:
+    """The same jobs, `blocked` where this machine cannot make them. Compiles the fused ops on their first use.
+
+    Args:
+        jobs: of a recipe.
+        runtime_defaults: add a job behind each whose runtime computes otherwise on this CPU when it is left to itself.
+    """
 
     @cache
     def missing(format_: Format, fused: bool, engine: Engine) -> str | None:
@@ -176,10 +183,21 @@ def on_this_machine(jobs: Iterable[Job]) -> tuple[Job, ...]:
             return backend.engine_missing(engine)
         return backend.fused_missing() if fused else None
 
-    return tuple(
-        job if job.blocked else replace(job, blocked=missing(job.format, job.variant == "fused", job.engine))
-        for job in jobs
-    )
+    found = []
+    for asked in jobs:
+        why = asked.blocked or missing(asked.format, asked.variant == "fused", asked.engine)
+        job = replace(asked, blocked=why)
+        found.append(job)
+        if runtime_defaults and _computed_otherwise(job):
+            found.append(replace(job, arithmetic="default"))
+    return tuple(found)
+
+
+def _computed_otherwise(job: Job) -> bool:
+    """Whether the runtime of a file of ours computes otherwise than its plan when left to itself."""
+    if job.blocked or job.engine != "edgekit" or job.input != "pixel_values":
+        return False
+    return get_backend(job.format).own_arithmetic(job.precision, job.variant) is not None
 
 
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:

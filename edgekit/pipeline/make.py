@@ -50,6 +50,10 @@ def make(job: Job, context: BuildContext, key: str, drift_key: str, watcher: Wat
             from edgekit.pipeline.image_input import make_image_input
 
             artifact = make_image_input(job, context)
+        elif job.arithmetic == "default":
+            from edgekit.pipeline.own_arithmetic import run_by_default
+
+            artifact = run_by_default(job, context)
         elif job.engine == "nncf":
             from edgekit.pipeline.nncf import make_nncf
 
@@ -84,7 +88,7 @@ def _examined(record: Record, job: Job, context: BuildContext, drift_key: str, w
         try:
             check_golden(golden_home(context.out, job), runner)
         except DriftExceeded as error:
-            if job.engine == "edgekit":
+            if job.engine == "edgekit" and job.arithmetic == "plan":
                 raise
             row = row.model_copy(update={"notes": (*row.notes, error.what)})  # a peer may be bad: that is its figure
             record = record.model_copy(update={"row": row})
@@ -216,7 +220,7 @@ def _logged(error: Exception, job: Job, out: Path) -> str:
     """Write the traceback to OUT/logs/<name>.log; returns the reason for the row, in one line."""
     text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
     if why := full_disk(error, out / job.path):
-        return f"{UNWRITTEN} {out / job.path}: {why}"
+        return f"{UNWRITTEN} {why}"
     path = out / LOGS / f"{job.slug}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from edgekit import __version__
 from edgekit.backends import get_backend
 from edgekit.errors import DataError
-from edgekit.files import sealed
+from edgekit.files import sha256_of
 from edgekit.pipeline.inputs import BuildInputs
 from edgekit.pipeline.jobs import Job, Size
-from edgekit.pipeline.plans import PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
+from edgekit.pipeline.plans import PlanFile, PlanKind, inputs_of, kind_of, main_plan, plan_file, quantize_recipe
 from edgekit.pipeline.records import digest_of
+from edgekit.plan.checks import misfit
 from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
@@ -37,6 +38,7 @@ class PlanStore:
 
     def __init__(self, inputs: BuildInputs, out: Path) -> None:
         self._inputs, self._out, self._recipe = inputs, out, inputs.recipe
+        self._distrusted: set[Path] = set()
         self.quant = cache(self._quant)
         self.heads = cache(self._heads)
 
@@ -71,15 +73,39 @@ class PlanStore:
         plan = self._key(self.size(job), self.kind(job)) if job.integer else ""
         return {"plan": plan, **({"head_plan": self._head_key(job.size)} if self._has_head_plan(job) else {})}
 
-    def mend(self, job: Job) -> None:
-        """Make the plans of an artifact that is kept anew where they are damaged or gone: `edgekit explain` reads them.
+    def digests_of(self, job: Job) -> dict[str, str]:
+        """SHA-256 of the plans that a job is written from, by path in the build folder."""
+        paths = [plan.path for plan in self._files_of(job) if plan.path.is_file()]
+        return {path.relative_to(self._out).as_posix(): sha256_of(path) for path in paths}
 
-        They are compared with the digests beside them, not loaded.
+    def mend(self, job: Job, known: Mapping[str, str], *, kept: bool) -> None:
+        """Distrust plans that are not those an artifact was recorded with, and make what is damaged anew.
+
+        Args:
+            job: of the artifact.
+            known: the digests in its record; whoever alters a plan may alter the one beside it, too.
+            kept: whether the artifact stays: its plans are needed all the same, `edgekit explain` reads them.
         """
-        if job.integer and sealed(self.path(self.size(job), self.kind(job))):
-            self.of(job)
-        if self._has_head_plan(job) and sealed(self.path(job.size, "heads")):
-            self.heads(job.size)
+        for plan in self._files_of(job):
+            digest = known.get(plan.path.relative_to(self._out).as_posix())
+            if digest and plan.is_another(digest):
+                self._distrusted.add(plan.path)
+                note = f"{plan.path.name} is not the plan that {job.name} was written from: made anew"
+                self._inputs.watcher.note(note)
+            if kept and (plan.path in self._distrusted or plan.is_damaged()):
+                plan.make()
+
+    def _files_of(self, job: Job) -> list[PlanFile]:
+        """The plans that a job is written from."""
+        found, size = [], job.size
+        if job.integer:
+            kind, planned = self.kind(job), self.size(job)
+            key = partial(self._key, planned, kind)
+            found.append(PlanFile(self.path(planned, kind), QuantPlan, key, lambda: self.quant(planned, kind)))
+        if self._has_head_plan(job):
+            key = partial(self._head_key, size)
+            found.append(PlanFile(self.path(size, "heads"), HeadPlan, key, lambda: self.heads(size)))
+        return found
 
     def _has_head_plan(self, job: Job) -> bool:
         """Whether heads have integers in an artifact; one of integers throughout has no heads."""
@@ -88,7 +114,16 @@ class PlanStore:
 
     def _quant(self, size: Size | None, kind: PlanKind) -> QuantPlan:
         key, path = self._key(size, kind), self.path(size, kind)
-        return self._stored(QuantPlan, path, key, lambda: self._quantized(size, kind, key, path))
+        return self._stored(
+            QuantPlan, path, key, lambda: self._quantized(size, kind, key, path), partial(self._misfit, size)
+        )
+
+    def _misfit(self, size: Size | None, plan: QuantPlan) -> str:
+        """Why a plan with the right key is not one of this model all the same; "" where it is one."""
+        parent, here = plan.provenance.get("parent_sha256"), self._inputs.loaded.sha256
+        if parent != here:
+            return f"its checkpoint has SHA-256 {str(parent)[:12]}…, this one {here[:12]}…"
+        return misfit(plan, self._inputs.model(size).config, size or self._recipe.main_size)
 
     def _heads(self, size: Size) -> HeadPlan:
         """The integers of all heads."""
@@ -108,13 +143,18 @@ class PlanStore:
 
         return self._stored(HeadPlan, self.path(size, "heads"), key, made)
 
-    def _stored(self, kind: type[P], path: Path, key: str, make: Callable[[], P]) -> P:
+    def _stored(
+        self, kind: type[P], path: Path, key: str, make: Callable[[], P], misfits: Callable[[P], str] = lambda _: ""
+    ) -> P:
         """The plan of that key that an earlier run has left whole, else a new one, which is saved."""
-        if path.exists():
+        if path not in self._distrusted and (path.exists() or path.is_symlink()):
             try:
                 plan = kind.load(path)
-                if plan.key == key:
+                if plan.key == key and not (why := misfits(plan)):
                     return plan
+                if plan.key == key:
+                    note = f"{path.name} is another plan than its name says and is made anew: {why}"
+                    self._inputs.watcher.note(note)
             except DataError as error:
                 self._inputs.watcher.note(f"{path.name} is damaged and is made anew: {error.why}")
         plan = make()

@@ -103,7 +103,8 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     """
     watcher = watcher or Silent()
     jobs = jobs_of(recipe)
-    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs)
+    own = recipe.runtime_defaults
+    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs, runtime_defaults=own)
     recipe = located(recipe)
     refuse_unwritable(out)
     if find_spec("torch") is None:

@@ -85,6 +85,8 @@ def write_all(report: BuildReport, out: Path, watcher: Watcher) -> Path | None:
         return write_report(report, out)
     except EdgekitError as error:
         watcher.note(f"report.html was not drawn: {error}")
+    except OSError:  # of the disk: the page was asked for
+        raise
     except Exception as error:
         (out / LOGS).mkdir(exist_ok=True)
         (out / LOGS / "report.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")

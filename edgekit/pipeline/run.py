@@ -104,7 +104,8 @@ def build(
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     recipe = located(Recipe.of(recipe, **settings))
-    request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
+    jobs = on_this_machine(jobs_of(recipe), runtime_defaults=recipe.runtime_defaults)
+    request = Request(recipe, jobs, out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
     with folder_lock(out):
@@ -249,13 +250,16 @@ def _artifacts(
             record = read_record(context.out, job.name)
             if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
-                context.plans.mend(job)
+                context.plans.mend(job, record.plans, kept=True)
                 if job.sides or any(sealed(file) for file in golden_files(golden_home(context.out, job))):
                     context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)
+                if record is not None and record.key == key:
+                    context.plans.mend(job, record.plans, kept=False)
                 context.reference.write_golden(context.out, job)
                 record = make(job, context, key, drift, watcher)
+                record = record.model_copy(update={"plans": context.plans.digests_of(job)})
                 record.write(context.out)
             records[job.name] = record
         _write(jobs, records, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -75,6 +76,21 @@ class BuildReport(BaseModel):
         """The interleaved run that all latencies are of; None without any, or in reports of earlier versions."""
         return next((latency.run for latency in self.latency.values() if latency.run), None)
 
+    def without_photographs(self) -> BuildReport:
+        """The same figures without pictures and names of the images that they were measured on: for other eyes."""
+        listed = [image.name for drift in self.drift.values() for image in drift.images]
+        nearest = [image.nearest for drift in self.drift.values() for image in drift.images if image.nearest]
+        skipped = [image.name for image in self.skipped]
+        numbers = {name: f"image {place}" for place, name in enumerate(dict.fromkeys([*listed, *nearest, *skipped]), 1)}
+        return self.model_copy(
+            update={
+                "drift": {name: _renamed(drift, numbers) for name, drift in self.drift.items()},
+                "thumbnails": {},
+                "panels": (),
+                "skipped": tuple(image.model_copy(update={"name": numbers[image.name]}) for image in self.skipped),
+            }
+        )
+
     def write_json(self, folder: Path) -> Path:
         """Write `folder/report.json` atomically and return its path."""
         data = self.model_dump(mode="json")
@@ -101,3 +117,18 @@ class BuildReport(BaseModel):
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ValidationError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error
+
+
+def _renamed(drift: DriftReport, names: Mapping[str, str]) -> DriftReport:
+    """A drift report whose images have other names."""
+    images = tuple(
+        image.model_copy(update={"name": names[image.name], "nearest": names.get(image.nearest, "")})
+        for image in drift.images
+    )
+    tasks = tuple(
+        task.model_copy(
+            update={"images": tuple(i.model_copy(update={"name": names.get(i.name, "image")}) for i in task.images)}
+        )
+        for task in drift.tasks
+    )
+    return drift.model_copy(update={"images": images, "tasks": tasks})

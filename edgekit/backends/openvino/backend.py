@@ -67,6 +67,12 @@ class OpenVinoBackend(Backend):
         return None
 
     @override
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        from edgekit.backends.openvino.runner import own_arithmetic
+
+        return own_arithmetic(precision, variant)
+
+    @override
     def engine_missing(self, engine: Engine) -> str | None:
         from edgekit.backends.openvino.nncf import nncf_missing
 
@@ -140,7 +146,7 @@ class OpenVinoBackend(Backend):
 
         core = core_for(artifact.variant)
         model = read_model(artifact.path, core)
-        return audit_model(model, core, plugin_settings(model, "latency", None))
+        return audit_model(model, core, plugin_settings(model, "latency", None, artifact.arithmetic))
 
 
 def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:

@@ -32,8 +32,8 @@ from tests.support.plans import rtn_plan
 SIZE = (70, 56)  # 5 x 4 patches
 CONFIG = replace(TINY_REG, depth=4)
 WIDTH, LAST = CONFIG.width, CONFIG.depth - 1
-FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
-MOST = ["onnx", "openvino", "tflite", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml", "edgekit")
+MOST = ["onnx", "openvino", "tflite", "edgekit", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
 
 
 def pixels() -> np.ndarray:
@@ -127,7 +127,14 @@ def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Var
 @pytest.mark.parametrize("format_", MOST)
 @pytest.mark.parametrize(
     ("precision", "variant"),
-    [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"), ("w8a16", "fused")],
+    [
+        ("fp16", "standard"),
+        ("w8", "standard"),
+        ("w8a8", "standard"),
+        ("w8a16", "standard"),
+        ("w8a8", "fused"),
+        ("w8a16", "fused"),
+    ],
 )
 def test_heads_see_the_features_of_the_precision(
     format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path
@@ -156,7 +163,7 @@ def test_heads_compute_with_the_integers_of_their_plan(
     format_: Format, precision: Precision, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path: Path
 ):
     """Over a backbone that its plan leaves float: what differs from torch is the heads' alone."""
-    alone = precision == "w8"
+    alone = precision == "w8" or get_backend(format_).own_kernels
     wanted = head_plan.weights_alone() if alone else head_plan
     given = {"model": model, "heads": heads, "plan": replace(plan, gemms={}), "head_plan": wanted}
     artifact = exported(format_, precision, "standard", tmp_path, **given)
