@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ Format = Annotated[str, AfterValidator(_known)]
 """A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 Normalize = Literal["host", "graph"]  # who subtracts the mean and divides by the standard deviation of pixels
+SizeRule = Literal["lower_bound", "minimal"]
 
 BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
@@ -88,7 +90,8 @@ class Ran(Frozen):
 class TensorSpec(Frozen):
     """Name, dtype and shape of one input or output; a symbolic dimension is a string such as "batch".
 
-    `classes` names the channels of a classifier's output, where the names are known.
+    `classes` names the channels of a classifier's output, where the names are known. `task` is that of a head's output,
+    see `edgekit.graph.heads.Task`: "depth" is in metres, "relative depth" an inverse depth without unit.
     """
 
     name: str
@@ -96,17 +99,48 @@ class TensorSpec(Frozen):
     shape: tuple[int | str, ...]
     layout: str = ""
     classes: tuple[str, ...] = ()
+    task: str = ""
 
     @model_serializer(mode="wrap")
-    def _without_empty_classes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of models without class names keep their bytes."""
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of models without heads keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "classes" or value}
+        return {key: value for key, value in values.items() if key not in ("classes", "task") or value}
 
 
 _Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 _Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  # pixels are divided by it
+
+
+class WholeImage(Frozen):
+    """The published size of photographs that are resized whole, in the words of transformers' DPTImageProcessor.
+
+    `rule` chooses the scale where the aspect is kept: "lower_bound" takes the larger of both sides' scales, so that no
+    side falls below `size` (depth_anything_v2/util/transform.py); "minimal" the one that is nearer to 1 (transformers).
+    They differ for photographs that are smaller than `size` on a side.
+    """
+
+    size: tuple[_Side, _Side] = (518, 518)  # (height, width)
+    keep_aspect_ratio: bool = True
+    ensure_multiple_of: int = Field(default=14, ge=1, le=128)
+    rule: SizeRule = "lower_bound"
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The published size (height, width) of a photograph of that many pixels."""
+        scales = self.size[0] / height, self.size[1] / width
+        if self.keep_aspect_ratio:
+            one = max(scales) if self.rule == "lower_bound" else min(scales, key=lambda scale: abs(1 - scale))
+            scales = one, one
+        return self._side(scales[0] * height, self.size[0]), self._side(scales[1] * width, self.size[1])
+
+    def _side(self, pixels: float, least: int) -> int:
+        """The nearest multiple; the next larger one where the rule's bound would be missed."""
+        step = self.ensure_multiple_of
+        side = round(pixels / step) * step
+        if self.rule == "lower_bound" and side < least:
+            side = math.ceil(pixels / step) * step
+        return max(side, step)
 
 
 class Preprocess(Frozen):
@@ -117,6 +151,8 @@ class Preprocess(Frozen):
     `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of. A file that takes
     images of any size has `sides`, the shortest and the longest side in pixels; its `input_size` is the one at which it
     is compared and timed.
+    With `whole_image` nothing is cropped: the picture is resized to `input_size`, stretched where its shape is another
+    (DPTImageProcessor without `keep_aspect_ratio`). A picture of that published size is not stretched.
     """
 
     input_size: tuple[_Side, _Side]  # (height, width) of the crop
@@ -127,6 +163,7 @@ class Preprocess(Frozen):
     normalize: Normalize = "host"
     patch: int = Field(default=14, ge=1, le=128)
     sides: tuple[_Side, _Side] | None = None
+    whole_image: WholeImage | None = None
 
     @classmethod
     def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
@@ -177,7 +214,7 @@ class Preprocess(Frozen):
     def _without_usual_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Files of DINOv2, and those of one size, keep their bytes."""
         values: dict[str, Any] = handler(self)
-        usual = {"patch": 14, "sides": None}
+        usual = {"patch": 14, "sides": None, "whole_image": None}
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     @model_validator(mode="after")

@@ -110,6 +110,7 @@ class Recipe(Frozen):
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
+    rope_periods: Literal["auto", "float32", "bfloat16"] = "auto"  # of rotary positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
@@ -175,6 +176,11 @@ class Recipe(Frozen):
         return self.image_size or (self.main_size,)
 
     @property
+    def positions(self) -> dict[str, Any]:
+        """The choices of how positions are made, as `edgekit.models.zoo.load` takes them."""
+        return {"interpolation": self.interpolation, "rope_periods": self.rope_periods}
+
+    @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
         newer = (
@@ -187,6 +193,7 @@ class Recipe(Frozen):
             "fused_attention",
             "coreml",
             "interpolation",
+            "rope_periods",
         )
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs

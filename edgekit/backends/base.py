@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 
@@ -104,9 +104,10 @@ def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     )
     grid = cast("Grid", FREE_GRID) if source.preprocess.sides else config.grid
     shapes |= {name: tuple(map(dimension, head.shape(grid))) for name, head in source.heads.items()}
-    classes = {name: head.classes for name, head in source.heads.items()}
+    said: dict[str, dict[str, Any]]
+    said = {name: {"classes": head.classes, "task": head.task} for name, head in source.heads.items()}
     return tuple(
-        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), classes=classes.get(name, ()))
+        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), **said.get(name, {}))
         for name, shape in shapes.items()
     )
 

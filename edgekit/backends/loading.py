@@ -104,7 +104,13 @@ class LoadedModel:
         return pixel_values
 
 
-def load(path: Path | str, threads: int | None = None, *, arithmetic: Arithmetic | None = None) -> LoadedModel:
+def load(
+    path: Path | str,
+    threads: int | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
     That is the one that the folder's report recommends, where it was measured on this machine; `reason` says so, or
@@ -116,11 +122,13 @@ def load(path: Path | str, threads: int | None = None, *, arithmetic: Arithmetic
     Args:
         path: `OUT`, `OUT/onnx/model_w8a8.onnx`, or any `.onnx` that edgekit wrote.
         threads: of the runtime, from 1 to 1024; None lets it choose.
+        image_size: (height, width) in pixels; of a build folder only artifacts of this size are looked at.
         arithmetic: "plan" for what the file means, "default" for what its runtime does of its own accord (OpenVINO
             computes in bfloat16 on CPUs that have it); None is as the artifact was measured.
 
     Raises:
-        DataError: not an artifact or build folder, or damaged, an impossible number of threads or kind of arithmetic.
+        DataError: not an artifact or build folder, or damaged, an impossible number of threads or kind of arithmetic,
+            or no artifact of that image size.
         BackendMissing: nothing in it runs here; each reason is given.
     """
     path = _path(path)
@@ -129,7 +137,7 @@ def load(path: Path | str, threads: int | None = None, *, arithmetic: Arithmetic
         raise DataError(f"arithmetic = {shown(arithmetic)}", why='it is "plan" or "default"', fix='edgekit.load("OUT")')
     changed = {} if arithmetic is None else {"arithmetic": arithmetic}
     if path.is_dir() and format_of_suffix(path.suffix) is None:
-        return _load_best(path, threads, changed)
+        return _load_best(path, threads, image_size, changed)
     artifact = artifact_at(path).model_copy(update=changed)
     reason = f"{path.name} was asked for"
     if _listed(path) is None:
@@ -150,9 +158,20 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
     return artifact.model_copy(update={"path": checked(place, row.sha256, said_by=said_by, fix=fix)})
 
 
-def _load_best(folder: Path, threads: int | None, changed: Mapping[str, str]) -> LoadedModel:
+def _load_best(
+    folder: Path, threads: int | None, size: tuple[int, int] | None, changed: Mapping[str, str]
+) -> LoadedModel:
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and _for_this_kind_of_machine(row)]
+    if size is not None:
+        made = [row for row in made if row.preprocess and row.preprocess.input_size == size]
+        if not made:
+            shown = f"{size[0]}x{size[1]}"
+            raise DataError(
+                f"{folder} has no artifact of {shown} pixels", fix=f"edgekit build --image-size {shown} --out {folder}"
+            )
+        if manifest.choice and manifest.choice.artifact not in {row.name for row in made}:
+            manifest = manifest.model_copy(update={"choice": None})  # it was chosen among those of another size
     order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
     for row in order.rows:

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-head": ("edgekit.cli.fit_head:fit_head", "A classifier for your labelled folder, for build --heads."),
     "report": ("edgekit.cli.measure:report", "Draw report.html of a build folder again."),
     "embed": ("edgekit.cli.embed:embed", "Features of your images, as a file."),
+    "depth": ("edgekit.cli.depth:depth", "The depth map of a photograph, as colours and as values."),
     "registers": ("edgekit.cli.registers:registers", "Is the register variant worth its tokens, on your images?"),
     "bundle": ("edgekit.cli.bundle:bundle", "A folder to upload and to use in an app, samples included."),
     "join": ("edgekit.cli.join:join", "Several image sizes in one Core ML package."),

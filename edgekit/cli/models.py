@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def models(*, as_json: options.Json = False) -> None:
-    """The models edgekit knows: family, name, size of the FP32 weights, where they come from, licence."""
+    """The models edgekit knows: family, name, size of the FP32 weights, licence, what is measured, and the source.
+
+    Drift and latency are measured of these very weights, see docs/benchmarks. Parity is that of the architecture with
+    its own library, on random weights.
+    """
     from edgekit.models.zoo import entries
 
     if as_json:
@@ -28,8 +32,9 @@ def models(*, as_json: options.Json = False) -> None:
                         "name": e.name,
                         "family": e.family,
                         "aliases": e.aliases,
-                        "parameters": e.config.parameters,
+                        "parameters": e.parameters,
                         "size_mb": e.size_mb,
+                        "measured": e.measured,
                         "sources": [source.describe() for source in e.sources],
                         "licence": e.licence,
                         "origin": e.origin,
@@ -52,6 +57,7 @@ def models(*, as_json: options.Json = False) -> None:
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
+    table.add_column("measured", no_wrap=True)
     table.add_column("source", overflow="fold")  # the only one that gives way on a narrow terminal
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
@@ -59,8 +65,9 @@ def models(*, as_json: options.Json = False) -> None:
             entry.family,
             names,
             f"{entry.size_mb:.1f}",
-            f"{entry.config.parameters / 1e6:.1f} M",
+            f"{entry.parameters / 1e6:.1f} M",
             entry.licence,
+            entry.measured,
             entry.sources[0].describe(),
         )
     console = terminal()
@@ -133,7 +140,8 @@ def _file_or_model(target: str, path: Path | None) -> dict[str, Any]:
             "name": entry.name,
             "family": entry.family,
             "size_mb": entry.size_mb,
-            "parameters": entry.config.parameters,
+            "parameters": entry.parameters,
+            "measured": entry.measured,
             "licence": entry.licence,
             "origin": entry.origin,
             "sha256": entry.sha256,
@@ -162,6 +170,7 @@ def _checkpoint(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "name": loaded.name,
         "family": family_of(loaded),
+        "parameters": loaded.model.config.parameters,
         "keys": loaded.layout,
         "licence": loaded.licence,
         "origin": loaded.origin,

@@ -56,6 +56,14 @@ Interpolation = Annotated[
         metavar="WORD",
     ),
 ]
+RopePeriods = Annotated[
+    str | None,
+    typer.Option(
+        "--rope-periods",
+        help="Periods of rotary positions, instead of the file's: bfloat16 (Meta), float32 (transformers, timm).",
+        metavar="WORD",
+    ),
+]
 Calib = Annotated[str | None, typer.Option("--calib", help="Folder of calibration images, or `demo`.", metavar="DIR")]
 Eval = Annotated[
     str | None,
@@ -193,6 +201,7 @@ RECIPE_FLAGS: dict[str, tuple[str, Callable[[str], object] | None]] = {
     "eval_samples": ("evaluation_samples", None),
     "seed": ("seed", None),
     "interpolation": ("interpolation", None),
+    "rope_periods": ("rope_periods", None),
     "calib": ("calibration.source", None),
     "samples": ("calibration.samples", None),
     "fused_attention": ("fused_attention", None),

@@ -34,6 +34,7 @@ class RawCheckpoint:
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json
     said: HubConfig = field(default_factory=HubConfig)  # its numbers
     file_bytes: int | None = None  # of the files; None where their tensors cannot be larger than they are
 
@@ -77,10 +78,12 @@ def _read_directory(path: Path) -> RawCheckpoint:
     hints: dict[str, Any] = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
     if architecture.get("model_type") == _ROPE_MODEL:
         hints |= {"norm_eps": said.layer_norm_eps, "rope_base": said.rope_theta}
-    hints |= _normalization(path, described)
+    file = path / "preprocessor_config.json"
+    processor = read_json(file) if file.is_file() else {}
+    hints |= _normalization(path, described, processor)
     licence = raw.about.get("licence") or licence_in_folder(path, described)
     about = raw.about | ({"licence": licence} if licence else {})
-    return replace(raw, hints=hints | raw.hints, described=described, about=about, said=said)
+    return replace(raw, hints=hints | raw.hints, described=described, processor=processor, about=about, said=said)
 
 
 def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
@@ -95,11 +98,10 @@ def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
             )
 
 
-def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+def _normalization(folder: Path, described: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, str]:
     """Statistics of pixels that a folder names: preprocessor_config.json, or timm's `pretrained_cfg`."""
-    file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
-    values = read_json(file) if file.is_file() else {}
-    mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
+    timm = described.get("pretrained_cfg")
+    mean = processor.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
     if mean is None:
         return {}
     for name, (known, _) in STATISTICS.items():

@@ -127,7 +127,7 @@ class HubSource(Source):
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
 
-        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        patterns = ["config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"]
         patterns = patterns if self.sha256 is None else [_WEIGHTS]
         return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns, **options))
 

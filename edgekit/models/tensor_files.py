@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
-from edgekit.models.described import require_dense, require_stored
+from edgekit.models.described import require_dense, require_stored, texts_in_pickle
 from edgekit.models.keys import flatten
+from edgekit.models.strangers import stranger
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
@@ -81,7 +82,7 @@ def _read_pickle(path: Path) -> TensorFile:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds more than tensors, or is damaged",
-            why=_reason(error),
+            why=stranger(texts_in_pickle(path)) or _reason(error),
             fix="save its state_dict() as .safetensors: no code is ever unpickled",
         ) from None
     except Exception as error:  # the unpickler raises whatever damaged bytes lead to

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
+from edgekit.models.config import ARCHITECTURES, Interpolation, Periods, ViTConfig
 from edgekit.models.rope import rotation_of
 
 __all__ = ["ARCHITECTURES", "Interpolation", "ViTConfig", "VisionTransformer", "random_model"]
@@ -66,6 +66,11 @@ class Rotation(nn.Module):
             self.config = replace(self.config, grid=grid)
             self._tables()
             self.to(device)
+
+    def take_periods(self, exact: Periods) -> None:
+        """Make the tables of other periods, see `ViTConfig.rope_periods`."""
+        self.config = replace(self.config, rope_periods=exact)
+        self._tables()
 
     def forward(self, x: Tensor) -> Tensor:
         """Queries or keys (B, H, N, D/H), turned by their positions."""
@@ -179,6 +184,12 @@ class VisionTransformer(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(Block(config, self.rotation) for _ in range(config.depth))  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
+
+    def take_periods(self, exact: Periods) -> None:
+        """Use other periods of rotary positions than the checkpoint's."""
+        assert self.rotation is not None
+        self.config = replace(self.config, rope_periods=exact)
+        self.rotation.take_periods(exact)
 
     def position_embedding(self, height: int, width: int) -> Tensor:
         """Position embedding (1, 1 + patches, D) resized to an image of that many pixels (bicubic, float32)."""

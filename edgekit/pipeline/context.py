@@ -38,7 +38,7 @@ class BuildContext:
             DataError: the checkpoint, a head or the folders of images cannot be read.
             BackendMissing: torch is not installed.
         """
-        loaded = zoo.load(recipe.model, notify=watcher.note, interpolation=recipe.interpolation)
+        loaded = zoo.load(recipe.model, notify=watcher.note, **recipe.positions)
         return cls(recipe, loaded, out, watcher)
 
     def source(self, job: Job) -> ExportSource:

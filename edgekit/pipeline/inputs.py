@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit.artifact import Preprocess
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads
+from edgekit.heads.own import own_heads, own_kind, remarks, wanted_heads, whole_image
 from edgekit.heads.read import read_heads
 from edgekit.images.folder import ImageFolder
 from edgekit.images.mixture import mixture
@@ -36,6 +36,7 @@ class BuildInputs:
         require_sizes(recipe, loaded.model.config)
         self._samples = samples_that_fit(recipe)
         self.wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
+        self._whole_image = whole_image(self.wanted, loaded)
         self.heads = read_heads(self.wanted, loaded)
         self.remarks = tuple(remarks(self.wanted, loaded))
         for line in self.remarks:
@@ -47,12 +48,12 @@ class BuildInputs:
 
     def preprocess(self, size: Size) -> Preprocess:
         """Preprocessing of images to input of this size."""
-        return self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        transform = self.loaded.model.config.preprocess(*size, normalize=self.recipe.normalize)
+        return transform.model_copy(update={"whole_image": self._whole_image})
 
     def transform(self, job: Job) -> Preprocess:
         """Preprocessing of a job's artifact, which says what sizes it takes."""
-        config, normalize = self.loaded.model.config, self.recipe.normalize
-        return config.preprocess(*job.size, normalize=normalize, sides=job.sides)
+        return self.preprocess(job.size).model_copy(update={"sides": job.sides})
 
     def model_of(self, job: Job) -> VisionTransformer:
         """The float model that a job's artifact is written from: baked, but for files for any size."""

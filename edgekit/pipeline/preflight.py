@@ -146,9 +146,9 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig,
         where = f"{entry.size_mb} MB from {entry.sources[0].describe()}"
         about = f"{entry.name}, not on this machine yet: {where}"
         return entry.config, {"model": about, "heads": ", ".join(recipe.heads)}
-    loaded = zoo.load(recipe.model, interpolation=recipe.interpolation)
+    loaded = zoo.load(recipe.model, **recipe.positions)
     if refuse_other:
-        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
+        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config)
     wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
     read_heads(wanted, loaded)
     config = loaded.model.config
@@ -212,10 +212,10 @@ def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> di
     return {job.name: why for job in jobs if job.integer and not job.blocked}
 
 
-def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "") -> None:
+def refuse_other_model(out: Path, name: str, sha256: str, config: ViTConfig | None = None) -> None:
     """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`.
 
-    The same with positions resized in another way is another model, too; "" is not looked at.
+    The same with positions made in another way is another model, too; without a config that is not looked at.
     """
     if not (out / "manifest.json").exists():
         return
@@ -226,9 +226,11 @@ def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "
             why="a build folder belongs to one checkpoint",
             fix="--out ANOTHER_FOLDER",
         )
-    resized = other.get("config", {}).get("interpolation", interpolation)
-    if interpolation and resized != interpolation:
+    if config is None:
+        return
+    choice = "interpolation" if config.positions == "learned" else "rope_periods"
+    wanted = getattr(config, choice)
+    if (made := other.get("config", {}).get(choice, wanted)) != wanted:
         raise DataError(
-            f"{out} holds a build of {name} whose positions are resized as {resized!r}, not {interpolation!r}",
-            fix="--out ANOTHER_FOLDER",
+            f"{out} holds a build of {name} with {choice} {made!r}, not {wanted!r}", fix="--out ANOTHER_FOLDER"
         )

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from edgekit.host import Host
 from edgekit.images.sets import ImageSet
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
+from edgekit.measure.heads import UNITS
 from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
@@ -27,6 +29,9 @@ from edgekit.quantize.explanation import Explanation
 from edgekit.recipe import DYNAMIC, Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Verdict
+
+if TYPE_CHECKING:
+    from edgekit.report.pictures import Maps
 
 _SHOWN = 6  # images side by side
 _AGAIN = Command(text="edgekit bench OUT --save", meaning="all latencies anew, on this machine or another")
@@ -127,7 +132,8 @@ def _assemble(
         latency=measured.latency,
         thumbnails=thumbnails(images.pixel_values, images.preprocess, images.paths),
         panels=_panels(manifest, measured, context, watcher),
-        head=next(iter(decoders_of(context.loaded)), ""),
+        head=_mapped(context),
+        head_note=_note(context),
         evaluation=_words(images),
         calibration=_words(calibration),
         commands=_commands(context.recipe),
@@ -148,8 +154,9 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
     features: dict[str, Features] = {}
     if reference == REFERENCE:
         base = context.reference.features(size)
+        heads = {name: values[show] for name, values in base.heads.items()}
         features[REFERENCE] = Features(
-            base.tokens[show], base.grid, tuple(images.paths[i] for i in show), patch=base.patch
+            base.tokens[show], base.grid, tuple(images.paths[i] for i in show), heads, patch=base.patch
         )
     for row in rows:
         watcher.stage(f"report: pictures of {row.name}")
@@ -160,13 +167,45 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
             )
         except EdgekitError as error:
             watcher.note(f"no pictures of {row.name}: {error}")
-    head = next(iter(decoders_of(context.loaded)), None)
-    maps = {name: maps_of(f, context.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
         return ()
+    features = {reference: features[reference], **features}
+    maps = _maps(features, context)
     return panels(
         images.pixel_values[show], images.preprocess, features, reference=reference, maps=maps, show=range(len(show))
     )
+
+
+def _depth_head(context: BuildContext) -> str:
+    """The first head that puts out depths, "" without one."""
+    return next((name for name, head in context.inputs.heads.items() if head.task in UNITS), "")
+
+
+def _mapped(context: BuildContext) -> str:
+    """The head whose maps are shown: depth where there is one, else the checkpoint's own decoder."""
+    return _depth_head(context) or next(iter(decoders_of(context.loaded)), "")
+
+
+def _note(context: BuildContext) -> str:
+    """The way depths are drawn, in words; "" where none are."""
+    name = _depth_head(context)
+    if not name:
+        return ""
+    unit = UNITS[context.inputs.heads[name].task]
+    return f"{name} ({unit}), near places bright, in the colours of the first; below each its error against that"
+
+
+def _maps(features: Mapping[str, Features], context: BuildContext) -> Maps | None:
+    """The shown head's maps of the images, by artifact; depths as the files put them out."""
+    from edgekit.report.pictures import Maps
+
+    name = _depth_head(context)
+    if name:  # another engine's files have no heads
+        found = {file: each.heads[name] for file, each in features.items() if name in each.heads}
+        return Maps(context.inputs.heads[name].task, found)
+    if not (name := _mapped(context)):
+        return None
+    return Maps("saliency", {file: maps_of(each, context.loaded)[name] for file, each in features.items()})
 
 
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:

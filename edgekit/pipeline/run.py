@@ -118,8 +118,8 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
 
     jobs, out, measure = request.jobs, request.out, request.measure
     watcher.stage(f"load {request.recipe.model}")
-    loaded = zoo.load(request.recipe.model, notify=watcher.note, interpolation=request.recipe.interpolation)
-    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
+    loaded = zoo.load(request.recipe.model, notify=watcher.note, **request.recipe.positions)
+    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config)
     context = BuildContext(request.recipe, loaded, out, watcher)
     earlier = Manifest.read(out) if (out / "manifest.json").exists() else None
     watcher.plan(_steps(jobs, context, measure))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
@@ -28,7 +28,8 @@ class ImagePanel(Frozen):
     name: str
     photo: DataUri
     pca: dict[str, DataUri]  # first three principal components of the patch tokens as RGB
-    maps: dict[str, DataUri]  # the dense head's map over the photo
+    maps: dict[str, DataUri]  # of a dense head
+    errors: dict[str, str] = Field(default_factory=dict)  # of each map against the reference's, with measure and unit
 
 
 class Command(Frozen):
@@ -49,7 +50,7 @@ class BuildReport(BaseModel):
     """One build as it is shown. Maps are keyed by artifact name; `reference` is the one all others are compared with.
 
     `thumbnails` (by image name) feed the per-image table, `panels` the side-by-side pictures. `head` names
-    what `panels[].maps` show.
+    what `panels[].maps` show, `head_note` says how.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,7 @@ class BuildReport(BaseModel):
     thumbnails: dict[str, DataUri] = {}
     panels: tuple[ImagePanel, ...] = ()
     head: str = ""
+    head_note: str = ""
     evaluation: str = ""  # what the evaluation images are, for the reader
     images_digest: str = ""  # of the evaluation images' names and pixels
     calibration: str = ""

@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.artifact import ArtifactRow
 from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
+from edgekit.measure.heads import HeadDrift
 from edgekit.measure.latency import Speedup
 from edgekit.measure.ratio import ratio_range
 from edgekit.precision import is_float
@@ -41,6 +42,7 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
         charts=_charts(report),
         explained=_explained(report.explanation) if report.explanation else [],
         changes=changes(against, report) if against else (),
+        heads=[(name, _head_words(head)) for name, drift in report.drift.items() for head in drift.heads],
         tasks=[(name, task) for name, drift in report.drift.items() for task in drift.accuracy],
         sizes=_sizes(report),
         shown=_pictured(report),
@@ -74,6 +76,17 @@ def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
         "speed": numbers.speed(speedup),
         "speed_range": _speed_range(speedup),
         "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
+    }
+
+
+def _head_words(head: HeadDrift) -> dict[str, str]:
+    """One row of the table of heads."""
+    return {
+        "head": head.head,
+        "measure": f"{head.measure} {head.unit}".rstrip(),
+        "value": numbers.small(head.value.value),
+        "range": f"{numbers.small(head.value.low)} to {numbers.small(head.value.high)}",
+        "further": ", ".join(f"{each.measure} {each.value.value:.4f}" for each in head.further),
     }
 
 

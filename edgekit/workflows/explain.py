@@ -53,7 +53,10 @@ def explain_target(
     plan = QuantPlan.load(path)
     manifest = Manifest.read(folder) if folder else None
     normalize = Recipe.make(manifest.recipe).normalize if manifest else "host"
-    transform = plan.config.preprocess(*plan.image_size, normalize=normalize)
+    whole = (
+        next((row.preprocess.whole_image for row in manifest.artifacts if row.preprocess), None) if manifest else None
+    )
+    transform = plan.config.preprocess(*plan.image_size, normalize=normalize).model_copy(update={"whole_image": whole})
     images = load_set(
         evaluation,
         transform,

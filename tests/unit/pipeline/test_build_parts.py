@@ -113,6 +113,7 @@ def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
             "fused_attention",
             "coreml",
             "interpolation",
+            "rope_periods",
         },
     )  # as before there was such a field
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))

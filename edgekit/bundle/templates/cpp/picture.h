@@ -15,7 +15,7 @@
 
 struct Transform {
     int height, width;  // of the crop
-    int shortest_edge;
+    int shortest_edge;  // 0: the picture is resized whole, without a crop
     bool normalize;  // false: the graph does it
     float mean[3], deviation[3];
     int patch, least, most;  // of a model for images of any size: their sides are multiples of `patch`; 0 of any other
@@ -36,8 +36,9 @@ inline const char* value_of(const std::string& json, const std::string& key, siz
 
 inline Transform read_transform(const std::string& bundle) {
     const std::string json = read_text(bundle + "/preprocessor_config.json");
-    Transform t{atoi(value_of(json, "height")), atoi(value_of(json, "width")), atoi(value_of(json, "shortest_edge")),
-                *value_of(json, "do_normalize") == 't', {}, {}, 0, 0, 0};
+    const bool cropped = json.find("\"shortest_edge\"") != std::string::npos;
+    Transform t{atoi(value_of(json, "height")), atoi(value_of(json, "width")),
+                cropped ? atoi(value_of(json, "shortest_edge")) : 0, *value_of(json, "do_normalize") == 't', {}, {}, 0, 0, 0};
     if (json.find("\"sides\"") != std::string::npos) {
         char* end;
         t.patch = atoi(value_of(json, "patch_size"));
@@ -118,6 +119,7 @@ inline Picture resized(const Picture& in, int width, int height) {
 
 // Shorter edge to its length, more where the crop needs more; then the middle. nearbyint rounds halves to even.
 inline Picture cropped(const Picture& in, const Transform& t) {
+    if (!t.shortest_edge) return resized(in, t.width, t.height);
     const bool tall = in.width <= in.height;
     const int longer = int(double(t.shortest_edge) * std::max(in.width, in.height) / std::min(in.width, in.height));
     int width = tall ? t.shortest_edge : longer, height = tall ? longer : t.shortest_edge;

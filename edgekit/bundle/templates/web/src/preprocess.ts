@@ -1,4 +1,4 @@
-// The eval transform of DINOv2: shortest edge by bicubic, centre crop, ImageNet normalisation; equal to edgekit's in Python.
+// The eval transform: shortest edge by bicubic and centre crop, or the whole picture resized; equal to edgekit's in Python.
 
 import { resize, type Picture } from './resample';
 
@@ -11,6 +11,7 @@ export interface Preprocess {
   normalize: 'host' | 'graph'; // who normalises; "graph": the model takes RGB 0..255
   patch?: number; // pixels of a patch's edge, 14 unless it says otherwise
   sides?: [number, number]; // shortest and longest side of a model for images of any size
+  whole_image?: object; // there where pictures are resized whole, without a crop
 }
 
 const MAX_RESIZED_PIXELS = 100_000_000;
@@ -87,6 +88,7 @@ function levels({ normalize, mean, std }: Preprocess, c: number): Float32Array {
 /** (width, height) before the crop: the shorter edge as the transform says, more where the crop needs more. */
 function resizedSize(picture: Picture, transform: Preprocess): [number, number] {
   const [cropHeight, cropWidth] = transform.input_size;
+  if (transform.whole_image) return [cropWidth, cropHeight];
   const short = transform.resize;
   const long = Math.trunc((short * Math.max(picture.width, picture.height)) / Math.min(picture.width, picture.height));
   const [width, height] = picture.width <= picture.height ? [short, long] : [long, short];
