@@ -42,7 +42,7 @@ from edgekit.models import zoo
 from edgekit.models.config import ARCHITECTURES, ViTConfig
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.pipeline import build
-from edgekit.quantize.engine import quantize
+from edgekit.quantization.engine import quantize
 from edgekit.recipe import QuantizeRecipe, Recipe
 from edgekit.workflows.compare import artifacts_in
 from edgekit.workflows.distill import Running, distil_folder
@@ -94,9 +94,10 @@ def distil(arguments: argparse.Namespace) -> None:
         assert outcome is not None
         (row,) = outcome.distilled.graduates
         init = str((out / row.file).absolute())
-    student = zoo.load(init)
+    teacher = zoo.load(TEACHER)
+    untaught = begin(StudentSpec.parse(STUDENT), teacher.model, side=TEACHER_SIDE, seed=0).model.eval()
     shutil.rmtree(work / STUDENT, ignore_errors=True)
-    write_folder(student.model, work / STUDENT, licence=student.licence)
+    write_folder(untaught if init == "teacher" else zoo.load(init).model, work / STUDENT, licence=teacher.licence)
     training = f"{arguments.steps} steps of 8 at {arguments.small} px, {arguments.tune_steps} at {TEACHER_SIDE} px"
     rows = list(taught(zoo.load(work / STUDENT).model, training))
     for line in rows:
@@ -111,10 +112,10 @@ def taught(student: VisionTransformer, training: str) -> Iterator[dict[str, obje
         begin(StudentSpec.parse(words), teacher, side=TEACHER_SIDE, seed=0).model.eval()
         for words in ("patch=16", STUDENT)
     )
-    seen = judges(teacher.config, TEACHER_SIDE)
-    exact = {kind: _features(teacher.bake(TEACHER_SIDE, TEACHER_SIDE), images) for kind, images in seen.items()}
+    baked, sets = teacher.bake(TEACHER_SIDE, TEACHER_SIDE), judges(student.config, SIDE)
+    exact = {kind: _features(baked, images) for kind, images in judges(teacher.config, TEACHER_SIDE).items()}
     for name, model in (("teacher in patches of 16", patches), ("start", start), ("student", student)):
-        for kind, images in judges(student.config, SIDE).items():
+        for kind, images in sets.items():
             found = _features(model.bake(SIDE, SIDE), images)
             drift = measure_drift(exact[kind], found)
             yield {
@@ -129,10 +130,10 @@ def taught(student: VisionTransformer, training: str) -> Iterator[dict[str, obje
             }
 
 
-def judges(config: ViTConfig, side: int) -> dict[str, ImageSet]:
+def judges(config: ViTConfig, side: int, count: int = JUDGES) -> dict[str, ImageSet]:
     """Photographs of other kinds than the student has learned from, and natural scenes."""
-    _, sets = photos.load(side, None, JUDGES, config.preprocess(side, side))
-    return sets
+    _, sets = photos.load(side, 1, count, config.preprocess(side, side))
+    return {kind: images for kind, images in sets.items() if kind != "like"}
 
 
 @torch.no_grad()
@@ -164,21 +165,21 @@ def drift(arguments: argparse.Namespace) -> None:
             "image_size": [(arguments.side, arguments.side)],
             "formats": arguments.format.split(","),
             "precisions": arguments.precision.split(","),
-            "calibration": {"source": str(photographs(work / "photos")), "samples": CALIBRATION},
+            "calibration": {"source": str(photographs(work / "photos")), "samples": arguments.samples},
             "evaluation": str(others),
-            "evaluation_samples": JUDGES,
+            "evaluation_samples": arguments.judges,
         }
     )
     out = arguments.out or work / "build"
     build(recipe, out, measure="drift", watcher=Progress())
-    rows = list(drifted(out, zoo.load(model).model, arguments.side))
+    rows = list(drifted(out, zoo.load(model).model, arguments.side, arguments.judges))
     write_csv(rows, arguments.csv)
 
 
-def drifted(out: Path, model: VisionTransformer, side: int) -> Iterator[dict[str, object]]:
+def drifted(out: Path, model: VisionTransformer, side: int, count: int) -> Iterator[dict[str, object]]:
     """A row per file of a build: SQNR of all tokens and class cosine against torch in float32."""
     baked = model.bake(side, side)
-    sets = judges(model.config, side)
+    sets = judges(model.config, side, count)
     exact = {kind: _whole(baked, images) for kind, images in sets.items()}
     artifacts = {artifact.name: artifact for artifact in artifacts_in(out)}
     cpu = describe_host().cpu
@@ -203,7 +204,7 @@ def drifted(out: Path, model: VisionTransformer, side: int) -> Iterator[dict[str
             except EdgekitError as error:
                 line["reason"] = error.what
             line |= cells
-        line |= {"n": JUDGES, "cpu": cpu, "date": date.today(), "reason": line.get("reason", "")}
+        line |= {"pixels": side, "n": count, "cpu": cpu, "date": date.today(), "reason": line.get("reason", "")}
         print(*line.values(), sep="  ", flush=True)
         yield line
 
@@ -289,9 +290,9 @@ def main() -> None:
     parts = parser.add_subparsers(required=True)
     part = parts.add_parser("distil")
     part.add_argument("work", type=Path, help="photographs, runs and the student's folder are kept here")
-    part.add_argument("--steps", type=int, default=2000, help="of 8 small crops")
+    part.add_argument("--steps", type=int, default=2000, help="of 8 small crops; 0 leaves it out")
     part.add_argument("--small", type=int, default=112, help="side of small crops as the teacher sees them")
-    part.add_argument("--tune-steps", type=int, default=100, help="of 8 crops of 224 pixels; 0 for none")
+    part.add_argument("--tune-steps", type=int, default=100, help="of 8 crops of 224 pixels; 0 leaves it out")
     part.add_argument("--threads", type=int, default=1)
     part.set_defaults(run=distil)
     part = parts.add_parser("drift")
@@ -299,6 +300,8 @@ def main() -> None:
     part.add_argument("--model", default="", help="instead of the student of `distil`")
     part.add_argument("--side", type=int, default=SIDE, help="of the images")
     part.add_argument("--out", type=Path, help="the build folder, WORK/build by default")
+    part.add_argument("--samples", type=int, default=CALIBRATION, help="photographs that calibrate")
+    part.add_argument("--judges", type=int, default=JUDGES, help="photographs of each kind that judge")
     part.add_argument("--format", default=",".join(FORMATS))
     part.add_argument("--precision", default=",".join(PRECISIONS))
     part.add_argument("--csv", type=Path, default=RESULTS / "dinov3.csv")

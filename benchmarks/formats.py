@@ -35,7 +35,7 @@ from edgekit.pipeline.plans import PlanKind
 from edgekit.pipeline.watch import Silent
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import Recipe
 
 

@@ -35,7 +35,7 @@ from edgekit.images.sets import load_mixed
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
-from edgekit.quantize.engine import quantize
+from edgekit.quantization.engine import quantize
 from edgekit.recipe import USUAL_RANGE, QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "plan_cost.csv"

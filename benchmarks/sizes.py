@@ -36,7 +36,7 @@ from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.watch import Silent
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant, is_float
-from edgekit.quantize.sizes import baked_plan
+from edgekit.quantization.sizes import baked_plan
 from edgekit.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results" / "sizes.csv"

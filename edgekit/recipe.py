@@ -24,6 +24,7 @@ USUAL_RANGE = (112, 1022)  # pixels a side, where the word stands alone
 _NATIVE = 224  # pixels a side, of a size that nobody has chosen
 MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
 _MOST_DIGITS = 10  # of a number of pixels
+_RECIPES = "recipes"  # folder of the recipes that come with edgekit
 
 
 class CalibrationRecipe(Frozen):
@@ -230,8 +231,20 @@ class Recipe(Frozen):
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
-        """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
-        return cls.make(read_settings(path))
+        """Read a recipe file, or the recipe of that name which comes with edgekit.
+
+        Raises:
+            RecipeError: it is missing, no TOML, or has a wrong or unknown key.
+        """
+        shipped = {} if path.exists() else shipped_recipes()
+        return cls.make(read_settings(shipped.get(str(path), path)))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipe files that come with edgekit, by name: beside the modules, or in the checkout's `recipes/`."""
+    here = Path(__file__).parent
+    folder = next((each for each in (here / _RECIPES, here.parent / _RECIPES) if each.is_dir()), here)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def range_of(word: str) -> tuple[int, int]:

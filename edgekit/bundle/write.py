@@ -16,20 +16,21 @@ from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
 from edgekit.bundle.places import places_in, without
-from edgekit.bundle.platforms import TEMPLATES, Platform
+from edgekit.bundle.platforms import OWN, TEMPLATES, WASM, Platform
 from edgekit.bundle.private import page_without_photographs, require_private, shows_demo, write_golden_pictures
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
+from edgekit.bundle.sign import SUMS, require_key, sha256_of_file, sign_bundle
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, SIZES, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.native.wasm import copied, wasm_libraries
 from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
 
-SUMS = "SHA256SUMS"
 _LICENCES = Path(__file__).parent / "licences"
 _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "__pycache__", ".gradle", ".build")
 
@@ -46,7 +47,12 @@ class Bundle:
 
 
 def write_bundle(
-    build: Path, to: Path, *, platforms: Sequence[Platform] | None = None, sizes: Sequence[Size] | None = None
+    build: Path,
+    to: Path,
+    *,
+    platforms: Sequence[Platform] | None = None,
+    sizes: Sequence[Size] | None = None,
+    key: Path | None = None,
 ) -> Bundle:
     """Write the bundle `to` atomically; an earlier bundle there is replaced.
 
@@ -55,14 +61,17 @@ def write_bundle(
         to: the folder to make.
         platforms: None takes all that the build has files for.
         sizes: (height, width) in pixels; None takes the build's main size. The first gets the plain names.
+        key: a private elliptic-curve key (PEM) to sign the bundle with; None leaves it unsigned.
 
     Raises:
         RecipeError: the build lacks what a platform needs, or an image size.
         DataError: no build folder, a damaged one, or `to` holds something else.
-        BackendMissing: a package for the model card is not installed.
+        BackendMissing: a package for the model card, or for the signature, is not installed.
     """
     build, to = Path(build), Path(to)
     _must_be_ours(to)
+    if key is not None:
+        require_key(key)
     built = Manifest.read(build)
     _require_described(built, build)
     served, chosen = select(build, built, platforms, sizes)
@@ -86,11 +95,15 @@ def write_bundle(
         _describe(build, folder, manifest, served, report, verdict, places)
         for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
+        if "web" in served and any(row.format == OWN for row in rows):
+            copied(wasm_libraries(), folder / WASM)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)
         require_private(folder, places)
         _seal(folder, manifest)
+        if key is not None:
+            sign_bundle(folder, key)
         files = [path for path in folder.rglob("*") if path.is_file()]
         bundle = Bundle(to, served, manifest, len(files), size_mb_of(folder))
     return bundle
@@ -234,14 +247,8 @@ def _seal(folder: Path, manifest: Manifest) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file by POSIX path."""
-    from hashlib import file_digest
-
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                found[path.relative_to(folder).as_posix()] = file_digest(stream, "sha256").hexdigest()
-    return found
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

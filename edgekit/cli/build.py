@@ -223,10 +223,11 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
             )
         )
         return
-    from edgekit.cli.show import build_tables, heads_table
+    from edgekit.cli.show import heads_table
+    from edgekit.report.tables import build_tables
 
     console.print()
-    for table in build_tables(result.manifest):
+    for table in build_tables(result.manifest).parts:
         console.print(table)
         console.print()
     if any((row.drift or {}).get("heads") for row in result.manifest.artifacts):

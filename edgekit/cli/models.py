@@ -14,6 +14,7 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.models.zoo import LoadedModel
+    from edgekit.report.tables import Table
 
 
 def models(*, as_json: options.Json = False) -> None:
@@ -103,20 +104,52 @@ def inspect(
     if build:
         from edgekit.artifact import Manifest
         from edgekit.backends.placement import placement
-        from edgekit.cli.show import build_tables
+        from edgekit.report.tables import build_tables
 
         manifest = Manifest.read(build)
         model, cpu = manifest.model.get("name"), manifest.host.get("cpu")
         console.print(f"build of [bold]{model}[/], recipe {manifest.recipe_digest}, {cpu}")
-        for table in build_tables(manifest):
+        for table in build_tables(manifest).parts:
             console.print(table)
         for row in manifest.artifacts:
             if row.audit:
                 console.print(f"[bold]{row.name}[/]: {placement(row.audit)}", soft_wrap=True)
         return
     facts.pop("audit", None)  # `placement` says it in words
-    for key, value in facts.items():
-        console.print(f"[bold]{key:<14}[/] {value}", soft_wrap=True)
+    for table in _tables(facts):
+        console.print(table)
+
+
+def _tables(facts: dict[str, Any]) -> list[Table]:
+    """Facts as a table of names and values, then one for each list of records: the tensors of an artifact."""
+    from edgekit.report.tables import Table
+
+    records = {key: value for key, value in facts.items() if isinstance(value, list) and _are_records(value)}
+    plain = [row for key, value in facts.items() if key not in records for row in _flat(key, value)]
+    found = [Table(("", " "), tuple(plain), words=("", " "), unbroken=("",))]
+    for key, rows in records.items():
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        cells = tuple(tuple(_words(row.get(name, "")) for name in columns) for row in rows)
+        found.append(Table(columns, cells, title=key, words=columns, unbroken=columns))
+    return found
+
+
+def _are_records(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, str]]:
+    """Rows (name, value) of a fact; one of several parts has a row per part."""
+    if isinstance(value, dict):
+        return [row for part, inner in value.items() for row in _flat(f"{key} {part}", inner)]
+    return [(key, _words(value))]
+
+
+def _words(value: Any) -> str:
+    """A value in a cell: lists with commas, nothing for what is not there."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)
 
 
 def _build_folder(path: Path) -> dict[str, Any]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None, typer.Option("--model", help="A name of `edgekit models`, or a checkpoint file or folder.")
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A recipe file, or a name of `edgekit recipes`; flags override its fields."),
+]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
 Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[
@@ -143,8 +146,13 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
 
 
 def words_of(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """ "a, b" -> ["a", "b"]. Raises RecipeError for a list of nothing, which no flag means."""
+    from edgekit.errors import RecipeError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RecipeError(f"a flag was given {text!r}, which names nothing", fix="leave the flag out, or name one")
+    return words
 
 
 def heads_of(text: str) -> dict[str, str]:

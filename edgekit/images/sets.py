@@ -86,12 +86,12 @@ def load_set(
             if progress:
                 progress(len(pixels), len(crops))
         names = [name for name, _ in crops]
-        return _image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
+        return image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
     root = Path(source)
     folder = ImageFolder.scan(root)
     read, skipped = _read_folder(folder, _draw(folder, samples, seed, disjoint_from), samples, [transform], progress)
     order = sorted(read)
-    return _image_set(
+    return image_set(
         str(root),
         transform,
         [read.pop(i)[1] for i in order],
@@ -138,7 +138,7 @@ def load_mixed(
             names = [name for name, _ in images]
             groups = [photograph_of(name) for name in names] if str(source) == DEMO else None
             arrays = [image for _, image in images]
-            sets.append(_image_set(str(source), transform, arrays, names, groups=groups, skipped=skipped))
+            sets.append(image_set(str(source), transform, arrays, names, groups=groups, skipped=skipped))
     return sets
 
 
@@ -207,7 +207,7 @@ def _read(folder: ImageFolder, index: int, transform: Preprocess) -> np.ndarray 
         return Skipped(path.as_posix(), error.why or error.what)
 
 
-def _image_set(
+def image_set(
     source: str,
     transform: Preprocess,
     images: list[np.ndarray],
@@ -217,6 +217,7 @@ def _image_set(
     groups: list[str] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> ImageSet:
+    """The set of preprocessed images (3, H, W) under their names; the list is emptied on the way."""
     pixel_values = np.empty((len(images), *images[0].shape), np.float32)
     for i in reversed(range(len(images))):
         pixel_values[i] = images.pop()  # freed as it is copied: 256 images at 518 pixels are 0.8 GB once, not twice

@@ -77,7 +77,8 @@ _HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": 
 
 
 # Repository of the hub: (commit, SHA-256 of model.safetensors), each as at least two public projects of other people
-# pin it; None where nobody has published one. Such a file is trusted on first use, see `edgekit.models.first_use`.
+# pin it (the commit of timm's base with registers: one); None where nobody has published one. Such a file is trusted on
+# first use, see `edgekit.models.first_use`.
 _HUB_PINS: dict[str, tuple[str, str | None]] = {
     "facebook/dinov2-small": (
         "ed25f3a31f01632728cabb09d1542f84ab7b0056",

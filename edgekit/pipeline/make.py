@@ -75,7 +75,7 @@ def _examined(record: Record, job: Job, context: BuildContext, drift_key: str, w
     """The record of an exported artifact after its drift and its golden check, as far as it runs here."""
     row = record.row
     try:
-        if job.variant == "fused":
+        if job.variant == "fused" or get_backend(job.format).own_kernels:
             _smoke_test_in_subprocess(context.artifact_of(row), context.inputs.evaluation(job.size).pixel_values[:1])
         runner = get_backend(job.format).runner(context.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much

@@ -22,9 +22,9 @@ from edgekit.plan.heads import ENGINE as HEAD_ENGINE
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import FACTS
-from edgekit.quantize.checkpoint import ENGINE
-from edgekit.quantize.explanation import FILE as EXPLAINED
-from edgekit.quantize.sizes import baked_plan
+from edgekit.quantization.checkpoint import ENGINE
+from edgekit.quantization.explanation import FILE as EXPLAINED
+from edgekit.quantization.sizes import baked_plan
 
 P = TypeVar("P", QuantPlan, HeadPlan)
 
@@ -127,7 +127,7 @@ class PlanStore:
 
     def _heads(self, size: Size) -> HeadPlan:
         """The integers of all heads."""
-        from edgekit.quantize.heads import quantize_heads
+        from edgekit.quantization.heads import quantize_heads
 
         inputs, key = self._inputs, self._head_key(size)
 
@@ -167,7 +167,7 @@ class PlanStore:
 
     def _quantized(self, size: Size | None, kind: PlanKind, key: str, path: Path) -> QuantPlan:
         """A new plan; what a killed run had finished of it is in a folder beside `path`."""
-        from edgekit.quantize.engine import quantize
+        from edgekit.quantization.engine import quantize
 
         inputs, recipe, title = self._inputs, self._recipe, kind.replace("_", " ")
         images = [inputs.calibration(size)] if size else inputs.mixed_calibration()

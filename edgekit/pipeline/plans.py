@@ -15,7 +15,7 @@ from edgekit.precision import FACTS
 
 if TYPE_CHECKING:
     from edgekit.pipeline.jobs import Job, Size
-    from edgekit.quantize.engine import Inputs
+    from edgekit.quantization.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
 
 PlanKind = Literal["int8", "int8_weights", "int4", "int4_symmetric", "int4_weights"]

@@ -202,7 +202,7 @@ def _described(images: ImageSet) -> str:
 
 def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> dict[str, str]:
     """Integer artifacts that fail because the quantizer has too few images; for a plan alone that is an error."""
-    from edgekit.quantize.engine import LEAST_IMAGES
+    from edgekit.quantization.engine import LEAST_IMAGES
 
     if len(calibration) >= LEAST_IMAGES:
         return {}

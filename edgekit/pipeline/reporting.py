@@ -25,7 +25,7 @@ from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.recipe import DYNAMIC, Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Verdict

@@ -15,7 +15,7 @@ from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.report.verdict import Verdict
 
 REPORT_SCHEMA: Final = "edgekit.report/1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.charts import ROW, Spec, data, finish, row_axis
 

@@ -13,7 +13,7 @@ from edgekit.measure.heads import HeadDrift
 from edgekit.measure.latency import Speedup
 from edgekit.measure.ratio import ratio_range
 from edgekit.precision import is_float
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.changes import changes
 from edgekit.report.content import BuildReport

@@ -14,7 +14,7 @@ from edgekit.plan.quant import QuantPlan
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.quantize.explanation import Explanation
+    from edgekit.quantization.explanation import Explanation
 
 
 def explain_target(
@@ -36,7 +36,7 @@ def explain_target(
     """
     import torch
 
-    from edgekit.quantize.explain import explain
+    from edgekit.quantization.explain import explain
 
     folder = target if target.is_dir() else None
     path = main_plan(folder) if folder else target
@@ -76,7 +76,7 @@ def explain_target(
 def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict[str, float]]:
     """Ablation with the model, the calibration and the evaluation images of a build."""
     from edgekit.pipeline.context import BuildContext
-    from edgekit.quantize.ablate import ablate
+    from edgekit.quantization.ablate import ablate
 
     recipe = Recipe.make(manifest.recipe)
     context = BuildContext.load(recipe, folder, watcher)

@@ -16,7 +16,7 @@ from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.precision import Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery import restore
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 

@@ -15,7 +15,7 @@ from edgekit.backends.fused import as_fused
 from edgekit.metrics import sqnr_db
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import random_model
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery.fold_layerscale import fold_layerscale
 from tests.support.models import TINY_ROPE, TINY_ROPE_SWIGLU
 from tests.support.plans import rtn_plan

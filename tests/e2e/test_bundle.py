@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 import edgekit
@@ -336,6 +338,23 @@ def test_a_bundle_holds_no_file_that_only_a_link_or_the_licence_names(out, tmp_p
         (tmp_path / name.replace("/", "_") / name).symlink_to(secret)
         with pytest.raises(DataError, match="names"):
             write_bundle(tmp_path / name.replace("/", "_"), tmp_path / "other")
+
+
+def test_a_bundle_is_signed_and_verified(built, tmp_path, capsys):
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key()
+    pem, openssl = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+    (tmp_path / "key.pem").write_bytes(private.private_bytes(pem, openssl, serialization.NoEncryption()))
+    (tmp_path / "key.pub").write_bytes(public.public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    words = [str(built.out), "--to", str(tmp_path / "signed"), "--platform", "python"]
+    assert main(["bundle", *words, "--sign", str(tmp_path / "no.pem")]) == 1
+    assert not (tmp_path / "signed").exists()
+    assert main(["bundle", *words, "--sign", str(tmp_path / "key.pem")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "signed"), "--key", str(tmp_path / "key.pub")]) == 0
+    assert "signed by the owner of" in capsys.readouterr().out
+    assert main(["bundle", *words]) == 0  # replaced by one that is not signed
+    assert main(["verify", str(tmp_path / "signed"), "--key", str(tmp_path / "key.pub")]) == 1
 
 
 @pytest.fixture(scope="module")

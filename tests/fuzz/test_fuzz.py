@@ -18,12 +18,13 @@ CLANG = shutil.which("clang++")
 SECONDS = int(os.environ.get("EDGEKIT_FUZZ_SECONDS", "60"))  # per target and instruction set
 FLAGS = ("-O1", "-g", "-fno-sanitize-recover=all", "-Wno-unknown-warning-option")
 SANITIZERS = "address,undefined"
-TARGETS = ("block", "adapter")
+READER = build.NATIVE / "include" / "edgekit_model.h"  # of whole models
+TARGETS = ("block", "adapter", *(["model"] if READER.is_file() else []))
 
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both programs: the library's own units, compiled once, with the one or the other entry."""
+    """The programs: the library's own units, compiled once, each with another entry."""
     if CLANG is None or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("needs clang with libFuzzer on x86-64 (Debian: apt-get install clang libclang-rt-14-dev)")
     folder = tmp_path_factory.mktemp("fuzz")
@@ -53,7 +54,7 @@ def test_nothing_is_found(targets: dict[str, Path], tmp_path: Path, name: str, i
     found = tmp_path / "found"
     found.mkdir()
     command = [str(targets[name]), f"-max_total_time={SECONDS}", "-seed=1", "-timeout=60", "-rss_limit_mb=3000"]
-    command += ["-len_control=0", "-max_len=600"]  # bytes: a case reads some 300
+    command += ["-len_control=0", f"-max_len={40_000 if name == 'model' else 600}"]  # bytes: a case reads some 300
     command += [f"-artifact_prefix={tmp_path}/", "-print_final_stats=1", str(found), str(HERE / "corpus" / name)]
     environment = os.environ | {"ASAN_OPTIONS": "allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     environment |= {} if isa == "best" else {"EDGEKIT_ISA": isa}

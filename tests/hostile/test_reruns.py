@@ -234,7 +234,7 @@ def test_a_record_that_lies_is_not_believed(recipe: Recipe, whole: Path, tmp_pat
     result = build(recipe, out, measure="none")
     assert result.exit_code == 0
     rows = {row.name: row for row in Manifest.read(out).artifacts}
-    assert list(rows) == ["onnx/fp32", "onnx/w8a8"]
+    assert list(rows) == [row.name for row in Manifest.read(whole).artifacts]
     for row in rows.values():
         assert row.status == "ok"
         assert sha256_of(out / str(row.path)) == row.sha256

@@ -18,7 +18,7 @@ def integer_attention(
     *,
     fixed: bool = True,
 ) -> ir.Value:
-    """softmax(q k^T * scale) v for q, k, v of (B, H, tokens, d), as `edgekit.quantize.simulate.IntegerMix` computes it.
+    """softmax(q k^T * scale) v of q, k, v (B, H, tokens, d), as `edgekit.quantization.simulate.IntegerMix` has it.
 
     q, k and v are int8 per head, stored as uint8 with zero point 128 so that no CPU saturates. The numerators
     exp(s - max) are uint8 with one fixed scale, rounded after the plan's `dither`, and their rounded sum divides at the

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "block.h"
+#include "guard.h"
 
 namespace edgekit {
 
@@ -146,7 +147,7 @@ double Fields::number(const char* key, double least, double most) {
     const Json* found = member(key, Json::Kind::number);
     if (!found) return least;
     if (found->number() >= least && found->number() <= most) return found->number();
-    refuse(key, "is not in " + std::to_string(least) + ".." + std::to_string(most));
+    refuse(key, "is not in " + decimal(least) + ".." + decimal(most));
     return least;
 }
 

@@ -177,6 +177,6 @@ int edgekit_context_check(edgekit_context* context, float* cosine) {
         const double found = both / std::sqrt(own * golden);
         if (cosine) *cosine = float(found);
         if (found >= net.least_cosine) return int(EDGEKIT_OK);  // false of NaN as well
-        return refuse("the golden picture reaches a cosine of " + std::to_string(found) + ", this model should reach " + std::to_string(net.least_cosine));
+        return refuse("the golden picture reaches a cosine of " + decimal(found) + ", this model should reach " + decimal(net.least_cosine));
     });
 }

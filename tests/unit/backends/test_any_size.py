@@ -17,7 +17,7 @@ from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.workflows.join import at_size
 from tests.support.metrics import expected
 from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_ROPE_SWIGLU

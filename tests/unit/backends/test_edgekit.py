@@ -27,7 +27,7 @@ from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.native.model import NativeModel
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_ROPE_SWIGLU, TINY_SWIGLU
 from tests.support.plans import rtn_plan
 

@@ -23,7 +23,7 @@ from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.heads import quantize_heads
+from edgekit.quantization.heads import quantize_heads
 from tests.support import official_heads as official
 from tests.support.cpu import int8_gemms
 from tests.support.models import TINY_REG
@@ -153,7 +153,7 @@ def test_heads_see_the_features_of_the_precision(
 def head_plan(model, heads) -> HeadPlan:
     """Of everything, however much it costs these random heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgekit.quantize.heads.LEAST_SQNR_DB", -100.0)
+        patch.setattr("edgekit.quantization.heads.LEAST_SQNR_DB", -100.0)
         return quantize_heads(model, heads, np.concatenate([pixels()] * 5))
 
 

@@ -22,14 +22,15 @@ pytestmark = pytest.mark.full
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64")
 SIMDE = Path("/usr/include/simde")
-SHIM = """
+SHIM = r"""
 #include <cpuid.h>
 #include <immintrin.h>
 #include <simde/x86/avx512/dpbusd.h>
 #include <simde/x86/avx512/dpwssd.h>
 #define _mm256_dpbusd_avx_epi32(s, a, b) __m256i(simde_mm256_dpbusd_epi32(s, a, b))
 #define _mm256_dpwssd_avx_epi32(s, a, b) __m256i(simde_mm256_dpwssd_epi32(s, a, b))
-#define __get_cpuid_count(leaf, subleaf, a, b, c, d) (*(a) = 16)
+#define __get_cpuid_count(leaf, subleaf, a, b, c, d) \
+    (__get_cpuid_count(leaf, subleaf, a, b, c, d) && ((subleaf) == 1 ? (*(a) = 16) : 1))
 """
 
 
