@@ -55,6 +55,7 @@ WHOLE = {  # small CSV files that are shown as they are: file -> command
     "arm_model": "benchmarks.arm_model",
     "stages": "benchmarks.stages",
     "preprocessing": "benchmarks.preprocessing OUT",
+    "sizes": "benchmarks.sizes",
     "tflite_forms": "benchmarks.tflite_forms OUT",
     "distillation": "benchmarks.distillation WORK",
     "dinov3": "benchmarks.dinov3 drift WORK",

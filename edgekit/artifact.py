@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     field_validator,
     model_serializer,
     model_validator,
@@ -147,7 +148,9 @@ class Preprocess(Frozen):
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
-    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
+    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of. A file that takes
+    images of any size has `sides`, the shortest and the longest side in pixels; its `input_size` is the one at which it
+    is compared and timed.
     With `whole_image` nothing is cropped: the picture is resized to `input_size`, stretched where its shape is another
     (DPTImageProcessor without `keep_aspect_ratio`). A picture of that published size is not stretched.
     """
@@ -159,6 +162,7 @@ class Preprocess(Frozen):
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     normalize: Normalize = "host"
     patch: int = Field(default=14, ge=1, le=128)
+    sides: tuple[_Side, _Side] | None = None
     whole_image: WholeImage | None = None
 
     @classmethod
@@ -171,12 +175,60 @@ class Preprocess(Frozen):
         """Patches of an image as (rows, columns)."""
         return self.input_size[0] // self.patch, self.input_size[1] // self.patch
 
+    def nearest_size(self, height: float, width: float) -> tuple[int, int]:
+        """The size nearest to (height, width) that the file takes, side by side."""
+        return nearest_side(height, self.patch, self.sides), nearest_side(width, self.patch, self.sides)
+
+    @property
+    def lying_size(self) -> tuple[int, int]:
+        """The size of a file of any that is its own but half as wide again, or less high where it cannot be wider."""
+        height, width = self.input_size
+        wider = self.sides is not None and 1.5 * width <= self.sides[1]
+        return self.nearest_size(height, 1.5 * width) if wider else self.nearest_size(height / 1.5, width)
+
+    def at(self, height: int, width: int) -> Preprocess:
+        """The same preprocessing to another size of a file that takes any; its own size is taken by every file.
+
+        Raises:
+            DataError: a side is no multiple of the patch or beyond `sides`, or the file takes one size alone.
+        """
+        if (height, width) == self.input_size:
+            return self
+        if self.sides is None:
+            size = "x".join(map(str, self.input_size))
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes {size} alone",
+                fix="edgekit build --image-size dynamic, or this size",
+            )
+        if (nearest := self.nearest_size(height, width)) != (height, width):
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes multiples of {self.patch} from {self.sides[0]} to {self.sides[1]} pixels a side",
+                fix=f"the nearest size is {nearest[0]}x{nearest[1]}",
+            )
+        resize = round(self.resize * min(height, width) / min(self.input_size))
+        return self.model_copy(update={"input_size": (height, width), "resize": resize})
+
     @model_serializer(mode="wrap")
     def _without_usual_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of DINOv2 keep their bytes."""
+        """Files of DINOv2, and those of one size, keep their bytes."""
         values: dict[str, Any] = handler(self)
-        usual = {"patch": 14, "whole_image": None}
+        usual = {"patch": 14, "sides": None, "whole_image": None}
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+
+    @model_validator(mode="after")
+    def _size_is_within(self) -> Self:
+        """The size at which a file of many sizes is compared is one of them."""
+        if self.sides is not None and self.nearest_size(*self.input_size) != self.input_size:
+            raise ValueError(f"input_size {self.input_size} is none of patch {self.patch} and sides {self.sides}")
+        return self
+
+
+def nearest_side(side: float, patch: int, sides: tuple[int, int] | None) -> int:
+    """The multiple of `patch` nearest to `side`, within `sides` where these are given."""
+    least, most = sides or (patch, MOST_SIDE)
+    return min(max(round(side / patch), -(-least // patch)), most // patch) * patch
 
 
 class Artifact(Ran):
@@ -201,6 +253,19 @@ class Artifact(Ran):
         """The row of the manifest in `folder`, which holds the file."""
         kept = self.model_dump(exclude={"path", "recipe_digest", "parent_sha256"})
         return ArtifactRow(**kept, path=self.path.relative_to(folder).as_posix(), status="ok")
+
+
+class _SizeDrift(Frozen):
+    """Drift of a file for any size at one of them."""
+
+    images: int
+    sqnr_db: float | None
+    cls_cosine_mean: float | None
+
+
+def _require_sizes(sizes: object) -> None:
+    """Raises ValueError for drifts by image size of another form than a build writes."""
+    TypeAdapter(dict[str, _SizeDrift]).validate_python(sizes)
 
 
 _CHANNELS = 3
@@ -259,6 +324,7 @@ class ArtifactRow(Ran):
         for key, value in (values or {}).items():
             if _FIGURE.search(key) and not _is_figure(value):
                 raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
+        _require_sizes((values or {}).get("sizes", {}))
         return values
 
     @field_validator("latency")

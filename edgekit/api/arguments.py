@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from edgekit.artifact import Preprocess
-from edgekit.backends.loading import prepared, several
+from edgekit.backends.pictures import rgb, several
 from edgekit.images.demo import Split
+from edgekit.images.preprocess import preprocess
 from edgekit.images.sets import ImageSet, image_set, load_set
 from edgekit.models import zoo
 from edgekit.models.live import is_module, save_module
@@ -17,7 +18,7 @@ from edgekit.models.live import is_module, save_module
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from edgekit.backends.loading import Picture
+    from edgekit.backends.pictures import Picture
     from edgekit.models.vit import VisionTransformer
 
 
@@ -54,5 +55,5 @@ def image_set_of(
     if isinstance(images, str | Path):
         return load_set(images, transform, samples=samples, seed=seed, split=split)
     pictures = list(several(images))[:samples]
-    pixels = [prepared(picture, transform) for picture in pictures]
+    pixels = [preprocess(rgb(picture), transform) for picture in pictures]
     return image_set("pictures", transform, pixels, [str(number) for number in range(len(pictures))])

@@ -27,7 +27,7 @@ from edgekit.workflows.embed import Embeddings, embed_images
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from edgekit.backends.loading import Picture
+    from edgekit.backends.pictures import Picture
     from edgekit.images.sets import ImageSet
     from edgekit.measure.latency import LatencyRun
     from edgekit.models.vit import VisionTransformer

@@ -15,7 +15,7 @@ from edgekit.settings import validated
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from edgekit.backends.loading import Picture
+    from edgekit.backends.pictures import Picture
     from edgekit.plan.quant import QuantPlan
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
+from edgekit.graph.sizes import Places
 from edgekit.native.blocks import (
     ATTENTION,
     BLOCK,
@@ -34,6 +35,7 @@ class FusedBlocks(Emitter[V]):
     Mixed in before a format's own emitter, which has to say how a custom op and a constant are written there.
     """
 
+    places: Places[V]  # of the patches, where images may be of any size
     plan: QuantPlan | None
     tier: Tier
     reasons: Mapping[str, str | None]
@@ -111,6 +113,8 @@ class FusedBlocks(Emitter[V]):
         """
         if self.learned_positions:
             return []
+        if self.sides is not None:
+            return list(self.places.rotation)
         cos, sin = (table[self.prefix :] for table in self.rotation)
         half = self.config.head_dim // 2
         return [self.constant("rope.cos", cos[:, :half].copy()), self.constant("rope.sin", sin[:, half:].copy())]

@@ -62,8 +62,8 @@ def _dinov3_config(config: dict[str, Any], transform: Preprocess) -> dict[str, A
 def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
     """Hugging Face's BitImageProcessor, or DPTImageProcessor where photographs are resized whole.
 
-    Where the graph normalises, pixels stay 0..255 and nothing is done twice. The file takes one size: an aspect that is
-    not its own cannot be kept.
+    Where the graph normalises, pixels stay 0..255 and nothing is done twice. A file of one size cannot keep an aspect
+    that is not its own; of one for images of any size `patch_size` and `sides` tell edgekit's samples how to.
     """
     height, width = transform.input_size
     on_host = transform.normalize == "host"
@@ -94,4 +94,5 @@ def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
         "do_normalize": on_host,
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
+        **({"patch_size": transform.patch, "sides": list(transform.sides)} if transform.sides else {}),
     }

@@ -97,10 +97,12 @@ def _check(file: Path, model: LoadedModel, crop: np.ndarray, pooled: np.ndarray)
             why="they are of another image size, or damaged",
             fix="edgekit bundle OUT --to BUNDLE",
         )
+    given: Path | np.ndarray = file
     difference = None
     if model.artifact.inputs[0].name != IMAGE_NAME:
-        difference = mean_difference(to_pixels(preprocess(file, transform), transform), crop)
-    features = model(file)["pooler_output"][0]
+        given = preprocess(file, transform)[None]  # a file for any size would take the picture whole
+        difference = mean_difference(to_pixels(given[0], transform), crop)
+    features = model(given)["pooler_output"][0]
     if pooled.shape != features.shape or pooled.dtype.kind != "f":
         raise DataError(
             f"the features of the golden picture {file.name} are {pooled.dtype} {pooled.shape}",

@@ -24,7 +24,7 @@ from edgekit.bundle.sign import SUMS, require_key, sha256_of_file, sign_bundle
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
-from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
+from edgekit.measure.golden import INPUTS, OUTPUTS, SIZES, check_golden
 from edgekit.native.build import NATIVE
 from edgekit.native.wasm import copied, wasm_libraries
 from edgekit.precision import REFERENCE
@@ -173,6 +173,8 @@ def _golden(source: Path, target: Path, built: Manifest, size: Size) -> Runner:
     (target / GOLDEN).mkdir(parents=True)
     for name in (INPUTS, OUTPUTS):  # and nothing else that lies there: a bundle is made for upload
         shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)
+    if any(row.preprocess and row.preprocess.sides for row in built.artifacts):
+        shutil.copyfile(inside(source, f"{GOLDEN}/{SIZES}", said_by="the golden check"), target / GOLDEN / SIZES)
     reference = _reference(source, built, size)
     write_pictures(target / GOLDEN, reference)
     return reference

@@ -131,6 +131,8 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
 
     base = Recipe.from_toml(Path(flags["recipe"])) if flags.get("recipe") else Recipe()
     values = base.model_dump()
+    if flags.get("image_size") is not None:
+        values["any_size"] = None  # of the file's own sizes
     for flag, (field, read) in RECIPE_FLAGS.items():
         word = flags.get(flag)
         if word is not None and word is not False:  # a switch that was not given
@@ -185,13 +187,23 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
     return sizes
 
 
+def sizes_or_range(text: str) -> list[tuple[int, int] | str]:
+    """ "224,dynamic:112-518" -> [(224, 224), "dynamic:112-518"]: the recipe knows what the word stands for."""
+    from edgekit.recipe import DYNAMIC
+
+    sizes: list[tuple[int, int] | str] = []
+    for word in words_of(text):
+        sizes += [word] if word.lower().startswith(DYNAMIC) else sizes_of(word)
+    return sizes
+
+
 RECIPE_FLAGS: dict[str, tuple[str, Callable[[str], object] | None]] = {
     "model": ("model", None),
     "format_": ("formats", words_of),
     "precision": ("precisions", words_of),
     "engine": ("engines", words_of),
     "input_": ("inputs", words_of),
-    "image_size": ("image_size", sizes_of),
+    "image_size": ("image_size", sizes_or_range),
     "heads": ("heads", heads_of),
     "eval_": ("evaluation", None),
     "eval_samples": ("evaluation_samples", None),

@@ -33,6 +33,14 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
     return pixels_of(np.asarray(crop), transform)
 
 
+def whole(image: Image.Image, transform: Preprocess, size: tuple[int, int]) -> np.ndarray:
+    """Pixels (3, H, W) float32 of a whole RGB image resized to `size` (H, W): nothing is cropped."""
+    height, width = size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return pixels_of(np.asarray(image), transform)
+
+
 def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
     """Pixels (3, H, W) float32 of a crop (H, W, 3) uint8, normalised unless the graph does it."""
     pixels: np.ndarray = crop.astype(np.float32)

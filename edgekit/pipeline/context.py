@@ -45,8 +45,8 @@ class BuildContext:
         """Input of a job's export; the plan is made now if the job is written from one."""
         integer_only = job.precision in get_backend(job.format).integer_only
         return ExportSource(
-            model=self.inputs.model(job.size),
-            preprocess=self.inputs.preprocess(job.size),
+            model=self.inputs.model_of(job),
+            preprocess=self.inputs.transform(job),
             plan=self.plans.of(job),
             model_name=self.loaded.name,
             licence=self.loaded.licence,

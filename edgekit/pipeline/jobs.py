@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Status
@@ -14,6 +14,7 @@ from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Arithmetic, Precisi
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
+ANY_SIZE = "_any_size"  # ends the name of a file for any size beside baked ones
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,20 @@ class Job:
     """One artifact to make. `blocked` says why it cannot be made, anywhere or on this machine; None when it can.
 
     The first image size of a recipe has the contract's plain names (onnx/w8a8, onnx/model_w8a8.onnx); every further one
-    carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx).
+    carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx). A file for images of any size has
+    the plain name where no size is baked, else "any_size" (onnx/w8a8_any_size); `size` is the one at which it is
+    compared and timed.
     """
 
     format: Format
     precision: Precision
     variant: Variant
     size: Size
-    suffix: str  # "" for the main size, else "_518x518"
+    suffix: str  # "" for the main size, else "_518x518" or "_any_size"
     path: str  # relative to the build folder, POSIX separators
     blocked: str | None = None
     engine: Engine = "edgekit"  # that quantizes it
+    sides: tuple[int, int] | None = None  # the shortest and longest side of a file for images of any size, in pixels
     input: Input = "pixel_values"  # or "image": a sibling's file with the transform in front
     arithmetic: Arithmetic = "plan"  # or "default": a sibling's file, run as its runtime does of its own accord
 
@@ -74,7 +78,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
     Raises:
         RecipeError: no format, no precision or no image size is asked for.
     """
-    if not (recipe.formats and recipe.precisions and recipe.image_size):
+    if not (recipe.formats and recipe.precisions and recipe.sizes):
         raise RecipeError(
             "nothing to build",
             why="the recipe names no format, no precision or no image size",
@@ -85,7 +89,25 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
         suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
         for format_ in dict.fromkeys(recipe.formats):
             jobs += _of_format(recipe, format_, size, suffix)
+    if recipe.any_size is not None:
+        suffix = ANY_SIZE if recipe.image_size else ""
+        for format_ in dict.fromkeys(recipe.formats):
+            jobs += map(partial(_any_size, recipe.any_size), _of_format(recipe, format_, recipe.main_size, suffix))
     return tuple(jobs)
+
+
+def _any_size(sides: tuple[int, int], job: Job) -> Job:
+    """The same artifact for images of any size, where its format has such files."""
+    backend, _ = _imported(job.format)
+    if job.blocked or backend is None:
+        return replace(job, sides=sides)
+    if not backend.any_size:
+        why = f"{backend.title} files take images of one size: --image-size 224,518 makes one of each"
+    elif job.input == "image" or job.engine != "edgekit":
+        why = "a file that resizes images, and one of another engine, are made for one size"
+    else:
+        return replace(job, sides=sides)
+    return replace(job, sides=sides, blocked=why)
 
 
 def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list[Job]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import Artifact, ArtifactRow
+from edgekit.artifact import OUTPUT_NAMES, Artifact, ArtifactRow, Preprocess
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.heads.own import decoders_of
@@ -19,6 +19,7 @@ from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
+from edgekit.metrics import cosine, sqnr_db
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.folder import full_disk
 from edgekit.pipeline.jobs import Job, exporter_of
@@ -79,7 +80,10 @@ def _examined(record: Record, job: Job, context: BuildContext, drift_key: str, w
         runner = get_backend(job.format).runner(context.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
             drift = drift_of(runner, job, context, watcher)
-            row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
+            summary = drift.summary()
+            if job.sides:
+                summary["sizes"] = _drift_of_sizes(runner, job, context, watcher)
+            row = row.model_copy(update={"drift": summary, "audit": _audit(runner, job)})
             record = record.model_copy(update={"row": row, "drift_key": drift_key, "drift": drift})
         try:
             check_golden(golden_home(context.out, job), runner)
@@ -139,6 +143,29 @@ def drift_of(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) 
             heads=_heads(reference, features, context),
         ),
     )
+
+
+def _drift_of_sizes(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) -> dict[str, dict[str, float]]:
+    """Drift of a file for any size at its smallest and its largest, and at one that is not square: on a few images."""
+    found = {}
+    for size in looked_at(context.inputs.transform(job)):
+        name = f"{size[0]}x{size[1]}"
+        watcher.stage(f"{job.name}: drift at {name}")
+        pixels, expected = context.reference.few(size)
+        actual = np.concatenate([runner(pixels[i : i + 1])[OUTPUT_NAMES[0]] for i in range(len(pixels))])
+        found[name] = {
+            "images": len(pixels),
+            "sqnr_db": round(sqnr_db(expected, actual), 2),
+            "cls_cosine_mean": round(float(cosine(actual[:, 0], expected[:, 0]).mean()), 6),
+        }
+    return found
+
+
+def looked_at(transform: Preprocess) -> tuple[tuple[int, int], ...]:
+    """The sizes, other than its own, at which the drift of a file for any is measured."""
+    least, most = transform.sides or transform.input_size
+    wanted = transform.nearest_size(least, least), transform.lying_size, transform.nearest_size(most, most)
+    return tuple(size for size in dict.fromkeys(wanted) if size != transform.input_size)
 
 
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:

@@ -59,9 +59,9 @@ def kind_of(job: Job, recipe: QuantizeRecipe) -> PlanKind:
     return "int8" if facts.activations == "int8" else "int8_weights"
 
 
-def plan_file(kind: str, size: Size, main: Size) -> str:
-    """plan/<kind>.safetensors inside a build folder, with the size unless it is the main one."""
-    suffix = "" if size == main else f"_{size[0]}x{size[1]}"
+def plan_file(kind: str, size: Size | None, main: Size) -> str:
+    """plan/<kind>.safetensors inside a build folder, with the size unless it is the main one or any (None)."""
+    suffix = "" if size in (main, None) else f"_{size[0]}x{size[1]}"
     return f"{PLANS}/{kind}{suffix}.safetensors"
 
 

@@ -16,7 +16,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.folder import refuse_unwritable
-from edgekit.pipeline.inputs import samples_that_fit
+from edgekit.pipeline.inputs import require_sizes, samples_that_fit
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
@@ -54,8 +54,7 @@ def located(recipe: Recipe) -> Recipe:
         RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
     if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
-        for size in recipe.image_size:
-            zoo.find(recipe.model).config.grid_of(*size)
+        require_sizes(recipe, zoo.find(recipe.model).config)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
     return recipe.model_copy(
@@ -116,13 +115,20 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
         calibration, evaluation = _images(recipe, config, size, watcher, judged=not plans_only)
-        suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
+        suffix = "" if size == recipe.main_size else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
         if evaluation is not None:
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
-    kinds = sorted({(job.size, kind_of(job, recipe.quantize)) for job in jobs if job.integer and job.path})
-    plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
+    kinds = {
+        (None if recipe.any_size else job.size, kind_of(job, recipe.quantize))
+        for job in jobs
+        if job.integer and job.path
+    }
+    plans = tuple(
+        plan_file(kind, size, recipe.main_size)
+        for size, kind in sorted(kinds, key=lambda each: (each[0] or (), each[1]))
+    )
     return Preflight(recipe, jobs, plans, found, doomed)
 
 

@@ -26,7 +26,7 @@ from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
 from edgekit.quantization.explanation import Explanation
-from edgekit.recipe import Recipe
+from edgekit.recipe import DYNAMIC, Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Verdict
 
@@ -120,7 +120,7 @@ def _assemble(
     """The report of the main image size; further sizes have their rows in the manifest."""
     from edgekit.report.pictures import thumbnails
 
-    size = context.recipe.image_size[0]
+    size = context.recipe.main_size
     images, calibration = context.inputs.evaluation(size), context.inputs.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
     return BuildReport(
@@ -147,7 +147,7 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
     """The images that the integer artifacts change most, run again through every artifact that runs here."""
     from edgekit.report.pictures import panels
 
-    size, reference = context.recipe.image_size[0], measured.reference
+    size, reference = context.recipe.main_size, measured.reference
     images = context.inputs.evaluation(size)
     rows = [row for row in manifest.artifacts if row.name in measured.drift]
     show = _worst(rows, measured.drift, len(images))
@@ -221,7 +221,9 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     """Commands that make this build again."""
     words = ["edgekit", "build", "--model", recipe.model, "--format", ",".join(recipe.formats)]
     words += ["--precision", ",".join(recipe.precisions)]
-    words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]
+    sizes = [f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size]
+    sizes += [f"{DYNAMIC}:{recipe.any_size[0]}-{recipe.any_size[1]}"] if recipe.any_size else []
+    words += ["--image-size", ",".join(sizes)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
     if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]

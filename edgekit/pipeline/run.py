@@ -178,7 +178,7 @@ def _steps(jobs: Sequence[Job], context: BuildContext, measure: Measure) -> list
         if job.blocked:
             continue
         weight = 4.0 if measure == "none" else 8.0
-        if job.integer and (plan := (job.size, context.plans.kind(job))) not in plans:
+        if job.integer and (plan := (context.plans.size(job), context.plans.kind(job))) not in plans:
             plans.add(plan)
             weight += 90.0 if plan[1] != "int8_weights" else 45.0
         steps.append(Step(job.name, weight))
@@ -213,7 +213,10 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     with folder_lock(out):
         context = BuildContext.load(recipe, out, watcher)
         found = []
-        wanted = sorted({(job.size, context.plans.kind(job)) for job in jobs})
+        wanted = sorted(
+            {(context.plans.size(job), context.plans.kind(job)) for job in jobs},
+            key=lambda each: (each[0] or (), each[1]),
+        )
         watcher.plan([Step(f"plan {context.plans.path(*each).stem}") for each in wanted])
         for size, kind in wanted:
             watcher.step(f"plan {context.plans.path(size, kind).stem}")
@@ -248,7 +251,7 @@ def _artifacts(
             if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
                 context.plans.mend(job, record.plans, kept=True)
-                if any(sealed(file) for file in golden_files(golden_home(context.out, job))):
+                if job.sides or any(sealed(file) for file in golden_files(golden_home(context.out, job))):
                     context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)

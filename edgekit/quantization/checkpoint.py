@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
     from edgekit.models.vit import VisionTransformer
     from edgekit.recipe import QuantizeRecipe
 
-ENGINE = 8  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
+ENGINE = 9  # raised when the engine's arithmetic changes: unfinished runs of another engine are not continued
 
 
-def run_digest(model: VisionTransformer, pixels: Tensor, recipe: QuantizeRecipe, inputs: str, turned: bool) -> str:
-    """Digest of everything that decides its result: weights, calibration pixels, recipe, rotation, engine."""
+def run_digest(
+    model: VisionTransformer, pixels: Iterable[Tensor], recipe: QuantizeRecipe, inputs: str, turned: bool
+) -> str:
+    """Digest of everything that decides a run: weights, batches of calibration pixels, recipe, rotation, engine."""
     decided = [ENGINE, inputs, turned, recipe.model_dump(mode="json")]
     total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
     for key, value in model.state_dict().items():
         total.update(key.encode())
         total.update(value.contiguous().numpy().tobytes())
-    total.update(pixels.contiguous().numpy().tobytes())
+    for batch in pixels:
+        total.update(repr(tuple(batch.shape[2:])).encode())
+        total.update(batch.contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
 

@@ -47,6 +47,7 @@ class InputChoice:
     peak: float  # abs-max before the rewrite
     peak_channel: int
     typical: float  # median over channels of their abs-max
+    mean: Tensor  # (K,) float64 of the rewritten input, see `InputObserver.mean`
 
     def words(self) -> dict[str, float | str | int]:
         """The choice as plain values for the plan's provenance."""
@@ -62,18 +63,27 @@ class InputChoice:
         }
 
 
-def observe(
-    block: Block, stream: Iterable[Tensor], special: int, images: int
-) -> tuple[dict[str, InputObserver], Tensor]:
-    """Statistics of every GEMM input of a float block, and the mean key (D,), turned where positions are rotary.
+@dataclass(frozen=True)
+class Observed:
+    """Statistics of a float block on the calibration images."""
+
+    inputs: dict[str, InputObserver]  # of each GEMM, by stage
+    mean_key: Tensor  # (D,), turned where positions are rotary
+    outputs: list[Tensor]  # batches (B, N, D) of the residual stream behind it
+
+
+def observe(block: Block, stream: Iterable[Tensor], special: int, images: int, photographs: int) -> Observed:
+    """Statistics of every GEMM input of a float block, its mean key, and its outputs.
 
     Args:
         block: before its surgery.
         stream: batches (B, N, D) of the residual stream in front of it.
         special: CLS and registers are tokens [0, special).
         images: how many images the stream holds in all.
+        photographs: how many of them are; they come first.
     """
-    observers = {stage.part: InputObserver(special, images) for stage in stages_of(block)}
+    observers = {stage.part: InputObserver(special, images, photographs) for stage in stages_of(block)}
+    behind = []
     keys = torch.zeros(block.attn.proj.in_features, dtype=torch.float64)
     for x in stream:
         state: State = {"x": x}
@@ -87,7 +97,8 @@ def observe(
                     key = block.attn.split_heads(outputs)[1].transpose(1, 2).flatten(2)
                 keys += key.double().mean(1).sum(0)
             state = stage.advance(state, outputs)
-    return observers, (keys / images).float()
+        behind.append(state["x"])
+    return Observed(observers, (keys / images).float(), behind)
 
 
 def condition(
@@ -145,7 +156,12 @@ def condition(
             head, tail = (_covering(part, smoothing.margin) for part in (rows[special], rows[~special]))
             quantizer = TokenGroupInput(observer.special, head, tail)
         choices[stage.part] = InputChoice(
-            quantizer, smoothing, float(magnitudes.max()), int(magnitudes.argmax()), float(magnitudes.median())
+            quantizer,
+            smoothing,
+            float(magnitudes.max()),
+            int(magnitudes.argmax()),
+            float(magnitudes.median()),
+            (observer.mean - smoothing.shift) / smoothing.scale,
         )
     return choices
 

@@ -1,7 +1,8 @@
 """The quantization engine: a baked float model and calibration pixels in, a QuantPlan out, one block at a time.
 
 Two streams of calibration images run side by side: the exact stream through the float model, and the quantized stream
-through what is already integer, so that every GEMM is fitted to the inputs that it will really get. In order:
+through what is already integer, so that every GEMM is fitted to the inputs that it will really get. The exact stream is
+computed once per block, while its inputs are observed: of these a fit needs the means alone. In order:
 
 1. Hold out an eighth of the images. Fold LayerScale and the attention scale, rotate the residual stream if asked.
 2. Make synthetic calibration images; they widen ranges and fit no weights.
@@ -51,8 +52,10 @@ Inputs = Literal["integer", "float"]
 """What integer weights are multiplied with: quantized activations, or float ones where only weights are to be small."""
 
 BATCH = 8  # images that run together: bounds the activations alive at once
+BATCH_PIXELS = BATCH * 518**2  # of them
 SYNTHETIC_SHARE = 6  # one synthetic image per 6 real ones
 LEAST_SYNTHETIC = 8
+KEPT_BYTES = 2**28  # of a feed-forward's hidden values, beyond which they are computed again instead of kept
 LEAST_IMAGES = 4  # to calibrate on; one of them is held out
 HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 
@@ -60,22 +63,24 @@ HELD_OUT = 8  # 1 in 8 images is held out of calibration, to verify the plan on
 @torch.no_grad()
 def quantize(
     model: VisionTransformer,
-    pixel_values: np.ndarray,
+    pixel_values: np.ndarray | Sequence[np.ndarray],
     recipe: QuantizeRecipe,
     *,
     inputs: Inputs = "integer",
     progress: StageProgress | None = None,
     cache: Path | None = None,
 ) -> QuantPlan:
-    """Quantize a baked model.
+    """Quantize a baked model, or one that is not baked for images of several sizes.
 
     An eighth of the images calibrates nothing: the plan is verified, promotions and "auto" choices are made on it.
     With float inputs there is no range to search and nothing to smooth into the weights: only these are rounded, on
     float activations, and the steps of `recipe` that prepare activations are left out.
 
     Args:
-        model: un-rewritten float model for one image size (`VisionTransformer.bake`); it is not changed.
-        pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them.
+        model: un-rewritten float model for one image size (`VisionTransformer.bake`), or with its stored table of
+            positions where there are several sizes; it is not changed.
+        pixel_values: (n, 3, height, width) float32 calibration images, preprocessed as the model wants them; or an
+            array of each size, that of the plan's own size first.
         recipe: the steps to take.
         inputs: whether the activations are quantized too.
         progress: called after each GEMM.
@@ -84,17 +89,26 @@ def quantize(
     Raises:
         DataError: fewer than four calibration images, or their size is not the model's.
     """
-    rows, columns = model.config.grid
-    size = (rows * model.config.patch, columns * model.config.patch)
-    if len(pixel_values) < LEAST_IMAGES or pixel_values.shape[2:] != size:
-        raise DataError(
-            f"calibration pixels have shape {tuple(pixel_values.shape)}",
-            why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
-            fix="--samples 64",
-        )
-    held_out = max(1, len(pixel_values) // HELD_OUT)
-    seen, unseen = torch.from_numpy(pixel_values[:-held_out]), torch.from_numpy(pixel_values[-held_out:])
-    reference = torch.cat([model(batch)[0] for batch in unseen.split(BATCH)])
+    if isinstance(pixel_values, np.ndarray):
+        rows, columns = model.config.grid
+        size = (rows * model.config.patch, columns * model.config.patch)
+        if len(pixel_values) < LEAST_IMAGES or pixel_values.shape[2:] != size:
+            raise DataError(
+                f"calibration pixels have shape {tuple(pixel_values.shape)}",
+                why=f"at least {LEAST_IMAGES} images of {size[0]}x{size[1]} are needed",
+                fix="--samples 64",
+            )
+        seen, unseen = split_images([pixel_values])
+    else:
+        size = (pixel_values[0].shape[2], pixel_values[0].shape[3])
+        seen, unseen = split_images(pixel_values)
+        if len(pixel_values[0]) < LEAST_IMAGES:
+            raise DataError(
+                f"{len(pixel_values[0])} calibration images are of the main size",
+                why=f"at least {LEAST_IMAGES} are needed",
+                fix="--samples 64",
+            )
+    reference = [model(batch)[0] for batch in unseen]
     plans = []
     turns = {"off": (False,), "on": (True,), "auto": (False, True)}[recipe.rotate] if inputs == "integer" else (False,)
     for turned in turns:
@@ -105,13 +119,29 @@ def quantize(
     return max(plans, key=lambda plan: float(plan.provenance["verification"]["sqnr_db"]))
 
 
+def split_images(arrays: Sequence[np.ndarray]) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of the images to calibrate on, and of those held out: the last eighth of a size that has several."""
+    seen, unseen = list[Tensor](), list[Tensor]()
+    for array in arrays:
+        held_out = max(1, len(array) // HELD_OUT) if len(array) > 1 else 0
+        images, most = torch.from_numpy(array), batch_of(*array.shape[2:])
+        seen += images[: len(images) - held_out].split(most)
+        unseen += images[len(images) - held_out :].split(most) if held_out else ()
+    return seen, unseen
+
+
+def batch_of(height: int, width: int) -> int:
+    """Images of that many pixels that run together: `BATCH`, or fewer where these are large."""
+    return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+
+
 class _Engine:
     """State of one run: the rewritten model, the two streams and the GEMMs finished so far."""
 
     def __init__(
         self,
         model: VisionTransformer,
-        pixels: Tensor,
+        pixels: Sequence[Tensor],
         recipe: QuantizeRecipe,
         inputs: Inputs,
         turned: bool,
@@ -119,11 +149,16 @@ class _Engine:
         cache: Path | None,
     ) -> None:
         self.recipe, self.inputs, self.pixels, self._progress = recipe, inputs, pixels, progress
-        self.fold = unlike_folds(torch.cat([model(batch)[1] for batch in pixels.split(BATCH)]))
         self.saved = Saved(cache, run_digest(model, pixels, recipe, inputs, turned))
-        count = max(LEAST_SYNTHETIC, len(pixels) // SYNTHETIC_SHARE)
+        features = []
+        for done, batch in enumerate(pixels):
+            progress("features of the images", done, len(pixels))
+            features.append(model(batch)[1])
+        self.images = sum(map(len, pixels))
+        self.fold = unlike_folds(torch.cat(features))
+        self.folds = self.fold.split([len(batch) for batch in pixels])
         needed = recipe.synthetic and inputs == "integer"  # they widen ranges, of which float inputs have none
-        self.synthetic = pixels[:0] if not needed else synthetic_images(pixels, count, model.config.patch)
+        self.synthetic = _synthetic(pixels, model.config.patch) if needed else []
         self.model = deepcopy(model)
         fold_layerscale(self.model)
         fold_attention_scale(self.model)
@@ -136,7 +171,7 @@ class _Engine:
     def run(self, size: tuple[int, int]) -> QuantPlan:
         """Quantize what the cache does not hold yet."""
         plan = self.saved.read()
-        finished = 0
+        finished, original = 0, self.model
         if plan is None:
             plan = QuantPlan(self.model.config, size, state_of(self.model), {}, provenance=self.provenance)
             if self.recipe.patch_embed == "int8" and self.inputs == "integer":
@@ -148,32 +183,44 @@ class _Engine:
             finished = len({name.split(".")[1] for name in plan.gemms if name.startswith("blocks.")})
         self._report(plan, "patch_embed.proj")
         integer = make_integer(deepcopy(self.model), plan, kernel="float32")
-        batches = self.pixels.split(BATCH)
-        streams = _Streams.of([self.model.embed(x) for x in batches], [integer.embed(x) for x in batches])
-        synthetic = [self.model.embed(batch) for batch in self.synthetic.split(BATCH) if len(batch)]
+        streams = self._streams([self.model.embed(x) for x in self.pixels], [integer.embed(x) for x in self.pixels])
+        synthetic = [self.model.embed(batch) for batch in self.synthetic]
         for index, block in enumerate(self.model.blocks):
             if index < finished:
-                streams = _Streams.of(*streams.through(block, integer.blocks[index]))
-                synthetic = [block(x) for x in synthetic]
+                exact = block if streams.follow else original.blocks[index]  # the one that the first run went through
+                streams = self._streams(*streams.through(exact, integer.blocks[index]))
+                synthetic = [exact(x) for x in synthetic]
                 continue
-            choices = self._choices(block, [*streams.residual(), *synthetic])
-            synthetic = [block(x) for x in synthetic]
+            self._report(plan, f"blocks.{index} ranges")
+            choices, behind = self._choices(block, [*streams.residual(), *synthetic])
+            synthetic = behind[len(self.pixels) :]
             self._quantize_block(index, block, choices, plan, streams)
+            if not streams.follow:  # the rewrites leave the block's function equal
+                streams.exact = [{"x": x} for x in behind[: len(self.pixels)]]
             plan.float_tensors.clear()
             plan.float_tensors.update(state_of(self.model))
             self.saved.write(plan)
         self.saved.remove()
         return plan
 
-    def _choices(self, block: Block, stream: Sequence[Tensor]) -> dict[str, InputChoice]:
-        """The quantizer of each GEMM input of a block, which is rewritten accordingly; none for float inputs."""
+    def _streams(self, exact: list[Tensor], quantized: list[Tensor]) -> _Streams:
+        """Both streams in front of a block; inside it the exact one is followed where means alone do not say enough."""
+        return _Streams.of(exact, quantized, follow=self.inputs == "float" or self.recipe.ridge)
+
+    def _choices(self, block: Block, stream: Sequence[Tensor]) -> tuple[dict[str, InputChoice], list[Tensor]]:
+        """The quantizer of each GEMM input of a block, which is rewritten accordingly, and the stream behind it.
+
+        Float inputs have no quantizer, and the stream is left where it is.
+        """
         if self.inputs == "float":
-            return {}
-        registers, images = self.model.config.registers, len(self.pixels) + len(self.synthetic)
-        observers, mean_key = observe(block, stream, 1 + registers, images)
-        synthetic_fold = torch.arange(len(self.synthetic)) % 4 < 2  # both kinds in either fold
+            return {}, []
+        registers, made = self.model.config.registers, sum(map(len, self.synthetic))
+        images = self.images + made
+        observed = observe(block, stream, 1 + registers, images, self.images)
+        synthetic_fold = torch.arange(made) % 4 < 2  # both kinds in either fold
         folds = torch.cat([self.fold, synthetic_fold])
-        return condition(block, observers, mean_key, folds, self.recipe, registers=registers)
+        choices = condition(block, observed.inputs, observed.mean_key, folds, self.recipe, registers=registers)
+        return choices, observed.outputs
 
     def _report(self, plan: QuantPlan, name: str) -> None:
         self._progress(name, len(plan.gemms), 1 + 4 * len(self.model.blocks))
@@ -185,9 +232,10 @@ class _Engine:
         """
         conv, patch = self.model.patch_embed.proj, self.model.config.patch
         bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias
-        quantizer = static_input(float(self.pixels.min()), float(self.pixels.max()))
+        least, most = min(float(x.min()) for x in self.pixels), max(float(x.max()) for x in self.pixels)
+        quantizer = static_input(least, most)
         fit = GemmFit(conv.weight.flatten(1), bias, ridge=self.recipe.ridge, special=0)  # (D, 3 * patch * patch)
-        for batch, fold in zip(self.pixels.split(BATCH), self.fold.split(BATCH), strict=True):
+        for batch, fold in zip(self.pixels, self.folds, strict=True):
             rows = torch.nn.functional.unfold(batch, patch, stride=patch).transpose(1, 2)
             fit.update(rows, fake_quantize(quantizer, rows), fold)
         bits = 8 if self.recipe.bits == 4 else self.recipe.bits
@@ -212,15 +260,33 @@ class _Engine:
             quantizer: InputQuantizer = choice.quantizer if choice else FloatInput()
             special = 1 + self.model.config.registers
             fit = GemmFit(stage.linear.weight, stage.linear.bias, ridge=self.recipe.ridge, special=special)
+            fit.mean = choice.mean if choice and not streams.follow else None
             inputs = streams.inputs(stage, integer_stage)
-            for (exact, quantized), fold in zip(inputs, self.fold.split(BATCH), strict=True):
+            for (exact, quantized), fold in zip(inputs, self.folds, strict=True):
                 fit.update(exact, fake_quantize(quantizer, quantized), fold)
             plan.gemms[name] = fit.solve(name, quantizer, self.recipe)
             if choice:
                 plan.provenance["inputs"][name] = choice.words()
             linear = IntegerLinear(plan.gemms[name], kernel="float32")
             self._report(plan, name)
-            streams.advance(stage.run, partial(integer_stage.through, linear), recompute=stage.recompute)
+            recompute = stage.recompute and streams.bytes_of(stage.linear.out_features) > KEPT_BYTES
+            streams.advance(stage.run, partial(integer_stage.through, linear), recompute=recompute)
+
+
+def _synthetic(pixels: Sequence[Tensor], patch: int) -> list[Tensor]:
+    """Batches of synthetic images, of the sizes that photographs have and in proportion to their number."""
+    sizes: dict[tuple[int, ...], list[Tensor]] = {}
+    for batch in pixels:
+        sizes.setdefault(tuple(batch.shape[2:]), []).append(batch)
+    images = sum(map(len, pixels))
+    made: list[Tensor] = []
+    for batches in sizes.values():
+        photographs = torch.cat(batches)
+        share = len(photographs) / images
+        count = max(round(LEAST_SYNTHETIC * share), int(len(photographs) / SYNTHETIC_SHARE))
+        if count:
+            made += synthetic_images(photographs, count, patch).split(batch_of(*photographs.shape[2:]))
+    return made
 
 
 Step = Callable[[State], State]
@@ -228,16 +294,25 @@ Step = Callable[[State], State]
 
 @dataclass
 class _Streams:
-    """The exact and the quantized stream of the calibration images: a state per batch of each."""
+    """The exact and the quantized stream of the calibration images: a state per batch of each.
+
+    Where the exact one is not followed, it stays in front of a block while the quantized one goes through it.
+    """
 
     exact: list[State]
     quantized: list[State]
+    follow: bool
     pending: tuple[Step, Step] | None = None  # the preceding stage to recompute: its outputs are too large to keep
 
     @classmethod
-    def of(cls, exact: Sequence[Tensor], quantized: Sequence[Tensor]) -> _Streams:
+    def of(cls, exact: Sequence[Tensor], quantized: Sequence[Tensor], *, follow: bool) -> _Streams:
         """The streams in front of a block, from batches (B, N, D) of both."""
-        return cls([{"x": x} for x in exact], [{"x": x} for x in quantized])
+        return cls([{"x": x} for x in exact], [{"x": x} for x in quantized], follow)
+
+    def bytes_of(self, channels: int) -> int:
+        """Memory of a value of so many channels in every token of the streams that are followed."""
+        tokens = sum(state["x"].shape[0] * state["x"].shape[1] for state in self.quantized)
+        return 4 * tokens * channels * (2 if self.follow else 1)
 
     def residual(self) -> list[Tensor]:
         """The exact residual stream, batches (B, N, D)."""
@@ -247,11 +322,11 @@ class _Streams:
         """Both streams behind a finished block."""
         return [block(s["x"]) for s in self.exact], [integer_block(s["x"]) for s in self.quantized]
 
-    def inputs(self, stage: Stage, integer_stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
-        """Exact and quantized input of a GEMM, batch by batch."""
+    def inputs(self, stage: Stage, integer_stage: Stage) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Exact (None where it is not followed) and quantized input of a GEMM, batch by batch."""
         for pair in zip(self.exact, self.quantized, strict=True):
             exact, quantized = self._resumed(*pair)
-            yield stage.input(exact), integer_stage.input(quantized)
+            yield stage.input(exact) if self.follow else None, integer_stage.input(quantized)
 
     def advance(self, exact_step: Step, quantized_step: Step, *, recompute: bool) -> None:
         """Take both streams behind a stage; with `recompute` only when they are asked for."""
@@ -260,10 +335,12 @@ class _Streams:
             return
         for i, pair in enumerate(zip(self.exact, self.quantized, strict=True)):
             exact, quantized = self._resumed(*pair)
-            self.exact[i], self.quantized[i] = exact_step(exact), quantized_step(quantized)
+            self.quantized[i] = quantized_step(quantized)
+            if self.follow:
+                self.exact[i] = exact_step(exact)
         self.pending = None
 
     def _resumed(self, exact: State, quantized: State) -> tuple[State, State]:
         if self.pending is None:
             return exact, quantized
-        return self.pending[0](exact), self.pending[1](quantized)
+        return self.pending[0](exact) if self.follow else exact, self.pending[1](quantized)

@@ -17,6 +17,11 @@ RIDGES = (3.0, 0.3, 0.03)  # strengths tried, as shares of the mean Hessian diag
 SPECIAL_SHARE = 1 / 8  # what a class or register token weighs, in patches of its image
 
 
+def special_weight(tokens: int, special: int) -> float:
+    """Further weight of the class token and of each register, beside the one that all tokens have."""
+    return max(0.0, SPECIAL_SHARE * (tokens - special) - 1)
+
+
 class GemmFit:
     """Streams the second moments of one GEMM and solves for its integer weights and bias.
 
@@ -40,22 +45,27 @@ class GemmFit:
         self.cross = torch.zeros(halves, width, width, dtype=torch.float64) if ridge else None  # sum d x^^T
         self.sum_exact = torch.zeros(width, dtype=torch.float64)
         self.sum_quantized = torch.zeros(width, dtype=torch.float64)
+        self.mean: Tensor | None = None  # (K,) of x, where it is known without x
         self.rows = 0.0  # patches count one
 
-    def update(self, exact: Tensor, quantized: Tensor, fold: Tensor) -> None:
-        """Add a batch: x and x^ (B, N, K), and which fold each image belongs to (B,) bool."""
-        tokens = exact.shape[1]
-        more = max(0.0, SPECIAL_SHARE * (tokens - self.special) - 1)  # of a special token than of a patch
-        special = exact[:, : self.special], quantized[:, : self.special]
-        for x, x_hat, weight in ((exact, quantized, 1.0), (*special, more)):
-            for index, chosen in enumerate((fold, ~fold) if self.ridge else (torch.ones_like(fold),)):
+    def update(self, exact: Tensor | None, quantized: Tensor, fold: Tensor) -> None:
+        """Add a batch: x and x^ (B, N, K), and which fold each image belongs to (B,) bool.
+
+        x is None where its `mean` is known and no ridge is fitted, which needs no more of it.
+        """
+        more = special_weight(quantized.shape[1], self.special)
+        folds: tuple[Tensor | slice, ...] = (fold, ~fold) if self.ridge else (slice(None),)
+        for tokens, weight in ((slice(None), 1.0), (slice(self.special), more)):
+            x_hat = quantized[:, tokens]
+            for index, chosen in enumerate(folds):
                 rows = x_hat[chosen].flatten(0, -2)
                 self.hessian[index] += weight * (rows.T @ rows)
-                if self.cross is not None:
-                    self.cross[index] += weight * ((x[chosen].flatten(0, -2) - rows).T @ rows)
-            self.sum_exact += weight * x.double().sum((0, 1))
-            self.sum_quantized += weight * x_hat.double().sum((0, 1))
-            self.rows += weight * x.shape[0] * x.shape[1]
+                if self.cross is not None and exact is not None:
+                    self.cross[index] += weight * ((exact[chosen, tokens].flatten(0, -2) - rows).T @ rows)
+            if exact is not None:
+                self.sum_exact += weight * exact[:, tokens].sum((0, 1), dtype=torch.float64)
+            self.sum_quantized += weight * x_hat.sum((0, 1), dtype=torch.float64)
+            self.rows += weight * x_hat.shape[0] * x_hat.shape[1]
 
     def _correction(self, hessian: Tensor, target: Tensor, ridge: float) -> Tensor:
         """Ridge correction W' - W (out, K) for a summed Hessian and W times the summed cross moments."""
@@ -96,7 +106,8 @@ class GemmFit:
         )
         bias = bias_dynamic = self.bias.double()
         if recipe.bias_correction:
-            mean, mean_hat = self.sum_exact / self.rows, self.sum_quantized / self.rows
+            mean = self.sum_exact / self.rows if self.mean is None else self.mean
+            mean_hat = self.sum_quantized / self.rows
             real = rounded.real()
             bias_dynamic = bias_dynamic + (original - real) @ mean
             # with float inputs there is one bias: what the files of such a plan hold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from edgekit.quantization.simulate import simulate
 if TYPE_CHECKING:
     from edgekit.plan.quant import QuantPlan
 
+Images = Tensor | Sequence[Tensor]  # of one size, or batches of any sizes
 BATCH = 8
 RANKING = 8  # images on which GEMMs are ranked: each of them costs a run of the model per GEMM
 PROMOTABLE_BITS = 4  # weights of so many bits become 8-bit ones, wider ones float
@@ -36,9 +38,16 @@ def sqnr_db(reference: Tensor, other: Tensor) -> float:
     return decibel(float(reference.double().square().sum()), noise)
 
 
-def _outputs(plan: QuantPlan, pixels: Tensor, per_token: bool = False) -> Tensor:
+def _outputs(plan: QuantPlan, batches: Sequence[Tensor], per_token: bool = False) -> list[Tensor]:
     model = simulate(plan, kernel="float32", per_token=per_token)
-    return torch.cat([model(batch)[0] for batch in pixels.split(BATCH)])
+    return [model(batch)[0] for batch in batches]
+
+
+def _drift(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[float, float]:
+    """SQNR in dB, and the mean cosine of the class tokens, of batches (B, N, D) of any sizes."""
+    whole, other = (torch.cat([batch.flatten() for batch in each]) for each in (reference, outputs))
+    cls, other_cls = (torch.cat([batch[:, :1] for batch in each]) for each in (reference, outputs))
+    return sqnr_db(whole, other), cls_cosine(other_cls, cls)
 
 
 def cls_cosine(actual: Tensor, reference: Tensor) -> float:
@@ -47,51 +56,62 @@ def cls_cosine(actual: Tensor, reference: Tensor) -> float:
 
 
 @torch.no_grad()
-def verify(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> dict[str, float | int]:
-    """Drift of the simulated plan on images (n, 3, H, W) whose float output (n, N, D) is `reference`."""
-    static, dynamic = (_outputs(plan, pixels, per_token) for per_token in (False, True))
+def verify(plan: QuantPlan, pixels: Images, reference: Images) -> dict[str, float | int]:
+    """Drift of the simulated plan on images (n, 3, H, W) whose float output (n, N, D) is `reference`, or on batches."""
+    batches, wanted = in_batches(pixels), in_batches(reference)
+    (static, static_cls), (dynamic, dynamic_cls) = (
+        _drift(wanted, _outputs(plan, batches, per_token)) for per_token in (False, True)
+    )
     return {
-        "images": len(pixels),
-        "sqnr_db": round(sqnr_db(reference, static), 3),
-        "cls_cosine": round(cls_cosine(static, reference), 6),
-        "per_token_sqnr_db": round(sqnr_db(reference, dynamic), 3),
-        "per_token_cls_cosine": round(cls_cosine(dynamic, reference), 6),
+        "images": sum(map(len, batches)),
+        "sqnr_db": round(static, 3),
+        "cls_cosine": round(static_cls, 6),
+        "per_token_sqnr_db": round(dynamic, 3),
+        "per_token_cls_cosine": round(dynamic_cls, 6),
     }
 
 
 @torch.no_grad()
-def sensitivity(plan: QuantPlan, pixels: Tensor, reference: Tensor) -> list[Sensitivity]:
+def sensitivity(plan: QuantPlan, pixels: Images, reference: Images) -> list[Sensitivity]:
     """Each GEMM quantized alone, the costliest first."""
     found = []
+    batches, wanted = in_batches(pixels), in_batches(reference)
     for name, gemm in plan.gemms.items():
-        alone = _outputs(replace(plan, gemms={name: gemm}, matmuls={}), pixels)
-        found.append(Sensitivity(name, sqnr_db(reference, alone), 1 - cls_cosine(alone, reference)))
+        noise, cosine = _drift(wanted, _outputs(replace(plan, gemms={name: gemm}, matmuls={}), batches))
+        found.append(Sensitivity(name, noise, 1 - cosine))
     return sorted(found, key=lambda s: s.sqnr_db)
 
 
 @torch.no_grad()
-def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int, max_drop: float | None) -> QuantPlan:
+def promote(plan: QuantPlan, pixels: Images, reference: Images, *, at_most: int, max_drop: float | None) -> QuantPlan:
     """Mixed precision: more bits for the costliest GEMMs, one by one, until the CLS cosine drops by at most `max_drop`.
 
     One of 4-bit weights gets 8 bits, which every format can hold beside them; one of 7 or 8 bits stays float.
 
     Args:
         plan: what the engine made.
-        pixels: (n, 3, H, W) images that calibration never saw.
-        reference: (n, N, D) float output on them.
+        pixels: (n, 3, H, W) images that calibration never saw, or batches of them.
+        reference: (n, N, D) float output on them, in the same batches.
         at_most: promotions allowed; with `max_drop` None all of them are spent.
         max_drop: 1 - mean CLS cosine to reach.
 
     Raises:
         DriftExceeded: `max_drop` is not reached with the promotions allowed.
     """
-    drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
+    if not at_most and max_drop is None:
+        return plan
+    batches, wanted = in_batches(pixels), in_batches(reference)
+
+    def measured() -> float:
+        return 1 - _drift(wanted, _outputs(plan, batches))[1]
+
+    drop = measured()
     if max_drop is not None and drop <= max_drop:
         return plan
-    ranked = sensitivity(plan, pixels[:RANKING], reference[:RANKING])[:at_most] if at_most else []
+    ranked = sensitivity(plan, *_first(batches, wanted))[:at_most] if at_most else []
     for worst in ranked:
         plan = _promoted(plan, worst)
-        drop = 1 - cls_cosine(_outputs(plan, pixels), reference)
+        drop = measured()
         if max_drop is not None and drop <= max_drop:
             break
     if max_drop is not None and drop > max_drop:
@@ -101,6 +121,22 @@ def promote(plan: QuantPlan, pixels: Tensor, reference: Tensor, *, at_most: int,
             fix="--max-drop with a larger value",
         )
     return plan
+
+
+def in_batches(images: Images) -> Sequence[Tensor]:
+    """Batches of images, or of what was computed of them; batches as they are."""
+    return images.split(BATCH) if isinstance(images, Tensor) else images
+
+
+def _first(batches: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The first `RANKING` images of batches, and their references."""
+    left, images, references = RANKING, list[Tensor](), list[Tensor]()
+    for batch, reference in zip(batches, wanted, strict=True):
+        if left > 0:
+            images.append(batch[:left])
+            references.append(reference[:left])
+            left -= len(batch)
+    return images, references
 
 
 def _promoted(plan: QuantPlan, worst: Sensitivity) -> QuantPlan:

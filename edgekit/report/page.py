@@ -44,6 +44,7 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
         changes=changes(against, report) if against else (),
         heads=[(name, _head_words(head)) for name, drift in report.drift.items() for head in drift.heads],
         tasks=[(name, task) for name, drift in report.drift.items() for task in drift.accuracy],
+        sizes=_sizes(report),
         shown=_pictured(report),
         worst=_worst(report, judged),
         worst_of=judged,
@@ -106,6 +107,12 @@ def _judged(report: BuildReport) -> str:
 
 def _worst(report: BuildReport, judged: str) -> tuple[ImageDrift, ...]:
     return report.drift[judged].worst(_LISTED) if judged else ()
+
+
+def _sizes(report: BuildReport) -> list[tuple[str, str, dict[str, Any]]]:
+    """Artifact, image size and drift there, of the files that take any size."""
+    drifts = [(row.name, (row.drift or {}).get("sizes", {})) for row in report.manifest.artifacts]
+    return [(name, size, found) for name, sizes in drifts for size, found in sizes.items()]
 
 
 def _pictured(report: BuildReport) -> list[str]:

@@ -80,7 +80,7 @@ def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict
 
     recipe = Recipe.make(manifest.recipe)
     context = BuildContext.load(recipe, folder, watcher)
-    size = recipe.image_size[0]
+    size = recipe.main_size
     return ablate(
         context.inputs.model(size),
         context.inputs.calibration(size).pixel_values,

@@ -12,7 +12,7 @@ import torch
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
 from edgekit.backends import Backend
 from edgekit.backends.fused import as_fused
-from edgekit.errors import ExportError
+from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.precision import Variant
@@ -157,3 +157,23 @@ def test_threads_are_taken_and_change_nothing(tiny: Exported) -> None:
     for threads in (None, 2):
         many = tiny.backend.runner(artifact, threads)(pixels)["last_hidden_state"]
         np.testing.assert_allclose(many, one, atol=1e-4)
+
+
+def test_images_of_any_size_or_a_refusal_that_says_so(tiny: Exported, tiny_reg_model: VisionTransformer) -> None:
+    """One file at two sizes, one of them not square; or an error that names what the format has instead."""
+    transform = tiny_reg_model.config.preprocess(*SIZE, sides=(28, 98))
+    source = replace(tiny.source(planned=False), model=tiny_reg_model, preprocess=transform)
+    path = tiny.folder / "any" / f"model{tiny.backend.suffix}"
+    if not tiny.backend.any_size:
+        with pytest.raises(ExportError, match="one size"):
+            tiny.backend.export(source, "fp32", "standard", path)
+        return
+    artifact = tiny.backend.export(source, "fp32", "standard", path)
+    for size in ((42, 98), (70, 70)):
+        pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = tiny_reg_model(pixels)[0].numpy()
+        found = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(DataError, match="70x56"):
+        tiny.run(artifact, np.zeros((1, 3, 75, 56), np.float32))

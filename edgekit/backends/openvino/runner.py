@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import Artifact
-from edgekit.backends.base import runtime_errors
+from edgekit.backends.base import require_fit, runtime_errors
 from edgekit.errors import DataError
 from edgekit.precision import Arithmetic, Precision, Variant
 
@@ -51,6 +51,7 @@ class OpenVinoRunner:
 
         An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
         """
+        require_fit(self.artifact, pixel_values)
         with self._alone, runtime_errors(f"{self.artifact.path} does not run"):
             if self._queue is not None:
                 return self._spread(pixel_values)

@@ -231,3 +231,18 @@ def arrays_of(value: object) -> list[np.ndarray]:
     if isinstance(value, tuple):
         return [array for part in value for array in arrays_of(part)]
     return [array for part in vars(value).values() for array in arrays_of(part)] if hasattr(value, "__dict__") else []
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+def test_heads_of_a_file_for_any_size_have_maps_of_their_image(format_: Format, heads, tmp_path: Path):
+    model, backend = random_model(CONFIG), get_backend(format_)
+    transform = CONFIG.preprocess(*SIZE, sides=(28, 140))
+    source = ExportSource(model, transform, None, "tiny", "MIT", "0" * 64, "digest", heads=heads)
+    artifact = backend.export(source, "fp32", "standard", tmp_path / f"model{backend.suffix}")
+    runner = backend.runner(artifact, threads=1)
+    for size in ((28, 28), (42, 112), (84, 98)):
+        given = np.random.default_rng(1).standard_normal((2, 3, *size), np.float32)
+        wanted, found = run_with_heads(model, heads, given), runner(given)
+        for name, head in heads.items():
+            assert found[name].shape == (2, *head.shape(CONFIG.grid_of(*size))), name
+        assert max(distances(found, wanted).values()) < 1e-3, size

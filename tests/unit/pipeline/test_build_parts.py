@@ -106,6 +106,7 @@ def test_attention_as_composite_is_asked_for_and_changes_no_other_recipe():
         mode="json",
         exclude={
             "runtime_defaults",
+            "any_size",
             "heads",
             "own_heads",
             "head_precision",
