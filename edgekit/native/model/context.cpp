@@ -25,10 +25,13 @@ std::string Layout::plan(const Network& network, int images, int height, int wid
     if (tokens > most_tokens) return "image size " + size + " has " + std::to_string(tokens) + " tokens, at most " + std::to_string(most_tokens);
     const uint64_t rows = uint64_t(batch) * uint64_t(tokens), stream = rows * uint64_t(network.width) * sizeof(float);
     if (stream > most_bytes / 64) return "a batch of " + std::to_string(batch) + " images of " + size + " needs too much memory";
-    const BlockBytes block = bytes_of(network.blocks[0]->data, batch, tokens, threads);
+    BlockBytes block{};  // the most of any: blocks that are float have wider heads than those of integers
+    for (const auto& each : network.blocks) {
+        const BlockBytes own = bytes_of(each->data, batch, tokens, threads);
+        block = {std::max(block.qkv, own.qkv), std::max(block.mixed, own.mixed), std::max(block.packed, own.packed), std::max(block.task, own.task)};
+    }
     slots = threads ? (threads->threads ? int(std::min<size_t>(threads->threads, 1024)) : 4) : 1;
     task = std::max(block.task, product_bytes(network.embedding.view));
-    for (const auto& each : network.blocks) task = std::max(task, bytes_of(each->data, batch, tokens, threads).task);
     if (network.unrotate) task = std::max(task, product_bytes(network.unrotate->view));
     pixels = add(uint64_t(batch) * 3 * uint64_t(height) * uint64_t(width) * sizeof(float));
     x = add(stream), hidden = add(stream), pooled = add(uint64_t(batch) * uint64_t(network.width) * sizeof(float));
