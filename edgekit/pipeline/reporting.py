@@ -23,9 +23,10 @@ from edgekit.measure.heads import UNITS
 from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
+from edgekit.pipeline.plans import plan_file
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
-from edgekit.quantization.explanation import Explanation
+from edgekit.quantization.explanation import Explanation, LayerDrift
 from edgekit.recipe import DYNAMIC, Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Verdict
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     from edgekit.report.pictures import Maps
 
 _SHOWN = 6  # images side by side
-_AGAIN = Command(text="edgekit bench OUT --save", meaning="all latencies anew, on this machine or another")
+_LAYERED = 4  # images for the drift behind each block: 4 s of a ViT-S at 224 pixels
+_FURTHER = (
+    Command(text="edgekit bench OUT --save", meaning="all latencies anew, on this machine or another"),
+    Command(text="edgekit explain OUT && edgekit report OUT", meaning="which GEMM the drift comes from"),
+    Command(text="edgekit report OUT --against EARLIER", meaning="what changed since an earlier build"),
+)
 
 
 def report_build(
@@ -109,7 +115,7 @@ def _updated(report: BuildReport, manifest: Manifest, measured: Measured, verdic
             "drift": measured.drift,
             "latency": measured.latency,
             "verdict": verdict,
-            "commands": (*report.commands[:1], _AGAIN),
+            "commands": (*report.commands[:1], *_FURTHER),
         }
     )
 
@@ -137,6 +143,7 @@ def _assemble(
         evaluation=_words(images),
         calibration=_words(calibration),
         commands=_commands(context.recipe),
+        layers=_layers(context, watcher),
         explanation=Explanation.read(context.out),
         skipped=tuple(SkippedImage(name=skip.path, reason=skip.reason) for skip in skipped),
         images_digest=images.digest,
@@ -208,6 +215,25 @@ def _maps(features: Mapping[str, Features], context: BuildContext) -> Maps | Non
     return Maps("saliency", {file: maps_of(each, context.loaded)[name] for file, each in features.items()})
 
 
+def _layers(context: BuildContext, watcher: Watcher) -> LayerDrift | None:
+    """The drift behind each block of the main 8-bit plan; None where there is no such plan."""
+    path = context.out / plan_file("int8", context.recipe.image_size[0], context.recipe.image_size[0])
+    if not path.exists():
+        return None
+    import torch
+
+    from edgekit.plan.quant import QuantPlan
+    from edgekit.quantization.explain import layer_drift
+
+    watcher.stage("report: drift behind each block")
+    try:
+        images = context.inputs.evaluation(context.recipe.image_size[0])
+        return layer_drift(QuantPlan.load(path), torch.from_numpy(images.pixel_values[:_LAYERED]))
+    except EdgekitError as error:
+        watcher.note(f"no drift behind each block: {error}")
+        return None
+
+
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
     """Indices of the images with the least SQNR summed over the integer artifacts (over all when there is none)."""
     integers = [row for row in rows if not is_float(row.precision)] or rows
@@ -228,7 +254,7 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]
     words += ["--eval", recipe.evaluation, "--seed", str(recipe.seed), "--out", "OUT"]
-    return Command(text=shlex.join(words), meaning="this build again"), _AGAIN
+    return Command(text=shlex.join(words), meaning="this build again"), *_FURTHER
 
 
 def _words(images: ImageSet) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgekit.plan.quant import FloatInput, QuantPlan
 from edgekit.progress import StageProgress
-from edgekit.quantization.explanation import BlockDrift, Explanation, GemmDrift
+from edgekit.quantization.explanation import BlockDrift, Explanation, GemmDrift, LayerDrift
 from edgekit.quantization.sensitivity import sqnr_db
 from edgekit.quantization.simulate import fake_quantize, simulate
 from edgekit.surgery import restore
@@ -74,13 +74,23 @@ def explain(
             )
             for name, db in sorted(gemms, key=lambda row: row[1])
         ),
-        blocks=tuple(
-            _block_drift(i, ours, theirs, plan.config.registers)
-            for i, (ours, theirs) in enumerate(zip(whole_blocks, exact_blocks, strict=True))
-        ),
+        blocks=_block_drifts(whole_blocks, exact_blocks, plan.config.registers),
         kept_float=plan.kept_float,
         promoted=plan.promoted,
     )
+
+
+@torch.no_grad()
+def layer_drift(plan: QuantPlan, pixels: Tensor) -> LayerDrift:
+    """The drift behind every block, with all GEMMs integer: two runs of the images, where `explain` takes dozens.
+
+    Args:
+        plan: its float tensors are the reference, so no checkpoint is needed.
+        pixels: (n, 3, H, W) images.
+    """
+    _, exact = _with_blocks(restore(plan.config, plan.float_tensors), pixels)
+    _, ours = _with_blocks(simulate(plan, kernel="float32"), pixels)
+    return LayerDrift(images=len(pixels), blocks=_block_drifts(ours, exact, plan.config.registers))
 
 
 def _run(model: VisionTransformer, pixels: Tensor) -> Tensor:
@@ -161,6 +171,11 @@ def _token_name(index: int, registers: int) -> str:
     if index == 0:
         return "class"
     return f"register {index}" if index <= registers else f"patch {index - 1 - registers}"
+
+
+def _block_drifts(actual: list[Tensor], exact: list[Tensor], registers: int) -> tuple[BlockDrift, ...]:
+    pairs = enumerate(zip(actual, exact, strict=True))
+    return tuple(_block_drift(i, ours, theirs, registers) for i, (ours, theirs) in pairs)
 
 
 def _block_drift(index: int, actual: Tensor, exact: Tensor, registers: int) -> BlockDrift:

@@ -38,6 +38,13 @@ class BlockDrift(Frozen):
     patch_db: float
 
 
+class LayerDrift(Frozen):
+    """Drift of the 8-bit plan behind every block, on the first evaluation images; every build measures it."""
+
+    images: int
+    blocks: tuple[BlockDrift, ...]
+
+
 class Explanation(Frozen):
     """Sources of the drift of one plan, measured on images of the user's choice; all figures are dB of SQNR."""
 

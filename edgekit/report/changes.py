@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from edgekit.errors import DataError
 from edgekit.measure.gate import compare_builds
 from edgekit.report import numbers
 from edgekit.report.content import BuildReport
+
+Turn = Literal["worse", "better", "changed", "unchanged", "new", "gone"]
+"""What became of an artifact: worse is what the gate would refuse, better what it would refuse the other way round,
+unchanged what has the same drift and size."""
+_TURNS: tuple[Turn, ...] = get_args(Turn)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,19 @@ class Change:
     p50: tuple[str, str]
     speed: tuple[str, str]
     memory: tuple[str, str]
+    verdict: Turn
     worse: tuple[str, ...]  # why the gate would fail
+
+    def cells(self) -> list[tuple[str, tuple[str, str]]]:
+        """The heading of each pair, with the pair."""
+        return [
+            ("SQNR", self.sqnr),
+            ("CLS cosine", self.cosine),
+            ("size", self.size),
+            ("p50", self.p50),
+            ("vs FP32", self.speed),
+            ("peak RSS", self.memory),
+        ]
 
 
 def refuse_incomparable(before: BuildReport, now: BuildReport) -> None:
@@ -59,23 +79,46 @@ def _images(report: BuildReport) -> list[str]:
 
 
 def changes(before: BuildReport, now: BuildReport) -> tuple[Change, ...]:
-    """All artifacts of either build, in the order of the new one.
+    """All artifacts of either build: the worse ones first, then in the order of the new one.
 
     Raises:
         DataError: they were measured at another image size or on other images.
     """
     refuse_incomparable(before, now)
+    failed, gained = _failed(now, before), _failed(before, now)
+    there = [{row.name for row in report.manifest.artifacts if row.status == "ok"} for report in (before, now)]
+    rows = []
+    for name in dict.fromkeys(row.name for report in (now, before) for row in report.manifest.artifacts):
+        then_, now_ = _cells(before, name), _cells(now, name)
+        pairs = {key: (then_[key], now_[key]) for key in now_}
+        same = all(then_[key] == now_[key] for key in ("sqnr", "cosine", "size"))  # times differ between any two runs
+        turn: Turn = "unchanged" if same else "changed"
+        if name not in there[0] and name in there[1]:
+            turn = "new"
+        elif name in there[0] and name not in there[1]:
+            turn = "gone"
+        elif name in failed:
+            turn = "worse"
+        elif name in gained:
+            turn = "better"
+        rows.append(Change(name, **pairs, verdict=turn, worse=tuple(failed.get(name, ()))))
+    return tuple(sorted(rows, key=lambda row: not row.worse))
+
+
+def summary(found: Sequence[Change]) -> str:
+    """One sentence with the counts of what became of the artifacts."""
+    counts = Counter(change.verdict for change in found)
+    told = [f"{counts[turn]} {turn}" for turn in _TURNS if counts[turn]]
+    return f"Of {len(found)} artifacts {', '.join(told)}." if told else ""
+
+
+def _failed(now: BuildReport, before: BuildReport) -> Mapping[str, list[str]]:
+    """Reasons by artifact why the gate refuses `now` beside `before`."""
     failed: dict[str, list[str]] = {}
     for check in compare_builds(now.manifest, before.manifest):
         if check.outcome == "failed":
             failed.setdefault(check.artifact, []).append(check.reason)
-    names = dict.fromkeys(row.name for report in (now, before) for row in report.manifest.artifacts)
-    rows = []
-    for name in names:
-        then_, now_ = _cells(before, name), _cells(now, name)
-        pairs = {key: (then_[key], now_[key]) for key in now_}
-        rows.append(Change(name, **pairs, worse=tuple(failed.get(name, ()))))
-    return tuple(rows)
+    return failed
 
 
 def _cells(report: BuildReport, name: str) -> dict[str, str]:

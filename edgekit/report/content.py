@@ -15,7 +15,7 @@ from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
-from edgekit.quantization.explanation import Explanation
+from edgekit.quantization.explanation import Explanation, LayerDrift
 from edgekit.report.verdict import Verdict
 
 REPORT_SCHEMA: Final = "edgekit.report/1"
@@ -70,6 +70,7 @@ class BuildReport(BaseModel):
     images_digest: str = ""  # of the evaluation images' names and pixels
     calibration: str = ""
     commands: tuple[Command, ...] = ()
+    layers: LayerDrift | None = None  # of the plan of 8 bits; None without one, or in reports of earlier versions
     explanation: Explanation | None = None  # of the plan of 8 bits, once `edgekit explain` has looked
     skipped: tuple[SkippedImage, ...] = ()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from edgekit.quantization.explanation import Explanation
+from edgekit.quantization.explanation import BlockDrift, Explanation
 from edgekit.report import numbers
 from edgekit.report.charts import ROW, Spec, data, finish, row_axis
 
@@ -13,17 +14,22 @@ _COLOURS = {"class token": "var(--fp16)", "registers": "var(--w4a8)", "patches":
 _LISTED = 12  # GEMMs
 
 
-def block_lines(found: Explanation) -> Spec:
+def block_lines(blocks: Sequence[BlockDrift]) -> Spec:
     """SQNR of the residual stream behind each block, a labelled line per kind of token."""
     import altair as alt
 
     points = [
-        {"kind": kind, "block": block.block, "db": value, "SQNR": numbers.decibels(value)}
+        {
+            "kind": kind,
+            "block": block.block,
+            "db": value,
+            "tip": f"{kind} behind block {block.block}: {numbers.decibels(value)}",
+        }
         for key, kind in _KINDS.items()
-        for block in found.blocks
+        for block in blocks
         if (value := getattr(block, key)) is not None
     ]
-    last = found.blocks[-1].block
+    last = blocks[-1].block
     colour = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())))
     x = alt.X(
         "block:Q",
@@ -34,9 +40,9 @@ def block_lines(found: Explanation) -> Spec:
     y = alt.Y("db:Q", title="SQNR in dB", scale=alt.Scale(zero=False, padding=10))
     lines = alt.Chart(data(points)).encode(x=x, y=y, color=colour)
     ends = alt.Chart(data(_apart([point for point in points if point["block"] == last], points)))
-    dots = lines.mark_circle(size=42, opacity=1).encode(tooltip=["kind:N", "SQNR:N"])
-    names = ends.mark_text(align="left", dx=9, color="var(--ink)").encode(x=x, y="at:Q", text="kind:N")
-    return finish(lines.mark_line(strokeWidth=1.8) + dots + names, 220, "SQNR behind each block")
+    dots = lines.mark_circle(size=42, opacity=1).encode(description="tip:N")
+    names = ends.mark_text(align="left", dx=9, color="var(--ink)", aria=False).encode(x=x, y="at:Q", text="kind:N")
+    return finish(lines.mark_line(strokeWidth=1.8, aria=False) + dots + names, 170, "SQNR behind each block")
 
 
 def gemm_bars(found: Explanation) -> Spec:
@@ -83,8 +89,8 @@ def _bars(title: str, bars: list[dict[str, Any]], description: str) -> Spec:
     axis = row_axis()
     axis.labelLimit = axis.minExtent = 280
     base = alt.Chart(data(bars)).encode(y=alt.Y("name:N", sort=None, title=None, axis=axis))
-    chart = base.mark_bar(color="var(--w8a8)", height=9, cornerRadiusEnd=2).encode(
+    chart = base.mark_bar(color="var(--w8a8)", height=9, cornerRadiusEnd=2, aria=False).encode(
         x=alt.X("share:Q", title=title, scale=scale, axis=alt.Axis(tickCount=8))
     )
-    words = base.mark_text(align="left", dx=6, color="var(--ink)").encode(x="end:Q", text="text:N")
+    words = base.mark_text(align="left", dx=6, color="var(--ink)", aria=False).encode(x="end:Q", text="text:N")
     return finish(chart + words, ROW * len(bars), description)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.artifact import ArtifactRow
+from edgekit.artifact import FORMATS
 from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
 from edgekit.measure.heads import HeadDrift
-from edgekit.measure.latency import Speedup
-from edgekit.measure.ratio import ratio_range
 from edgekit.precision import is_float
 from edgekit.quantization.explanation import Explanation
 from edgekit.report import numbers
-from edgekit.report.changes import changes
+from edgekit.report.changes import changes, summary
 from edgekit.report.content import BuildReport
+from edgekit.report.table import COLUMNS, MEMORY, Row, choices, table
 from edgekit.report.template import CHART_WIDTH, render, svg
+from edgekit.report.verdict import Verdict
 
 _PICTURED = 5  # artifacts side by side
 _LISTED = 12  # images in the table
@@ -34,14 +34,26 @@ class Chart:
 
 def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
     """The whole page as text, with what changed since `against`. Raises BackendMissing without the report extra."""
-    judged = _judged(report)
+    judged, rows = _judged(report), table(report)
+    headline, further = _headline(report.verdict)
+    changed = changes(against, report) if against else ()
     return render(
         "page.html",
         report=report,
-        rows=[_words(row, report) for row in report.manifest.artifacts],
-        charts=_charts(report),
+        headline=headline,
+        further=further,
+        columns=COLUMNS,
+        rows=rows,
+        choices=choices(rows),
+        memory=MEMORY,
+        charts=_trade_off(report),
+        distributions=_distributions(report),
+        key=_key(rows),
+        blocks=_blocks(report),
         explained=_explained(report.explanation) if report.explanation else [],
-        changes=changes(against, report) if against else (),
+        against=against,
+        changes=changed,
+        changed=summary(changed),
         heads=[(name, _head_words(head)) for name, drift in report.drift.items() for head in drift.heads],
         tasks=[(name, task) for name, drift in report.drift.items() for task in drift.accuracy],
         sizes=_sizes(report),
@@ -55,28 +67,10 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
     )
 
 
-def _words(row: ArtifactRow, report: BuildReport) -> dict[str, Any]:
-    """One row of the table; dashes for what was not measured."""
-    drift, latency = report.drift.get(row.name), report.latency.get(row.name)
-    speedup = latency.speedup if latency else None
-    largest = max((other.size_mb or 0.0 for other in report.manifest.artifacts), default=0.0)
-    return {
-        **row.model_dump(include={"name", "status", "reason", "precision", "size_mb"}),
-        "bar": round(100 * (row.size_mb or 0.0) / largest, 1) if largest else 0,
-        "sqnr": numbers.decibels(drift.sqnr_db.value if drift else None),
-        "cls": numbers.cosine(drift.cls_cosine.mean if drift else None),
-        "worst": numbers.cosine(drift.cls_cosine.min if drift else None),
-        "patch": numbers.cosine(drift.patch_cosine.mean if drift else None),
-        "neighbour": numbers.percent(drift.own.nn_agreement if drift else None),
-        "neighbour_range": numbers.percent_range(drift.own.nn_agreement if drift else None),
-        "mixed": numbers.percent(drift.mixed.nn_agreement if drift else None),
-        "mixed_range": numbers.percent_range(drift.mixed.nn_agreement if drift else None),
-        "p50": numbers.milliseconds(latency.p50_ms if latency else None),
-        "p90": numbers.milliseconds(latency.p90_ms if latency else None),
-        "speed": numbers.speed(speedup),
-        "speed_range": _speed_range(speedup),
-        "memory": numbers.megabytes(latency.peak_rss_mb if latency else None),
-    }
+def _headline(verdict: Verdict) -> tuple[str, str]:
+    """The first sentence of the verdict, and what follows; the doubt has a place of its own."""
+    first, stop, further = verdict.sentence.removesuffix(verdict.doubt).rstrip().partition(". ")
+    return first + stop.rstrip(), further
 
 
 def _head_words(head: HeadDrift) -> dict[str, str]:
@@ -88,12 +82,6 @@ def _head_words(head: HeadDrift) -> dict[str, str]:
         "range": f"{numbers.small(head.value.low)} to {numbers.small(head.value.high)}",
         "further": ", ".join(f"{each.measure} {each.value.value:.4f}" for each in head.further),
     }
-
-
-def _speed_range(speedup: Speedup | None) -> str:
-    """The interval, unless it stands in the place of the ratio already."""
-    interval = ratio_range(speedup.low, speedup.high) if speedup else ""
-    return "" if interval == numbers.speed(speedup) else interval
 
 
 def _judged(report: BuildReport) -> str:
@@ -125,42 +113,55 @@ def _pictured(report: BuildReport) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in there][:_PICTURED]  # type: ignore[misc]
 
 
-def _charts(report: BuildReport) -> list[Chart]:
-    """Every chart there are numbers for."""
+def _key(rows: Sequence[Row]) -> dict[str, str]:
+    """Signs of the formats in the scatter, of those that the table has."""
+    from edgekit.report.charts import SHAPE_SIGNS
+
+    there = {row.format for row in rows}
+    return {name: SHAPE_SIGNS[i % len(SHAPE_SIGNS)] for i, name in enumerate(FORMATS) if name in there}
+
+
+def _trade_off(report: BuildReport) -> list[Chart]:
+    """The chart of the decision, where drift and latency were measured."""
     from edgekit.report import charts, verdict
 
-    rows = {row.name: row for row in report.manifest.artifacts}
     found = verdict.candidates(report.manifest.artifacts, report.drift, report.latency, reference=report.reference)
+    if not found:
+        return []
+    formats = {row.name: row.format for row in report.manifest.artifacts}
+    text = "Up and to the left is better. The line joins those that no other artifact beats in both."
+    return [Chart("Drift against latency", text, svg(charts.trade_off(found, formats, CHART_WIDTH)))]
+
+
+def _distributions(report: BuildReport) -> list[Chart]:
+    """Every single measurement, as charts."""
+    from edgekit.report import charts
+
+    rows = {row.name: row for row in report.manifest.artifacts}
     drawn = []
-    if found:
-        formats = {row.name: row.format for row in report.manifest.artifacts}
-        text = "Up and to the left is better. The line joins those that no other artifact beats in both."
-        drawn.append(Chart("Drift against latency", text, svg(charts.trade_off(found, formats, CHART_WIDTH))))
     if report.latency:
-        drawn.append(
-            Chart(
-                "Latency",
-                "Every timed call is a tick; the thick one is the median.",
-                svg(charts.latency_strips(report.latency, rows)),
-            )
-        )
+        text = "Every timed call is a tick; the thick one is the median."
+        drawn.append(Chart("Latency of every call", text, svg(charts.latency_strips(report.latency, rows))))
     if report.drift:
-        drawn.append(
-            Chart(
-                "Drift of every image",
-                "Every evaluation image is a dot.",
-                svg(charts.drift_strips(report.drift, rows, {})),
-            )
-        )
+        text = "Every evaluation image is a dot; the tick is their mean."
+        drawn.append(Chart("Drift of every image", text, svg(charts.drift_strips(report.drift, rows))))
     if report.latency:
-        drawn.append(
-            Chart(
-                "Memory",
-                "Peak of each artifact's own process, above the interpreter's.",
-                svg(charts.memory_bars(report.latency, rows)),
-            )
-        )
+        drawn.append(Chart("Memory", MEMORY, svg(charts.memory_bars(report.latency, rows))))
     return drawn
+
+
+def _blocks(report: BuildReport) -> list[Chart]:
+    """The drift behind each block of the 8-bit plan: what `edgekit explain` found, else what the build measured."""
+    from edgekit.report import explained
+
+    found = report.explanation or report.layers
+    if not found or not found.blocks:
+        return []
+    text = (
+        f"SQNR of the residual stream behind each block, of the 8-bit plan on {found.images} evaluation images. "
+        "All GEMMs are integer, in the simulator, which computes what a file of this plan computes."
+    )
+    return [Chart("Drift layer by layer", text, svg(explained.block_lines(found.blocks)))]
 
 
 def _explained(found: Explanation) -> list[Chart]:
@@ -169,15 +170,10 @@ def _explained(found: Explanation) -> list[Chart]:
 
     drawn = [
         Chart(
-            "Block by block",
-            "Error of the residual stream behind each block, all GEMMs integer.",
-            svg(explained.block_lines(found)),
-        ),
-        Chart(
             "GEMM by GEMM",
             "Each quantized alone; the shares are of the sum of their noise.",
             svg(explained.gemm_bars(found)),
-        ),
+        )
     ]
     if found.steps:
         drawn.append(

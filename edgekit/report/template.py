@@ -1,7 +1,10 @@
-"""The parts of every page of edgekit: a template, the style sheet, numbers as text, and charts as drawings."""
+"""The parts of every page of edgekit: a template, style sheet and script, numbers as text, and charts as drawings."""
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from edgekit.precision import FACTS
 from edgekit.report import numbers
 
 CHART_WIDTH = 860  # pixels
+_SECTION = re.compile(r'<section id="([^"]+)"[^>]*>\s*<h2>([^<]+)')
 _HERE = Path(__file__).parent
 
 
@@ -26,11 +30,32 @@ def render(name: str, **values: object) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    template = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(name)
-    style = Markup(palette() + (_HERE / "page.css").read_text(encoding="utf-8"))  # our own text, not to be escaped
-    return template.render(n=numbers, style=style, **values)
+    )
+    environment.filters |= {"anchor": anchor, "headings": lambda html: [(a, Markup(t)) for a, t in headings(html)]}
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    texts = {  # our own, not to be escaped
+        "style": Markup(palette() + (_HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_digest": Markup(digest(script)),
+    }
+    return environment.get_template(name).render(n=numbers, **texts, **values)
+
+
+def digest(script: str) -> str:
+    """SHA-256 of a script as a content security policy names it: no other script runs in the page."""
+    return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
+
+
+def anchor(title: str) -> str:
+    """Name of a section in the page's address: `drift-against-latency`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def headings(html: str) -> list[tuple[str, str]]:
+    """Anchor and title (as HTML) of every section that has both, for the contents."""
+    return [(name, title.strip()) for name, title in _SECTION.findall(html)]
 
 
 def palette() -> str:

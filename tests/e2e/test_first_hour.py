@@ -35,6 +35,14 @@ def test_the_report_is_json_when_asked_for(out, capsys):
     assert changes["onnx/w8a8"]["size"][0] == changes["onnx/w8a8"]["size"][1] != ""
 
 
+def test_every_build_measures_the_drift_behind_each_block(out):
+    layers = BuildReport.read_json(out / "report.json").layers
+    assert layers is not None
+    assert [block.block for block in layers.blocks] == [0, 1]
+    assert all(10 < block.all_db < 100 for block in layers.blocks)
+    assert "Drift layer by layer" in (out / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

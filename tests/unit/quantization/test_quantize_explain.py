@@ -11,7 +11,7 @@ import torch
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.quantization.engine import quantize
-from edgekit.quantization.explain import explain
+from edgekit.quantization.explain import explain, layer_drift
 from edgekit.quantization.explanation import Explanation
 from edgekit.recipe import QuantizeRecipe
 from tests.support.pixels import noise, size_of
@@ -33,6 +33,13 @@ def test_the_parts_add_up(plan: QuantPlan, tiny_reg_model: VisionTransformer) ->
     assert found.blocks[0].register_db is not None
     assert found.blocks[0].all_db > found.blocks[1].all_db > found.whole_db - 6
     assert Explanation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_drift_behind_each_block_alone_is_that_of_the_whole_explanation(plan: QuantPlan, tiny_reg_model) -> None:
+    pixels = noise(size_of(tiny_reg_model), 2)
+    found = layer_drift(plan, pixels)
+    assert found.images == 2
+    assert found.blocks == explain(plan, pixels, saturation=False).blocks
 
 
 def test_a_plan_of_weights_alone_has_no_inputs_to_blame(tiny_model: VisionTransformer) -> None:
