@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-full lint docs clean
+.PHONY: demo test test-full lint docs wheels clean
 
 demo: .venv/ready
 	.venv/bin/edgekit build --model demo --format onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -16,9 +16,16 @@ demo: .venv/ready
 
 # The demo model in a web page on this machine: needs Node 20 and npm, ends with the address.
 .PHONY: web-demo
-web-demo: demo
+web-demo: demo wasm
+	.venv/bin/edgekit build --model demo --format edgekit,onnx,openvino --precision fp32,fp16,w8a8 --out $(DEMO_OUT) $(DEMO_ARGS)
 	.venv/bin/edgekit bundle $(DEMO_OUT) --to $(DEMO_OUT)/bundle --platform web
 	cd $(DEMO_OUT)/bundle/web && npm ci && npm run build && npm run preview
+
+# The WebAssembly libraries of the npm package @edgekit/web, cross-compiled by zig, which comes from PyPI.
+.PHONY: wasm
+wasm: .venv/ready
+	$(PIP) ziglang
+	$(PY) -m edgekit.native.wasm --to edgekit/bundle/templates/web/edgekit-web/wasm
 
 test: .venv/ready-for-tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not full" -n $(TEST_JOBS) --dist loadfile
@@ -35,8 +42,12 @@ lint: .venv/ready-for-tests
 docs: .venv-docs/ready
 	.venv-docs/bin/mkdocs build --strict
 
+# Wheels of every platform and the source distribution in dist/, each checked; WHEELS_ARGS=--twice compares two runs.
+wheels: .venv-wheels/ready
+	.venv-wheels/bin/python .ci/wheels.py $(WHEELS_ARGS)
+
 clean:
-	rm -rf .venv .venv-docs site $(DEMO_OUT)
+	rm -rf .venv .venv-docs .venv-wheels site dist build $(DEMO_OUT)
 
 # torch first: its index may be another one, and what follows must not replace it
 .venv/torch:
@@ -53,8 +64,9 @@ clean:
 	$(PIP) -e ".[all,dev]"
 	@touch $@ .venv/ready
 
-.venv-docs/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
-	.venv-docs/bin/python -m pip install --quiet -r .venv-docs/requirements.txt
+# .venv-NAME holds the packages of one dependency group of pyproject.toml, and nothing of edgekit's own
+.venv-%/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-$*/bin/python -m pip install --quiet --group $*
 	@touch $@

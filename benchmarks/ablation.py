@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.support import photos
 from edgekit.models import zoo
-from edgekit.quantize.ablate import ablate
+from edgekit.quantization.ablate import ablate
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "ablation.csv"

@@ -17,8 +17,8 @@ import torch
 from benchmarks.support import photos
 from edgekit.images.curation import curate
 from edgekit.models import zoo
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.sensitivity import verify
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.sensitivity import verify
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "curation.csv"

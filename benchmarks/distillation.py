@@ -25,8 +25,9 @@ import torch
 from benchmarks.support import photos
 from benchmarks.support.rows import write_csv
 from edgekit.artifact import Preprocess
+from edgekit.distill.beginning import begin
 from edgekit.distill.recipe import DistillRecipe
-from edgekit.distill.student import StudentSpec, begin
+from edgekit.distill.student import StudentSpec
 from edgekit.files import atomic_path
 from edgekit.images import ImageSet, load_set
 from edgekit.measure.accuracy import AccuracyJudge

@@ -35,7 +35,7 @@ from edgekit.pipeline.plans import PlanKind
 from edgekit.pipeline.watch import Silent
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import Recipe
 
 
@@ -44,7 +44,7 @@ def measure(build: Path, images: str, samples: int) -> Iterator[dict[str, object
     manifest = Manifest.read(build)
     recipe = Recipe.make(manifest.recipe)
     context = BuildContext.load(recipe, build, Silent())
-    size = recipe.image_size[0]
+    size = recipe.main_size
     pixels = load_set(images, context.inputs.preprocess(size), samples=samples, seed=1, split="evaluation").pixel_values
     exact = _features(context.inputs.model(size), pixels)
     if (saved := build / "plan" / "int8.safetensors").exists():

@@ -42,7 +42,7 @@ from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Variant
-from edgekit.quantize.heads import quantize_heads, sqnr_db
+from edgekit.quantization.heads import quantize_heads, sqnr_db
 from tests.support import official_heads as official
 
 FILES: tuple[tuple[Format, Variant], ...] = (("onnx", "fused"), ("openvino", "fused"), ("tflite", "standard"))

@@ -48,7 +48,7 @@ class Bench:
         self.plans: dict[str, object] = {}
 
     def plan(self, recipe: QuantizeRecipe):
-        from edgekit.quantize.engine import quantize
+        from edgekit.quantization.engine import quantize
 
         key = recipe.model_dump_json()
         if key not in self.plans:
@@ -80,7 +80,7 @@ class Bench:
     def simulator(self, recipe: QuantizeRecipe, *, per_token: bool) -> Run:
         import torch
 
-        from edgekit.quantize.simulate import simulate
+        from edgekit.quantization.simulate import simulate
 
         module = simulate(self.plan(recipe), per_token=per_token, kernel="float32")
 

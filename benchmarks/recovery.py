@@ -25,8 +25,8 @@ from edgekit.host import describe_host
 from edgekit.models import zoo
 from edgekit.pipeline.plans import PlanKind, inputs_of, quantize_recipe
 from edgekit.plan.quant import QuantPlan
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.sensitivity import verify
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.sensitivity import verify
 from edgekit.recipe import QuantizeRecipe
 
 RESULTS = Path(__file__).parent / "results" / "recovery.csv"

@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--threads", default="", help="other numbers of threads, with commas")
     parser.add_argument("--rounds", type=int, help="another number of turns than the suite's")
     parser.add_argument("--budget", type=float, help="other seconds of inference per row than the suite's")
-    parser.add_argument("--format", default="onnx,openvino,tflite", help="coreml adds rows of drift without times")
+    parser.add_argument(
+        "--format", default="onnx,openvino,tflite,edgekit", help="coreml adds rows of drift without times"
+    )
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="models and plans are kept here")
     parser.add_argument("--csv", type=Path, help="instead of the host's file in benchmarks/results")
     parser.add_argument("--dry-run", action="store_true", help="say what is left to do, and how long it takes")

@@ -47,14 +47,21 @@ WHOLE = {  # small CSV files that are shown as they are: file -> command
     "formats": "benchmarks.formats OUT --eval DIR",
     "plan_cost": "benchmarks.plan_cost",
     "heads": "benchmarks.heads OUT",
+    "depth": "benchmarks.depth",
     "many_images": "benchmarks.many_images OUT/onnx/model_w8a8_fused.onnx",
     "recovery": "benchmarks.recovery",
     "one_process": "benchmarks.one_process FOLDER",
     "kernels": "benchmarks.kernels",
+    "arm_model": "benchmarks.arm_model",
     "stages": "benchmarks.stages",
     "preprocessing": "benchmarks.preprocessing OUT",
+    "sizes": "benchmarks.sizes",
     "tflite_forms": "benchmarks.tflite_forms OUT",
     "distillation": "benchmarks.distillation WORK",
+    "dinov3": "benchmarks.dinov3 drift WORK",
+    "dinov3_student": "benchmarks.dinov3 distil WORK",
+    "dinov3_speed": "benchmarks.dinov3 speed WORK",
+    "parity": "benchmarks.parity",
 }
 
 
@@ -71,6 +78,8 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 def whole(name: str) -> list[str]:
     """A CSV file of `WHOLE` as one table, and the command that measures it again."""
+    if not (matrix.RESULTS / f"{name}.csv").exists():
+        return [f"Not measured yet: `python -m {WHOLE[name]}`"]
     rows = _rows(f"{name}.csv")
     table = _table((column.replace("_", " ") for column in rows[0]), (row.values() for row in rows))
     return [*table, "", f"`python -m {WHOLE[name]}`"]

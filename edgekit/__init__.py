@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "EdgekitError", "Recipe", "build", "load"]
+__all__ = ["Artifact", "Build", "EdgekitError", "Recipe", "bench", "build", "drift", "embed", "load", "quantize"]
 
 if TYPE_CHECKING:
+    from edgekit.api.builds import Build, build
+    from edgekit.api.measures import bench, drift, embed
+    from edgekit.api.plans import quantize
     from edgekit.artifact import Artifact
     from edgekit.backends import load
     from edgekit.errors import EdgekitError
-    from edgekit.pipeline import build
     from edgekit.recipe import Recipe
 
 _HOMES = {
     "Artifact": "edgekit.artifact",
     "EdgekitError": "edgekit.errors",
     "Recipe": "edgekit.recipe",
-    "build": "edgekit.pipeline",
     "load": "edgekit.backends",
+    **dict.fromkeys(("Build", "build"), "edgekit.api.builds"),
+    **dict.fromkeys(("bench", "drift", "embed"), "edgekit.api.measures"),
+    "quantize": "edgekit.api.plans",
 }
 
 
@@ -38,5 +42,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names too, imported or not."""
-    return sorted({*globals(), *__all__})
+    """The public names, imported or not, and nothing that is not public."""
+    return sorted([*__all__, "__version__"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     field_validator,
     model_serializer,
     model_validator,
@@ -21,7 +23,7 @@ from pydantic import (
 
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, inside, read_text
-from edgekit.precision import Precision, Variant
+from edgekit.precision import Arithmetic, Precision, Variant
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ FORMATS: dict[str, FormatRow] = {
     "openvino": FormatRow(".openvino.backend:OpenVinoBackend", ("openvino",)),
     "coreml": FormatRow(".coreml.backend:CoreMlBackend", ("coremltools",)),
     "tflite": FormatRow(".tflite.backend:TfliteBackend", ("ai-edge-litert",)),
+    "edgekit": FormatRow(".edgekit.backend:EdgekitBackend", ("safetensors",)),
 }
 """The table of formats. The first is the default, and its FP32 file the reference where there are several."""
 
@@ -51,6 +54,7 @@ Format = Annotated[str, AfterValidator(_known)]
 """A name of `FORMATS`."""
 Status = Literal["ok", "failed", "not here"]
 Normalize = Literal["host", "graph"]  # who subtracts the mean and divides by the standard deviation of pixels
+SizeRule = Literal["lower_bound", "minimal"]
 
 BUILD_SCHEMA: Final = "edgekit.build/2"
 INPUT_NAME = "pixel_values"
@@ -71,10 +75,23 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Ran(Frozen):
+    """Base of what is run, with an arithmetic; only one that is left to the runtime stands in files and manifests."""
+
+    arithmetic: Arithmetic = "plan"
+
+    @model_serializer(mode="wrap")
+    def _without_usual_arithmetic(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files and manifests keep their bytes."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "arithmetic" or value != "plan"}
+
+
 class TensorSpec(Frozen):
     """Name, dtype and shape of one input or output; a symbolic dimension is a string such as "batch".
 
-    `classes` names the channels of a classifier's output, where the names are known.
+    `classes` names the channels of a classifier's output, where the names are known. `task` is that of a head's output,
+    see `edgekit.graph.heads.Task`: "depth" is in metres, "relative depth" an inverse depth without unit.
     """
 
     name: str
@@ -82,12 +99,13 @@ class TensorSpec(Frozen):
     shape: tuple[int | str, ...]
     layout: str = ""
     classes: tuple[str, ...] = ()
+    task: str = ""
 
     @model_serializer(mode="wrap")
-    def _without_empty_classes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of models without class names keep their bytes."""
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of models without heads keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "classes" or value}
+        return {key: value for key, value in values.items() if key not in ("classes", "task") or value}
 
 
 _Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
@@ -95,12 +113,46 @@ _Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(ge=1e-4, le=10_000, allow_inf_nan=False)]  # pixels are divided by it
 
 
+class WholeImage(Frozen):
+    """The published size of photographs that are resized whole, in the words of transformers' DPTImageProcessor.
+
+    `rule` chooses the scale where the aspect is kept: "lower_bound" takes the larger of both sides' scales, so that no
+    side falls below `size` (depth_anything_v2/util/transform.py); "minimal" the one that is nearer to 1 (transformers).
+    They differ for photographs that are smaller than `size` on a side.
+    """
+
+    size: tuple[_Side, _Side] = (518, 518)  # (height, width)
+    keep_aspect_ratio: bool = True
+    ensure_multiple_of: int = Field(default=14, ge=1, le=128)
+    rule: SizeRule = "lower_bound"
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The published size (height, width) of a photograph of that many pixels."""
+        scales = self.size[0] / height, self.size[1] / width
+        if self.keep_aspect_ratio:
+            one = max(scales) if self.rule == "lower_bound" else min(scales, key=lambda scale: abs(1 - scale))
+            scales = one, one
+        return self._side(scales[0] * height, self.size[0]), self._side(scales[1] * width, self.size[1])
+
+    def _side(self, pixels: float, least: int) -> int:
+        """The nearest multiple; the next larger one where the rule's bound would be missed."""
+        step = self.ensure_multiple_of
+        side = round(pixels / step) * step
+        if self.rule == "lower_bound" and side < least:
+            side = math.ceil(pixels / step) * step
+        return max(side, step)
+
+
 class Preprocess(Frozen):
     """Preprocessing to `pixel_values`: field names as in timm's PretrainedCfg, the official DINOv2 transform.
 
     `normalize` says who subtracts the mean and divides by the standard deviation: the "host" before the model, or the
     "graph" itself (the model then takes RGB 0..255). It is the only place that says so; nothing is normalised twice.
-    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of.
+    `patch` is the edge of one patch in pixels: what the patch tokens of the output are a grid of. A file that takes
+    images of any size has `sides`, the shortest and the longest side in pixels; its `input_size` is the one at which it
+    is compared and timed.
+    With `whole_image` nothing is cropped: the picture is resized to `input_size`, stretched where its shape is another
+    (DPTImageProcessor without `keep_aspect_ratio`). A picture of that published size is not stretched.
     """
 
     input_size: tuple[_Side, _Side]  # (height, width) of the crop
@@ -110,6 +162,8 @@ class Preprocess(Frozen):
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     normalize: Normalize = "host"
     patch: int = Field(default=14, ge=1, le=128)
+    sides: tuple[_Side, _Side] | None = None
+    whole_image: WholeImage | None = None
 
     @classmethod
     def for_size(cls, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
@@ -121,14 +175,63 @@ class Preprocess(Frozen):
         """Patches of an image as (rows, columns)."""
         return self.input_size[0] // self.patch, self.input_size[1] // self.patch
 
+    def nearest_size(self, height: float, width: float) -> tuple[int, int]:
+        """The size nearest to (height, width) that the file takes, side by side."""
+        return nearest_side(height, self.patch, self.sides), nearest_side(width, self.patch, self.sides)
+
+    @property
+    def lying_size(self) -> tuple[int, int]:
+        """The size of a file of any that is its own but half as wide again, or less high where it cannot be wider."""
+        height, width = self.input_size
+        wider = self.sides is not None and 1.5 * width <= self.sides[1]
+        return self.nearest_size(height, 1.5 * width) if wider else self.nearest_size(height / 1.5, width)
+
+    def at(self, height: int, width: int) -> Preprocess:
+        """The same preprocessing to another size of a file that takes any; its own size is taken by every file.
+
+        Raises:
+            DataError: a side is no multiple of the patch or beyond `sides`, or the file takes one size alone.
+        """
+        if (height, width) == self.input_size:
+            return self
+        if self.sides is None:
+            size = "x".join(map(str, self.input_size))
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes {size} alone",
+                fix="edgekit build --image-size dynamic, or this size",
+            )
+        if (nearest := self.nearest_size(height, width)) != (height, width):
+            raise DataError(
+                f"an image of {height}x{width} pixels does not fit",
+                why=f"the file takes multiples of {self.patch} from {self.sides[0]} to {self.sides[1]} pixels a side",
+                fix=f"the nearest size is {nearest[0]}x{nearest[1]}",
+            )
+        resize = round(self.resize * min(height, width) / min(self.input_size))
+        return self.model_copy(update={"input_size": (height, width), "resize": resize})
+
     @model_serializer(mode="wrap")
-    def _without_usual_patch(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files of DINOv2 keep their bytes."""
+    def _without_usual_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of DINOv2, and those of one size, keep their bytes."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "patch" or value != 14}
+        usual = {"patch": 14, "sides": None, "whole_image": None}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
+
+    @model_validator(mode="after")
+    def _size_is_within(self) -> Self:
+        """The size at which a file of many sizes is compared is one of them."""
+        if self.sides is not None and self.nearest_size(*self.input_size) != self.input_size:
+            raise ValueError(f"input_size {self.input_size} is none of patch {self.patch} and sides {self.sides}")
+        return self
 
 
-class Artifact(Frozen):
+def nearest_side(side: float, patch: int, sides: tuple[int, int] | None) -> int:
+    """The multiple of `patch` nearest to `side`, within `sides` where these are given."""
+    least, most = sides or (patch, MOST_SIDE)
+    return min(max(round(side / patch), -(-least // patch)), most // patch) * patch
+
+
+class Artifact(Ran):
     """One exported model: where it is, what it computes, where it comes from. Transforms are Artifact -> Artifact."""
 
     name: str  # "onnx/w8a8_fused": unique in a build folder
@@ -152,6 +255,19 @@ class Artifact(Frozen):
         return ArtifactRow(**kept, path=self.path.relative_to(folder).as_posix(), status="ok")
 
 
+class _SizeDrift(Frozen):
+    """Drift of a file for any size at one of them."""
+
+    images: int
+    sqnr_db: float | None
+    cls_cosine_mean: float | None
+
+
+def _require_sizes(sizes: object) -> None:
+    """Raises ValueError for drifts by image size of another form than a build writes."""
+    TypeAdapter(dict[str, _SizeDrift]).validate_python(sizes)
+
+
 _CHANNELS = 3
 _FIGURE = re.compile(r"(_ms|_mean|_mb|_per_s|_min|_max)$")  # keys whose values are numbers wherever they stand
 
@@ -160,7 +276,7 @@ def _is_figure(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-class ArtifactRow(Frozen):
+class ArtifactRow(Ran):
     """One row of the manifest: what was asked for and what became of it. `drift` and `latency` are report summaries."""
 
     name: str
@@ -190,7 +306,7 @@ class ArtifactRow(Frozen):
         if self.status != "ok" or self.path is None or self.preprocess is None:
             fix = f"edgekit build --out {folder}"
             raise DataError(f"{self.name} was not built ({self.status})", why=self.reason, fix=fix)
-        same = {"name", "format", "precision", "variant", "inputs", "outputs", "notes", "tools"}
+        same = {"name", "format", "precision", "variant", "arithmetic", "inputs", "outputs", "notes", "tools"}
         return Artifact(
             **self.model_dump(include=same),
             path=folder / self.path,
@@ -208,6 +324,7 @@ class ArtifactRow(Frozen):
         for key, value in (values or {}).items():
             if _FIGURE.search(key) and not _is_figure(value):
                 raise ValueError(f"{key} = {str(value)[:60]!r} is no number")
+        _require_sizes((values or {}).get("sizes", {}))
         return values
 
     @field_validator("latency")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -83,17 +84,31 @@ def files_of(path: Path) -> list[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, or of several (see `files_of`) as the digest of their relative paths and file digests."""
+    """SHA-256 of a file, or of several (see `files_of`) as the digest of their relative paths and file digests.
+
+    Raises:
+        OSError: missing, unreadable, or a pipe or device, which would never end.
+    """
     if files_of(path) == [path]:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return _digest_of(path)
     root = path if path.is_dir() else path.parent
     total = hashlib.sha256()
     for file in files_of(path):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(root).as_posix()}\0{digest}\n".encode())
+        total.update(file.relative_to(root).as_posix().encode("utf-8", "surrogateescape"))
+        total.update(f"\0{_digest_of(file)}\n".encode())
     return total.hexdigest()
+
+
+def _digest_of(file: Path) -> str:
+    require_regular(file)
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_regular(path: Path) -> None:
+    """Raises OSError unless a regular file is there: a pipe or a device is waited for, and never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "a folder, pipe or device, not a file", str(path))
 
 
 def checked(path: Path, sha256: str | None, *, said_by: str, fix: str) -> Path:
@@ -194,6 +209,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except BaseException:
             os.replace(old, path)
             raise
+    except OSError as error:
+        if error.filename is None or Path(str(error.filename)).is_relative_to(holder):
+            error.filename = str(path)  # the file that could not be written, not the temporary one
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

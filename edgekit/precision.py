@@ -71,6 +71,11 @@ VARIANTS: dict[Variant, VariantFacts] = {
 """In the order in which a build makes them."""
 
 
+Arithmetic = Literal["plan", "default"]
+"""Arithmetic that a file is run with: what its plan means (float32, exact sums of integers), or what its runtime does
+of its own accord (bfloat16 on CPUs that have it, activations rounded to 8 bits beside 8-bit weights, and so on)."""
+
+
 def is_float(precision: Precision) -> bool:
     """Whether a precision quantizes nothing."""
     return FACTS[precision].is_float

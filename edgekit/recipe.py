@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgekit.artifact import FORMATS, Format, Frozen
 from edgekit.errors import RecipeError
@@ -19,7 +19,12 @@ Input = Literal["pixel_values", "image"]
 WEIGHT_BITS = (4, 7, 7.5, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256)  # of 4-bit weights: what the formats' block-wise weights know
 MOST_SAMPLES = 1_000_000
+DYNAMIC = "dynamic"  # the word for files that take images of any size
+USUAL_RANGE = (112, 1022)  # pixels a side, where the word stands alone
+_NATIVE = 224  # pixels a side, of a size that nobody has chosen
 MOST_PIXELS = 4480  # of a side: 320 patches, whose square is 100,000 tokens
+_MOST_DIGITS = 10  # of a number of pixels
+_RECIPES = "recipes"  # folder of the recipes that come with edgekit
 
 
 class CalibrationRecipe(Frozen):
@@ -96,14 +101,17 @@ class Recipe(Frozen):
 
     model: str = "demo"
     image_size: tuple[tuple[int, int], ...] = ((224, 224),)  # (height, width), the first is the main one
+    any_size: tuple[int, int] | None = None  # sides of the images of files that take any size; "dynamic" in image_size
     formats: tuple[Format, ...] = (next(iter(FORMATS)),)
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
     fused: Switch = True  # files with whole blocks as one op as well
     dynamic_ranges: Switch = True  # files whose inputs have ranges taken at run time as well: per_token, dynamic
+    runtime_defaults: Switch = True  # rows as well for files that a runtime computes otherwise of its own accord here
     fused_attention: Switch = False  # TFLite files with attention as one composite as well
     engines: tuple[Engine, ...] = ("edgekit",)  # who quantizes; "nncf" is an OpenVINO w8a8 to compare ours with
     normalize: Literal["host", "graph"] = "host"
     interpolation: Literal["auto", "offset", "antialias", "size"] = "auto"  # of learned positions, see `ViTConfig`
+    rope_periods: Literal["auto", "float32", "bfloat16"] = "auto"  # of rotary positions, see `ViTConfig`
     inputs: tuple[Input, ...] = ("pixel_values",)  # "image": OpenVINO and Core ML files as well that take uint8 images
     calibration: CalibrationRecipe = CalibrationRecipe()
     evaluation: str = "demo"  # folder, or "demo"
@@ -125,14 +133,69 @@ class Recipe(Frozen):
                     raise ValueError(f"image size {str(side)[:20]} is more than {MOST_PIXELS}")
                 if side <= 0:
                     raise ValueError(f"image size {side} is not a positive number of pixels")
-        if not sizes:
-            raise ValueError("at least one image size is needed")
         return sizes
+
+    @field_validator("any_size")
+    @classmethod
+    def _range_is_one(cls, sides: tuple[int, int] | None) -> tuple[int, int] | None:
+        if sides is not None and not 0 < sides[0] <= sides[1] <= MOST_PIXELS:
+            raise ValueError(
+                f"sides from {str(sides[0])[:20]} to {str(sides[1])[:20]} are no range up to {MOST_PIXELS}"
+            )
+        return sides
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_are_ranges(cls, values: Any) -> Any:
+        """Sizes with the range taken out that "dynamic" or "dynamic:224-1022" among them stands for."""
+        sizes = values.get("image_size") if isinstance(values, dict) else None
+        sizes = [sizes] if isinstance(sizes, str) else sizes
+        if not isinstance(sizes, list | tuple) or not any(isinstance(size, str) for size in sizes):
+            return values
+        ranges = [range_of(size) for size in sizes if isinstance(size, str)]
+        if len(ranges) > 1:
+            raise ValueError("one file takes images of any size: name one range")
+        return values | {"image_size": [size for size in sizes if not isinstance(size, str)], "any_size": ranges[0]}
+
+    @model_validator(mode="after")
+    def _some_size(self) -> Self:
+        if not self.image_size and self.any_size is None:
+            raise ValueError("at least one image size is needed")
+        return self
+
+    @property
+    def main_size(self) -> tuple[int, int]:
+        """Size (height, width) at which artifacts are compared and timed: the first, or 224 within the range."""
+        if self.image_size or self.any_size is None:
+            return self.image_size[0]
+        side = min(max(_NATIVE, self.any_size[0]), self.any_size[1])
+        return side, side
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every size at which something is made, the main one first."""
+        return self.image_size or (self.main_size,)
+
+    @property
+    def positions(self) -> dict[str, Any]:
+        """The choices of how positions are made, as `edgekit.models.zoo.load` takes them."""
+        return {"interpolation": self.interpolation, "rope_periods": self.rope_periods}
 
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        newer = ("dynamic_ranges", "heads", "own_heads", "head_precision", "fused_attention", "coreml", "interpolation")
+        newer = (
+            "dynamic_ranges",
+            "runtime_defaults",
+            "any_size",
+            "heads",
+            "own_heads",
+            "head_precision",
+            "fused_attention",
+            "coreml",
+            "interpolation",
+            "rope_periods",
+        )
         unused = {name for name in newer if getattr(self, name) == type(self).model_fields[name].default}
         values = self.model_dump(mode="json", exclude=unused)  # older digests stay theirs
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -168,8 +231,35 @@ class Recipe(Frozen):
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
-        """Read a recipe file; raises RecipeError when it is missing, no TOML, or has a wrong or unknown key."""
-        return cls.make(read_settings(path))
+        """Read a recipe file, or the recipe of that name which comes with edgekit.
+
+        Raises:
+            RecipeError: it is missing, no TOML, or has a wrong or unknown key.
+        """
+        shipped = {} if path.exists() else shipped_recipes()
+        return cls.make(read_settings(shipped.get(str(path), path)))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipe files that come with edgekit, by name: beside the modules, or in the checkout's `recipes/`."""
+    here = Path(__file__).parent
+    folder = next((each for each in (here / _RECIPES, here.parent / _RECIPES) if each.is_dir()), here)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def range_of(word: str) -> tuple[int, int]:
+    """The shortest and longest side that a word stands for: "dynamic" is 112 to 1022, "dynamic:224-518" what it says.
+
+    Raises:
+        ValueError: it is another word.
+    """
+    name, colon, sides = word.strip().lower().partition(":")
+    least, dash, most = sides.partition("-")
+    if name == DYNAMIC and not colon:
+        return USUAL_RANGE
+    if name == DYNAMIC and dash and all(side.isdecimal() and len(side) < _MOST_DIGITS for side in (least, most)):
+        return int(least), int(most)
+    raise ValueError(f"image size {word[:40]!r} is neither numbers of pixels nor dynamic:SHORTEST-LONGEST")
 
 
 def _text(path: str | Path) -> str:

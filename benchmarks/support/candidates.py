@@ -86,7 +86,7 @@ def _blank(context: BuildContext, suite: str) -> Row:
         cores=host.cores_usable,
         isa=" ".join(host.isa),
         model=context.loaded.name,
-        image_size=context.recipe.image_size[0][0],
+        image_size=context.recipe.main_size[0],
         threads=0,
         batch=1,
         artifact="",
@@ -122,7 +122,7 @@ def _peer(peer: Peer, artifacts: dict[str, Artifact], context: BuildContext, bla
     """Made and run over the photographs in processes of their own: a crash is a failed row."""
     known = replace(blank, artifact=peer.name, engine=peer.engine, runtime=peer.runtime, precision=peer.precision)
     print(f"  {peer.name}", file=sys.stderr)
-    size, folder = context.recipe.image_size[0], context.out / "peers"
+    size, folder = context.recipe.main_size, context.out / "peers"
     folder.mkdir(exist_ok=True)
     try:
         source = artifacts[peer.source]
@@ -142,7 +142,7 @@ def _drift_of(target: Target, context: BuildContext, kept: Path) -> DriftReport:
     """Drift of a peer on the photographs that judge our own artifacts; read from `kept` when it is there."""
     if kept.exists():
         return DriftReport.model_validate_json(kept.read_text(encoding="utf-8"))
-    size = context.recipe.image_size[0]
+    size = context.recipe.main_size
     exact = context.reference.features(size)
     tokens = _apart(features, target, context.inputs.evaluation(size).pixel_values)
     report = measure_drift(exact, Features(tokens, exact.grid, exact.names), candidate_name=target.name)

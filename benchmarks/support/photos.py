@@ -46,15 +46,18 @@ def prepare(folder: Path, *, categories: frozenset[str] | None = None) -> int:
     return count
 
 
-def load(side: int, samples: int | None, judges: int) -> tuple[ImageSet, dict[str, ImageSet]]:
+def load(
+    side: int, samples: int | None, judges: int, transform: Preprocess | None = None
+) -> tuple[ImageSet, dict[str, ImageSet]]:
     """Calibration photographs, and those that judge: "like" them, "unlike" them (other kinds), and the demo's scenes.
 
     Args:
-        side: pixels, a multiple of 14.
+        side: pixels, a multiple of the patch.
         samples: calibration photographs; None for all of them, and then none is left to be "like" them.
         judges: photographs of each kind that judge.
+        transform: of a model that is no DINOv2; that of DINOv2 at `side` when None.
     """
-    transform = Preprocess.for_size(side, side)
+    transform = transform or Preprocess.for_size(side, side)
     with tempfile.TemporaryDirectory() as temporary:
         like, unlike = Path(temporary, "like"), Path(temporary, "unlike")
         prepare(like, categories=CALIBRATION)

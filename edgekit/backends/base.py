@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from edgekit.artifact import FORMATS, INPUT_NAME, OUTPUT_NAMES, Artifact, Format
 from edgekit.backends.metadata import artifact_from
 from edgekit.errors import BackendMissing, DataError, EdgekitError, ExportError
 from edgekit.files import atomic_path, sha256_of, size_mb_of
+from edgekit.graph.sizes import FREE_GRID, dimension
 from edgekit.precision import Precision, Variant, is_float
 
 if TYPE_CHECKING:
+    from edgekit.graph.emitter import Grid
     from edgekit.graph.heads import Head
     from edgekit.models.vit import VisionTransformer
     from edgekit.plan.heads import HeadPlan
@@ -33,6 +36,8 @@ Overflow = Literal["auto", "none", "u8u8", "reduce-range"]
 (7-bit weights), "auto" decides by this CPU."""
 
 
+_NO_MEMORY = re.compile(r"MemoryError|bad_?alloc|bad allocation|cannot allocate|failed to allocate", re.IGNORECASE)
+
 Described = dict[str, object]
 """The fields of an `Artifact` in JSON's types that are known before its file is written."""
 
@@ -44,6 +49,8 @@ class ExportSource:
     `model` takes ImageNet-normalised pixels, or RGB 0..255 when `preprocess.normalize == "graph"` (already folded into
     its patch embedding). `plan` is None for fp32 and fp16. `heads` are further outputs by name.
     `head_plan` has their integers; without one they stay float.
+    Where `preprocess.sides` says that images may be of any size, `model` and plan are not baked: their table of
+    positions is the stored one.
     `calibration` (n, 3, H, W) are images as the model takes them, for precisions of `Backend.integer_only`.
     """
 
@@ -58,6 +65,20 @@ class ExportSource:
     heads: Mapping[str, Head] = field(default_factory=dict)
     head_plan: HeadPlan | None = None
     calibration: np.ndarray | None = None
+
+    @property
+    def probes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes (height, width) at which a float file for any size is compared with torch; () for a baked one."""
+        sides, size, patch = self.preprocess.sides, self.preprocess.input_size, self.preprocess.patch
+        if sides is None:
+            return ()
+        return size, self.preprocess.nearest_size(min(sides[0] + patch, sides[1]), size[1])
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of the largest image of a file that takes any size; None of a baked one."""
+        sides = self.preprocess.sides
+        return sides and self.model.config.tokens(sides[1], sides[1])
 
     @property
     def may_saturate_int16(self) -> bool:
@@ -77,12 +98,16 @@ class ExportSource:
 def outputs_of(source: ExportSource) -> tuple[TensorSpec, ...]:
     """The contract's two outputs, then one of each head."""
     config = source.model.config
-    tokens = config.tokens(*source.preprocess.input_size)
-    shapes: dict[str, tuple[int, ...]] = dict(zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True))
-    shapes |= {name: head.shape(config.grid) for name, head in source.heads.items()}
-    classes = {name: head.classes for name, head in source.heads.items()}
+    tokens = "tokens" if source.preprocess.sides else config.tokens(*source.preprocess.input_size)
+    shapes: dict[str, tuple[int | str, ...]] = dict(
+        zip(OUTPUT_NAMES, ((tokens, config.width), (config.width,)), strict=True)
+    )
+    grid = cast("Grid", FREE_GRID) if source.preprocess.sides else config.grid
+    shapes |= {name: tuple(map(dimension, head.shape(grid))) for name, head in source.heads.items()}
+    said: dict[str, dict[str, Any]]
+    said = {name: {"classes": head.classes, "task": head.task} for name, head in source.heads.items()}
     return tuple(
-        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), classes=classes.get(name, ()))
+        TensorSpec(name=name, dtype="float32", shape=("batch", *shape), **said.get(name, {}))
         for name, shape in shapes.items()
     )
 
@@ -154,6 +179,8 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]]  # that export imports
     runtime_packages: ClassVar[tuple[str, ...]]  # that running imports
     kinds: ClassVar[tuple[tuple[Precision, Variant], ...]]  # that it can write
+    any_size: ClassVar[bool] = False  # whether its files can take images of any size
+    own_kernels: ClassVar[bool] = False  # whether its standard files, too, compute as other formats' fused ones
     image_input: ClassVar[bool] = False  # whether it can put the preprocessing into the file
     untimed_precisions: ClassVar[Mapping[Precision, str]] = {}  # why a build does not time them
     integer_only: ClassVar[frozenset[Precision]] = frozenset()  # of integers throughout: their export needs images
@@ -177,6 +204,10 @@ class Backend(ABC):
 
     def untimed(self) -> str | None:
         """Why latency means nothing on this machine; None where it does."""
+        return None
+
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        """Clause on what the runtime does of its own accord with such a file on this CPU; None: what its plan means."""
         return None
 
     def why_untimed(self, precision: Precision) -> str | None:
@@ -250,6 +281,7 @@ class Backend(ABC):
             raise ExportError(
                 f"{precision} needs a quantization plan", fix=f"edgekit quantize --model {source.model_name} --out OUT"
             )
+        self._require_size(source)
         source = self.prepared(source, precision, variant)
         described = self._described(source, precision, variant)
         with atomic_path(path) as temporary:
@@ -331,7 +363,7 @@ class Backend(ABC):
 
     def inputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
         """The contract's input: images (B, 3, H, W), float32."""
-        height, width = source.preprocess.input_size
+        height, width = ("height", "width") if source.preprocess.sides else source.preprocess.input_size
         return (TensorSpec(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width), layout="NCHW"),)
 
     def outputs_of(self, source: ExportSource) -> tuple[TensorSpec, ...]:
@@ -343,6 +375,13 @@ class Backend(ABC):
         return Artifact.model_validate(
             {**described, "path": path, "sha256": sha256_of(path), "size_mb": size_mb_of(path)}
         )
+
+    def _require_size(self, source: ExportSource) -> None:
+        """Raises ExportError for a file of any size where the format has but one."""
+        if source.preprocess.sides is not None and not self.any_size:
+            raise ExportError(
+                f"{self.title} files take images of one size", fix="--image-size 224,518: a file of each size"
+            )
 
     def _described(self, source: ExportSource, precision: Precision, variant: Variant) -> Described:
         return {
@@ -360,6 +399,15 @@ class Backend(ABC):
         }
 
 
+def require_fit(artifact: Artifact, pixel_values: np.ndarray) -> None:
+    """Raises DataError for images (B, 3, H, W) of a size that a file of many sizes does not take.
+
+    A runtime would run them: a convolution drops the pixels behind the last whole patch.
+    """
+    if artifact.preprocess.sides is not None and pixel_values.ndim == 4:
+        artifact.preprocess.at(*pixel_values.shape[2:])
+
+
 @contextmanager
 def runtime_errors(problem: str) -> Iterator[None]:
     """Turn whatever a runtime raises of a file or an input into a DataError: each has exceptions of its own, and many.
@@ -372,6 +420,9 @@ def runtime_errors(problem: str) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as error:
+        if _NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+            why = "this machine has not enough memory for it"
+            raise DataError(problem, why=why, fix="a smaller image, or fewer at once") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"{type(error).__name__}: {lines[-1][:500]}" if lines else type(error).__name__
         raise DataError(problem, why=why, fix="edgekit build --out OUT") from error

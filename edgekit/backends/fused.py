@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from edgekit.errors import ExportError
 from edgekit.graph.emitter import Emitter, V
+from edgekit.graph.sizes import Places
 from edgekit.native.blocks import (
     ATTENTION,
     BLOCK,
@@ -34,6 +35,7 @@ class FusedBlocks(Emitter[V]):
     Mixed in before a format's own emitter, which has to say how a custom op and a constant are written there.
     """
 
+    places: Places[V]  # of the patches, where images may be of any size
     plan: QuantPlan | None
     tier: Tier
     reasons: Mapping[str, str | None]
@@ -111,6 +113,8 @@ class FusedBlocks(Emitter[V]):
         """
         if self.learned_positions:
             return []
+        if self.sides is not None:
+            return list(self.places.rotation)
         cos, sin = (table[self.prefix :] for table in self.rotation)
         half = self.config.head_dim // 2
         return [self.constant("rope.cos", cos[:, :half].copy()), self.constant("rope.sin", sin[:, half:].copy())]
@@ -133,14 +137,15 @@ def numbers_of(gemm: GemmPlan) -> dict[str, np.ndarray]:
     return {"weight": gemm.weight, "weight_scale": gemm.weight_scale[:, 0], "bias": gemm.bias_dynamic}
 
 
-def as_fused(plan: QuantPlan) -> QuantPlan:
+def as_fused(plan: QuantPlan, *, mixed: bool = False) -> QuantPlan:
     """The plan as a fused file runs it, for the simulator.
 
-    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias. The simulator treats 16-bit
+    GEMMs of whole blocks quantize their inputs per token and have the uncorrected bias; with `mixed`, as libedgekit
+    runs them, all GEMMs of all blocks do. The simulator treats 16-bit
     activations as float: the plan of w8a16 has integer weights only. The patch embedding stays
     float: it is 1 % of the arithmetic, and as integers it would cost a pass over the patches.
     """
-    whole = {name for name, reason in whole_blocks(plan).items() if reason is None}
+    whole = {name for name, reason in whole_blocks(plan).items() if mixed or reason is None}
     gemms = {}
     for name, gemm in plan.gemms.items():
         if block_of(name) in whole:

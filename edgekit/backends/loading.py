@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest
 from edgekit.backends.base import Runner
+from edgekit.backends.pictures import Outputs, prepared, rgb, several, shown
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
-from edgekit.precision import speed_rank
+from edgekit.precision import Arithmetic, speed_rank
 from edgekit.settings import MOST_THREADS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Picture = Image | Path | str | np.ndarray
-
-_KINDS_OF_PICTURE = (
-    "a picture or several (PIL image, path, RGB uint8 array (H, W, 3)), or pixel_values, a float32 array (B, 3, H, W)"
-)
+    from edgekit.backends.pictures import Picture
+    from edgekit.images.fit import Resize
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,14 @@ class LoadedModel:
     """A runner that also takes pictures, and says why it was chosen.
 
     `reason` is one sentence; `passed_over` names each better artifact of the folder and why it cannot run here.
+    `siblings` open the same kind of file for the other sizes that a folder holds, by (height, width): what is given in
+    one of them as it is, pixels or a picture with `resize="exact"`, is run by that.
     """
 
     runner: Runner
     reason: str
     passed_over: tuple[tuple[str, str], ...] = ()
+    siblings: Mapping[tuple[int, int], Callable[[], LoadedModel]] = field(default_factory=dict)
 
     @property
     def artifact(self) -> Artifact:
@@ -49,37 +49,68 @@ class LoadedModel:
         """Names of the classes by output, in the order of its channels; of outputs whose names are known."""
         return {spec.name: spec.classes for spec in self.artifact.outputs if spec.classes}
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
-        """`last_hidden_state` (B, N, D), `pooler_output` (B, D), and what the artifact's heads put out.
+    def __call__(
+        self, images: Picture | Sequence[Picture], resize: Resize | None = None, side: int | None = None
+    ) -> Outputs:
+        """`last_hidden_state` (B, N, D), `pooler_output` (B, D) and the outputs of heads, with their grid of patches.
+
+        A file of one size crops pictures to it by its own transform. One of any size takes them whole.
 
         Args:
             images: one picture or several (PIL image, path, or RGB uint8 array (H, W, 3)), which are preprocessed as
                 the artifact says; or `pixel_values`, a float32 array (B, 3, H, W), which is taken as it is.
+            resize: how a whole picture becomes an input of a file of any size: "shortest" (the default) scales its
+                shorter side to `side`, "keep-aspect" leaves its size but for the rounding to patches, "exact" takes its
+                pixels as they are. Nothing is cropped or padded.
+            side: of "shortest", in pixels; the file's own, 224 unless built otherwise, without one.
 
         Raises:
-            DataError: an array of another shape or type, or a picture that cannot be read.
+            DataError: an array of another shape or type, a picture that cannot be read, or a size that the file does
+                not take, with the nearest that it does.
         """
-        given = self.artifact.inputs[0]
+        given, transform = self.artifact.inputs[0], self.artifact.preprocess
         takes_images = given.name == IMAGE_NAME and "height" in given.shape  # the file resizes by itself
         if isinstance(images, np.ndarray) and images.dtype == np.float32 and not takes_images:
-            return self.runner(self._checked(images))
-        pictures = _several(images)
+            if sibling := self.siblings.get(images.shape[2:]):  # type: ignore[call-overload]
+                return sibling()(images)
+            pixels = self._checked(images)
+            return Outputs(self.runner(pixels), transform.at(*pixels.shape[2:]).grid)
+        pictures = several(images)
         if takes_images:
-            each = [self.runner(np.asarray(_rgb(picture))[None]) for picture in pictures]
-            return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
-        return self.runner(np.stack([_prepare(picture, self.artifact) for picture in pictures]))
+            each = [self.runner(np.asarray(rgb(picture))[None]) for picture in pictures]
+            return Outputs(
+                {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}, transform.grid
+            )
+        if resize == "exact" and (sibling := self._sibling_of(pictures)):
+            return sibling()(pictures, resize)
+        pixels, grid = prepared(pictures, transform, resize, side)
+        return Outputs(self.runner(pixels), grid)
+
+    def _sibling_of(self, pictures: Sequence[Picture]) -> Callable[[], LoadedModel] | None:
+        """The file of the size that all pictures have, where it is another one."""
+        sizes = {(image.height, image.width) for image in map(rgb, pictures)} if self.siblings else set()
+        return self.siblings.get(sizes.pop()) if len(sizes) == 1 else None
 
     def _checked(self, pixel_values: np.ndarray) -> np.ndarray:
-        wanted = (3, *self.artifact.preprocess.input_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != wanted or not len(pixel_values):
+        transform = self.artifact.preprocess
+        wanted = (3, *(("height", "width") if transform.sides else transform.input_size))
+        fits = pixel_values.ndim == 4 and len(pixel_values) > 0 and pixel_values.shape[1] == 3
+        if not fits or (transform.sides is None and pixel_values.shape[1:] != wanted):
             raise DataError(
                 f"pixel_values has shape {pixel_values.shape}",
                 why=f"{self.artifact.name} takes (B, {', '.join(map(str, wanted))}), B of 1 or more",
             )
+        transform.at(*pixel_values.shape[2:])
         return pixel_values
 
 
-def load(path: Path | str, threads: int | None = None) -> LoadedModel:
+def load(
+    path: Path | str,
+    threads: int | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> LoadedModel:
     """Open an artifact file, or the best artifact of a build folder that runs on this machine.
 
     That is the one that the folder's report recommends, where it was measured on this machine; `reason` says so, or
@@ -91,16 +122,23 @@ def load(path: Path | str, threads: int | None = None) -> LoadedModel:
     Args:
         path: `OUT`, `OUT/onnx/model_w8a8.onnx`, or any `.onnx` that edgekit wrote.
         threads: of the runtime, from 1 to 1024; None lets it choose.
+        image_size: (height, width) in pixels; of a build folder only artifacts of this size are looked at.
+        arithmetic: "plan" for what the file means, "default" for what its runtime does of its own accord (OpenVINO
+            computes in bfloat16 on CPUs that have it); None is as the artifact was measured.
 
     Raises:
-        DataError: not an artifact or build folder, or damaged, or an impossible number of threads.
+        DataError: not an artifact or build folder, or damaged, an impossible number of threads or kind of arithmetic,
+            or no artifact of that image size.
         BackendMissing: nothing in it runs here; each reason is given.
     """
     path = _path(path)
     require_threads(threads)
+    if arithmetic not in (None, *get_args(Arithmetic)):
+        raise DataError(f"arithmetic = {shown(arithmetic)}", why='it is "plan" or "default"', fix='edgekit.load("OUT")')
+    changed = {} if arithmetic is None else {"arithmetic": arithmetic}
     if path.is_dir() and format_of_suffix(path.suffix) is None:
-        return _load_best(path, threads)
-    artifact = artifact_at(path)
+        return _load_best(path, threads, image_size, changed)
+    artifact = artifact_at(path).model_copy(update=changed)
     reason = f"{path.name} was asked for"
     if _listed(path) is None:
         reason += "; no manifest lists it, so its content is unverified"
@@ -120,23 +158,61 @@ def artifact_of(row: ArtifactRow, manifest: Manifest, folder: Path) -> Artifact:
     return artifact.model_copy(update={"path": checked(place, row.sha256, said_by=said_by, fix=fix)})
 
 
-def _load_best(folder: Path, threads: int | None) -> LoadedModel:
+def _load_best(
+    folder: Path, threads: int | None, size: tuple[int, int] | None, changed: Mapping[str, str]
+) -> LoadedModel:
     manifest = Manifest.read(folder)
     made = [row for row in manifest.artifacts if row.status == "ok" and _for_this_kind_of_machine(row)]
+    if size is not None:
+        made = [row for row in made if row.preprocess and row.preprocess.input_size == size]
+        if not made:
+            shown = f"{size[0]}x{size[1]}"
+            raise DataError(
+                f"{folder} has no artifact of {shown} pixels", fix=f"edgekit build --image-size {shown} --out {folder}"
+            )
+        if manifest.choice and manifest.choice.artifact not in {row.name for row in made}:
+            manifest = manifest.model_copy(update={"choice": None})  # it was chosen among those of another size
     order = _order(manifest, made)
     passed_over: list[tuple[str, str]] = []
     for row in order.rows:
         try:
-            runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
+            artifact = artifact_of(row, manifest, folder).model_copy(update=changed)
+            runner = get_backend(row.format).runner(artifact, threads)
         except BackendMissing as missing:
             passed_over.append((row.name, str(missing)))
         else:
-            return LoadedModel(runner, order.reason(row), tuple(passed_over))
+            siblings = _siblings(row, made, lambda other: _opened(other, manifest, folder, threads))
+            return LoadedModel(runner, order.reason(row), tuple(passed_over), siblings)
     raise BackendMissing(
         f"no artifact of {folder} runs here",
         why="; ".join(f"{n}: {why}" for n, why in passed_over),
         fix="edgekit doctor",
     )
+
+
+def _siblings(
+    row: ArtifactRow, made: Sequence[ArtifactRow], opened: Callable[[ArtifactRow], LoadedModel]
+) -> dict[tuple[int, int], Callable[[], LoadedModel]]:
+    """Files of a folder that differ from one in their image size alone; each is opened once, when it is needed."""
+    if row.preprocess is None or row.preprocess.sides:
+        return {}
+    alike = [other for other in made if _kind(other) == _kind(row) and other.preprocess and not other.preprocess.sides]
+    return {
+        other.preprocess.input_size: cache(partial(opened, other))
+        for other in alike
+        if other.preprocess and other.preprocess.input_size != row.preprocess.input_size
+    }
+
+
+def _kind(row: ArtifactRow) -> tuple[object, ...]:
+    """Everything but the size that tells artifacts of a folder apart."""
+    names = [spec.name for spec in row.inputs]
+    return row.format, row.precision, row.variant, row.arithmetic, "nncf" in row.tools, names
+
+
+def _opened(row: ArtifactRow, manifest: Manifest, folder: Path, threads: int | None) -> LoadedModel:
+    runner = get_backend(row.format).runner(artifact_of(row, manifest, folder), threads)
+    return LoadedModel(runner, f"{row.name} is for the size that was given")
 
 
 @dataclass(frozen=True)
@@ -211,7 +287,8 @@ def _for_this_kind_of_machine(row: ArtifactRow) -> bool:
 def _rank(row: ArtifactRow) -> tuple[object, ...]:
     """Place in the order of trial: last what NNCF quantized, which is made to be compared with, then slow formats."""
     slow = get_backend(row.format).untimed() is not None
-    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, list(FORMATS).index(row.format)
+    own = row.arithmetic != "plan"
+    return "nncf" in row.tools, speed_rank(row.precision, row.variant), slow, own, list(FORMATS).index(row.format)
 
 
 def artifact_at(path: Path) -> Artifact:
@@ -235,7 +312,7 @@ def _path(path: object) -> Path:
     given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(given, str) or not given or "\0" in given:
         raise DataError(
-            f"edgekit.load was given {_shown(path)}",
+            f"edgekit.load was given {shown(path)}",
             why="it takes the path of an artifact or build folder",
             fix='edgekit.load("OUT")',
         )
@@ -255,7 +332,7 @@ def require_threads(threads: int | None) -> None:
     number = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
     if threads is not None and not (number and 1 <= threads <= MOST_THREADS):
         raise DataError(
-            f"threads = {_shown(threads)}",
+            f"threads = {shown(threads)}",
             why=f"it is a number from 1 to {MOST_THREADS}",
             fix="leave it out: the runtime then chooses",
         )
@@ -266,71 +343,7 @@ def _listed(path: Path) -> tuple[ArtifactRow, Manifest, Path] | None:
     for folder in dict.fromkeys((*path.absolute().parents[:2], *path.resolve().parents[:2])):
         if (folder / "manifest.json").is_file():
             manifest = Manifest.read(folder)
-            for row in manifest.artifacts:
+            for row in sorted(manifest.artifacts, key=lambda row: row.arithmetic != "plan"):
                 if row.path is not None and (folder / row.path).resolve() == path.resolve():
                     return row, manifest, folder
     return None
-
-
-def _several(images: object) -> Sequence[Picture]:
-    """The pictures that were given, one of them as a list of its own.
-
-    Raises:
-        DataError: none, or what is no picture.
-    """
-    from PIL.Image import Image
-
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        pictures = list(images)
-    else:
-        pictures = list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
-    if not pictures:
-        raise DataError("no picture was given", why=f"the model takes {_KINDS_OF_PICTURE}", fix="give it one or more")
-    for picture in pictures:
-        if not isinstance(picture, np.ndarray | str | Path | Image):
-            tensor = type(picture).__module__.partition(".")[0] == "torch"
-            raise DataError(
-                f"{_shown(picture)} is no picture",
-                why=f"the model takes {_KINDS_OF_PICTURE}",
-                fix="pass tensor.numpy()" if tensor else "model(Path('picture.jpg'))",
-            )
-        if isinstance(picture, Image) and not all(picture.size):
-            raise DataError(f"a picture of {picture.width} x {picture.height} pixels", why="it is empty")
-    return pictures
-
-
-def _shown(value: object) -> str:
-    """A value for a message: its type, and what it is where that is short."""
-    text = repr(value) if isinstance(value, int | float | str | bytes | bool) else ""
-    return "None" if value is None else f"{type(value).__name__} {text[:60]}".strip()
-
-
-def _prepare(picture: Picture, artifact: Artifact) -> np.ndarray:
-    """Pixels (3, H, W) float32 of a picture, as the artifact wants them."""
-    from edgekit.images import preprocess
-
-    return preprocess(_rgb(picture), artifact.preprocess)
-
-
-def _rgb(picture: Picture) -> Image:
-    """The picture as RGB."""
-    from PIL import Image
-
-    from edgekit.images import read_image
-
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise DataError(
-                f"an array of {picture.dtype} and shape {picture.shape} is no picture",
-                why=f"the model takes {_KINDS_OF_PICTURE}",
-                fix="astype(np.uint8) for RGB, astype(np.float32) for pixel_values",
-            )
-        return Image.fromarray(picture)
-    if isinstance(picture, str | Path):
-        return read_image(Path(picture))
-    try:
-        return picture.convert("RGB")
-    except Exception as error:  # Pillow decodes an opened file only now, and raises whatever its bytes lead to
-        raise DataError(
-            "a picture cannot be decoded", why=str(error) or type(error).__name__, fix="open it again from a whole file"
-        ) from None

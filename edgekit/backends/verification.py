@@ -28,8 +28,9 @@ def require_near(
     *,
     heads: Mapping[str, Head] | None = None,
     relative: bool = True,
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> None:
-    """Run a float file on one seeded image and compare it with torch.
+    """Run a float file on one seeded image of each size and compare it with torch.
 
     Args:
         model: the source of the file.
@@ -37,15 +38,28 @@ def require_near(
         run: the file: pixels (1, 3, H, W) in, outputs by name out.
         heads: further outputs, compared in fp32.
         relative: whether the limit of a float32 file grows with the largest value where that is above 1.
+        sizes: (height, width) of the images in pixels; () is the one that the model is baked for.
 
     Raises:
         ExportError: not finite, or further away than the precision explains.
     """
     from edgekit.graph.torch_emitter import run_with_heads
 
-    height, width = (side * model.config.patch for side in model.config.grid)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-    wanted, found = run_with_heads(model, heads or {}, pixels), run(pixels)
+    rows, columns = model.config.grid
+    for size in sizes or ((rows * model.config.patch, columns * model.config.patch),):
+        pixels = np.random.default_rng(0).standard_normal((1, 3, *size), np.float32)
+        wanted = run_with_heads(model, heads or {}, pixels)
+        _require_near(wanted, run(pixels), precision, list(heads or {}), relative)
+
+
+def _require_near(
+    wanted: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    precision: Precision,
+    heads: Sequence[str],
+    relative: bool,
+) -> None:
+    """Raises ExportError where outputs of a file are not finite, or not near those of torch."""
     if not all(np.isfinite(value).all() for value in found.values()):
         raise ExportError(
             f"the {precision} file computes values that are not finite",
@@ -55,7 +69,7 @@ def require_near(
     expected, actual = (outputs["last_hidden_state"] for outputs in (wanted, found))
     if precision == "fp32":
         _require_tolerance("fp32 file", expected, actual, FP32_TOLERANCE, relative=relative)
-        for name in heads or {}:
+        for name in heads:
             _require_tolerance(f"head {name} of the fp32 file", wanted[name], found[name], HEAD_TOLERANCE)
     if precision == "fp16" and (reached := sqnr_db(expected, actual)) < FP16_SQNR_DB:
         raise ExportError(

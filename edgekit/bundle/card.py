@@ -77,6 +77,7 @@ def model_card(
         evaluation=report.evaluation if report else "",
         calibration=report.calibration if report else "",
         tokens=_tokens(rows),
+        maps=_maps(rows),
         drift=any(row.drift for row in rows),
         quantized=any(row.path == "onnx/model_quantized.onnx" for row in rows),
     )
@@ -100,7 +101,7 @@ def _front_matter(manifest: Manifest, rows: Sequence[ArtifactRow], platforms: Se
         fields["base_model_relation"] = "quantized" if official else "finetune"
     return ModelCardData(
         library_name="transformers.js" if "web" in platforms else None,
-        pipeline_tag="image-feature-extraction",
+        pipeline_tag="depth-estimation" if _maps(rows) else "image-feature-extraction",
         tags=["dinov3" if rotary else "dinov2", "int8", "edge", *dict.fromkeys(row.format for row in rows)],
         **fields,
     )
@@ -128,6 +129,16 @@ def _tables(manifest: Manifest, rows: Sequence[ArtifactRow]) -> list[dict[str, A
 def _tokens(rows: Sequence[ArtifactRow]) -> tuple[int | str, ...]:
     """Shape of `last_hidden_state`."""
     return rows[0].outputs[0].shape
+
+
+def _maps(rows: Sequence[ArtifactRow]) -> dict[str, str]:
+    """Depth maps among the outputs, each with its shape and unit in words."""
+    units = {"depth": "depth in metres", "relative depth": "inverse depth without unit, near is large"}
+    return {
+        spec.name: f"{units[spec.task]} ({', '.join(map(str, spec.shape))})"
+        for spec in rows[0].outputs
+        if spec.task in units
+    }
 
 
 def _cells(row: ArtifactRow) -> dict[str, str]:

@@ -60,10 +60,14 @@ def _dinov3_config(config: dict[str, Any], transform: Preprocess) -> dict[str, A
 
 
 def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
-    """Hugging Face's BitImageProcessor; where the graph normalises, pixels stay 0..255 and nothing is done twice."""
+    """Hugging Face's BitImageProcessor, or DPTImageProcessor where photographs are resized whole.
+
+    Where the graph normalises, pixels stay 0..255 and nothing is done twice. A file of one size cannot keep an aspect
+    that is not its own; of one for images of any size `patch_size` and `sides` tell edgekit's samples how to.
+    """
     height, width = transform.input_size
     on_host = transform.normalize == "host"
-    return {
+    resized: dict[str, Any] = {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
@@ -71,9 +75,24 @@ def preprocessor_config(transform: Preprocess) -> dict[str, Any]:
         "resample": _BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
+    }
+    if transform.whole_image is not None:
+        resized = {
+            "image_processor_type": "DPTImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "keep_aspect_ratio": False,
+            "ensure_multiple_of": transform.patch,
+            "resample": _BICUBIC,
+            "do_pad": False,
+        }
+    return {
+        **resized,
         "do_rescale": on_host,
         "rescale_factor": 1 / 255,
         "do_normalize": on_host,
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
+        **({"patch_size": transform.patch, "sides": list(transform.sides)} if transform.sides else {}),
     }

@@ -12,6 +12,7 @@ from edgekit.artifact import IMAGE_NAME
 from edgekit.backends.base import Runner
 from edgekit.backends.loading import LoadedModel
 from edgekit.errors import DataError
+from edgekit.files import require_regular
 from edgekit.images import preprocess, read_image, to_pixels
 from edgekit.metrics import cosine
 
@@ -33,6 +34,11 @@ class PictureCheck:
     cosine: float
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """Golden pictures of a folder, sorted. Raises OSError where there is no such folder."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+
+
 def write_pictures(golden: Path, reference: Runner) -> None:
     """Write `pictures/` and `pictures.safetensors` into a golden folder.
 
@@ -48,7 +54,7 @@ def write_pictures(golden: Path, reference: Runner) -> None:
     transform = reference.artifact.preprocess
     (golden / FOLDER).mkdir()
     tensors: dict[str, np.ndarray] = {}
-    for source in sorted(path for path in PICTURES.iterdir() if path.suffix in _SUFFIXES):
+    for source in picture_files(PICTURES):
         picture = read_image(source)
         (golden / FOLDER / source.name).write_bytes(source.read_bytes())
         picture.save(golden / FOLDER / f"{source.stem}.ppm")
@@ -70,26 +76,40 @@ def check_pictures(golden: Path, model: LoadedModel) -> tuple[PictureCheck, ...]
     from safetensors.numpy import load_file
 
     try:
+        require_regular(golden / EXPECTED)
         expected = load_file(golden / EXPECTED)
-    except (OSError, SafetensorError) as error:
+        files = picture_files(golden / FOLDER)
+        found = [(file, expected[f"{file.stem}.crop"], expected[f"{file.stem}.pooler_output"]) for file in files]
+        if not found:
+            raise KeyError(f"{FOLDER} is empty")
+    except (OSError, KeyError, SafetensorError) as error:
         fix = "edgekit bundle OUT --to BUNDLE"
         raise DataError(f"{golden} holds no golden pictures", why=str(error), fix=fix) from None
-    files = sorted(path for path in (golden / FOLDER).iterdir() if path.suffix in _SUFFIXES)
-    return tuple(
-        _check(file, model, expected[f"{file.stem}.crop"], expected[f"{file.stem}.pooler_output"]) for file in files
-    )
+    return tuple(_check(file, model, crop, pooled) for file, crop, pooled in found)
 
 
 def _check(file: Path, model: LoadedModel, crop: np.ndarray, pooled: np.ndarray) -> PictureCheck:
     transform = model.artifact.preprocess
-    if crop.shape[:2] != transform.input_size:
+    if crop.shape != (*transform.input_size, 3) or crop.dtype != np.uint8:
         raise DataError(
-            f"the golden pictures are cropped to {crop.shape[:2]}, {model.artifact.name} takes {transform.input_size}"
+            f"the golden pictures are cropped to {crop.dtype} {crop.shape}, {model.artifact.name} takes "
+            f"{transform.input_size}",
+            why="they are of another image size, or damaged",
+            fix="edgekit bundle OUT --to BUNDLE",
         )
+    given: Path | np.ndarray = file
     difference = None
     if model.artifact.inputs[0].name != IMAGE_NAME:
-        difference = mean_difference(to_pixels(preprocess(file, transform), transform), crop)
-    return PictureCheck(file.name, difference, float(cosine(model(file)["pooler_output"][0], pooled)))
+        given = preprocess(file, transform)[None]  # a file for any size would take the picture whole
+        difference = mean_difference(to_pixels(given[0], transform), crop)
+    features = model(given)["pooler_output"][0]
+    if pooled.shape != features.shape or pooled.dtype.kind != "f":
+        raise DataError(
+            f"the features of the golden picture {file.name} are {pooled.dtype} {pooled.shape}",
+            why=f"{model.artifact.name} gives {features.shape}",
+            fix="edgekit bundle OUT --to BUNDLE",
+        )
+    return PictureCheck(file.name, difference, float(cosine(features, pooled)))
 
 
 def mean_difference(crop: np.ndarray, expected: np.ndarray) -> float:

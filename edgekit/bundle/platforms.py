@@ -14,6 +14,10 @@ Platform = Literal["web", "python", "cpp", "android", "ios"]
 
 JS_NAMES = {"onnx/w8a8": "model_quantized"}  # transformers.js finds its `q8` by this name
 TEMPLATES = Path(__file__).parent / "templates"
+OWN: Format = "edgekit"
+"""Files that edgekit's own library runs: a web page with them needs the library in WebAssembly."""
+WASM = "web/edgekit-web/wasm"
+"""Where it lies in a bundle."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class PlatformRow:
 
 
 PLATFORMS: dict[Platform, PlatformRow] = {
-    "web": PlatformRow("Web and Node", ("onnx/w8a8",), ("onnx",)),
+    "web": PlatformRow("Web and Node", ("edgekit/w8a8", "onnx/w8a8"), ("edgekit", "onnx")),
     "python": PlatformRow("Python", ("onnx/w8a8", "openvino/w8a8"), ("onnx", "openvino")),
     "cpp": PlatformRow("C++", ("onnx/w8a8", "openvino/w8a8"), ("onnx", "openvino")),
     "android": PlatformRow("Android", ("tflite/w8a8", "onnx/w8a8"), ("tflite", "onnx")),

@@ -67,7 +67,7 @@ def select(
                 why=f"it has {have}",
                 fix=f"edgekit build --image-size {size[0]}x{size[1]} --out {build}",
             )
-    rows = [row for row in manifest.artifacts if row.status == "ok" and "nncf" not in row.tools]
+    rows = [row for row in manifest.artifacts if _is_for_apps(row)]
     rows = [row for row in rows if row.precision not in get_backend(row.format).untimed_precisions]  # for other devices
     rows = [row for row in rows if row.preprocess is not None and row.preprocess.input_size in wanted]
     ending = suffix_of(wanted[0], built[0])
@@ -87,6 +87,11 @@ def select(
     rows = sorted((row for row in rows if row.name in places), key=lambda row: places[row.name])
     _intact(build, {row.name for row in rows})
     return chosen, tuple(_renamed(build, row, built[0], wanted[0]) for row in rows)
+
+
+def _is_for_apps(row: ArtifactRow) -> bool:
+    """Whether a file was made, by edgekit, and the row is the one of its plan's arithmetic."""
+    return row.status == "ok" and "nncf" not in row.tools and row.arithmetic == "plan"
 
 
 def _require(build: Path, manifest: Manifest, platforms: tuple[Platform, ...]) -> None:

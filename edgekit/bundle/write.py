@@ -15,21 +15,22 @@ from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card, verdict_among
 from edgekit.bundle.hub import model_config, preprocessor_config
 from edgekit.bundle.pictures import write_pictures
-from edgekit.bundle.places import names_place, places_in, without
-from edgekit.bundle.platforms import TEMPLATES, Platform
+from edgekit.bundle.places import places_in, without
+from edgekit.bundle.platforms import OWN, TEMPLATES, WASM, Platform
+from edgekit.bundle.private import page_without_photographs, require_private, shows_demo, write_golden_pictures
 from edgekit.bundle.sbom import sbom
 from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
+from edgekit.bundle.sign import SUMS, require_key, sha256_of_file, sign_bundle
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
 from edgekit.measure.golden import FOLDER as GOLDEN
-from edgekit.measure.golden import INPUTS, OUTPUTS, check_golden
+from edgekit.measure.golden import INPUTS, OUTPUTS, SIZES, check_golden
 from edgekit.native.build import NATIVE
+from edgekit.native.wasm import copied, wasm_libraries
 from edgekit.precision import REFERENCE
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict
 
-SUMS = "SHA256SUMS"
-_TEXTS = (".json", ".md", ".toml", ".html", ".txt", ".xml")
 _LICENCES = Path(__file__).parent / "licences"
 _UNSHIPPED = shutil.ignore_patterns("node_modules", "dist", "bundle", "build", "__pycache__", ".gradle", ".build")
 
@@ -46,7 +47,12 @@ class Bundle:
 
 
 def write_bundle(
-    build: Path, to: Path, *, platforms: Sequence[Platform] | None = None, sizes: Sequence[Size] | None = None
+    build: Path,
+    to: Path,
+    *,
+    platforms: Sequence[Platform] | None = None,
+    sizes: Sequence[Size] | None = None,
+    key: Path | None = None,
 ) -> Bundle:
     """Write the bundle `to` atomically; an earlier bundle there is replaced.
 
@@ -55,14 +61,17 @@ def write_bundle(
         to: the folder to make.
         platforms: None takes all that the build has files for.
         sizes: (height, width) in pixels; None takes the build's main size. The first gets the plain names.
+        key: a private elliptic-curve key (PEM) to sign the bundle with; None leaves it unsigned.
 
     Raises:
         RecipeError: the build lacks what a platform needs, or an image size.
         DataError: no build folder, a damaged one, or `to` holds something else.
-        BackendMissing: a package for the model card is not installed.
+        BackendMissing: a package for the model card, or for the signature, is not installed.
     """
     build, to = Path(build), Path(to)
     _must_be_ours(to)
+    if key is not None:
+        require_key(key)
     built = Manifest.read(build)
     _require_described(built, build)
     served, chosen = select(build, built, platforms, sizes)
@@ -77,31 +86,27 @@ def write_bundle(
         manifest = Manifest.model_validate(without(manifest.model_dump(), places))
         main = sizes[0] if sizes else sizes_of(built)[0]
         for size in dict.fromkeys(row.preprocess.input_size for row in rows if row.preprocess):
-            _golden(build / suffix_of(size, sizes_of(built)[0])[1:], folder / suffix_of(size, main)[1:], built, size)
+            home = folder / suffix_of(size, main)[1:]
+            reference = _golden(build / suffix_of(size, sizes_of(built)[0])[1:], home, built, size)
+            if not shows_demo(built):
+                write_golden_pictures(home / GOLDEN, reference)
         paths = {name: f"`{row.path}`" for name, row in rows_of.items()}
         verdict = verdict_among(report, paths, built.choice) if report else None
         _describe(build, folder, manifest, served, report, verdict, places)
         for platform in served:
             shutil.copytree(TEMPLATES / platform, folder / platform, ignore=_UNSHIPPED)
+        if "web" in served and any(row.format == OWN for row in rows):
+            copied(wasm_libraries(), folder / WASM)
         if "cpp" in served:  # one copy of the kernels in the source tree, one in each bundle that compiles them
             shutil.copytree(NATIVE, folder / "cpp" / "edgekit_ops", ignore=_UNSHIPPED)
         manifest.write(folder)
-        _require_private(folder, places)
+        require_private(folder, places)
         _seal(folder, manifest)
+        if key is not None:
+            sign_bundle(folder, key)
         files = [path for path in folder.rglob("*") if path.is_file()]
         bundle = Bundle(to, served, manifest, len(files), size_mb_of(folder))
     return bundle
-
-
-def _require_private(folder: Path, places: Mapping[str, str]) -> None:
-    """Raises DataError when a text of a bundle names a place of this machine after all; binary files have none."""
-    for path in (path for path in folder.rglob("*") if path.suffix in _TEXTS and path.is_file()):
-        if found := names_place(path.read_text(encoding="utf-8", errors="replace"), places):
-            raise DataError(
-                f"{path.relative_to(folder)} of the bundle would name {found}",
-                why="a bundle is made for upload, and must not tell of this machine",
-                fix="edgekit build --out OUT",
-            )
 
 
 def _report(build: Path) -> BuildReport | None:
@@ -118,7 +123,7 @@ def _measured_places(
 ) -> dict[str, ArtifactRow]:
     """Rows of the bundle, by name in the build, of every file that the report measured, byte for byte."""
     measured = {row.name: row.sha256 for row in report.manifest.artifacts} if report else {}
-    rows = {build / row.path: row for row in built.artifacts if row.path}
+    rows = {build / row.path: row for row in built.artifacts if row.path and row.arithmetic == "plan"}
     found = [(rows[each.source], each.row) for each in chosen]
     return {row.name: placed for row, placed in found if measured.get(row.name) == row.sha256}
 
@@ -158,14 +163,21 @@ def _copied(chosen: Chosen, folder: Path) -> Any:
     return chosen.row.model_copy(update={"sha256": sha256_of(folder / str(chosen.row.path))})
 
 
-def _golden(source: Path, target: Path, built: Manifest, size: Size) -> None:
-    """The golden inputs and outputs of one size, and the golden pictures; `source` and `target` hold `golden/`."""
+def _golden(source: Path, target: Path, built: Manifest, size: Size) -> Runner:
+    """Write golden inputs, outputs and pictures of one size; `source` and `target` hold `golden/`.
+
+    Returns the runner that embedded the pictures.
+    """
     if not (source / GOLDEN).is_dir():
         raise DataError(f"{source / GOLDEN} is missing", fix=f"edgekit build --out {source}")
     (target / GOLDEN).mkdir(parents=True)
     for name in (INPUTS, OUTPUTS):  # and nothing else that lies there: a bundle is made for upload
         shutil.copyfile(inside(source, f"{GOLDEN}/{name}", said_by="the golden check"), target / GOLDEN / name)
-    write_pictures(target / GOLDEN, _reference(source, built, size))
+    if any(row.preprocess and row.preprocess.sides for row in built.artifacts):
+        shutil.copyfile(inside(source, f"{GOLDEN}/{SIZES}", said_by="the golden check"), target / GOLDEN / SIZES)
+    reference = _reference(source, built, size)
+    write_pictures(target / GOLDEN, reference)
+    return reference
 
 
 def _reference(source: Path, built: Manifest, size: Size) -> Runner:
@@ -209,7 +221,7 @@ def _describe(
     (folder / "recipe.toml").write_text(_toml(manifest.recipe), encoding="utf-8")
     page = inside(build, "report.html", said_by="the bundle")
     if page.is_file():
-        text = read_text(page)
+        text = read_text(page) if shows_demo(manifest) else page_without_photographs(page, report)
         (folder / "report.html").write_text(without(text, places), encoding="utf-8")
     card = model_card(manifest, platforms, report, verdict)
     (folder / "README.md").write_text(without(card, places), encoding="utf-8")
@@ -235,14 +247,8 @@ def _seal(folder: Path, manifest: Manifest) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file by POSIX path."""
-    from hashlib import file_digest
-
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                found[path.relative_to(folder).as_posix()] = file_digest(stream, "sha256").hexdigest()
-    return found
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -23,28 +23,135 @@ if TYPE_CHECKING:
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 + SIGINT (Typer has it so, too) and SIGTERM, as in shells
 _ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 
-# name -> module:function and its line in `edgekit --help`; a new command is a new row.
+MAKE, MEASURE, IMPROVE, SHIP, LOOK = "Make", "Measure", "Improve", "Ship", "Look up"
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "models": ("edgekit.cli.models:models", "The models edgekit knows, with size, source and licence."),
-    "inspect": ("edgekit.cli.models:inspect", "What a model, an artifact or a build folder holds."),
-    "build": ("edgekit.cli.build:build", "Checkpoint in; measured artifacts and a report out."),
-    "export": ("edgekit.cli.build:export", "Only write the artifacts, without measuring them."),
-    "quantize": ("edgekit.cli.build:quantize", "Only make the quantization plan."),
-    "drift": ("edgekit.cli.measure:drift", "How far an artifact's features are from another's."),
-    "bench": ("edgekit.cli.measure:bench", "Latency of artifacts, measured in turns."),
-    "check": ("edgekit.cli.check:check", "A gate on drift and latency: exit 3 when it does not hold."),
-    "explain": ("edgekit.cli.explain:explain", "Where an INT8 model's drift comes from."),
-    "curate": ("edgekit.cli.curate:curate", "A small, varied calibration folder out of a large one."),
-    "distill": ("edgekit.cli.distill:distill", "Smaller students of a model, on your images."),
-    "fit-head": ("edgekit.cli.fit_head:fit_head", "A classifier for your labelled folder, for build --heads."),
-    "report": ("edgekit.cli.measure:report", "Draw report.html of a build folder again."),
-    "embed": ("edgekit.cli.embed:embed", "Features of your images, as a file."),
-    "registers": ("edgekit.cli.registers:registers", "Is the register variant worth its tokens, on your images?"),
-    "bundle": ("edgekit.cli.bundle:bundle", "A folder to upload and to use in an app, samples included."),
-    "join": ("edgekit.cli.join:join", "Several image sizes in one Core ML package."),
-    "doctor": ("edgekit.cli.doctor:doctor", "What is installed, and what each backend can do here."),
+
+class Command(NamedTuple):
+    """A row of the table: where the function is, its line in `edgekit --help`, the panel there, and an example."""
+
+    home: str  # "module:function"
+    line: str
+    panel: str
+    example: str
+
+
+COMMANDS: dict[str, Command] = {
+    "build": Command(
+        "edgekit.cli.build:build",
+        "Checkpoint in; measured artifacts and a report out.",
+        MAKE,
+        "edgekit build --model dinov2_vits14 --calib photos/ --format onnx,openvino --precision fp32,w8a8 --out OUT",
+    ),
+    "export": Command(
+        "edgekit.cli.build:export",
+        "Only write the artifacts, without measuring them.",
+        MAKE,
+        "edgekit export --model demo --format tflite --precision w8a8 --out OUT",
+    ),
+    "quantize": Command(
+        "edgekit.cli.build:quantize",
+        "Only make the quantization plan.",
+        MAKE,
+        "edgekit quantize --model demo --calib photos/ --out OUT",
+    ),
+    "join": Command(
+        "edgekit.cli.join:join",
+        "Several image sizes in one Core ML package.",
+        MAKE,
+        "edgekit join OUT --to sizes.mlpackage --image-size 224,518",
+    ),
+    "drift": Command(
+        "edgekit.cli.measure:drift",
+        "How far an artifact's features are from another's.",
+        MEASURE,
+        "edgekit drift OUT --eval photos/ --samples 200",
+    ),
+    "bench": Command(
+        "edgekit.cli.measure:bench",
+        "Latency of artifacts, measured in turns.",
+        MEASURE,
+        "edgekit bench OUT --threads 1 --save",
+    ),
+    "check": Command(
+        "edgekit.cli.check:check",
+        "A gate on drift and latency: exit 3 when it does not hold.",
+        MEASURE,
+        "edgekit check OUT --max-cosine-drop 0.005 --baseline manifest.json",
+    ),
+    "explain": Command(
+        "edgekit.cli.explain:explain", "Where an INT8 model's drift comes from.", MEASURE, "edgekit explain OUT"
+    ),
+    "registers": Command(
+        "edgekit.cli.registers:registers",
+        "Is the register variant worth its tokens, on your images?",
+        MEASURE,
+        "edgekit registers dinov2_vits14 dinov2_vits14_reg --images photos/",
+    ),
+    "report": Command(
+        "edgekit.cli.measure:report",
+        "Draw report.html of a build folder again.",
+        MEASURE,
+        "edgekit report OUT --against EARLIER",
+    ),
+    "curate": Command(
+        "edgekit.cli.curate:curate",
+        "A small, varied calibration folder out of a large one.",
+        IMPROVE,
+        "edgekit curate photos/ -n 64 --out calibration",
+    ),
+    "distill": Command(
+        "edgekit.cli.distill:distill",
+        "Smaller students of a model, on your images.",
+        IMPROVE,
+        "edgekit distill --teacher dinov2_vits14 --student depth=6 --data photos/ --out students",
+    ),
+    "fit-head": Command(
+        "edgekit.cli.fit_head:fit_head",
+        "A classifier for your labelled folder, for build --heads.",
+        IMPROVE,
+        "edgekit fit-head labelled/ --out head.safetensors",
+    ),
+    "embed": Command(
+        "edgekit.cli.embed:embed",
+        "Features of your images, as a file.",
+        SHIP,
+        "edgekit embed OUT photos/ --out features.npz",
+    ),
+    "depth": Command(
+        "edgekit.cli.depth:depth",
+        "The depth map of a photograph, as colours and as values.",
+        SHIP,
+        "edgekit depth OUT cat.jpg --out depth.png --out depth.npy",
+    ),
+    "bundle": Command(
+        "edgekit.cli.bundle:bundle",
+        "A folder to upload and to use in an app, samples included.",
+        SHIP,
+        "edgekit bundle OUT --to BUNDLE --platform web,ios",
+    ),
+    "verify": Command(
+        "edgekit.cli.verify:verify",
+        "Whether a bundle is whole, and signed by whom you trust.",
+        SHIP,
+        "edgekit verify BUNDLE --key publisher.pub",
+    ),
+    "models": Command(
+        "edgekit.cli.models:models", "The models edgekit knows, with size, source and licence.", LOOK, "edgekit models"
+    ),
+    "recipes": Command(
+        "edgekit.cli.recipes:recipes", "The recipes that come with edgekit.", LOOK, "edgekit recipes phone"
+    ),
+    "inspect": Command(
+        "edgekit.cli.models:inspect",
+        "What a model, an artifact or a build folder holds.",
+        LOOK,
+        "edgekit inspect OUT/onnx/model_w8a8.onnx",
+    ),
+    "doctor": Command(
+        "edgekit.cli.doctor:doctor", "What is installed, and what each backend can do here.", LOOK, "edgekit doctor"
+    ),
 }
+"""The commands by name, in the order of `edgekit --help`; a new command is a new row."""
 
 
 class _LazyGroup(TyperGroup):
@@ -69,15 +176,16 @@ class _LazyGroup(TyperGroup):
 def _listed(name: str) -> Any:
     """A stand-in that knows no more than the list in --help shows."""
     single = typer.Typer(add_completion=False)
-    single.command(name=name, help=COMMANDS[name][1])(lambda: None)
+    single.command(name=name, help=COMMANDS[name].line, rich_help_panel=COMMANDS[name].panel)(lambda: None)
     return typer.main.get_command(single)
 
 
 def command_of(name: str) -> Any:
     """The command of a row of the table, ready to parse its words."""
-    module, _, function = COMMANDS[name][0].partition(":")
+    module, _, function = COMMANDS[name].home.partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name=name)(with_verbosity(getattr(import_module(module), function)))
+    example = f"Example:  [bold]{COMMANDS[name].example}[/]"
+    single.command(name=name, epilog=example)(with_verbosity(getattr(import_module(module), function)))
     return typer.main.get_command(single)
 
 
@@ -85,7 +193,6 @@ app = typer.Typer(
     cls=_LazyGroup,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

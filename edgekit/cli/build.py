@@ -36,6 +36,7 @@ def build(
     heads: options.Heads = None,
     image_size: options.Sizes = None,
     interpolation: options.Interpolation = None,
+    rope_periods: options.RopePeriods = None,
     calib: options.Calib = None,
     eval_: options.Eval = None,
     samples: options.Samples = None,
@@ -89,6 +90,7 @@ def export(
     heads: options.Heads = None,
     image_size: options.Sizes = None,
     interpolation: options.Interpolation = None,
+    rope_periods: options.RopePeriods = None,
     calib: options.Calib = None,
     samples: options.Samples = None,
     seed: options.Seed = None,
@@ -108,6 +110,7 @@ def quantize(
     precision: options.Precisions = INT8,
     image_size: options.Sizes = None,
     interpolation: options.Interpolation = None,
+    rope_periods: options.RopePeriods = None,
     calib: options.Calib = None,
     samples: options.Samples = None,
     seed: options.Seed = None,
@@ -220,10 +223,11 @@ def _show(result: BuildResult, console: Console, as_json: bool) -> None:
             )
         )
         return
-    from edgekit.cli.show import build_tables, heads_table
+    from edgekit.cli.show import heads_table
+    from edgekit.report.tables import build_tables
 
     console.print()
-    for table in build_tables(result.manifest):
+    for table in build_tables(result.manifest).parts:
         console.print(table)
         console.print()
     if any((row.drift or {}).get("heads") for row in result.manifest.artifacts):

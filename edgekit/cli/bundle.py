@@ -21,6 +21,10 @@ def bundle(
     sizes: Annotated[
         str | None, typer.Option("--image-size", help="Sizes of OUT: the main one. The first gets the plain names.")
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", help="Sign with this private key (elliptic curve, PEM): OpenSSF model signing."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """One folder with models, model card, golden files and a sample per platform that checks itself."""
@@ -35,6 +39,7 @@ def bundle(
         to,
         platforms=None if platform is None else platforms_of(words_of(platform)),
         sizes=None if sizes is None else sizes_of(sizes),
+        key=sign,
     )
     rows = made.manifest.artifacts
     if as_json:

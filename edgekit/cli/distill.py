@@ -30,7 +30,9 @@ def distill(
     out: Annotated[Path, typer.Option("--out", help="New folder, or that of a run to go on with.")],
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A .toml of settings; flags override its.")] = None,
     copies: Annotated[int | None, typer.Option("--copies", min=1, help="Students of each architecture (2).")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="Of the crops: whole patches.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Of the crops, as the teacher sees them: whole patches.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of the optimizer (2000).")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per step of all processes (32).")] = None,
     rate: Annotated[

@@ -12,7 +12,7 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.quantize.explanation import Explanation
+    from edgekit.quantization.explanation import Explanation
 
 
 def explain(

@@ -26,7 +26,7 @@ def fit_head(
     from edgekit.cli.show import Live, terminal
     from edgekit.workflows.fit_head import fit_folder
 
-    size = (options.sizes_of(image_size or "") or [(224, 224)])[0]
+    size = (224, 224) if image_size is None else options.sizes_of(image_size)[0]
     with Live(terminal(stderr=True)) as live:
         fitted = fit_folder(source, out, model=model or "demo", kind=kind, size=size, seed=seed or 0, watcher=live)
     found = fitted.accuracy

@@ -133,8 +133,9 @@ def bench(
 def _time_again(targets: list[Path], timing: Timing, as_json: bool) -> None:
     """Time build folders and save it."""
     from edgekit.cli.build import show_verdict, verdict_json
-    from edgekit.cli.show import Live, build_tables, terminal
+    from edgekit.cli.show import Live, terminal
     from edgekit.pipeline.remeasure import remeasure
+    from edgekit.report.tables import build_tables
 
     told = []
     for out in targets:
@@ -151,7 +152,7 @@ def _time_again(targets: list[Path], timing: Timing, as_json: bool) -> None:
             }
         )
         if not as_json:
-            for table in build_tables(done.manifest):
+            for table in build_tables(done.manifest).parts:
                 terminal().print(table)
             show_verdict(done.verdict, terminal())
             print(f"report  {page}" if page else f"no report in {out} to put them in: edgekit build --out {out}")

@@ -14,10 +14,15 @@ from edgekit.cli import options
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.models.zoo import LoadedModel
+    from edgekit.report.tables import Table
 
 
 def models(*, as_json: options.Json = False) -> None:
-    """The models edgekit knows: family, name, size of the FP32 weights, where they come from, licence."""
+    """The models edgekit knows: family, name, size of the FP32 weights, licence, what is measured, and the source.
+
+    Drift and latency are measured of these very weights, see docs/benchmarks. Parity is that of the architecture with
+    its own library, on random weights.
+    """
     from edgekit.models.zoo import entries
 
     if as_json:
@@ -28,8 +33,9 @@ def models(*, as_json: options.Json = False) -> None:
                         "name": e.name,
                         "family": e.family,
                         "aliases": e.aliases,
-                        "parameters": e.config.parameters,
+                        "parameters": e.parameters,
                         "size_mb": e.size_mb,
+                        "measured": e.measured,
                         "sources": [source.describe() for source in e.sources],
                         "licence": e.licence,
                         "origin": e.origin,
@@ -52,6 +58,7 @@ def models(*, as_json: options.Json = False) -> None:
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
+    table.add_column("measured", no_wrap=True)
     table.add_column("source", overflow="fold")  # the only one that gives way on a narrow terminal
     for entry in entries():
         names = entry.name + "".join(f" ({alias})" for alias in entry.aliases)
@@ -59,8 +66,9 @@ def models(*, as_json: options.Json = False) -> None:
             entry.family,
             names,
             f"{entry.size_mb:.1f}",
-            f"{entry.config.parameters / 1e6:.1f} M",
+            f"{entry.parameters / 1e6:.1f} M",
             entry.licence,
+            entry.measured,
             entry.sources[0].describe(),
         )
     console = terminal()
@@ -96,20 +104,52 @@ def inspect(
     if build:
         from edgekit.artifact import Manifest
         from edgekit.backends.placement import placement
-        from edgekit.cli.show import build_tables
+        from edgekit.report.tables import build_tables
 
         manifest = Manifest.read(build)
         model, cpu = manifest.model.get("name"), manifest.host.get("cpu")
         console.print(f"build of [bold]{model}[/], recipe {manifest.recipe_digest}, {cpu}")
-        for table in build_tables(manifest):
+        for table in build_tables(manifest).parts:
             console.print(table)
         for row in manifest.artifacts:
             if row.audit:
                 console.print(f"[bold]{row.name}[/]: {placement(row.audit)}", soft_wrap=True)
         return
     facts.pop("audit", None)  # `placement` says it in words
-    for key, value in facts.items():
-        console.print(f"[bold]{key:<14}[/] {value}", soft_wrap=True)
+    for table in _tables(facts):
+        console.print(table)
+
+
+def _tables(facts: dict[str, Any]) -> list[Table]:
+    """Facts as a table of names and values, then one for each list of records: the tensors of an artifact."""
+    from edgekit.report.tables import Table
+
+    records = {key: value for key, value in facts.items() if isinstance(value, list) and _are_records(value)}
+    plain = [row for key, value in facts.items() if key not in records for row in _flat(key, value)]
+    found = [Table(("", " "), tuple(plain), words=("", " "), unbroken=("",))]
+    for key, rows in records.items():
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        cells = tuple(tuple(_words(row.get(name, "")) for name in columns) for row in rows)
+        found.append(Table(columns, cells, title=key, words=columns, unbroken=columns))
+    return found
+
+
+def _are_records(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, str]]:
+    """Rows (name, value) of a fact; one of several parts has a row per part."""
+    if isinstance(value, dict):
+        return [row for part, inner in value.items() for row in _flat(f"{key} {part}", inner)]
+    return [(key, _words(value))]
+
+
+def _words(value: Any) -> str:
+    """A value in a cell: lists with commas, nothing for what is not there."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)
 
 
 def _build_folder(path: Path) -> dict[str, Any]:
@@ -133,7 +173,8 @@ def _file_or_model(target: str, path: Path | None) -> dict[str, Any]:
             "name": entry.name,
             "family": entry.family,
             "size_mb": entry.size_mb,
-            "parameters": entry.config.parameters,
+            "parameters": entry.parameters,
+            "measured": entry.measured,
             "licence": entry.licence,
             "origin": entry.origin,
             "sha256": entry.sha256,
@@ -162,6 +203,7 @@ def _checkpoint(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "name": loaded.name,
         "family": family_of(loaded),
+        "parameters": loaded.model.config.parameters,
         "keys": loaded.layout,
         "licence": loaded.licence,
         "origin": loaded.origin,

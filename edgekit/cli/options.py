@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None, typer.Option("--model", help="A name of `edgekit models`, or a checkpoint file or folder.")
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe file; flags override its fields.")]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A recipe file, or a name of `edgekit recipes`; flags override its fields."),
+]
 Formats = Annotated[str | None, typer.Option("--format", help="Of onnx,openvino,coreml,tflite.", metavar="A,B")]
 Precisions = Annotated[str | None, typer.Option("--precision", help=f"Of {','.join(FACTS)}.", metavar="A,B")]
 Engines = Annotated[
@@ -53,6 +56,14 @@ Interpolation = Annotated[
     typer.Option(
         "--interpolation",
         help="How learned positions are resized: offset (Meta), antialias (timm), size (transformers).",
+        metavar="WORD",
+    ),
+]
+RopePeriods = Annotated[
+    str | None,
+    typer.Option(
+        "--rope-periods",
+        help="Periods of rotary positions, instead of the file's: bfloat16 (Meta), float32 (transformers, timm).",
         metavar="WORD",
     ),
 ]
@@ -120,6 +131,8 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
 
     base = Recipe.from_toml(Path(flags["recipe"])) if flags.get("recipe") else Recipe()
     values = base.model_dump()
+    if flags.get("image_size") is not None:
+        values["any_size"] = None  # of the file's own sizes
     for flag, (field, read) in RECIPE_FLAGS.items():
         word = flags.get(flag)
         if word is not None and word is not False:  # a switch that was not given
@@ -133,8 +146,13 @@ def recipe_from(flags: Mapping[str, Any]) -> Recipe:
 
 
 def words_of(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """ "a, b" -> ["a", "b"]. Raises RecipeError for a list of nothing, which no flag means."""
+    from edgekit.errors import RecipeError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RecipeError(f"a flag was given {text!r}, which names nothing", fix="leave the flag out, or name one")
+    return words
 
 
 def heads_of(text: str) -> dict[str, str]:
@@ -169,18 +187,29 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
     return sizes
 
 
+def sizes_or_range(text: str) -> list[tuple[int, int] | str]:
+    """ "224,dynamic:112-518" -> [(224, 224), "dynamic:112-518"]: the recipe knows what the word stands for."""
+    from edgekit.recipe import DYNAMIC
+
+    sizes: list[tuple[int, int] | str] = []
+    for word in words_of(text):
+        sizes += [word] if word.lower().startswith(DYNAMIC) else sizes_of(word)
+    return sizes
+
+
 RECIPE_FLAGS: dict[str, tuple[str, Callable[[str], object] | None]] = {
     "model": ("model", None),
     "format_": ("formats", words_of),
     "precision": ("precisions", words_of),
     "engine": ("engines", words_of),
     "input_": ("inputs", words_of),
-    "image_size": ("image_size", sizes_of),
+    "image_size": ("image_size", sizes_or_range),
     "heads": ("heads", heads_of),
     "eval_": ("evaluation", None),
     "eval_samples": ("evaluation_samples", None),
     "seed": ("seed", None),
     "interpolation": ("interpolation", None),
+    "rope_periods": ("rope_periods", None),
     "calib": ("calibration.source", None),
     "samples": ("calibration.samples", None),
     "fused_attention": ("fused_attention", None),

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.artifact import ArtifactRow
 from edgekit.cli.verbosity import level
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
@@ -24,7 +24,8 @@ from edgekit.measure.ratio import ratio
 from edgekit.measure.retrieval import Retrieval
 from edgekit.pipeline.watch import Fate, Watcher
 from edgekit.progress import Schedule, Step, words
-from edgekit.report.numbers import row_speed, timing
+from edgekit.report.numbers import timing
+from edgekit.report.tables import STATUS_COLOURS
 
 if TYPE_CHECKING:
     from edgekit.shards import Ran
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 140  # columns where there is no terminal to ask
 _SILENCE_S = 30.0  # after which a log gets another line
 _FAILURES = 10  # images named that could not be used
-_COLOURS = {"ok": "green", "failed": "red", "not here": "yellow"}
 
 
 class _Console(Console):
@@ -119,7 +119,7 @@ class Live(Watcher):
         self._said = self._schedule.elapsed
         self._console.print(
             Text.assemble(
-                (f"{row.status:>8}  ", _COLOURS[row.status]),
+                (f"{row.status:>8}  ", STATUS_COLOURS[row.status]),
                 f"{row.name:<22}",
                 f"{row.size_mb:8.1f} MB" if row.size_mb is not None else "",
                 "  kept" if fate == "kept" else "",
@@ -173,45 +173,6 @@ def show_shards(console: Console, out: Path, what: str, ran: Ran) -> None:
         console.print(Text(rest, "yellow"), soft_wrap=True)
 
 
-def build_tables(manifest: Manifest) -> list[Table]:
-    """Size, drift and latency of every artifact, a table per image size; a dash where nothing was measured.
-
-    The latencies of a table are of one run, which its title names.
-    """
-    sizes = {row.name: row.preprocess.input_size for row in manifest.artifacts if row.preprocess}
-    groups: dict[tuple[int, int] | None, list[ArtifactRow]] = {}
-    for row in manifest.artifacts:  # a row without a file has no size and stands with the main one
-        groups.setdefault(sizes.get(row.name, next(iter(sizes.values()), None)), []).append(row)
-    return [_build_table(rows, manifest, size if len(groups) > 1 else None) for size, rows in groups.items()]
-
-
-def _build_table(rows: Sequence[ArtifactRow], manifest: Manifest, size: tuple[int, int] | None) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="dim")
-    timed = next((row for row in rows if row.latency), None)
-    words = [f"{size[0]}x{size[1]} pixels"] if size else []
-    words += [f"timed together: {timing(manifest.run_of(timed))}"] if timed else []
-    table.title = "; ".join(words) or None
-    for name in ("artifact", "status"):
-        table.add_column(name, no_wrap=True)
-    for name in ("MB", "dB", "CLS cos", "patch cos", "p50 ms", "speed"):
-        table.add_column(name, justify="right")
-    table.add_column("grade", no_wrap=True)
-    for row in rows:
-        drift, latency = row.drift or {}, row.latency or {}
-        table.add_row(
-            row.name,
-            Text(row.status, _COLOURS[row.status]),
-            _number(row.size_mb, 1),
-            _number(drift.get("sqnr_db"), 1),
-            _number(drift.get("cls_cosine_mean"), 5),
-            _number(drift.get("patch_cosine_mean"), 5),
-            _number(latency.get("p50_ms"), 1),
-            row_speed(row),
-            drift.get("grade", "") + ("  unsteady" if latency.get("stable") is False else ""),
-        )
-    return table
-
-
 def heads_table(rows: Sequence[ArtifactRow]) -> Table:
     """Each head's output against the float model's in torch, in its task's unit, with the 95 % interval."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -226,10 +187,6 @@ def heads_table(rows: Sequence[ArtifactRow]) -> Table:
                 row.name, head, measure, f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}"
             )
     return table
-
-
-def _number(value: Any, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def drift_table(reports: Mapping[str, DriftReport]) -> Table:

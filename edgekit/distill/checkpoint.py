@@ -7,17 +7,28 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from edgekit.distill.group import Group, learned
 from edgekit.errors import DataError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, require_regular
 
 FILE = "checkpoint.safetensors"
 _META = "edgekit.distill"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 Scale = dict[str, float]  # of the loss scaler, empty without one
+
+
+class _Meta(BaseModel):
+    """The header of a checkpoint: the digest of its run, the steps that are done, the state of the loss scaler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    step: int = Field(ge=0)
+    scale: Scale
 
 
 def init_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
@@ -71,9 +82,10 @@ def load_state(path: Path, tensors: dict[str, Tensor], run: str) -> tuple[int, S
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})[_META])
-            if meta["run"] != run:
+            meta = _Meta.model_validate_json((file.metadata() or {})[_META])
+            if meta.run != run:
                 raise DataError(
                     f"{path} is of another run",
                     why="teacher, students, images or settings differ",
@@ -81,8 +93,8 @@ def load_state(path: Path, tensors: dict[str, Tensor], run: str) -> tuple[int, S
                 )
             for key, value in tensors.items():
                 value.detach().copy_(file.get_tensor(key))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{path} is damaged", why=str(error), fix=f"delete it: the run begins anew in {path.parent}"
+            f"{path} is damaged", why=str(error).splitlines()[0], fix=f"delete it: the run begins anew in {path.parent}"
         ) from None
-    return int(meta["step"]), dict(meta["scale"])
+    return meta.step, meta.scale

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgekit.distill.beginning import Beginning
 from edgekit.distill.judge import Score
 from edgekit.distill.loss import TokenLoss
-from edgekit.distill.student import Beginning, Student
+from edgekit.distill.student import Student
 
 EMA, AVERAGE = "ema", "average"
 
@@ -27,7 +28,7 @@ class Group:
     @classmethod
     def of(cls, name: str, beginning: Beginning, copies: int, width: int, loss: TokenLoss, seed: int) -> Group:
         """A group of `copies` students with the same first weights, projections to `width` included."""
-        first = Student(beginning.model, width, loss, seed, beginning.segments).train()
+        first = Student(beginning.model, width, loss, seed, beginning.segments, beginning.side).train()
         first.backbone.mask_token.requires_grad_(False)  # only pre-training uses it
         if first.backbone.rotation is None:
             first.backbone.pos_embed.requires_grad_(beginning.positions == "learned")

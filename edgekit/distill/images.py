@@ -95,9 +95,14 @@ class Batch:
 class Stream:
     """Batches of one process: image, crop and colours depend on the seed and the step alone, never on who asks when."""
 
-    def __init__(self, split: Split, recipe: DistillRecipe, *, rank: int = 0, processes: int = 1) -> None:
-        """`recipe.batch` is divided among the processes; each takes its own part of every batch."""
-        self._split, self._recipe = split, recipe
+    def __init__(
+        self, split: Split, recipe: DistillRecipe, *, side: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
+        """`recipe.batch` is divided among the processes; each takes its own part of every batch.
+
+        `side` is that of the crops, 0 for the teacher's own.
+        """
+        self._split, self._recipe, self._side = split, recipe, side or recipe.image_size
         self._rank, self._share = rank, recipe.batch // processes
         self._kept: dict[int, Image.Image] = {}
         self._kept_bytes = 0
@@ -139,7 +144,7 @@ class Stream:
     def _crop(self, index: int, position: int) -> np.ndarray:
         generator = np.random.default_rng([self._recipe.seed, _CROP, int(position), index])
         how = AUGMENTATIONS[self._recipe.augment]
-        return augmented(self._picture(index), how, self._recipe.image_size, generator)
+        return augmented(self._picture(index), how, self._side, generator)
 
     def _picture(self, index: int) -> Image.Image:
         """A picture, or the next one that can be read; reduced, since crops never need more of it."""
@@ -150,7 +155,7 @@ class Stream:
             path = self._split.training[(index + tried) % count]
             try:
                 with decoded(self._split.root / path) as whole:
-                    picture = _reduced(whole, _KEPT_SIDE * self._recipe.image_size / min(whole.size))
+                    picture = _reduced(whole, _KEPT_SIDE * self._side / min(whole.size))
             except DataError:
                 self.unreadable.add(path.as_posix())
                 continue

@@ -24,7 +24,7 @@ class DistillRecipe(Frozen):
     stochastic depth, an exponential moving average of the student as the result) on features instead of prototypes.
     """
 
-    image_size: int = Field(default=224, ge=1)  # pixels of the square crops, a multiple of the patch
+    image_size: int = Field(default=224, ge=1)  # pixels of the square crops as the teacher sees them: whole patches
     steps: int = Field(default=2000, ge=1)
     batch: int = Field(default=32, ge=1)
     copies: int = Field(default=2, ge=1)  # students of each architecture, fed the same images

@@ -29,9 +29,9 @@ from edgekit.plan.quant import (
     TokenScaledInput,
 )
 from edgekit.progress import StageProgress
-from edgekit.quantize.rounding import weight_limit
-from edgekit.quantize.sensitivity import verify
-from edgekit.quantize.simulate import per_token_scale, token_peak
+from edgekit.quantization.rounding import weight_limit
+from edgekit.quantization.sensitivity import verify
+from edgekit.quantization.simulate import per_token_scale, token_peak
 from edgekit.surgery import restore
 
 if TYPE_CHECKING:

@@ -73,6 +73,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             [group for groups in self.parameters for group in groups], lr=recipe.rate, betas=_BETAS, fused=fused
         )
+        self.side = max(student.side for student in (teacher, *self.students))  # of the crops: none is enlarged
         self.bounds = {bound for student in self.students for segment in student.segments for bound in segment}
         init_optimizer_state(self.optimizer)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=autocast == torch.float16)
@@ -87,7 +88,7 @@ class Run:
         Raises:
             DataError: a checkpoint of another run or a damaged one, or a loss that is no number.
         """
-        stream = Stream(split, self.recipe, rank=self.context.rank, processes=self.context.size)
+        stream = Stream(split, self.recipe, side=self.side, rank=self.context.rank, processes=self.context.size)
         self._measure_teacher(stream)
         scores = self.judged({f"{group.name}/start": group.ema for group in self.groups}, held_out)
         first_step = self._resume(folder / FILE)
@@ -218,6 +219,7 @@ class Run:
             rows.append(row)
         self.scaler.unscale_(self.optimizer)
         for student in self.students:
+            student.mask_key_bias()
             nn.utils.clip_grad_norm_([value for _, value in learned(student)], self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()

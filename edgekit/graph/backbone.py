@@ -21,6 +21,7 @@ class Backbone(NamedTuple, Generic[V]):
 
 def emit_backbone(e: BackboneEmitter[V], pixels: V) -> Backbone[V]:
     """Write the whole network over `pixels` (B, 3, H, W)."""
+    e.measure(pixels)
     x = e.prepend_tokens(e.gemms.patch_embed(PATCH_EMBED, pixels))  # (B, N, D)
     blocks = []
     for i in range(e.config.depth):

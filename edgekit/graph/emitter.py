@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 import numpy as np
 
+from edgekit.graph.sizes import FREE_GRID
 from edgekit.models.rope import rotation_of
 from edgekit.plan.heads import HEADS
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgekit.plan.heads import HeadPlan, LayerPlan
 
 Grid = tuple[int, int]  # (rows, columns)
+Sides = tuple[int, int]  # the shortest and the longest side of images, in pixels
 Tensors = Mapping[str, np.ndarray]  # keys of `edgekit.surgery.state_of`
 Activation = Literal["relu", "gelu", "sigmoid"]
 Corners = Literal["aligned", "free"]
@@ -49,22 +51,33 @@ class BackboneEmitter(ABC, Generic[V]):
     """
 
     def __init__(
-        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[V], head_plan: HeadPlan | None = None
+        self,
+        config: ViTConfig,
+        tensors: Tensors,
+        gemms: GemmStrategy[V],
+        head_plan: HeadPlan | None = None,
+        sides: Sides | None = None,
     ) -> None:
-        """For a baked model.
+        """For a baked model, or with `sides` for images of any size between them.
 
         Args:
-            config: its `grid` is the image size in patches.
+            config: its `grid` is the image size in patches; with `sides` that of the stored table of positions.
             tensors: float tensors as `edgekit.surgery.state_of` gives them.
             gemms: how weight GEMMs and attention products are written.
             head_plan: integers of the heads; None writes them in float.
+            sides: of images whose size is known at run time only; of formats whose backend has `any_size`.
         """
-        self.config, self.tensors, self.gemms = config, tensors, gemms
+        self.config, self.tensors, self.gemms, self.sides = config, tensors, gemms, sides
         self.rows, self.columns = config.grid
         self.prefix = config.prefix  # tokens in front of the patches
         self.tokens = self.prefix + self.rows * self.columns
         self._head_plan = head_plan
         self._head, self._nodes, self._layers = "", 0, 0
+
+    @property
+    def grid(self) -> Grid:
+        """Patches as (rows, columns); of images of any size they are `edgekit.graph.sizes.Side`, used like ints."""
+        return cast("Grid", FREE_GRID) if self.sides else self.config.grid
 
     # Constants that formats write in their own ways
 
@@ -116,6 +129,9 @@ class BackboneEmitter(ABC, Generic[V]):
         return f"{self._head}/{self._nodes}.{kind}"
 
     # Operations of the backbone
+
+    def measure(self, pixels: V) -> None:
+        """Take the grid of patches from images (B, 3, H, W), where their size is known at run time only."""
 
     def fused_block(self, name: str, x: V) -> V | None:
         """A whole transformer block in one operation; None where the format has none for it."""

@@ -67,5 +67,5 @@ def emit_heads(e: Emitter[V], heads: Mapping[str, Head], blocks: Sequence[V], hi
     outputs = {}
     for name, head in heads.items():
         e.begin_head(name)
-        outputs[name] = head.emit(e, [layer(index, head.normed) for index in head.layers], e.config.grid)
+        outputs[name] = head.emit(e, [layer(index, head.normed) for index in head.layers], e.grid)
     return outputs

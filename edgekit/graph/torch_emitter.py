@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -183,8 +184,9 @@ def run_with_heads(
     hidden, blocks = tokens_of(model, torch.from_numpy(pixel_values))
     outputs = {"last_hidden_state": hidden, "pooler_output": hidden[:, 0]}
     if heads:
-        found = emit_heads(TorchEmitter(model.config, state_of(model), plan), heads, blocks, hidden)
-        grid = model.config.grid
+        grid = model.config.grid_of(*pixel_values.shape[2:])  # of the images: the model need not be baked
+        emitter = TorchEmitter(replace(model.config, grid=grid), state_of(model), plan)
+        found = emit_heads(emitter, heads, blocks, hidden)
         outputs |= {name: value.reshape(len(hidden), *heads[name].shape(grid)) for name, value in found.items()}
     return {name: value.numpy() for name, value in outputs.items()}
 

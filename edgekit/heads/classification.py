@@ -32,8 +32,12 @@ class LinearClassifier:
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> LinearClassifier:
-        """Raises DataError when the weight is for another width or number of layers."""
+        """Raises DataError when the weight is for another width or number of layers, or the bias for another weight."""
         weight, bias = state["weight"], state["bias"]
+        if bias.shape != weight.shape[:1] or not weight.size:
+            raise DataError(
+                "the tensors of the classifier do not fit together", why=f"weight {weight.shape}, bias {bias.shape}"
+            )
         count = weight.shape[1] / config.width - 1
         if count not in (1, 4) or count > config.depth:
             raise DataError(
@@ -103,10 +107,16 @@ class NearestNeighbours:
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: ViTConfig) -> NearestNeighbours:
-        """Raises DataError when the gallery is of another backbone."""
+        """Raises DataError when the gallery is of another backbone, or its labels number no classes."""
         gallery, labels = state["gallery"], state["labels"].astype(np.int64)
-        if gallery.shape != (len(labels), config.width):
-            raise DataError(f"the gallery holds {gallery.shape}", why=f"{len(labels)} x {config.width} is needed")
+        if labels.ndim != 1 or not len(labels) or gallery.shape != (len(labels), config.width):
+            wanted = f"{labels.shape} x {config.width} is needed"
+            raise DataError(f"the gallery holds {gallery.shape}", why=wanted)
+        if labels.min() < 0 or labels.max() >= len(labels):  # classes without a picture would be a table of any size
+            why = f"{len(labels)} pictures are of classes 0 to {len(labels) - 1} at most"
+            raise DataError(f"the labels of the gallery reach from {labels.min()} to {labels.max()}", why=why)
+        if not gallery.any(axis=1).all():
+            raise DataError("the gallery holds a picture without features", why="its cosine with others is 0 / 0")
         return cls(gallery, labels, (config.depth - 1,))
 
     def emit(self, e: Emitter[V], layers: Sequence[V], grid: Grid) -> V:

@@ -54,10 +54,16 @@ def with_classes(head: Head, classes: tuple[str, ...]) -> Head:
 
 
 def try_out(head: Head, config: ViTConfig) -> None:
-    """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export."""
+    """Compute it once on the smallest grid: whatever is missing or does not fit is found here, not in an export.
+
+    Raises:
+        DataError: what comes out is not finite.
+    """
     import torch
 
     from edgekit.graph.torch_emitter import TorchEmitter
 
     small = replace(config, grid=(2, 2), registers=0)
-    head.emit(TorchEmitter(small, {}), [torch.zeros(1, 1 + 4, config.width) for _ in head.layers], small.grid)
+    tokens = [torch.linspace(-1, 1, 5 * config.width).reshape(1, 5, -1) for _ in head.layers]
+    if not torch.isfinite(head.emit(TorchEmitter(small, {}), tokens, small.grid)).all():
+        raise DataError("the head gives NaN or infinite values", why="its numbers are none that a training leaves")

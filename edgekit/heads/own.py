@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from edgekit.artifact import WholeImage
 from edgekit.errors import DataError, RecipeError
 from edgekit.graph.heads import Head
 from edgekit.heads.known import try_out
 from edgekit.heads.layouts import FINDERS, OwnHead, kind_of, saliency_program
 from edgekit.heads.saliency import SaliencyHead
 from edgekit.models.config import family_of_config
-from edgekit.models.depth_anything import is_depth_anything, title_of
+from edgekit.models.depth_anything import is_depth_anything, title_of, whole_image_of
 
 if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
@@ -119,6 +120,17 @@ def wanted_heads(asked: Mapping[str, str], own: bool, loaded: LoadedModel) -> di
     return {name: OWN for name in found if name != _SALIENCY}
 
 
+def whole_image(wanted: Mapping[str, str], loaded: LoadedModel) -> WholeImage | None:
+    """The published size of photographs, where a wanted head is Depth Anything's, which sees them whole; else None.
+
+    Raises:
+        DataError: the checkpoint's preprocessor_config.json resizes in a way that edgekit does not.
+    """
+    found = own_heads(loaded)
+    mine = (name for name, source in wanted.items() if own_kind(source) is not None and name in found)
+    return whole_image_of(loaded.processor) if any(found[name].kinds for name in mine) else None
+
+
 def remarks(wanted: Mapping[str, str], loaded: LoadedModel) -> list[str]:
     """A line for each head that is taken from the checkpoint, for each left out, and for tensors of no known head.
 
@@ -138,11 +150,16 @@ def remarks(wanted: Mapping[str, str], loaded: LoadedModel) -> list[str]:
         parts = ", ".join(f"{group}.* ({size})" for group, size in rest.items())
         lines.append(
             f"left out: {parts}: of no head that edgekit knows; one of your own joins with --heads NAME=FILE, "
-            "its keys as edgekit/heads/README.md has them"
+            "its keys as docs/heads.md has them"
         )
     config = loaded.model.config
     if config.positions == "learned" and config.interpolation == "antialias" and not config.registers:
         lines.append("positions: resized with antialias, as timm does; --interpolation offset is Meta's way")
+    if (whole := whole_image(wanted, loaded)) is not None:
+        sizes = ", ".join(
+            "x".join(map(str, whole.size_of(*size))) for size in ((1536, 1536), (1536, 2048), (2048, 1536))
+        )
+        lines.append(f"photographs are resized whole, not cropped; square, 4:3 and 3:4 ones are published at {sizes}")
     if config.positions == "rope":
         lines.append(f"licence {loaded.licence}: its text goes with every copy ({loaded.origin})")
     if loaded.licence.startswith("CC-BY-NC"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from edgekit.artifact import IMAGE_NAME, INPUT_NAME, OUTPUT_NAMES
 from edgekit.errors import DataError, RecipeError
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from edgekit.models.zoo import LoadedModel
 
 _KNOWN = "weight (linear classifier), gallery (k-NN), conv_seg.weight, conv_depth.weight, or a DPT's"
+_WRAPPER = "state_dict."  # a checkpoint of training, with the head in one of its entries
+_INTEGERS = "torch.int64"
+_AGAIN = "get the file again"
+_MOST_CLASSES = 10_000_000  # bytes of their names: ImageNet-21k has 0.5 MB
+_CLASSES = TypeAdapter(Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=1_000_000)])
 
 
 def read_heads(wanted: Mapping[str, str], loaded: LoadedModel) -> dict[str, Head]:
@@ -59,39 +64,49 @@ def read_head(path: Path, config: ViTConfig) -> Head:
         raise DataError(f"{path}: the head has no {error.args[0]}") from None
     except DataError as error:
         raise DataError(f"{path}: {error.what}", why=error.why) from None
-    except (RuntimeError, ValueError) as error:  # torch's and numpy's of shapes
-        raise DataError(f"{path}: the head's tensors do not fit together", why=str(error).splitlines()[0]) from None
+    except (
+        RuntimeError,
+        ValueError,
+        IndexError,
+        TypeError,
+        ZeroDivisionError,
+    ) as error:  # torch's and numpy's of shapes
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: the head's tensors do not fit together", why=why, fix=_AGAIN) from None
     raise DataError(
         f"{path} holds no head that edgekit knows", why=f"looked for {_KNOWN}; found {', '.join(state)[:200]}"
     )
 
 
 def _state(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Float32 tensors under the names of the head's own modules, and the names of classes that `fit-head` wrote."""
-    import torch
+    """Float32 tensors under the names of the head's own modules, and the names of classes that `fit-head` wrote.
 
-    if not path.is_file():
+    Counters and labels may be integers, what is multiplied with features is made of floats.
+    """
+    if not path.exists():
         raise DataError(f"there is no head {path}", fix="--heads NAME=FILE")
-    classes: object = ()
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
+    from edgekit.models.described import require_finite, require_floats
+    from edgekit.models.tensor_files import read_tensors
 
-            with safe_open(path, framework="pt") as file:
-                tree: object = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-                classes = json.loads((file.metadata() or {}).get("classes", "[]"))
-        else:
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have errors of their own
-        raise DataError(
-            f"{path} cannot be read",
-            why=str(error).splitlines()[0][:200],
-            fix="only tensors are loaded: convert it to .safetensors",
-        ) from None
-    state = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
-    tensors = {
-        str(key).removeprefix("decode_head."): value.float().numpy()
-        for key, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return tensors, tuple(map(str, classes)) if isinstance(classes, list) else ()
+    try:
+        found = read_tensors(path)
+    except DataError as error:
+        raise DataError(f"the head {path} cannot be read", why=f"{error.what} {error.why}", fix=error.fix) from None
+    whole = {key.removeprefix(_WRAPPER): value for key, value in found.tensors.items() if key.startswith(_WRAPPER)}
+    state = {key.removeprefix("decode_head."): value.detach() for key, value in (whole or found.tensors).items()}
+    try:
+        floats = {key: value for key, value in state.items() if str(value.dtype) != _INTEGERS or value.ndim > 1}
+        require_floats(floats, found.file_bytes)
+        wide = {key: value.float() for key, value in state.items()}
+        require_finite(wide)
+        return {key: value.numpy() for key, value in wide.items()}, _classes(found.metadata.get("classes", "[]"))
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    """Names of classes in a header. Raises DataError unless they are a list of short texts."""
+    try:
+        return tuple(_CLASSES.validate_json(text[:_MOST_CLASSES]))
+    except ValidationError as error:
+        raise DataError("its names of classes cannot be read", why=error.errors()[0]["msg"], fix=_AGAIN) from None

@@ -1,4 +1,4 @@
-"""The official eval transform in PIL and numpy: shortest edge by bicubic, centre crop, ImageNet mean and deviation."""
+"""The official eval transform in PIL and numpy: bicubic resize, centre crop or none, the model's mean and deviation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
 
     The same steps and roundings as torchvision's Resize and CenterCrop in facebookresearch/dinov2
     (dinov2/data/transforms.py, make_classification_eval_transform). It knows square crops only; where another crop
-    would reach beyond the resized image, the image is enlarged until it covers the crop.
+    would reach beyond the resized image, the image is enlarged until it covers the crop. With `whole_image` the same as
+    transformers' DPTImageProcessor on Pillow.
 
     Raises:
         DataError: unreadable file, or so thin an image that it cannot be resized in memory.
@@ -29,7 +30,20 @@ def preprocess(image: Image.Image | Path, transform: Preprocess) -> np.ndarray:
             crop = _cropped(picture, transform, str(image))
     else:
         crop = _cropped(image.convert("RGB"), transform, "the image")
-    pixels = np.asarray(crop, dtype=np.float32)  # (H, W, 3) 0..255
+    return pixels_of(np.asarray(crop), transform)
+
+
+def whole(image: Image.Image, transform: Preprocess, size: tuple[int, int]) -> np.ndarray:
+    """Pixels (3, H, W) float32 of a whole RGB image resized to `size` (H, W): nothing is cropped."""
+    height, width = size
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return pixels_of(np.asarray(image), transform)
+
+
+def pixels_of(crop: np.ndarray, transform: Preprocess) -> np.ndarray:
+    """Pixels (3, H, W) float32 of a crop (H, W, 3) uint8, normalised unless the graph does it."""
+    pixels: np.ndarray = crop.astype(np.float32)
     if transform.normalize == "host":
         pixels = (pixels / 255 - _per_channel(transform.mean)) / _per_channel(transform.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -46,6 +60,8 @@ def _cropped(picture: Image.Image, transform: Preprocess, name: str) -> Image.Im
 
 def placed(size: tuple[int, int], transform: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
     """Placement of a picture of (width, height): its size before the crop, and the crop's (left, top) in that."""
+    if transform.whole_image is not None:
+        return (transform.input_size[1], transform.input_size[0]), (0, 0)
     width, height = _resized(size, transform)
     crop_height, crop_width = transform.input_size
     return (width, height), (round((width - crop_width) / 2), round((height - crop_height) / 2))

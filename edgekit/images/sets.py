@@ -86,37 +86,98 @@ def load_set(
             if progress:
                 progress(len(pixels), len(crops))
         names = [name for name, _ in crops]
-        return _image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
+        return image_set(DEMO, transform, pixels, names, groups=[photograph_of(name) for name in names])
     root = Path(source)
     folder = ImageFolder.scan(root)
-    waiting = _draw(folder, samples, seed, disjoint_from)
+    read, skipped = _read_folder(folder, _draw(folder, samples, seed, disjoint_from), samples, [transform], progress)
+    order = sorted(read)
+    return image_set(
+        str(root),
+        transform,
+        [read.pop(i)[1] for i in order],
+        [folder.paths[i].as_posix() for i in order],
+        labels=[folder.labels[i] for i in order] if folder.labels else None,
+        skipped=skipped,
+    )
+
+
+def load_mixed(
+    source: str | Path, transforms: Sequence[Preprocess], *, seed: int = 0, progress: Progress | None = None
+) -> list[ImageSet]:
+    """Calibration images of several sizes, each photograph in one of them.
+
+    Args:
+        source: a folder, or "demo" for the demo photographs.
+        transforms: that of each image in the order in which they are drawn; equal ones make one set.
+        seed: of the draw.
+        progress: told (done, total) after each image.
+
+    Returns:
+        A set of each transform, in the order of their first mention.
+
+    Raises:
+        DataError: as `load_set`.
+    """
+    pixels: dict[Preprocess, list[tuple[str, np.ndarray]]] = {transform: [] for transform in transforms}
+    skipped: list[Skipped] = []
+    if str(source) == DEMO:
+        for done, (name, crop) in enumerate(demo_crops("calibration", len(transforms), seed=seed)):
+            pixels[transforms[done]].append((name, preprocess(crop, transforms[done])))
+            if progress:
+                progress(done + 1, len(transforms))
+    else:
+        folder = ImageFolder.scan(Path(source))
+        drawn = _draw(folder, len(transforms), seed, None)
+        read, skipped = _read_folder(folder, drawn, len(transforms), transforms, progress)
+        for index in sorted(read):
+            transform, image = read.pop(index)
+            pixels[transform].append((folder.paths[index].as_posix(), image))
+    sets = []
+    for transform, images in pixels.items():
+        if images:
+            names = [name for name, _ in images]
+            groups = [photograph_of(name) for name in names] if str(source) == DEMO else None
+            arrays = [image for _, image in images]
+            sets.append(image_set(str(source), transform, arrays, names, groups=groups, skipped=skipped))
+    return sets
+
+
+def _read_folder(
+    folder: ImageFolder,
+    waiting: list[int],
+    samples: int | None,
+    transforms: Sequence[Preprocess],
+    progress: Progress | None,
+) -> tuple[dict[int, tuple[Preprocess, np.ndarray]], list[Skipped]]:
+    """Images by their index, each with its transform, of which there are as many as images or one for all.
+
+    Args:
+        folder: of the images.
+        waiting: indices in the order of trial; one that cannot be read is replaced by a later one.
+        samples: at most this many; None takes all.
+        transforms: of the images that are tried, by their place; the last of them for all that follow.
+        progress: told (done, total) after each image.
+    """
     wanted = min(samples or len(waiting), len(waiting))
-    read: dict[int, np.ndarray] = {}
+    read: dict[int, tuple[Preprocess, np.ndarray]] = {}
     skipped: list[Skipped] = []
     unlisted = [Skipped(name, reason) for name, reason in folder.skipped]
+    transform_of = {index: transforms[min(place, len(transforms) - 1)] for place, index in enumerate(waiting)}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes and resizes without the GIL
         while waiting and len(read) < wanted:  # each round replaces the images that the last one had to skip
             now, waiting = waiting[: wanted - len(read)], waiting[wanted - len(read) :]
-            results = pool.map(lambda index: _read(folder, index, transform), now)
+            results = pool.map(lambda index: _read(folder, index, transform_of[index]), now)
             for index, result in zip(now, results, strict=True):
                 if isinstance(result, Skipped):
                     skipped.append(result)
                 else:
-                    read[index] = result
+                    read[index] = transform_of[index], result
                 if progress:
                     progress(len(read), wanted)
     if not read:
         reasons = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
-        raise DataError(f"none of the {len(skipped)} images in {root} can be read", why=reasons)
-    order = sorted(read)
-    return _image_set(
-        str(root),
-        transform,
-        [read.pop(i) for i in order],
-        [folder.paths[i].as_posix() for i in order],
-        labels=[folder.labels[i] for i in order] if folder.labels else None,
-        skipped=sorted([*unlisted, *skipped], key=lambda s: s.path),
-    )
+        raise DataError(f"none of the {len(skipped)} images in {folder.root} can be read", why=reasons)
+    return read, sorted([*unlisted, *skipped], key=lambda s: s.path)
 
 
 def _draw(folder: ImageFolder, samples: int | None, seed: int, disjoint_from: ImageSet | None) -> list[int]:
@@ -146,7 +207,7 @@ def _read(folder: ImageFolder, index: int, transform: Preprocess) -> np.ndarray 
         return Skipped(path.as_posix(), error.why or error.what)
 
 
-def _image_set(
+def image_set(
     source: str,
     transform: Preprocess,
     images: list[np.ndarray],
@@ -156,6 +217,7 @@ def _image_set(
     groups: list[str] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> ImageSet:
+    """The set of preprocessed images (3, H, W) under their names; the list is emptied on the way."""
     pixel_values = np.empty((len(images), *images[0].shape), np.float32)
     for i in reversed(range(len(images))):
         pixel_values[i] = images.pop()  # freed as it is copied: 256 images at 518 pixels are 0.8 GB once, not twice

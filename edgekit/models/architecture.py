@@ -11,12 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from edgekit.errors import DataError
-from edgekit.models.config import ARCHITECTURES, Interpolation, Periods, ViTConfig, require_possible
+from edgekit.models.config import ARCHITECTURES, Interpolation, Normalization, Periods, ViTConfig, require_possible
 from edgekit.models.keys import OfficialState
 from edgekit.models.rope import periods_of
 
 _ROPE_EPS = 1e-5  # of DINOv3's LayerNorms
 _HEAD_DIM = 64  # of every official model; only a config can say otherwise, shapes cannot
+_HEADS_OF_WIDTH = {1152: 16}  # of 72 channels: SO400M, the one shape of TIPSv2 that DINOv2 has not
 
 
 def infer_config(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig:
@@ -36,7 +37,8 @@ def infer_config(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig
     first = _shape(tensors, "blocks.0.mlp.w12.weight" if swiglu else "blocks.0.mlp.fc1.weight", 2)[0]
     hidden = first // 2 if swiglu else first
     positions = _rotary(official, hints) if "rope" in official.marks else _learned(official, hints, patch)
-    heads = hints.get("heads") or width / positions.pop("head_dim", _HEAD_DIM)
+    head_dim = positions.pop("head_dim", _HEAD_DIM)
+    heads = hints.get("heads") or _HEADS_OF_WIDTH.get(width, width / head_dim)
     if heads != int(heads) or width % heads:
         raise DataError(
             f"width {width} does not split into {heads:g} heads",
@@ -52,7 +54,7 @@ def infer_config(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig
         ffn="swiglu" if swiglu else "mlp",
         hidden=hidden,
         depth=_depth(tensors),
-        normalization="satellite" if "satellite" in official.marks else hints.get("normalization", "imagenet"),
+        normalization=_trained_on(official, hints),
         **positions,
     )
     try:
@@ -62,6 +64,18 @@ def infer_config(official: OfficialState, hints: Mapping[str, Any]) -> ViTConfig
     if hidden == replace(config, hidden=0).ffn_hidden:
         config = replace(config, hidden=0)
     return replace(config, arch=arch_of(config))
+
+
+def _trained_on(official: OfficialState, hints: Mapping[str, Any]) -> Normalization:
+    """Statistics of the pixels that a model was trained on: by its keys, what lies beside it, or its family.
+
+    A single register is TIPSv2's (Google DeepMind 2026, arXiv 2604.12012): its pixels go from 0 to 1 as they are.
+    """
+    if "satellite" in official.marks:
+        return "satellite"
+    registers = official.tensors.get("register_tokens")
+    tips = registers is not None and registers.shape[1] == 1 and "rope" not in official.marks
+    return hints.get("normalization", "unit" if tips else "imagenet")
 
 
 def _learned(official: OfficialState, hints: Mapping[str, Any], patch: int) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Checkpoint:
     prefix: str = ""  # of the backbone's keys in the file
     described: dict[str, Any] = field(default_factory=dict)  # config.json beside the file
     licence_text: str = ""  # where it has to go with every copy: of the DINOv3 family
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json beside the file
 
     def model(self) -> VisionTransformer:
         """The un-baked model in eval mode."""
@@ -76,7 +77,14 @@ def load_checkpoint(path: Path, *, config: ViTConfig | None = None) -> Checkpoin
     about = raw.about if wanted.positions == "learned" else _licensed(path, raw.about)
     rest = official.rest | {f"{official.prefix}{key}": value for key, value in unused.items()}
     return Checkpoint(
-        wanted, tensors, rest, official.layout + raw.suffix, prefix=official.prefix, described=raw.described, **about
+        wanted,
+        tensors,
+        rest,
+        official.layout + raw.suffix,
+        prefix=official.prefix,
+        described=raw.described,
+        processor=raw.processor,
+        **about,
     )
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
 from edgekit.files import inside
 from edgekit.models.config import STATISTICS, ViTConfig
-from edgekit.models.described import HubConfig, config_in_header, hub_config, read_index, read_json, require_stored
-from edgekit.models.keys import flatten
+from edgekit.models.described import HubConfig, config_in_header, hub_config, read_index, read_json
 from edgekit.models.licences import licence_in_folder, licence_in_header
+from edgekit.models.tensor_files import PICKLES, SAFETENSORS, read_tensors, require_utf8
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".onnx")
+SUFFIXES = (SAFETENSORS, *PICKLES, ".onnx")
 CONFIG_KEY = "edgekit.config"  # of the header that `save_checkpoint` writes
 _REQUIRED = {"layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True}  # what weights alone would not show
 _ROPE_MODEL = "dinov3_vit"  # Hugging Face's name of the architecture
@@ -36,6 +34,7 @@ class RawCheckpoint:
     suffix: str = ""  # of the layout's name
     about: dict[str, str] = field(default_factory=dict)  # licence and origin
     described: dict[str, Any] = field(default_factory=dict)  # config.json
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json
     said: HubConfig = field(default_factory=HubConfig)  # its numbers
     file_bytes: int | None = None  # of the files; None where their tensors cannot be larger than they are
 
@@ -50,70 +49,22 @@ def read_raw(path: Path) -> RawCheckpoint:
         return _read_directory(path)
     if not path.is_file():
         raise DataError(f"there is no checkpoint {path}", fix="edgekit models")
-    _require_utf8(path)
-    match path.suffix:
-        case ".safetensors":
-            return _read_safetensors(path)
-        case ".pth" | ".pt" | ".ckpt" | ".bin":
-            return RawCheckpoint(_read_pickle(path), {}, file_bytes=path.stat().st_size)
-        case ".onnx":
-            from edgekit.models.onnx_weights import read_onnx
+    require_utf8(path)
+    if path.suffix == ".onnx":
+        from edgekit.models.onnx_weights import read_onnx
 
-            export = read_onnx(path)
-            hints = {"interpolation": export.interpolation, "grid": export.grid}
-            return RawCheckpoint(export.state, {k: v for k, v in hints.items() if v is not None}, suffix=" (onnx)")
-        case other:
-            raise DataError(f"{path} has suffix {other!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
-
-
-def _require_utf8(path: Path) -> None:
-    """Raises DataError for a name that is no UTF-8: the readers, all native code, cannot open it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise DataError(f"the name of {shown} is not in UTF-8", why="no reader can open it", fix="rename it") from None
-
-
-def _read_safetensors(path: Path) -> RawCheckpoint:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            metadata = file.metadata() or {}
-    except Exception as error:  # SafetensorError, OSError, and what torch says of types that it does not know
-        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
-    size = path.stat().st_size
-    if CONFIG_KEY not in metadata:
-        licence = licence_in_header(metadata)
-        return RawCheckpoint(state, {}, about={"licence": licence} if licence else {}, file_bytes=size)
-    config, about = config_in_header(metadata[CONFIG_KEY], path)
-    return RawCheckpoint(state, {}, config, about=about, file_bytes=size)
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    require_stored(path)
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path} holds more than tensors, or is damaged",
-            why=_reason(error),
-            fix="save its state_dict() as .safetensors: no code is ever unpickled",
-        ) from None
-    except Exception as error:  # the unpickler raises whatever damaged bytes lead to
-        raise DataError(f"{path} is damaged or truncated", why=_reason(error), fix="download it again") from None
-    if not isinstance(tree, Mapping):
-        raise DataError(
-            f"{path} holds a {type(tree).__name__}, not a state dict", fix="save model.state_dict() with torch.save"
-        )
-    try:
-        return flatten(tree)
-    except DataError as error:
-        raise DataError(f"{path}: {error.what}", why=error.why, fix=error.fix) from None
+        export = read_onnx(path)
+        hints = {"interpolation": export.interpolation, "grid": export.grid}
+        return RawCheckpoint(export.state, {k: v for k, v in hints.items() if v is not None}, suffix=" (onnx)")
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path} has suffix {path.suffix!r}", why="a checkpoint ends in " + ", ".join(SUFFIXES))
+    found = read_tensors(path)
+    raw = RawCheckpoint(found.tensors, {}, file_bytes=found.file_bytes)
+    if CONFIG_KEY not in found.metadata:
+        licence = licence_in_header(found.metadata)
+        return replace(raw, about={"licence": licence} if licence else {})
+    config, about = config_in_header(found.metadata[CONFIG_KEY], path)
+    return replace(raw, config=config, about=about)
 
 
 def _read_directory(path: Path) -> RawCheckpoint:
@@ -127,10 +78,12 @@ def _read_directory(path: Path) -> RawCheckpoint:
     hints: dict[str, Any] = {"heads": said.num_attention_heads} if said.num_attention_heads else {}
     if architecture.get("model_type") == _ROPE_MODEL:
         hints |= {"norm_eps": said.layer_norm_eps, "rope_base": said.rope_theta}
-    hints |= _normalization(path, described)
+    file = path / "preprocessor_config.json"
+    processor = read_json(file) if file.is_file() else {}
+    hints |= _normalization(path, described, processor)
     licence = raw.about.get("licence") or licence_in_folder(path, described)
     about = raw.about | ({"licence": licence} if licence else {})
-    return replace(raw, hints=hints | raw.hints, described=described, about=about, said=said)
+    return replace(raw, hints=hints | raw.hints, described=described, processor=processor, about=about, said=said)
 
 
 def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
@@ -145,11 +98,10 @@ def _refuse_other_settings(path: Path, architecture: Mapping[str, Any]) -> None:
             )
 
 
-def _normalization(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+def _normalization(folder: Path, described: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, str]:
     """Statistics of pixels that a folder names: preprocessor_config.json, or timm's `pretrained_cfg`."""
-    file, timm = folder / "preprocessor_config.json", described.get("pretrained_cfg")
-    values = read_json(file) if file.is_file() else {}
-    mean = values.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
+    timm = described.get("pretrained_cfg")
+    mean = processor.get("image_mean") or (timm.get("mean") if isinstance(timm, Mapping) else None)
     if mean is None:
         return {}
     for name, (known, _) in STATISTICS.items():
@@ -190,8 +142,3 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         if not shard.is_file():
             raise DataError(f"{shard} is missing", why=f"{index.name} names it", fix="download it again")
     return shards
-
-
-def _reason(error: BaseException) -> str:
-    """First line of what a library says; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

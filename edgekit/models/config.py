@@ -99,8 +99,10 @@ class ViTConfig:
         """
         return grid_of(height, width, self.patch)
 
-    def preprocess(self, height: int, width: int, *, normalize: Normalize = "host") -> Preprocess:
-        """The preprocessing that makes images an input of that many pixels.
+    def preprocess(
+        self, height: int, width: int, *, normalize: Normalize = "host", sides: tuple[int, int] | None = None
+    ) -> Preprocess:
+        """The preprocessing that makes images an input of that many pixels; `sides` as `Preprocess` has them.
 
         Raises:
             RecipeError: a side is not a positive multiple of the patch size; names the nearest size that is.
@@ -108,7 +110,7 @@ class ViTConfig:
         self.grid_of(height, width)
         mean, std = STATISTICS[self.normalization]
         transform = Preprocess.for_size(height, width, normalize=normalize)
-        return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch})
+        return transform.model_copy(update={"mean": mean, "std": std, "patch": self.patch, "sides": sides})
 
 
 def family_of_config(config: ViTConfig) -> str:

@@ -1,4 +1,4 @@
-"""Depth Anything: what its checkpoints are called, which blocks each version reads, and the licence of each size."""
+"""Depth Anything: names of its checkpoints, the blocks each version reads, licences, and the size of photographs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from edgekit.artifact import WholeImage
 from edgekit.errors import DataError
 
 Version = Literal["v1", "v2"]
@@ -16,6 +19,12 @@ KINDS = ("v1", "v2", "hypersim", "vkitti")
 
 _RANGES = {"hypersim": 20.0, "indoor": 20.0, "vkitti": 80.0, "outdoor": 80.0}  # metres
 _SIZES = {384: "Small", 768: "Base", 1024: "Large", 1536: "Giant"}  # by width of the encoder
+_CHANNELS = {  # of the head, by width of the encoder: of each reassembled map, and of fusion
+    384: ((48, 96, 192, 384), 64),
+    768: ((96, 192, 384, 768), 128),
+    1024: ((256, 512, 1024, 1024), 256),
+}
+_PROCESSOR = {"do_resize": True, "resample": 3, "do_pad": False}  # 3 is Pillow's bicubic
 _OFFICIAL = re.compile(r"(?:^|\.)depth_head\.(?:projects|resize_layers|readout_projects|scratch)\.")
 _HUGGINGFACE = re.compile(r"(?:^|\.)neck\.(?:reassemble_stage|convs|fusion_stage)\.")
 _NAME = re.compile(r"depth[-_ ]?anything")
@@ -64,6 +73,53 @@ def licence_of(version: Version, width: int) -> str:
     if size == "Small":
         return "Apache-2.0"
     return "CC-BY-NC-4.0" if size and version == "v2" else ""
+
+
+def head_parameters(width: int) -> int:
+    """The number of parameters of the published head (depth_anything_v2/dpt.py) behind an encoder of that width."""
+    (*maps, last), channels = _CHANNELS[width]
+    projects = sum((width + 1) * count for count in (*maps, last))
+    resizes = sum(count * (count * side**2 + 1) for count, side in ((maps[0], 4), (maps[1], 2), (last, 3)))
+    readouts = sum(9 * count * channels for count in (*maps, last))
+    fusion = 4 * (4 * channels * (9 * channels + 1) + channels * (channels + 1))  # refinenet4's first unit included
+    output = (9 * channels + 1) * (channels // 2) + (9 * (channels // 2) + 1) * 32 + 33
+    return projects + resizes + readouts + fusion + output
+
+
+def whole_image_of(processor: Mapping[str, Any]) -> WholeImage:
+    """The published size of photographs: by preprocessor_config.json, else that of the official code.
+
+    Args:
+        processor: preprocessor_config.json of transformers' DPTImageProcessor; empty without one.
+
+    Raises:
+        DataError: it resizes in another way.
+    """
+    if not processor:
+        return WholeImage()
+    for key, only in _PROCESSOR.items():
+        if processor.get(key, only) != only:
+            raise DataError(
+                f"preprocessor_config.json says {key} = {processor[key]!r}",
+                why=f"every published model has {only!r}",
+                fix="--heads none",
+            )
+    size = processor.get("size")
+    try:
+        return WholeImage.model_validate(
+            {
+                "size": (size["height"], size["width"]) if isinstance(size, Mapping) else size,
+                "keep_aspect_ratio": processor.get("keep_aspect_ratio", False),
+                "ensure_multiple_of": processor.get("ensure_multiple_of", 1),
+                "rule": "minimal",
+            }
+        )
+    except (KeyError, ValidationError):
+        raise DataError(
+            f"preprocessor_config.json says size = {str(size)[:60]}",
+            why="a height and a width in pixels are needed, and ensure_multiple_of from 1 to 128",
+            fix="--heads none",
+        ) from None
 
 
 def depth_kind(depth: int, *, said: str = "", described: Mapping[str, Any], name: str = "") -> DepthKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgekit.files import read_text
 from edgekit.models.config import ViTConfig, config_of
 
 MOST_JSON = 1_000_000  # bytes of a config.json, an index or a config in a header: none of the official ones has 0.1 MB
+_MOST_PICKLE = 10_000_000  # bytes of the names and shapes in a .pth: ViT-g has 0.2 MB
 _MOST_TENSORS = 100_000  # of one file; ViT-g has 500, a training checkpoint a few thousand
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _AGAIN = "download it again"
@@ -150,6 +152,22 @@ def require_stored(path: Path) -> None:
         )
 
 
+def texts_in_pickle(path: Path) -> list[str]:
+    """The texts in a zip of PyTorch's, keys of tensors among them; read without unpickling. [] where it is none."""
+    texts = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as stream:
+                data = stream.read(_MOST_PICKLE)
+        for _, argument, _ in pickletools.genops(data):
+            if isinstance(argument, str):
+                texts.append(argument)
+    except Exception:  # of damaged bytes, a pickle that was cut included: what was read until then counts
+        pass
+    return texts
+
+
 def require_dense(tensors: Mapping[str, Tensor], file_bytes: int) -> None:
     """Raises DataError unless every tensor is dense and no larger than the file that it comes from.
 
@@ -187,6 +205,13 @@ def require_floats(tensors: Mapping[str, Tensor], file_bytes: int | None = None)
                 why="they are views of the same numbers",
                 fix="save clones of the tensors",
             )
+
+
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises DataError for NaN and infinite values."""
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"{key[:100]} holds NaN or infinite values", why="the file is damaged", fix=_AGAIN)
 
 
 def _strange(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import DataError
-from edgekit.models.strangers import stranger
+from edgekit.models.strangers import is_windowed, stranger
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]  # (pattern, replacement), each applied to every key
 
@@ -145,6 +145,8 @@ def to_official(state: Mapping[str, Tensor]) -> OfficialState:
             why=stranger(state) or "neither " + " nor ".join(each.anchor for each in LAYOUTS.values()) + " is there",
             fix="edgekit models",
         )
+    if is_windowed(state):
+        raise DataError("the backbone is no plain DINOv2", why=stranger(state), fix="edgekit models")
     layout, prefix = found
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -23,6 +23,12 @@ def periods_of(base: float, head_dim: int, exact: Periods) -> np.ndarray:
     return rounded_to_bfloat16(periods) if exact == "bfloat16" else periods
 
 
+def slowest_first(head_dim: int) -> np.ndarray:
+    """The channels (head_dim,) of an attention head in the order of their periods, the longest first."""
+    period = np.arange(head_dim) % (head_dim // 4)
+    return np.argsort(-period, kind="stable")
+
+
 def rounded_to_bfloat16(values: np.ndarray) -> np.ndarray:
     """Positive numbers rounded to the nearest bfloat16, half to even: float64."""
     bits = values.astype(np.float32).view(np.uint32)

@@ -19,6 +19,7 @@ from edgekit.files import atomic_path, sha256_of
 from edgekit.models.download import download
 
 CACHE_VARIABLE = "EDGEKIT_CACHE"
+_WEIGHTS = "model.safetensors"  # of a repository of the hub
 
 
 def cache_dir() -> Path:
@@ -84,7 +85,8 @@ class UrlSource(Source):
 class HubSource(Source):
     """A repository of the Hugging Face hub with config.json and model.safetensors; kept in the hub's own cache.
 
-    `sha256` is the digest of model.safetensors. Without it whoever can answer for the hub decides what is loaded.
+    `sha256` is the digest of model.safetensors, which is then the only file that is fetched and read: an index beside
+    it could name others. Without it the folder is taken, and whoever can answer for the hub decides what is in it.
     """
 
     repo: str
@@ -109,26 +111,33 @@ class HubSource(Source):
             return None
 
     def _verified(self, folder: Path) -> Path:
-        """The folder, its weights compared with the digest where there is one."""
-        weights = folder / "model.safetensors"
-        found = sha256_of(weights) if self.sha256 and weights.is_file() else None
+        """The folder, or the one file that a digest pins, after it was compared with that."""
+        if self.sha256 is None:
+            return folder
+        weights = folder / _WEIGHTS
+        found = sha256_of(weights) if weights.is_file() else "none: it is missing"
         if found != self.sha256:
             raise DataError(
                 f"{self.describe()} is not what is expected",
-                why=f"its model.safetensors has SHA-256 {found}, {self.sha256} is pinned",
+                why=f"its {_WEIGHTS} has SHA-256 {found}, {self.sha256} is pinned",
                 fix="pass a checkpoint you trust with --model PATH",
             )
-        return folder
+        return weights
 
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
 
-        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        patterns = ["config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"]
+        patterns = patterns if self.sha256 is None else [_WEIGHTS]
         return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns, **options))
 
     @override
     def fetch(self) -> Path:
-        """Snapshot folder. Raises DataError when the extra, the network or the repository is missing."""
+        """Snapshot folder, or its pinned file.
+
+        Raises:
+            DataError: the extra, the network or the repository is missing, or it is another file than the pinned one.
+        """
         if find_spec("huggingface_hub") is None:
             raise DataError(f"{self.describe()} needs huggingface_hub", fix="pip install 'edgekit[hub]'")
         try:

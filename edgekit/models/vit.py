@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig
+from edgekit.models.config import ARCHITECTURES, Interpolation, Periods, ViTConfig
 from edgekit.models.rope import rotation_of
 
 __all__ = ["ARCHITECTURES", "Interpolation", "ViTConfig", "VisionTransformer", "random_model"]
@@ -66,6 +66,11 @@ class Rotation(nn.Module):
             self.config = replace(self.config, grid=grid)
             self._tables()
             self.to(device)
+
+    def take_periods(self, exact: Periods) -> None:
+        """Make the tables of other periods, see `ViTConfig.rope_periods`."""
+        self.config = replace(self.config, rope_periods=exact)
+        self._tables()
 
     def forward(self, x: Tensor) -> Tensor:
         """Queries or keys (B, H, N, D/H), turned by their positions."""
@@ -180,22 +185,15 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.unrotate: nn.Parameter | None = None  # (D, D), set by the rotation rewrite, applied before the final norm
 
+    def take_periods(self, exact: Periods) -> None:
+        """Use other periods of rotary positions than the checkpoint's."""
+        assert self.rotation is not None
+        self.config = replace(self.config, rope_periods=exact)
+        self.rotation.take_periods(exact)
+
     def position_embedding(self, height: int, width: int) -> Tensor:
         """Position embedding (1, 1 + patches, D) resized to an image of that many pixels (bicubic, float32)."""
-        rows, columns = height // self.config.patch, width // self.config.patch
-        old_rows, old_columns = self.config.grid
-        if (rows, columns) == (old_rows, old_columns):
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].float().reshape(1, old_rows, old_columns, -1).permute(0, 3, 1, 2)
-        if self.config.interpolation == "offset":  # the official +0.1 keeps torch from rounding the size down
-            factors = ((rows + 0.1) / old_rows, (columns + 0.1) / old_columns)
-            grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", antialias=False)
-        else:
-            antialias = self.config.interpolation == "antialias"
-            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=antialias)
-        assert grid.shape[-2:] == (rows, columns)
-        patches = grid.permute(0, 2, 3, 1).flatten(1, 2)
-        return torch.cat((self.pos_embed[:, :1], patches.to(self.pos_embed.dtype)), dim=1)
+        return resized_positions(self.pos_embed, self.config, (height // self.config.patch, width // self.config.patch))
 
     @torch.no_grad()
     def bake(self, height: int, width: int) -> VisionTransformer:
@@ -253,6 +251,23 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         hidden = self.finish(tokens)
         return hidden, hidden[:, 0]
+
+
+def resized_positions(table: Tensor, config: ViTConfig, grid: tuple[int, int]) -> Tensor:
+    """A table of positions (1, 1 + patches, D) of `config.grid`, resized to other (rows, columns) of patches."""
+    (rows, columns), (old_rows, old_columns) = grid, config.grid
+    if (rows, columns) == (old_rows, old_columns):
+        return table
+    image = table[:, 1:].float().reshape(1, old_rows, old_columns, -1).permute(0, 3, 1, 2)
+    if config.interpolation == "offset":  # the official +0.1 keeps torch from rounding the size down
+        factors = ((rows + 0.1) / old_rows, (columns + 0.1) / old_columns)
+        image = F.interpolate(image, scale_factor=factors, mode="bicubic", antialias=False)
+    else:
+        antialias = config.interpolation == "antialias"
+        image = F.interpolate(image, size=(rows, columns), mode="bicubic", antialias=antialias)
+    assert image.shape[-2:] == (rows, columns)
+    patches = image.permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.cat((table[:, :1], patches.to(table.dtype)), dim=1)
 
 
 def random_model(config: ViTConfig, seed: int = 0) -> VisionTransformer:

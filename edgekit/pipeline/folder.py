@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +16,11 @@ from edgekit.errors import DataError
 from edgekit.files import read_text, sweep
 
 _LOCK = ".lock"
+_LARGE = 10_000_000_000  # bytes: no artifact has as many
 _STORAGE = {
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -74,26 +77,42 @@ def storage_errors(out: Path) -> Iterator[None]:
         code = _code(error)
         if code not in _STORAGE:
             raise
-        full = code in (errno.ENOSPC, errno.EDQUOT)
+        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "free some space and run the same command again: finished artifacts are kept" if full else "--out FOLDER"
-        raise DataError(f"cannot write to {out}", why=os.strerror(code), fix=fix) from error
+        place = getattr(error, "filename", None) or out
+        raise DataError(f"cannot write to {place}", why=os.strerror(code), fix=fix) from error
 
 
 def full_disk(error: BaseException | None, path: Path) -> str:
-    """Why a file could not be written, "" where the disk has nothing to do with an error.
+    """The file that could not be written and why, "" where the disk has nothing to do with an error.
 
     Converters hide the system's number behind errors of their own: then it counts as the cause where the disk has less
-    than 1 MB left.
+    than 1 MB left, or the process may not write large files.
+
+    Args:
+        error: with its causes.
+        path: that was to be written, where the error names no other file.
     """
     while error is not None:
         if isinstance(error, Exception) and (code := _code(error)) in _STORAGE - {errno.ENOENT, errno.EEXIST}:
-            return os.strerror(code)
+            return f"{getattr(error, 'filename', None) or path}: {os.strerror(code)}"
         error = error.__cause__ or error.__context__
     with suppress(OSError):
         there = next(place for place in path.absolute().parents if place.exists())
         if (free := shutil.disk_usage(there).free) < 1_000_000:
-            return f"{free} bytes are free on the disk"
-    return ""
+            return f"{path}: {free} bytes are free on the disk"
+    limit = _most_bytes()
+    return f"{path}: the system allows files of {limit} bytes (ulimit -f)" if limit < _LARGE else ""
+
+
+def _most_bytes() -> float:
+    """The size that the system allows a file of this process to have."""
+    if sys.platform == "win32":
+        return float("inf")
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
 
 
 def _code(error: Exception) -> int:

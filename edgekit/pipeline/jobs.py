@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import PurePosixPath
 
 from edgekit.artifact import ArtifactRow, Format, Status
 from edgekit.backends import Backend, get_backend
 from edgekit.errors import RecipeError
-from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Precision, Variant, is_float
+from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Arithmetic, Precision, Variant, is_float
 from edgekit.recipe import Engine, Input, Recipe
 
 Size = tuple[int, int]  # (height, width) in pixels
+ANY_SIZE = "_any_size"  # ends the name of a file for any size beside baked ones
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,22 @@ class Job:
     """One artifact to make. `blocked` says why it cannot be made, anywhere or on this machine; None when it can.
 
     The first image size of a recipe has the contract's plain names (onnx/w8a8, onnx/model_w8a8.onnx); every further one
-    carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx).
+    carries its height and width (onnx/w8a8_518x518, onnx/model_w8a8_518x518.onnx). A file for images of any size has
+    the plain name where no size is baked, else "any_size" (onnx/w8a8_any_size); `size` is the one at which it is
+    compared and timed.
     """
 
     format: Format
     precision: Precision
     variant: Variant
     size: Size
-    suffix: str  # "" for the main size, else "_518x518"
+    suffix: str  # "" for the main size, else "_518x518" or "_any_size"
     path: str  # relative to the build folder, POSIX separators
     blocked: str | None = None
     engine: Engine = "edgekit"  # that quantizes it
+    sides: tuple[int, int] | None = None  # the shortest and longest side of a file for images of any size, in pixels
     input: Input = "pixel_values"  # or "image": a sibling's file with the transform in front
+    arithmetic: Arithmetic = "plan"  # or "default": a sibling's file, run as its runtime does of its own accord
 
     @property
     def name(self) -> str:
@@ -40,7 +45,8 @@ class Job:
         variant = "" if self.variant == "standard" else f"_{self.variant}"
         engine = "" if self.engine == "edgekit" else f"_{self.engine}"
         image = "_image" if self.input == "image" else ""
-        return f"{self.format}/{self.precision}{variant}{engine}{image}{self.suffix}"
+        default = "_default" if self.arithmetic == "default" else ""
+        return f"{self.format}/{self.precision}{variant}{engine}{image}{default}{self.suffix}"
 
     @property
     def slug(self) -> str:
@@ -72,7 +78,7 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
     Raises:
         RecipeError: no format, no precision or no image size is asked for.
     """
-    if not (recipe.formats and recipe.precisions and recipe.image_size):
+    if not (recipe.formats and recipe.precisions and recipe.sizes):
         raise RecipeError(
             "nothing to build",
             why="the recipe names no format, no precision or no image size",
@@ -83,7 +89,25 @@ def jobs_of(recipe: Recipe) -> tuple[Job, ...]:
         suffix = "" if index == 0 else f"_{size[0]}x{size[1]}"
         for format_ in dict.fromkeys(recipe.formats):
             jobs += _of_format(recipe, format_, size, suffix)
+    if recipe.any_size is not None:
+        suffix = ANY_SIZE if recipe.image_size else ""
+        for format_ in dict.fromkeys(recipe.formats):
+            jobs += map(partial(_any_size, recipe.any_size), _of_format(recipe, format_, recipe.main_size, suffix))
     return tuple(jobs)
+
+
+def _any_size(sides: tuple[int, int], job: Job) -> Job:
+    """The same artifact for images of any size, where its format has such files."""
+    backend, _ = _imported(job.format)
+    if job.blocked or backend is None:
+        return replace(job, sides=sides)
+    if not backend.any_size:
+        why = f"{backend.title} files take images of one size: --image-size 224,518 makes one of each"
+    elif job.input == "image" or job.engine != "edgekit":
+        why = "a file that resizes images, and one of another engine, are made for one size"
+    else:
+        return replace(job, sides=sides)
+    return replace(job, sides=sides, blocked=why)
 
 
 def _of_format(recipe: Recipe, format_: Format, size: Size, suffix: str) -> list[Job]:
@@ -122,7 +146,7 @@ def _forms(backend: Backend, precision: Precision, recipe: Recipe) -> tuple[list
         off = ", ".join(f"{precision}_{variant}" for variant in written)
         return wanted, "" if wanted else f"{backend.format} writes {off} only, which the recipe switches off"
     beside = FUSED_BESIDE.get(precision) in recipe.precisions
-    return [variant for variant in wanted if beside and variant == "fused"], ""
+    return [variant for variant in wanted if beside and (variant == "fused" or backend.own_kernels)], ""
 
 
 def _switched_on(variant: Variant, recipe: Recipe) -> bool:
@@ -142,8 +166,13 @@ def exporter_of(job: Job, recipe: Recipe) -> Backend:
     return get_backend(job.format).set_by(recipe, image_input=job.input == "image")
 
 
-def on_this_machine(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """The same jobs, `blocked` where this machine cannot make them. Compiles the fused ops on their first use."""
+def on_this_machine(jobs: Iterable[Job], *, runtime_defaults: bool = False) -> tuple[Job, ...]:
+    """The same jobs, `blocked` where this machine cannot make them. Compiles the fused ops on their first use.
+
+    Args:
+        jobs: of a recipe.
+        runtime_defaults: add a job behind each whose runtime computes otherwise on this CPU when it is left to itself.
+    """
 
     @cache
     def missing(format_: Format, fused: bool, engine: Engine) -> str | None:
@@ -154,10 +183,21 @@ def on_this_machine(jobs: Iterable[Job]) -> tuple[Job, ...]:
             return backend.engine_missing(engine)
         return backend.fused_missing() if fused else None
 
-    return tuple(
-        job if job.blocked else replace(job, blocked=missing(job.format, job.variant == "fused", job.engine))
-        for job in jobs
-    )
+    found = []
+    for asked in jobs:
+        why = asked.blocked or missing(asked.format, asked.variant == "fused", asked.engine)
+        job = replace(asked, blocked=why)
+        found.append(job)
+        if runtime_defaults and _computed_otherwise(job):
+            found.append(replace(job, arithmetic="default"))
+    return tuple(found)
+
+
+def _computed_otherwise(job: Job) -> bool:
+    """Whether the runtime of a file of ours computes otherwise than its plan when left to itself."""
+    if job.blocked or job.engine != "edgekit" or job.input != "pixel_values":
+        return False
+    return get_backend(job.format).own_arithmetic(job.precision, job.variant) is not None
 
 
 def backend_of(format_: Format) -> tuple[Backend | None, str | None]:

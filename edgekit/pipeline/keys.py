@@ -30,6 +30,8 @@ def artifact_key(job: Job, context: BuildContext) -> str:
         overflow=recipe.quantize.overflow,
         tools=tools_of(job.format),
         edgekit=__version__,
+        **({"sides": job.sides} if job.sides else {}),
+        **({"arithmetic": job.arithmetic} if job.arithmetic != "plan" else {}),
         **({"heads": context.inputs.heads_key()} if context.inputs.heads else {}),
         **context.plans.keys_of(job),
         **exporter_of(job, recipe).settings_of(recipe),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import Artifact, ArtifactRow
+from edgekit.artifact import OUTPUT_NAMES, Artifact, ArtifactRow, Preprocess
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.heads.own import decoders_of
@@ -19,6 +19,7 @@ from edgekit.measure.golden import check_golden
 from edgekit.measure.heads import HeadDrift, measure_head_drift
 from edgekit.measure.task import TaskDrift, measure_map_drift
 from edgekit.measure.worker import Target, Worker
+from edgekit.metrics import cosine, sqnr_db
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.folder import full_disk
 from edgekit.pipeline.jobs import Job, exporter_of
@@ -49,6 +50,10 @@ def make(job: Job, context: BuildContext, key: str, drift_key: str, watcher: Wat
             from edgekit.pipeline.image_input import make_image_input
 
             artifact = make_image_input(job, context)
+        elif job.arithmetic == "default":
+            from edgekit.pipeline.own_arithmetic import run_by_default
+
+            artifact = run_by_default(job, context)
         elif job.engine == "nncf":
             from edgekit.pipeline.nncf import make_nncf
 
@@ -70,17 +75,20 @@ def _examined(record: Record, job: Job, context: BuildContext, drift_key: str, w
     """The record of an exported artifact after its drift and its golden check, as far as it runs here."""
     row = record.row
     try:
-        if job.variant == "fused":
+        if job.variant == "fused" or get_backend(job.format).own_kernels:
             _smoke_test_in_subprocess(context.artifact_of(row), context.inputs.evaluation(job.size).pixel_values[:1])
         runner = get_backend(job.format).runner(context.artifact_of(row))
         if drift_key:  # before the golden check, so that even an artifact that fails it shows by how much
             drift = drift_of(runner, job, context, watcher)
-            row = row.model_copy(update={"drift": drift.summary(), "audit": _audit(runner, job)})
+            summary = drift.summary()
+            if job.sides:
+                summary["sizes"] = _drift_of_sizes(runner, job, context, watcher)
+            row = row.model_copy(update={"drift": summary, "audit": _audit(runner, job)})
             record = record.model_copy(update={"row": row, "drift_key": drift_key, "drift": drift})
         try:
             check_golden(golden_home(context.out, job), runner)
         except DriftExceeded as error:
-            if job.engine == "edgekit":
+            if job.engine == "edgekit" and job.arithmetic == "plan":
                 raise
             row = row.model_copy(update={"notes": (*row.notes, error.what)})  # a peer may be bad: that is its figure
             record = record.model_copy(update={"row": row})
@@ -137,6 +145,29 @@ def drift_of(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) 
     )
 
 
+def _drift_of_sizes(runner: Runner, job: Job, context: BuildContext, watcher: Watcher) -> dict[str, dict[str, float]]:
+    """Drift of a file for any size at its smallest and its largest, and at one that is not square: on a few images."""
+    found = {}
+    for size in looked_at(context.inputs.transform(job)):
+        name = f"{size[0]}x{size[1]}"
+        watcher.stage(f"{job.name}: drift at {name}")
+        pixels, expected = context.reference.few(size)
+        actual = np.concatenate([runner(pixels[i : i + 1])[OUTPUT_NAMES[0]] for i in range(len(pixels))])
+        found[name] = {
+            "images": len(pixels),
+            "sqnr_db": round(sqnr_db(expected, actual), 2),
+            "cls_cosine_mean": round(float(cosine(actual[:, 0], expected[:, 0]).mean()), 6),
+        }
+    return found
+
+
+def looked_at(transform: Preprocess) -> tuple[tuple[int, int], ...]:
+    """The sizes, other than its own, at which the drift of a file for any is measured."""
+    least, most = transform.sides or transform.input_size
+    wanted = transform.nearest_size(least, least), transform.lying_size, transform.nearest_size(most, most)
+    return tuple(size for size in dict.fromkeys(wanted) if size != transform.input_size)
+
+
 def maps_of(features: Features, loaded: LoadedModel) -> dict[str, np.ndarray]:
     """Maps (n, H, W) that each dense head of a model makes of features, by its name."""
     return {name: head.predict(features.tokens, features.grid) for name, head in decoders_of(loaded).items()}
@@ -189,7 +220,7 @@ def _logged(error: Exception, job: Job, out: Path) -> str:
     """Write the traceback to OUT/logs/<name>.log; returns the reason for the row, in one line."""
     text = str(error) if isinstance(error, EdgekitError) else f"{type(error).__name__}: {error}"
     if why := full_disk(error, out / job.path):
-        return f"{UNWRITTEN} {out / job.path}: {why}"
+        return f"{UNWRITTEN} {why}"
     path = out / LOGS / f"{job.slug}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

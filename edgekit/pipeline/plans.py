@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from edgekit.backends import get_backend
+from edgekit.files import sealed, sha256_of
+from edgekit.plan.heads import HeadPlan
+from edgekit.plan.quant import QuantPlan
 from edgekit.precision import FACTS
 
 if TYPE_CHECKING:
     from edgekit.pipeline.jobs import Job, Size
-    from edgekit.quantize.engine import Inputs
+    from edgekit.quantization.engine import Inputs
     from edgekit.recipe import QuantizeRecipe
 
 PlanKind = Literal["int8", "int8_weights", "int4", "int4_symmetric", "int4_weights"]
@@ -20,6 +25,24 @@ KINDS: tuple[PlanKind, ...] = get_args(PlanKind)
 PLANS = "plan"  # folder inside a build folder
 _W4_GROUP = 32  # input channels per scale of 4-bit weights, unless the recipe says otherwise
 _W4_PROMOTED = 3  # of the 48 GEMMs of a ViT-S or ViT-B get 8 bits, unless the recipe says otherwise
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan in a build folder, of `kind`: `key` gives the one that it must have, `make` makes it where it must."""
+
+    path: Path
+    kind: type[QuantPlan | HeadPlan]
+    key: Callable[[], str]
+    make: Callable[[], object]
+
+    def is_damaged(self) -> bool:
+        """Whether it is not what its digest says, or not the plan of its key; it is not loaded."""
+        return bool(sealed(self.path)) or self.kind.key_in(self.path) != self.key()
+
+    def is_another(self, sha256: str) -> bool:
+        """Whether it is whole by its own digest, and yet another file than that of `sha256`."""
+        return not sealed(self.path) and sha256_of(self.path) != sha256
 
 
 def kind_of(job: Job, recipe: QuantizeRecipe) -> PlanKind:
@@ -36,9 +59,9 @@ def kind_of(job: Job, recipe: QuantizeRecipe) -> PlanKind:
     return "int8" if facts.activations == "int8" else "int8_weights"
 
 
-def plan_file(kind: str, size: Size, main: Size) -> str:
-    """plan/<kind>.safetensors inside a build folder, with the size unless it is the main one."""
-    suffix = "" if size == main else f"_{size[0]}x{size[1]}"
+def plan_file(kind: str, size: Size | None, main: Size) -> str:
+    """plan/<kind>.safetensors inside a build folder, with the size unless it is the main one or any (None)."""
+    suffix = "" if size in (main, None) else f"_{size[0]}x{size[1]}"
     return f"{PLANS}/{kind}{suffix}.safetensors"
 
 

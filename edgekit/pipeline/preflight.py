@@ -16,7 +16,7 @@ from edgekit.images.sets import ImageSet, load_set
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.folder import refuse_unwritable
-from edgekit.pipeline.inputs import samples_that_fit
+from edgekit.pipeline.inputs import require_sizes, samples_that_fit
 from edgekit.pipeline.jobs import Job, Size, jobs_of, on_this_machine
 from edgekit.pipeline.plans import kind_of, plan_file
 from edgekit.pipeline.watch import Silent, Watcher
@@ -54,8 +54,7 @@ def located(recipe: Recipe) -> Recipe:
         RecipeError: its model is neither a name of the zoo nor a file or folder, or has other patches than its sizes.
     """
     if zoo.path_of(recipe.model) is None:  # of a file it is known once that is read
-        for size in recipe.image_size:
-            zoo.find(recipe.model).config.grid_of(*size)
+        require_sizes(recipe, zoo.find(recipe.model).config)
     heads = {name: _absolute(source) if own_kind(source) is None else source for name, source in recipe.heads.items()}
     source = recipe.calibration.source
     return recipe.model_copy(
@@ -104,7 +103,8 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     """
     watcher = watcher or Silent()
     jobs = jobs_of(recipe)
-    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs)
+    own = recipe.runtime_defaults
+    jobs = tuple(integer_jobs(jobs)) if plans_only else on_this_machine(jobs, runtime_defaults=own)
     recipe = located(recipe)
     refuse_unwritable(out)
     if find_spec("torch") is None:
@@ -115,13 +115,20 @@ def check_request(recipe: Recipe, out: Path, *, plans_only: bool = False, watche
     doomed = {} if plans_only else {job.name: job.blocked for job in jobs if job.blocked}
     for size in dict.fromkeys(job.size for job in jobs):
         calibration, evaluation = _images(recipe, config, size, watcher, judged=not plans_only)
-        suffix = "" if size == recipe.image_size[0] else f" at {size[0]}x{size[1]}"
+        suffix = "" if size == recipe.main_size else f" at {size[0]}x{size[1]}"
         found[f"calibration{suffix}"] = _described(calibration)
         if evaluation is not None:
             found[f"evaluation{suffix}"] = _described(evaluation)
         doomed |= _too_few(calibration, [job for job in jobs if job.size == size], plans_only)
-    kinds = sorted({(job.size, kind_of(job, recipe.quantize)) for job in jobs if job.integer and job.path})
-    plans = tuple(plan_file(kind, size, recipe.image_size[0]) for size, kind in kinds)
+    kinds = {
+        (None if recipe.any_size else job.size, kind_of(job, recipe.quantize))
+        for job in jobs
+        if job.integer and job.path
+    }
+    plans = tuple(
+        plan_file(kind, size, recipe.main_size)
+        for size, kind in sorted(kinds, key=lambda each: (each[0] or (), each[1]))
+    )
     return Preflight(recipe, jobs, plans, found, doomed)
 
 
@@ -139,9 +146,9 @@ def _model(recipe: Recipe, out: Path, *, refuse_other: bool) -> tuple[ViTConfig,
         where = f"{entry.size_mb} MB from {entry.sources[0].describe()}"
         about = f"{entry.name}, not on this machine yet: {where}"
         return entry.config, {"model": about, "heads": ", ".join(recipe.heads)}
-    loaded = zoo.load(recipe.model, interpolation=recipe.interpolation)
+    loaded = zoo.load(recipe.model, **recipe.positions)
     if refuse_other:
-        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
+        refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config)
     wanted = wanted_heads(recipe.heads, recipe.own_heads, loaded)
     read_heads(wanted, loaded)
     config = loaded.model.config
@@ -195,7 +202,7 @@ def _described(images: ImageSet) -> str:
 
 def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> dict[str, str]:
     """Integer artifacts that fail because the quantizer has too few images; for a plan alone that is an error."""
-    from edgekit.quantize.engine import LEAST_IMAGES
+    from edgekit.quantization.engine import LEAST_IMAGES
 
     if len(calibration) >= LEAST_IMAGES:
         return {}
@@ -205,10 +212,10 @@ def _too_few(calibration: ImageSet, jobs: Sequence[Job], plans_only: bool) -> di
     return {job.name: why for job in jobs if job.integer and not job.blocked}
 
 
-def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "") -> None:
+def refuse_other_model(out: Path, name: str, sha256: str, config: ViTConfig | None = None) -> None:
     """Raises DataError when `out` is a build folder of another checkpoint than that of `sha256`.
 
-    The same with positions resized in another way is another model, too; "" is not looked at.
+    The same with positions made in another way is another model, too; without a config that is not looked at.
     """
     if not (out / "manifest.json").exists():
         return
@@ -219,9 +226,11 @@ def refuse_other_model(out: Path, name: str, sha256: str, interpolation: str = "
             why="a build folder belongs to one checkpoint",
             fix="--out ANOTHER_FOLDER",
         )
-    resized = other.get("config", {}).get("interpolation", interpolation)
-    if interpolation and resized != interpolation:
+    if config is None:
+        return
+    choice = "interpolation" if config.positions == "learned" else "rope_periods"
+    wanted = getattr(config, choice)
+    if (made := other.get("config", {}).get(choice, wanted)) != wanted:
         raise DataError(
-            f"{out} holds a build of {name} whose positions are resized as {resized!r}, not {interpolation!r}",
-            fix="--out ANOTHER_FOLDER",
+            f"{out} holds a build of {name} with {choice} {made!r}, not {wanted!r}", fix="--out ANOTHER_FOLDER"
         )

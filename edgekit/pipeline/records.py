@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from edgekit.artifact import ArtifactRow, Frozen
 from edgekit.errors import DataError
 from edgekit.files import inside, read_text, sealed, sealed_path, sha256_of
@@ -25,6 +27,7 @@ class Record(Frozen):
     drift: DriftReport | None = None
     latency_key: str = ""
     latency: LatencyReport | None = None
+    plans: dict[str, str] = Field(default_factory=dict)  # SHA-256 by path in OUT of those that it was written from
 
     def write(self, out: Path) -> None:
         """Write OUT/records/<name>.json atomically, its digest beside it."""
@@ -58,7 +61,7 @@ def read_record(out: Path, name: str) -> Record | None:
             inside(out, record.row.path, said_by=str(path))
     except (OSError, ValueError, DataError):
         return None
-    return record
+    return record if record.row.name == name else None
 
 
 def records_in(out: Path) -> dict[str, Record]:
@@ -66,7 +69,7 @@ def records_in(out: Path) -> dict[str, Record]:
     found = {}
     for path in sorted((out / FOLDER).glob("*.json")):
         record = read_record(out, path.stem.replace("_", "/", 1))
-        if record and record.row.status == "ok" and record.row.path and (out / record.row.path).exists():
+        if record and record.file(out) is not None:
             found[record.row.name] = record
     return found
 

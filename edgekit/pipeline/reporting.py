@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +19,20 @@ from edgekit.host import Host
 from edgekit.images.sets import ImageSet
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
+from edgekit.measure.heads import UNITS
 from edgekit.pipeline.choose import Measured
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.make import LOGS, REFERENCE, maps_of
 from edgekit.pipeline.plans import plan_file
 from edgekit.pipeline.watch import Watcher
 from edgekit.precision import is_float
-from edgekit.quantize.explanation import Explanation, LayerDrift
-from edgekit.recipe import Recipe
+from edgekit.quantization.explanation import Explanation, LayerDrift
+from edgekit.recipe import DYNAMIC, Recipe
 from edgekit.report.content import BuildReport, Command, ImagePanel, SkippedImage
 from edgekit.report.verdict import Verdict
+
+if TYPE_CHECKING:
+    from edgekit.report.pictures import Maps
 
 _SHOWN = 6  # images side by side
 _LAYERED = 4  # images for the drift behind each block: 4 s of a ViT-S at 224 pixels
@@ -91,6 +96,8 @@ def write_all(report: BuildReport, out: Path, watcher: Watcher) -> Path | None:
         return write_report(report, out)
     except EdgekitError as error:
         watcher.note(f"report.html was not drawn: {error}")
+    except OSError:  # of the disk: the page was asked for
+        raise
     except Exception as error:
         (out / LOGS).mkdir(exist_ok=True)
         (out / LOGS / "report.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -119,7 +126,7 @@ def _assemble(
     """The report of the main image size; further sizes have their rows in the manifest."""
     from edgekit.report.pictures import thumbnails
 
-    size = context.recipe.image_size[0]
+    size = context.recipe.main_size
     images, calibration = context.inputs.evaluation(size), context.inputs.calibration(size)
     skipped = (*calibration.skipped, *images.skipped)
     return BuildReport(
@@ -131,7 +138,8 @@ def _assemble(
         latency=measured.latency,
         thumbnails=thumbnails(images.pixel_values, images.preprocess, images.paths),
         panels=_panels(manifest, measured, context, watcher),
-        head=next(iter(decoders_of(context.loaded)), ""),
+        head=_mapped(context),
+        head_note=_note(context),
         evaluation=_words(images),
         calibration=_words(calibration),
         commands=_commands(context.recipe),
@@ -146,15 +154,16 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
     """The images that the integer artifacts change most, run again through every artifact that runs here."""
     from edgekit.report.pictures import panels
 
-    size, reference = context.recipe.image_size[0], measured.reference
+    size, reference = context.recipe.main_size, measured.reference
     images = context.inputs.evaluation(size)
     rows = [row for row in manifest.artifacts if row.name in measured.drift]
     show = _worst(rows, measured.drift, len(images))
     features: dict[str, Features] = {}
     if reference == REFERENCE:
         base = context.reference.features(size)
+        heads = {name: values[show] for name, values in base.heads.items()}
         features[REFERENCE] = Features(
-            base.tokens[show], base.grid, tuple(images.paths[i] for i in show), patch=base.patch
+            base.tokens[show], base.grid, tuple(images.paths[i] for i in show), heads, patch=base.patch
         )
     for row in rows:
         watcher.stage(f"report: pictures of {row.name}")
@@ -165,10 +174,10 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
             )
         except EdgekitError as error:
             watcher.note(f"no pictures of {row.name}: {error}")
-    head = next(iter(decoders_of(context.loaded)), None)
-    maps = {name: maps_of(f, context.loaded)[head] for name, f in features.items()} if head else {}
     if reference not in features:
         return ()
+    features = {reference: features[reference], **features}
+    maps = _maps(features, context)
     return panels(
         images.pixel_values[show], images.preprocess, features, reference=reference, maps=maps, show=range(len(show))
     )
@@ -176,21 +185,54 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
 
 def _layers(context: BuildContext, watcher: Watcher) -> LayerDrift | None:
     """The drift behind each block of the main 8-bit plan; None where there is no such plan."""
-    path = context.out / plan_file("int8", context.recipe.image_size[0], context.recipe.image_size[0])
+    size = context.recipe.main_size
+    path = context.out / plan_file("int8", size, size)
     if not path.exists():
         return None
     import torch
 
     from edgekit.plan.quant import QuantPlan
-    from edgekit.quantize.explain import layer_drift
+    from edgekit.quantization.explain import layer_drift
 
     watcher.stage("report: drift behind each block")
     try:
-        images = context.inputs.evaluation(context.recipe.image_size[0])
+        images = context.inputs.evaluation(size)
         return layer_drift(QuantPlan.load(path), torch.from_numpy(images.pixel_values[:_LAYERED]))
     except EdgekitError as error:
         watcher.note(f"no drift behind each block: {error}")
         return None
+
+
+def _depth_head(context: BuildContext) -> str:
+    """The first head that puts out depths, "" without one."""
+    return next((name for name, head in context.inputs.heads.items() if head.task in UNITS), "")
+
+
+def _mapped(context: BuildContext) -> str:
+    """The head whose maps are shown: depth where there is one, else the checkpoint's own decoder."""
+    return _depth_head(context) or next(iter(decoders_of(context.loaded)), "")
+
+
+def _note(context: BuildContext) -> str:
+    """The way depths are drawn, in words; "" where none are."""
+    name = _depth_head(context)
+    if not name:
+        return ""
+    unit = UNITS[context.inputs.heads[name].task]
+    return f"{name} ({unit}), near places bright, in the colours of the first; below each its error against that"
+
+
+def _maps(features: Mapping[str, Features], context: BuildContext) -> Maps | None:
+    """The shown head's maps of the images, by artifact; depths as the files put them out."""
+    from edgekit.report.pictures import Maps
+
+    name = _depth_head(context)
+    if name:  # another engine's files have no heads
+        found = {file: each.heads[name] for file, each in features.items() if name in each.heads}
+        return Maps(context.inputs.heads[name].task, found)
+    if not (name := _mapped(context)):
+        return None
+    return Maps("saliency", {file: maps_of(each, context.loaded)[name] for file, each in features.items()})
 
 
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
@@ -206,7 +248,9 @@ def _commands(recipe: Recipe) -> tuple[Command, ...]:
     """Commands that make this build again."""
     words = ["edgekit", "build", "--model", recipe.model, "--format", ",".join(recipe.formats)]
     words += ["--precision", ",".join(recipe.precisions)]
-    words += ["--image-size", ",".join(f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size)]
+    sizes = [f"{h}" if h == w else f"{h}x{w}" for h, w in recipe.image_size]
+    sizes += [f"{DYNAMIC}:{recipe.any_size[0]}-{recipe.any_size[1]}"] if recipe.any_size else []
+    words += ["--image-size", ",".join(sizes)]
     words += ["--calib", recipe.calibration.source, "--samples", str(recipe.calibration.samples)]
     if recipe.heads or not recipe.own_heads:
         words += ["--heads", ",".join(f"{name}={source}" for name, source in recipe.heads.items()) or "none"]

@@ -104,7 +104,8 @@ def build(
     start, out, watcher = time.monotonic(), Path(out), watcher or Silent()
     watcher.stage("look for backends and fused ops")  # the latter are compiled on first use
     recipe = located(Recipe.of(recipe, **settings))
-    request = Request(recipe, on_this_machine(jobs_of(recipe)), out, measure, threads, aim)
+    jobs = on_this_machine(jobs_of(recipe), runtime_defaults=recipe.runtime_defaults)
+    request = Request(recipe, jobs, out, measure, threads, aim)
     if not remeasure and (manifest := finished(request)):
         return _nothing_done(request, manifest, time.monotonic() - start)
     with folder_lock(out):
@@ -117,8 +118,8 @@ def _build(request: Request, remeasure: bool, watcher: Watcher) -> BuildResult:
 
     jobs, out, measure = request.jobs, request.out, request.measure
     watcher.stage(f"load {request.recipe.model}")
-    loaded = zoo.load(request.recipe.model, notify=watcher.note, interpolation=request.recipe.interpolation)
-    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config.interpolation)
+    loaded = zoo.load(request.recipe.model, notify=watcher.note, **request.recipe.positions)
+    refuse_other_model(out, loaded.name, loaded.sha256, loaded.model.config)
     context = BuildContext(request.recipe, loaded, out, watcher)
     earlier = Manifest.read(out) if (out / "manifest.json").exists() else None
     watcher.plan(_steps(jobs, context, measure))
@@ -177,7 +178,7 @@ def _steps(jobs: Sequence[Job], context: BuildContext, measure: Measure) -> list
         if job.blocked:
             continue
         weight = 4.0 if measure == "none" else 8.0
-        if job.integer and (plan := (job.size, context.plans.kind(job))) not in plans:
+        if job.integer and (plan := (context.plans.size(job), context.plans.kind(job))) not in plans:
             plans.add(plan)
             weight += 90.0 if plan[1] != "int8_weights" else 45.0
         steps.append(Step(job.name, weight))
@@ -212,7 +213,10 @@ def make_plans(recipe: Recipe, out: Path | str, *, watcher: Watcher | None = Non
     with folder_lock(out):
         context = BuildContext.load(recipe, out, watcher)
         found = []
-        wanted = sorted({(job.size, context.plans.kind(job)) for job in jobs})
+        wanted = sorted(
+            {(context.plans.size(job), context.plans.kind(job)) for job in jobs},
+            key=lambda each: (each[0] or (), each[1]),
+        )
         watcher.plan([Step(f"plan {context.plans.path(*each).stem}") for each in wanted])
         for size, kind in wanted:
             watcher.step(f"plan {context.plans.path(size, kind).stem}")
@@ -246,13 +250,16 @@ def _artifacts(
             record = read_record(context.out, job.name)
             if record is not None and record.holds(context.out, key) and drift in ("", record.drift_key):
                 kept.add(job.name)
-                context.plans.mend(job)
-                if any(sealed(file) for file in golden_files(golden_home(context.out, job))):
+                context.plans.mend(job, record.plans, kept=True)
+                if job.sides or any(sealed(file) for file in golden_files(golden_home(context.out, job))):
                     context.reference.write_golden(context.out, job)
             else:
                 watcher.step(job.name)
+                if record is not None and record.key == key:
+                    context.plans.mend(job, record.plans, kept=False)
                 context.reference.write_golden(context.out, job)
                 record = make(job, context, key, drift, watcher)
+                record = record.model_copy(update={"plans": context.plans.digests_of(job)})
                 record.write(context.out)
             records[job.name] = record
         _write(jobs, records, context)

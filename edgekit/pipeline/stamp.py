@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edgekit import __version__
 from edgekit.artifact import FORMATS, Format, Manifest
 from edgekit.errors import DataError
-from edgekit.files import atomic_path, files_of
+from edgekit.files import atomic_path, files_of, read_text
 from edgekit.heads.own import own_kind
 from edgekit.images.folder import ImageFolder
 from edgekit.measure.golden import golden_files
@@ -58,7 +58,7 @@ def tools_of(format_: Format) -> dict[str, str]:
 def finished(request: Request) -> Manifest | None:
     """The manifest of a complete build of the same request; None when anything may have to be done."""
     try:
-        if (request.out / FOLDER / _FILE).read_text() == _stamp(request):
+        if read_text(request.out / FOLDER / _FILE, 1000) == _stamp(request):
             return Manifest.read(request.out)
     except (OSError, DataError):
         pass
@@ -91,14 +91,19 @@ def _stamp(request: Request) -> str:
         aim=request.aim.model_dump() if request.aim else None,
         tools={format_: tools_of(format_) for format_ in recipe.formats},
         jobs=[(job.name, job.blocked) for job in request.jobs],
-        files=_stat_signatures([*sorted(images), *checkpoint, *heads, *written, out / "manifest.json"]),
+        files=_stat_signatures([*sorted(images), *checkpoint, *heads]),
+        written=_stat_signatures([*written, out / "manifest.json"], changed=True),
     )
 
 
-def _stat_signatures(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change; raises OSError when one is missing."""
+def _stat_signatures(files: Iterable[Path], *, changed: bool = False) -> list[tuple[str, int, int, int]]:
+    """Name, bytes and time of modification; raises OSError when one is missing.
+
+    With `changed` also the time of the last change of the file itself, which no program can set: of files that only
+    edgekit writes, so that bytes that were altered under their old time are looked at.
+    """
     found = []
     for file in files:
         state = os.stat(file)
-        found.append((str(file), state.st_size, state.st_mtime_ns))
+        found.append((str(file), state.st_size, state.st_mtime_ns, state.st_ctime_ns if changed else 0))
     return found

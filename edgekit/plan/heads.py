@@ -45,6 +45,10 @@ class LayerPlan:
         """Raises ValueError for numbers that no plan has: not finite, scales of 0, weights that are no int8."""
         if self.weight.dtype != np.int8 or not (np.isfinite(self.weight_scale).all() and np.isfinite(self.bias).all()):
             raise ValueError(f"{name} holds NaN or infinite values, or weights of {self.weight.dtype}")
+        outputs = self.weight.shape[:1]
+        if self.weight.ndim not in (2, 4) or self.weight_scale.shape != outputs or self.bias.shape != outputs:
+            shapes = f"{self.weight.shape}, {self.weight_scale.shape} and {self.bias.shape}"
+            raise ValueError(f"weight, scales and bias of {name} have shapes {shapes}")
         for grid in (self.input, self.output):
             if grid is not None:
                 grid.require_sound(name)
@@ -104,6 +108,11 @@ class HeadPlan(StoredPlan):
             before, behind = (StaticInput(*grid) if grid else None for grid in grids)
             layers[name] = LayerPlan(weight, scale, bias, before, behind)
         return cls(layers, meta["kept_float"], meta["sqnr_db"], meta["key"])
+
+    @override
+    @classmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        return str(meta["key"])
 
     @override
     def require_sound(self) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from typing_extensions import override
 
+from edgekit.artifact import MOST_SIDE
 from edgekit.plan.storage import StoredPlan, Tensors
 
 if TYPE_CHECKING:
@@ -247,21 +248,44 @@ class QuantPlan(StoredPlan):
         )
 
     @override
+    @classmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        return str(meta["provenance"]["key"])
+
+    @override
     def require_sound(self) -> None:
+        sides = self.image_size
+        if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= MOST_SIDE for side in sides):
+            raise ValueError(f"it is for images of {str(sides)[:80]} pixels")
+        if not (isinstance(self.kept_float, dict) and isinstance(self.provenance, dict)):
+            raise ValueError("its notes are no objects")
         for name, tensor in self.float_tensors.items():
             _require_finite(name, tensor)
-        for name, gemm in self.gemms.items():
-            if gemm.weight.dtype != np.int8 or gemm.weight.ndim != 2:
-                raise ValueError(f"the weight of {name} is {gemm.weight.dtype} {gemm.weight.shape}")
-            if gemm.weight_scale.ndim != 2 or gemm.weight.shape[1] % gemm.weight_scale.shape[1]:
-                raise ValueError(f"the weight scales of {name} have shape {gemm.weight_scale.shape}")
-            for part in (gemm.weight_scale, gemm.bias, gemm.bias_dynamic):
-                _require_finite(name, part)
-            for grid in _grids(gemm.input):
-                grid.require_sound(name)
+        for gemm in self.gemms.values():
+            _require_sound_gemm(gemm)
         for name, matmul in self.matmuls.items():
             for part in (matmul.query_scale, matmul.key_scale, matmul.value_scale):
                 _require_finite(name, part)
+            if not (isinstance(matmul.probability_scale, float) and 0 < matmul.probability_scale <= 1):
+                raise ValueError(f"the probabilities of {name} have scale {str(matmul.probability_scale)[:40]}")
+
+
+def _require_sound_gemm(gemm: GemmPlan) -> None:
+    name, weight, scale, zero = gemm.name, gemm.weight, gemm.weight_scale, gemm.weight_zero_point
+    if weight.dtype != np.int8 or weight.ndim != 2 or not weight.size:
+        raise ValueError(f"the weight of {name} is {weight.dtype} {weight.shape}")
+    if scale.ndim != 2 or len(scale) != len(weight) or not scale.shape[1] or weight.shape[1] % scale.shape[1]:
+        raise ValueError(f"the weight scales of {name} have shape {scale.shape}")
+    if zero is not None and (zero.dtype != np.int8 or zero.shape != scale.shape):
+        raise ValueError(f"the zero points of {name} are {zero.dtype} {zero.shape}")
+    for part in (scale, gemm.bias, gemm.bias_dynamic):
+        _require_finite(name, part)
+    if gemm.bias.shape != weight.shape[:1] or gemm.bias_dynamic.shape != weight.shape[:1]:
+        raise ValueError(f"the biases of {name} have shapes {gemm.bias.shape} and {gemm.bias_dynamic.shape}")
+    if not (isinstance(gemm.weight_bits, int | float) and 2 <= gemm.weight_bits <= 8):
+        raise ValueError(f"the weights of {name} have {str(gemm.weight_bits)[:40]} bits")
+    for grid in _grids(gemm.input):
+        grid.require_sound(name)
 
 
 def _require_finite(name: str, values: np.ndarray) -> None:

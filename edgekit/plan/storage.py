@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from edgekit.errors import DataError
-from edgekit.files import sealed, sealed_path
+from edgekit.files import require_regular, sealed, sealed_path
 
 Tensors = dict[str, np.ndarray]
 
@@ -51,6 +51,23 @@ class StoredPlan(ABC):
                 temporary,
                 metadata={_header(self.SCHEMA): json.dumps({"schema": self.SCHEMA, **meta}, sort_keys=True)},
             )
+
+    @classmethod
+    @abstractmethod
+    def key_of(cls, meta: dict[str, Any]) -> str:
+        """`key` of the plan whose JSON part is given."""
+
+    @classmethod
+    def key_in(cls, path: Path) -> str:
+        """`key` of the plan in a file, of which only the header is read; "" where it is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            require_regular(path)
+            with safe_open(path, framework="numpy") as file:
+                return cls.key_of(json.loads((file.metadata() or {})[_header(cls.SCHEMA)]))
+        except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
+            return ""
 
     @classmethod
     def load(cls, path: Path) -> Self:

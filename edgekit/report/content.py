@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekit.artifact import Frozen, Manifest, TimingRun
 from edgekit.errors import DataError
@@ -14,7 +15,7 @@ from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
-from edgekit.quantize.explanation import Explanation, LayerDrift
+from edgekit.quantization.explanation import Explanation, LayerDrift
 from edgekit.report.verdict import Verdict
 
 REPORT_SCHEMA: Final = "edgekit.report/1"
@@ -27,7 +28,8 @@ class ImagePanel(Frozen):
     name: str
     photo: DataUri
     pca: dict[str, DataUri]  # first three principal components of the patch tokens as RGB
-    maps: dict[str, DataUri]  # the dense head's map over the photo
+    maps: dict[str, DataUri]  # of a dense head
+    errors: dict[str, str] = Field(default_factory=dict)  # of each map against the reference's, with measure and unit
 
 
 class Command(Frozen):
@@ -48,7 +50,7 @@ class BuildReport(BaseModel):
     """One build as it is shown. Maps are keyed by artifact name; `reference` is the one all others are compared with.
 
     `thumbnails` (by image name) feed the per-image table, `panels` the side-by-side pictures. `head` names
-    what `panels[].maps` show.
+    what `panels[].maps` show, `head_note` says how.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class BuildReport(BaseModel):
     thumbnails: dict[str, DataUri] = {}
     panels: tuple[ImagePanel, ...] = ()
     head: str = ""
+    head_note: str = ""
     evaluation: str = ""  # what the evaluation images are, for the reader
     images_digest: str = ""  # of the evaluation images' names and pixels
     calibration: str = ""
@@ -75,6 +78,21 @@ class BuildReport(BaseModel):
     def run(self) -> TimingRun | None:
         """The interleaved run that all latencies are of; None without any, or in reports of earlier versions."""
         return next((latency.run for latency in self.latency.values() if latency.run), None)
+
+    def without_photographs(self) -> BuildReport:
+        """The same figures without pictures and names of the images that they were measured on: for other eyes."""
+        listed = [image.name for drift in self.drift.values() for image in drift.images]
+        nearest = [image.nearest for drift in self.drift.values() for image in drift.images if image.nearest]
+        skipped = [image.name for image in self.skipped]
+        numbers = {name: f"image {place}" for place, name in enumerate(dict.fromkeys([*listed, *nearest, *skipped]), 1)}
+        return self.model_copy(
+            update={
+                "drift": {name: _renamed(drift, numbers) for name, drift in self.drift.items()},
+                "thumbnails": {},
+                "panels": (),
+                "skipped": tuple(image.model_copy(update={"name": numbers[image.name]}) for image in self.skipped),
+            }
+        )
 
     def write_json(self, folder: Path) -> Path:
         """Write `folder/report.json` atomically and return its path."""
@@ -102,3 +120,18 @@ class BuildReport(BaseModel):
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError, ValidationError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"{path} cannot be read as {REPORT_SCHEMA}", why=why, fix="build again") from error
+
+
+def _renamed(drift: DriftReport, names: Mapping[str, str]) -> DriftReport:
+    """A drift report whose images have other names."""
+    images = tuple(
+        image.model_copy(update={"name": names[image.name], "nearest": names.get(image.nearest, "")})
+        for image in drift.images
+    )
+    tasks = tuple(
+        task.model_copy(
+            update={"images": tuple(i.model_copy(update={"name": names.get(i.name, "image")}) for i in task.images)}
+        )
+        for task in drift.tasks
+    )
+    return drift.model_copy(update={"images": images, "tasks": tasks})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgekit.quantize.explanation import BlockDrift, Explanation
+from edgekit.quantization.explanation import BlockDrift, Explanation
 from edgekit.report import numbers
 from edgekit.report.charts import ROW, Spec, data, finish, row_axis
 

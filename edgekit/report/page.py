@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit.artifact import FORMATS
 from edgekit.backends.placement import placement
 from edgekit.measure.drift import ImageDrift
+from edgekit.measure.heads import HeadDrift
 from edgekit.precision import is_float
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.report import numbers
 from edgekit.report.changes import changes, summary
 from edgekit.report.content import BuildReport
@@ -52,7 +54,9 @@ def render_page(report: BuildReport, against: BuildReport | None = None) -> str:
         against=against,
         changes=changed,
         changed=summary(changed),
+        heads=[(name, _head_words(head)) for name, drift in report.drift.items() for head in drift.heads],
         tasks=[(name, task) for name, drift in report.drift.items() for task in drift.accuracy],
+        sizes=_sizes(report),
         shown=_pictured(report),
         worst=_worst(report, judged),
         worst_of=judged,
@@ -69,6 +73,17 @@ def _headline(verdict: Verdict) -> tuple[str, str]:
     return first + stop.rstrip(), further
 
 
+def _head_words(head: HeadDrift) -> dict[str, str]:
+    """One row of the table of heads."""
+    return {
+        "head": head.head,
+        "measure": f"{head.measure} {head.unit}".rstrip(),
+        "value": numbers.small(head.value.value),
+        "range": f"{numbers.small(head.value.low)} to {numbers.small(head.value.high)}",
+        "further": ", ".join(f"{each.measure} {each.value.value:.4f}" for each in head.further),
+    }
+
+
 def _judged(report: BuildReport) -> str:
     """The artifact whose images are listed: the recommended one if quantized, else the one that drifts most."""
     rows = {row.name: row for row in report.manifest.artifacts}
@@ -80,6 +95,12 @@ def _judged(report: BuildReport) -> str:
 
 def _worst(report: BuildReport, judged: str) -> tuple[ImageDrift, ...]:
     return report.drift[judged].worst(_LISTED) if judged else ()
+
+
+def _sizes(report: BuildReport) -> list[tuple[str, str, dict[str, Any]]]:
+    """Artifact, image size and drift there, of the files that take any size."""
+    drifts = [(row.name, (row.drift or {}).get("sizes", {})) for row in report.manifest.artifacts]
+    return [(name, size, found) for name, sizes in drifts for size, found in sizes.items()]
 
 
 def _pictured(report: BuildReport) -> list[str]:

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from edgekit.artifact import Preprocess
+from edgekit.graph.heads import Task
 from edgekit.images.preprocess import to_pixels
 from edgekit.measure.features import Features
+from edgekit.measure.heads import error_of, words_of
 from edgekit.report.content import DataUri, ImagePanel
 
 # Viridis at nine stops (van der Walt and Smith, CC0): even in lightness and readable without red-green vision.
@@ -82,12 +84,32 @@ def data_uri(pixels: np.ndarray, *, size: tuple[int, int] | None = None, sharp: 
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def overlay(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A map (H, W) in 0..1 in viridis over the grey photo (H, W, 3) uint8."""
-    position = heat.clip(0, 1) * (len(_VIRIDIS) - 1)
+def viridis(values: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) float32 in 0..255 of values (H, W): from dark at 0 to bright at 1."""
+    position = values.clip(0, 1) * (len(_VIRIDIS) - 1)
     lower = np.minimum(position.astype(int), len(_VIRIDIS) - 2)
     weight = (position - lower)[..., None]
-    colour = _VIRIDIS[lower] * (1 - weight) + _VIRIDIS[lower + 1] * weight
+    colours: np.ndarray = _VIRIDIS[lower] * (1 - weight) + _VIRIDIS[lower + 1] * weight
+    return colours
+
+
+def depth_colours(depth: np.ndarray, limits: tuple[float, float], *, metric: bool) -> np.ndarray:
+    """A picture (H, W, 3) uint8 of a depth map (H, W), near places bright.
+
+    Args:
+        depth: metres, or an inverse depth without unit.
+        limits: values at the ends of the colours.
+        metric: whether it is in metres, where near is small.
+    """
+    low, high = limits
+    unit = ((depth.astype(np.float32) - low) / max(high - low, 1e-12)).clip(0, 1)
+    painted: np.ndarray = np.rint(viridis(1 - unit if metric else unit)).astype(np.uint8)
+    return painted
+
+
+def overlay(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map (H, W) in 0..1 in viridis over the grey photo (H, W, 3) uint8."""
+    colour = viridis(heat)
     grey = photo.astype(np.float32).mean(axis=-1, keepdims=True)
     mixed: np.ndarray = np.rint(0.4 * grey + 0.6 * colour).clip(0, 255).astype(np.uint8)
     return mixed
@@ -121,13 +143,46 @@ def thumbnails(pixel_values: np.ndarray, preprocess: Preprocess, names: Sequence
     return {name: data_uri(photo, size=size) for name, photo in zip(names, photos, strict=True)}
 
 
+@dataclass(frozen=True)
+class Maps:
+    """The maps (n, H, W) of one head by artifact name: depth, or a saliency in 0..1 that is laid over the photo."""
+
+    task: Task
+    values: Mapping[str, np.ndarray]
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether places have a distance, which is drawn as colours of its own."""
+        return self.task in ("depth", "relative depth")
+
+    def errors(self, image: int, reference: str) -> dict[str, str]:
+        """The error of each artifact's map of an image, with measure and unit, against the reference's."""
+        exact = self.values[reference][image]
+        return {
+            name: words_of(self.task, error_of(self.task, exact, maps[image]))
+            for name, maps in self.values.items()
+            if name != reference
+        }
+
+
+def drawn(maps: Maps | None, image: int, photo: np.ndarray) -> dict[str, np.ndarray]:
+    """Pictures (h, w, 3) uint8 of the maps of one image; depths share the colours of the first, the reference's."""
+    if maps is None:
+        return {}
+    if not maps.is_depth:
+        return {name: overlay(photo, heat[image]) for name, heat in maps.values.items()}
+    first = next(iter(maps.values.values()))[image]
+    limits, metric = (float(first.min()), float(first.max())), maps.task == "depth"
+    return {name: depth_colours(depth[image], limits, metric=metric) for name, depth in maps.values.items()}
+
+
 def panels(
     pixel_values: np.ndarray,
     preprocess: Preprocess,
     features: Mapping[str, Features],
     *,
     reference: str,
-    maps: Mapping[str, np.ndarray] | None = None,
+    maps: Maps | None = None,
     show: Sequence[int],
 ) -> tuple[ImagePanel, ...]:
     """Side-by-side pictures of chosen images.
@@ -137,7 +192,7 @@ def panels(
         preprocess: that made them.
         features: by artifact name, of all evaluation images; `reference` must be among them.
         reference: whose patch tokens the colours are fitted on.
-        maps: by artifact name, (n, H, W) in 0..1, of a dense head.
+        maps: what a dense head puts out.
         show: which images.
     """
     if not show:
@@ -151,7 +206,8 @@ def panels(
             name=base.names[i],
             photo=data_uri(photos[i], size=size),
             pca={name: data_uri(colours.paint(f.patches[i], f.grid), sharp=True) for name, f in features.items()},
-            maps={name: data_uri(overlay(photos[i], heat[i]), size=size) for name, heat in (maps or {}).items()},
+            maps={name: data_uri(picture, size=size) for name, picture in drawn(maps, i, photos[i]).items()},
+            errors=maps.errors(i, reference) if maps else {},
         )
         for i in show
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.files import atomic_path
-from edgekit.quantize.explanation import Explanation
+from edgekit.quantization.explanation import Explanation
 from edgekit.report.changes import refuse_incomparable
 from edgekit.report.content import BuildReport
 from edgekit.report.verdict import Verdict

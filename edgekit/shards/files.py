@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from edgekit.artifact import Frozen
 from edgekit.errors import BackendMissing, DataError
-from edgekit.files import atomic_path
+from edgekit.files import atomic_path, require_regular
 from edgekit.shards.task import Failure
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _NOTE = "edgekit"  # key of the note in a file's metadata
+_AGAIN = "remove it and run again"
 
 
 class Note(Frozen):
@@ -42,10 +43,10 @@ def write_table(
     path: Path, columns: Mapping[str, Sequence[str]], vectors: Mapping[str, np.ndarray], note: Note | None = None
 ) -> None:
     """Write a Parquet file of strings and of numbers: (n,) floats, or (n, D) as lists of fixed length."""
+    require_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    require_pyarrow()
     arrays: dict[str, pa.Array] = {name: pa.array(list(values), pa.string()) for name, values in columns.items()}
     for name, values in vectors.items():
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
@@ -74,10 +75,12 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], note: Note) -> 
 
 def note_of_table(path: Path) -> Note | None:
     """The note of a Parquet file, None when it is missing, damaged or somebody else's."""
+    require_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        require_regular(path)
         return _note(dict(pq.read_schema(path).metadata or {}).get(_NOTE.encode()))
     except (OSError, pa.ArrowException):
         return None
@@ -88,6 +91,7 @@ def note_of_tensors(path: Path) -> Note | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_regular(path)
         with safe_open(path, "numpy") as file:
             return _note((file.metadata() or {}).get(_NOTE))
     except (OSError, SafetensorError):
@@ -96,34 +100,50 @@ def note_of_tensors(path: Path) -> Note | None:
 
 def read_vectors(path: Path, column: str) -> np.ndarray:
     """The vectors (n, D) float32 of a column of fixed lists. Raises DataError when the file cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    lists = _column(path, column)
     try:
-        lists = pq.read_table(path, columns=[column])[column].combine_chunks()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path} cannot be read", why=str(error), fix="remove it and run again") from None
-    values: np.ndarray = np.asarray(lists.flatten()).reshape(-1, lists.type.list_size)
+        values: np.ndarray = np.asarray(lists.flatten()).reshape(-1, lists.type.list_size)
+    except (AttributeError, ValueError):
+        raise DataError(f"{path}: {column} holds {lists.type}", why="vectors are needed", fix=_AGAIN) from None
     return values
 
 
 def read_words(path: Path, column: str) -> list[str]:
-    """A column of strings."""
-    import pyarrow.parquet as pq
-
-    words: list[str] = pq.read_table(path, columns=[column])[column].to_pylist()
+    """A column of strings. Raises DataError when the file cannot be read."""
+    words: list[str] = _column(path, column).to_pylist()
     return words
 
 
 def read_joined(paths: Sequence[Path], name: str) -> np.ndarray:
-    """One tensor of several safetensors files, end to end; nothing else of them is read."""
-    from safetensors import safe_open
+    """One tensor of several safetensors files, end to end; nothing else of them is read.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
 
     parts = []
     for path in paths:
-        with safe_open(path, "numpy") as file:
-            parts.append(file.get_tensor(name))
+        try:
+            require_regular(path)
+            with safe_open(path, "numpy") as file:
+                parts.append(file.get_tensor(name))
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be read", why=str(error), fix=_AGAIN) from None
     return np.concatenate(parts)
+
+
+def _column(path: Path, name: str) -> pa.Array:
+    """A column of a Parquet file in one piece."""
+    require_pyarrow()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        require_regular(path)
+        return pq.read_table(path, columns=[name])[name].combine_chunks()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} cannot be read", why=str(error), fix=_AGAIN) from None
 
 
 def _note(text: bytes | str | None) -> Note | None:

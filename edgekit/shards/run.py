@@ -12,6 +12,7 @@ from edgekit import __version__
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, sweep
 from edgekit.progress import Progress
+from edgekit.shards.files import require_pyarrow
 from edgekit.shards.plan import Shard
 from edgekit.shards.task import Done, Failure, Task
 from edgekit.shards.workers import WorkerPool
@@ -88,6 +89,7 @@ def run_shards(
         BackendMissing, RecipeError: as `WorkerPool.run` says.
     """
     pool.require_engine()
+    require_pyarrow()
     _require_own(out, task)
     for name in task.folders():
         (out / name).mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from edgekit.artifact import Frozen
-from edgekit.errors import RecipeError
+from edgekit.errors import BackendMissing, RecipeError
 from edgekit.shards.plan import Shard
 from edgekit.shards.task import Advance, Done, Task, timed
 
 Engine = Literal["local", "ray"]
+_OF_RAY = ("ray", "pyarrow", "pandas")
 
 
 class WorkerPool(Frozen):
@@ -56,7 +58,18 @@ class WorkerPool(Frozen):
             before += len(shard.paths)
 
     def require_engine(self) -> None:
-        """Raises RecipeError where workers or a cluster were named for the local engine."""
+        """Refuse a pool that cannot run, before a model is opened.
+
+        Raises:
+            RecipeError: workers or a cluster were named for the local engine.
+            BackendMissing: Ray, or what its tables are made with, is not installed.
+        """
+        if self.engine == "ray" and (absent := [name for name in _OF_RAY if find_spec(name) is None]):
+            raise BackendMissing(
+                f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed",
+                why="--engine ray runs shards on its workers, as Parquet files",
+                fix='pip install "edgekit[ray]"',
+            )
         if self.engine == "local" and (self.workers is not None or self.address is not None):
             raise RecipeError(
                 "--workers and --ray-address are Ray's",

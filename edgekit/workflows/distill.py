@@ -166,9 +166,9 @@ def distil_folder(
 def _groups(
     specs: Sequence[StudentSpec], loaded: zoo.LoadedModel, recipe: DistillRecipe
 ) -> tuple[list[Group], list[str]]:
+    from edgekit.distill.beginning import begin
     from edgekit.distill.group import Group
     from edgekit.distill.loss import TokenLoss
-    from edgekit.distill.student import begin
 
     loss = TokenLoss(recipe.cls_weight, recipe.patch_weight, recipe.cosine_weight, recipe.smooth_l1_weight)
     beginnings = [begin(spec, loaded.model, side=recipe.image_size, seed=recipe.seed) for spec in specs]
@@ -267,11 +267,11 @@ def _trained(
     from edgekit.models.checkpoint import save_checkpoint
 
     loaded, groups, split = prepared.teacher, prepared.groups, prepared.split
-    watcher.stage("held-out images")
-    held_out, unreadable = held_out_pixels(split, recipe.image_size)
     frozen = loaded.model.bake(recipe.image_size, recipe.image_size).requires_grad_(False)
-    teacher = Student(frozen, frozen.config.width, groups[0].ema.loss, recipe.seed).eval()
+    teacher = Student(frozen, frozen.config.width, groups[0].ema.loss, recipe.seed, side=recipe.image_size).eval()
     run = Run(teacher, groups, recipe, context, prepared.name)
+    watcher.stage("held-out images")
+    held_out, unreadable = held_out_pixels(split, run.side)
     trained = run.train(split, held_out, out, board=running.board, progress=watcher.stage, note=watcher.note)
     if not context.first:
         return None

@@ -8,16 +8,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.backends import load
+from edgekit.backends import LoadedModel, load
 from edgekit.errors import RecipeError
 from edgekit.files import atomic_path
-from edgekit.images.sets import load_set
+from edgekit.images.sets import ImageSet, load_set
 from edgekit.measure.features import features_of
 from edgekit.progress import Progress
 from edgekit.shards.embedding import SIZES, EmbedTask, Tokens
 
 if TYPE_CHECKING:
     from edgekit.shards import Ran, WorkerPool
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of images by one model, a row per image.
+
+    `features` are float32: (n, D) class tokens, (n, rows, columns, D) patches or (n, 1 + R + P, D) of all tokens.
+    `labels` are the folders of the images where each lies in one. `reason` says why this artifact was taken.
+    """
+
+    features: np.ndarray
+    paths: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    skipped: tuple[tuple[str, str], ...]  # (path, reason)
+    model: str
+    reason: str
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,24 @@ def embed_folder(
             fix="--out features.npz",
         )
     loaded = load(model, threads)
-    found = load_set(images, loaded.artifact.preprocess, samples=samples, split="evaluation")
-    patch = found.preprocess.patch
-    features = features_of(loaded.runner, found.pixel_values, batch, patch=patch, names=found.paths, progress=progress)
+    shown = load_set(images, loaded.artifact.preprocess, samples=samples, split="evaluation")
+    found = embed_images(loaded, shown, tokens=tokens, batch=batch, progress=progress)
+    with atomic_path(out) as temporary:
+        _save(temporary, found.features, found.paths, found.labels)
+    return Embedded(found.features.shape, found.model, found.skipped, found.reason)
+
+
+def embed_images(
+    loaded: LoadedModel, images: ImageSet, *, tokens: Tokens = "cls", batch: int = 1, progress: Progress | None = None
+) -> Embeddings:
+    """Features of a set of images that was prepared for the model.
+
+    Raises:
+        DataError: no image, or the number of tokens does not fit the image size.
+    """
+    features = features_of(
+        loaded.runner, images.pixel_values, batch, patch=images.preprocess.patch, names=images.paths, progress=progress
+    )
     match tokens:
         case "cls":
             values = features.cls
@@ -76,10 +110,10 @@ def embed_folder(
             values = features.patches.reshape(len(features), *features.grid, -1)
         case "all":
             values = features.tokens
-    with atomic_path(out) as temporary:
-        _save(temporary, np.ascontiguousarray(values), found.paths, found.labels)
-    skipped = tuple((skip.path, skip.reason) for skip in found.skipped)
-    return Embedded(values.shape, loaded.artifact.name, skipped, loaded.reason)
+    skipped = tuple((skip.path, skip.reason) for skip in images.skipped)
+    return Embeddings(
+        np.ascontiguousarray(values), images.paths, images.labels, skipped, loaded.artifact.name, loaded.reason
+    )
 
 
 def embed_shards(

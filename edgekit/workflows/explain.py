@@ -14,7 +14,7 @@ from edgekit.plan.quant import QuantPlan
 from edgekit.recipe import Recipe
 
 if TYPE_CHECKING:
-    from edgekit.quantize.explanation import Explanation
+    from edgekit.quantization.explanation import Explanation
 
 
 def explain_target(
@@ -36,7 +36,7 @@ def explain_target(
     """
     import torch
 
-    from edgekit.quantize.explain import explain
+    from edgekit.quantization.explain import explain
 
     folder = target if target.is_dir() else None
     path = main_plan(folder) if folder else target
@@ -53,7 +53,10 @@ def explain_target(
     plan = QuantPlan.load(path)
     manifest = Manifest.read(folder) if folder else None
     normalize = Recipe.make(manifest.recipe).normalize if manifest else "host"
-    transform = plan.config.preprocess(*plan.image_size, normalize=normalize)
+    whole = (
+        next((row.preprocess.whole_image for row in manifest.artifacts if row.preprocess), None) if manifest else None
+    )
+    transform = plan.config.preprocess(*plan.image_size, normalize=normalize).model_copy(update={"whole_image": whole})
     images = load_set(
         evaluation,
         transform,
@@ -73,11 +76,11 @@ def explain_target(
 def _steps(manifest: Manifest, folder: Path, watcher: Watcher) -> dict[str, dict[str, float]]:
     """Ablation with the model, the calibration and the evaluation images of a build."""
     from edgekit.pipeline.context import BuildContext
-    from edgekit.quantize.ablate import ablate
+    from edgekit.quantization.ablate import ablate
 
     recipe = Recipe.make(manifest.recipe)
     context = BuildContext.load(recipe, folder, watcher)
-    size = recipe.image_size[0]
+    size = recipe.main_size
     return ablate(
         context.inputs.model(size),
         context.inputs.calibration(size).pixel_values,

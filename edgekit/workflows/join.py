@@ -57,7 +57,7 @@ def join_sizes(
     backend = CoreMlBackend()
     name = backend.filename(precision, "standard")
     path_in_build = f"{backend.format}/{name}"
-    main = context.source(Job(backend.format, precision, "standard", recipe.image_size[0], "", path_in_build))
+    main = context.source(Job(backend.format, precision, "standard", recipe.main_size, "", path_in_build))
     with tempfile.TemporaryDirectory(dir=path.parent if path.parent.is_dir() else None) as folder:
         apart = []
         for size in sizes:

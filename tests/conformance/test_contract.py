@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Artifact
+from edgekit.backends import Backend
 from edgekit.backends.fused import as_fused
-from edgekit.errors import ExportError
+from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
-from edgekit.quantize.simulate import simulate
+from edgekit.precision import Variant
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery import restore
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 
@@ -31,6 +33,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 @torch.no_grad()
 def torch_tokens(model: VisionTransformer, pixels: torch.Tensor) -> np.ndarray:
     return model(pixels)[0].numpy()
+
+
+def as_run(backend: Backend, plan: QuantPlan, variant: Variant) -> QuantPlan:
+    """The plan as a w8a8 file computes it: static ranges of inputs, or ranges per token in edgekit's own kernels."""
+    if variant == "standard" and not backend.own_kernels:
+        return plan
+    return as_fused(plan, mixed=backend.own_kernels)
 
 
 def float_activations(plan: QuantPlan) -> VisionTransformer:
@@ -98,7 +107,7 @@ def test_integers_are_those_of_the_plan(tiny: Exported) -> None:
         artifact = tiny.export(precision, variant)
         actual = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
         if precision == "w8a8" and variant != "dynamic":
-            oracle = simulate(tiny.plan if variant == "standard" else as_fused(tiny.plan))
+            oracle = simulate(as_run(tiny.backend, tiny.plan, variant))
             least = 0.9997 if tiny.backend.format in HALF else 0.9999
             assert cosine(actual, torch_tokens(oracle, pixels)) >= least, artifact.name
         else:  # the runtime quantizes activations by itself, or not at all
@@ -113,6 +122,7 @@ def test_a_plan_of_weights_alone_is_for_float_activations(tiny: Exported) -> Non
     for precision, variant, oracle, least in (
         ("w8", "standard", weights.plan, 0.9999 if tiny.backend.format in HALF else 0.999999),
         ("w8a16", "fused", as_fused(weights.plan), 0.99999),  # 16 bits are not quite floats
+        ("w8a16", "standard", as_fused(weights.plan), 0.99999),
     ):
         if (precision, variant) in tiny.kinds():
             actual = weights.run(weights.export(precision, variant), pixels.numpy())["last_hidden_state"]
@@ -126,14 +136,18 @@ def test_one_gemm_alone_is_nearly_exact(name: str, tiny: Exported) -> None:
     """No later quantizer turns float rounding into flipped integers: what is left is the arithmetic of one GEMM."""
     alone = replace(tiny, plan=replace(tiny.plan, gemms={name: tiny.plan.gemms[name]}), artifacts={})
     alone = replace(alone, folder=tiny.folder / name)
+    oracle = as_run(tiny.backend, alone.plan, "standard")
+    if not oracle.gemms:
+        pytest.skip("the patch embedding is float in edgekit's own kernels")
     pixels = random_pixels(1)
     actual = alone.run(alone.export("w8a8", "standard"), pixels.numpy())["last_hidden_state"]
-    expected = torch_tokens(simulate(alone.plan), pixels)
+    expected = torch_tokens(simulate(oracle), pixels)
     error = float(np.square(actual - expected).sum())
-    assert 10 * np.log10(np.square(expected).sum() / error) > (48 if tiny.backend.format in HALF else 55)
+    half, own = tiny.backend.format in HALF, tiny.backend.own_kernels  # whose attention rounds to 8 bits, too
+    assert 10 * np.log10(np.square(expected).sum() / error) > (45 if own else 48 if half else 55)
     unquantized = torch_tokens(tiny.model, pixels)
     quantized = float(np.square(actual - unquantized).sum())
-    assert error < (0.25 if tiny.backend.format in HALF else 0.05) * quantized  # and it is quantized
+    assert error < (0.7 if own else 0.25 if half else 0.05) * quantized  # and it is quantized
 
 
 def test_threads_are_taken_and_change_nothing(tiny: Exported) -> None:
@@ -143,3 +157,23 @@ def test_threads_are_taken_and_change_nothing(tiny: Exported) -> None:
     for threads in (None, 2):
         many = tiny.backend.runner(artifact, threads)(pixels)["last_hidden_state"]
         np.testing.assert_allclose(many, one, atol=1e-4)
+
+
+def test_images_of_any_size_or_a_refusal_that_says_so(tiny: Exported, tiny_reg_model: VisionTransformer) -> None:
+    """One file at two sizes, one of them not square; or an error that names what the format has instead."""
+    transform = tiny_reg_model.config.preprocess(*SIZE, sides=(28, 98))
+    source = replace(tiny.source(planned=False), model=tiny_reg_model, preprocess=transform)
+    path = tiny.folder / "any" / f"model{tiny.backend.suffix}"
+    if not tiny.backend.any_size:
+        with pytest.raises(ExportError, match="one size"):
+            tiny.backend.export(source, "fp32", "standard", path)
+        return
+    artifact = tiny.backend.export(source, "fp32", "standard", path)
+    for size in ((42, 98), (70, 70)):
+        pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = tiny_reg_model(pixels)[0].numpy()
+        found = tiny.run(artifact, pixels.numpy())["last_hidden_state"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(DataError, match="70x56"):
+        tiny.run(artifact, np.zeros((1, 3, 75, 56), np.float32))

@@ -38,14 +38,14 @@ sys.meta_path = [Without(finder) for finder in sys.meta_path]
 from pathlib import Path
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends import get_backend
-from edgekit.errors import BackendMissing
+from edgekit.errors import BackendMissing, DataError
 backend = get_backend(sys.argv[1])
 artifact = Artifact(name="x/fp32", path=Path("x"), format=sys.argv[1], precision="fp32", inputs=(), outputs=(),
                     preprocess=Preprocess.for_size(14, 14), recipe_digest="", parent_sha256="", sha256="", size_mb=0)
 raised = []
 for call in (lambda: backend.export(None, "fp32", "standard", Path("x")), lambda: backend.runner(artifact)):
     try: call()
-    except BackendMissing as error: raised.append(str(error))
+    except (BackendMissing, DataError) as error: raised.append(str(error))
 print(json.dumps([backend.missing(), backend.runner_missing(), raised]))
 """
 
@@ -77,6 +77,6 @@ def test_importing_a_backend_loads_no_runtime(format_: Format) -> None:
 def test_what_is_not_installed_is_said_with_the_command_that_mends_it(format_: Format) -> None:
     missing, runner_missing, raised = json.loads(python(NOTHING_INSTALLED, format_, ",".join(RUNTIMES)))
     assert f"edgekit[{format_}]" in missing
-    assert runner_missing
+    assert runner_missing or not get_backend(format_).runtime_packages  # libedgekit needs no package
     assert len(raised) == 2
-    assert all(len(sentence.split()) > 4 for sentence in (missing, runner_missing, *raised))
+    assert all(len(sentence.split()) > 4 for sentence in (missing, *raised, *filter(None, [runner_missing])))

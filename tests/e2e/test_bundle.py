@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 import edgekit
@@ -336,3 +338,90 @@ def test_a_bundle_holds_no_file_that_only_a_link_or_the_licence_names(out, tmp_p
         (tmp_path / name.replace("/", "_") / name).symlink_to(secret)
         with pytest.raises(DataError, match="names"):
             write_bundle(tmp_path / name.replace("/", "_"), tmp_path / "other")
+
+
+def test_a_bundle_is_signed_and_verified(built, tmp_path, capsys):
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key()
+    pem, openssl = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+    (tmp_path / "key.pem").write_bytes(private.private_bytes(pem, openssl, serialization.NoEncryption()))
+    (tmp_path / "key.pub").write_bytes(public.public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    words = [str(built.out), "--to", str(tmp_path / "signed"), "--platform", "python"]
+    assert main(["bundle", *words, "--sign", str(tmp_path / "no.pem")]) == 1
+    assert not (tmp_path / "signed").exists()
+    assert main(["bundle", *words, "--sign", str(tmp_path / "key.pem")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "signed"), "--key", str(tmp_path / "key.pub")]) == 0
+    assert "signed by the owner of" in capsys.readouterr().out
+    assert main(["bundle", *words]) == 0  # replaced by one that is not signed
+    assert main(["verify", str(tmp_path / "signed"), "--key", str(tmp_path / "key.pub")]) == 1
+
+
+@pytest.fixture(scope="module")
+def private(recipe, checkpoint, tmp_path_factory) -> tuple[Path, Path]:
+    """A build of private photographs in a user's home, with its report, and the bundle of it."""
+    home = tmp_path_factory.mktemp("homes") / "zaphodbeeblebrox"
+    photos = home / "secret-holiday"
+    photos.mkdir(parents=True)
+    shutil.copyfile(checkpoint, home / "mine.safetensors")
+    generator = np.random.default_rng(3)
+    for number in range(14):
+        picture = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((120, 100))
+        exif = Image.Exif()
+        exif[0x9286] = exif[0x010E] = exif[0x013B] = "taken at 48.8584 N 2.2945 E"  # comment, description, artist
+        picture.save(photos / f"grandmother-{number}.jpg", exif=exif)
+    values = {"model": str(home / "mine.safetensors"), "evaluation": str(photos)}
+    values["calibration"] = {"source": str(photos), "samples": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("USER", home.name)
+        patch.setenv("LOGNAME", home.name)
+        built = build(Recipe.make(recipe.model_dump() | values), home / "out")
+        assert built.report
+        return home, write_bundle(built.out, home / "upload").path
+
+
+def test_a_bundle_tells_neither_places_nor_names_nor_metadata_of_photographs(private):
+    home, bundle = private
+    for word in (home.name, "secret-holiday/", "grandmother", "48.8584", str(home), str(home.parent)):
+        for file in (path for path in bundle.rglob("*") if path.is_file()):
+            assert word.encode() not in file.read_bytes(), f"{file.relative_to(bundle)} names {word}"
+
+
+def test_a_bundle_holds_no_photograph_of_the_build(private):
+    from edgekit.measure.golden import read_golden
+
+    home, bundle = private
+    theirs, _ = read_golden(home / "out")
+    mine, expected = read_golden(bundle)
+    assert mine.shape[0] == expected["pooler_output"].shape[0] == 4
+    assert not any(np.allclose(a, b) for a in theirs for b in mine)
+    page = (bundle / "report.html").read_text()
+    assert "<img" not in page
+    assert "image 1" in page  # in place of a name
+    assert "<img" in (home / "out" / "report.html").read_text()
+    assert [check.outcome for check in check_bundle(bundle)] == ["passed", "passed"]
+
+
+def test_pictures_in_a_bundle_are_edgekits_own_and_tell_only_how_to_turn_them(private):
+    from edgekit.bundle.pictures import PICTURES
+
+    _, bundle = private
+    found = [path for path in bundle.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".webp", ".heic")]
+    assert found
+    for path in found:
+        with Image.open(path) as picture:
+            assert set(picture.getexif()) <= {0x0112}, path  # the orientation, of the picture that tests it
+        own = PICTURES / path.name
+        assert not own.exists() or own.read_bytes() == path.read_bytes()
+        assert own.exists() or bundle / "golden" not in path.parents
+
+
+def test_every_file_of_a_bundle_is_edgekits_own_golden_or_of_the_manifest(private):
+    _, bundle = private
+    listed = {row.path for row in Manifest.read(bundle).artifacts}
+    own = ("golden/", "python/", "web/", "cpp/", "android/", "ios/")
+    known = {"README.md", "LICENSE", "LICENSE.weights", "config.json", "preprocessor_config.json", "manifest.json"}
+    known |= {"recipe.toml", "report.html", "sbom.cdx.json", "SHA256SUMS"}
+    for path in (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()):
+        assert path in listed | known or path.startswith(own), path

@@ -78,7 +78,7 @@ def test_a_plan_made_first_is_the_one_a_build_writes_out(flags, tmp_path, capsys
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("quantized twice")
 
-    monkeypatch.setattr("edgekit.quantize.engine.quantize", refuse)
+    monkeypatch.setattr("edgekit.quantization.engine.quantize", refuse)
     assert main(["export", *words]) == 0
     assert "onnx/w8a8" in json.loads(capsys.readouterr().out)["made"]
 

@@ -17,7 +17,7 @@ from edgekit.backends.base import Backend, Described, ExportSource, Runner
 from edgekit.backends.metadata import manifest_text
 from edgekit.pipeline import build
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import Recipe
 from edgekit.workflows.doctor import examine
 

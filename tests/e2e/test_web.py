@@ -17,6 +17,7 @@ from edgekit.images import preprocess, read_image, to_pixels
 from edgekit.images.demo import PHOTOGRAPHS
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
+from tests.support import wasm_ops
 
 pytestmark = [
     pytest.mark.full,
@@ -28,12 +29,17 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
+FORMATS = ["onnx"] if wasm_ops.missing() else ["onnx", "edgekit"]
+"""The library of `.edgekit` files is built for the page with zig."""
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
     """Of the demo model, with the packages of its web/ folder installed."""
     folder = tmp_path_factory.mktemp("demo")
     recipe = Recipe.make(
         {
+            "formats": FORMATS,
             "precisions": ["fp32", "fp16", "w8a8"],
             "calibration": {"samples": 16},
             "fused": False,
@@ -103,23 +109,32 @@ def test_the_code_of_the_page(bundle):
 @needs_chromium
 def test_the_page_checks_itself_and_compares_two_photographs(bundle, photos, tmp_path):
     screenshots, latency = tmp_path / "screenshots", tmp_path / "latency.json"
-    result = check_page(bundle, *photos, "--screenshots", screenshots, "--latency", latency, into=tmp_path)
+    words = [*photos, "--screenshots", screenshots, "--latency", latency, "--offline"]
+    result = check_page(bundle, *words, into=tmp_path)
     assert result["isolated"]  # else no threads
     assert result["errors"] == []
-    assert len(result["models"]) == 3
+    names = {model["model"].partition(",")[0] for model in result["models"]}
+    assert {name for name in names if name.startswith("onnx/")} == {"onnx/fp32", "onnx/fp16", "onnx/w8a8"}
+    assert {"edgekit/fp32", "edgekit/w8a8"} <= names or "edgekit" not in FORMATS
     assert all(model["passed"] for model in result["models"]), result["models"]
     assert 0 < result["similarity"] < 0.9
     assert not result["saliency"]  # the demo's ONNX files have no such output
     assert "not an image" in result["messages"][0]
     assert "model not found" in result["messages"][1]
+    assert int(result["frames"].split()[0]) >= 3
+    assert result["cancelled"] == "Cancelled."
     assert len(list(screenshots.glob("*.png"))) == 4
+    if "edgekit" in FORMATS:
+        assert result["offline"].startswith("Ready")  # ONNX models are not kept
+        assert set(result["firstLoad"]) == {"wasm", "edgekit"}
+        assert sum(result["firstLoad"].values()) < 25e6
 
     transform = json.loads((bundle / "manifest.json").read_text())["artifacts"][0]["preprocess"]
     for photo, crop in zip(photos, result["crops"], strict=True):
         assert_same_crop(crop, photo, transform)
 
     rows = json.loads(latency.read_text())
-    assert {row["artifact"] for row in rows} == {"onnx/fp32", "onnx/fp16", "onnx/w8a8"}
+    assert {row["artifact"] for row in rows} == names
     assert all(row["p50_ms"] >= row["min_ms"] > 0 for row in rows)
     assert all(row["speedup"] == 1 for row in rows if row["artifact"] == "onnx/fp32")
     assert all(row["cls_cosine"] > 0.99 for row in rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -13,11 +15,15 @@ from urllib.request import Request
 
 import pytest
 
+from edgekit.files import sha256_of
 from edgekit.models import download as module
+from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.download import download
 from edgekit.models.sources import HubSource, UrlSource
+from edgekit.models.vit import random_model
 from edgekit.models.zoo import ZooEntry
 from tests.support.hostile import refused
+from tests.support.models import TINY
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -158,12 +164,118 @@ def test_what_is_planted_in_place_of_a_part_is_not_written_to(tmp_path: Path, ki
 def test_only_a_pinned_source_stands_in_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.models import zoo
 
-    monkeypatch.setattr(HubSource, "fetch", lambda self: pytest.fail("the hub was asked"))
+    def asked(source: HubSource) -> Path:
+        assert source.pinned, "the hub was asked for what no digest pins"
+        return _gone()
+
+    monkeypatch.setattr(HubSource, "fetch", asked)
     monkeypatch.setattr(UrlSource, "fetch", lambda self: _gone())
     for entry in zoo.entries():
         if isinstance(entry.sources[0], UrlSource):
-            assert "no digest pins it" in refused(lambda entry=entry: zoo.load(entry.name)).why
+            why = refused(lambda entry=entry: zoo.load(entry.name)).why
+            assert ("no digest pins it" in why) != entry.sources[1].pinned
         assert all(source.pinned for source in entry.sources) or len(entry.sources) > 1 or _of_its_own_repo(entry)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that stands for whoever answers for the hub; what is asked for is copied out of it."""
+    import huggingface_hub
+
+    folder, copies = tmp_path / "hub", iter(range(1000))
+    folder.mkdir()
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+    def snapshot(repo: str, *, revision: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        copy = tmp_path / "snapshots" / str(next(copies))
+        shutil.copytree(folder, copy)
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    return folder
+
+
+def _weights(path: Path, seed: int) -> str:
+    save_checkpoint(random_model(TINY, seed), path)
+    return sha256_of(path)
+
+
+def test_what_no_digest_pins_is_trusted_on_first_use_and_refused_when_it_changes(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.models import zoo
+
+    _weights(hub / "model.safetensors", 0)
+    entry = ZooEntry("tiny", TINY, (HubSource("someone/tiny"),), "MIT", "a test")
+    monkeypatch.setattr(zoo, "ENTRIES", (entry,))
+    said: list[str] = []
+    assert "trusted on first use with SHA-256" in zoo.load("tiny", notify=said.append).origin
+    assert any("trusted on first use" in line for line in said)
+    assert "as at its first use here" in zoo.load("tiny").origin
+    _weights(hub / "model.safetensors", 1)
+    changed = refused(lambda: zoo.load("tiny"))
+    assert "has changed since it was first used" in changed.what
+    record = changed.fix.split()[1]
+    Path(record).unlink()
+    assert "trusted on first use" in zoo.load("tiny").origin
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "garbage", "large", "/dev/zero"])
+def test_a_kept_digest_that_is_none_is_said(hub: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    from edgekit.models.first_use import require_unchanged
+
+    _weights(hub / "model.safetensors", 0)
+    require_unchanged("hub:someone/tiny", hub)
+    record = next((hub.parent / "cache" / "first-use").iterdir())
+    record.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(record)
+        case "folder":
+            record.mkdir()
+        case "garbage":
+            record.write_bytes(b"\xff\xfe")
+        case "large":
+            record.write_bytes(b"0" * 5000)
+        case device:
+            record.symlink_to(device)
+    refused(lambda: require_unchanged("hub:someone/tiny", hub))
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_no_error(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.models.first_use import require_unchanged
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
+    assert "none can be kept" in require_unchanged("hub:someone/tiny", hub)
+
+
+@pytest.mark.parametrize("lie", ["other weights", "no weights", "an index beside them", "a pickle beside them"])
+def test_of_a_pinned_repository_only_the_pinned_file_is_read(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    from edgekit.models import zoo
+
+    digest = _weights(hub / "model.safetensors", 0)
+    entry = ZooEntry("tiny", TINY, (HubSource("someone/tiny", "abc", digest),), "MIT", "a test")
+    monkeypatch.setattr(zoo, "ENTRIES", (entry,))
+    match lie:
+        case "other weights":
+            _weights(hub / "model.safetensors", 1)
+        case "no weights":
+            (hub / "model.safetensors").unlink()
+        case "an index beside them":
+            _weights(hub / "model-2.safetensors", 1)
+            names = dict.fromkeys(random_model(TINY).state_dict(), "model-2.safetensors")
+            (hub / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        case "a pickle beside them":
+            (hub / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    if lie in ("other weights", "no weights"):
+        assert "is pinned" in refused(lambda: zoo.load("tiny")).why
+    else:
+        assert zoo.load("tiny").sha256 == digest
 
 
 def _of_its_own_repo(entry: ZooEntry) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.cli.options import heads_of, sizes_of
+from edgekit.cli.options import heads_of, sizes_of, words_of
 from edgekit.pipeline.preflight import located
 from edgekit.recipe import Recipe
 from tests.support.hostile import refused
@@ -117,6 +117,11 @@ def test_a_size_in_words_that_cannot_be_is_refused(text: str) -> None:
     refused(lambda: located(Recipe.make({"image_size": sizes_of(text)})))
 
 
-@pytest.mark.parametrize("text", ["a", "=", "a=", "=b", "a=b,a=c"])
+@pytest.mark.parametrize("text", ["", ",", " ", " , ,"])
+def test_a_flag_of_no_words_is_refused(text: str) -> None:
+    refused(lambda: words_of(text))
+
+
+@pytest.mark.parametrize("text", ["a", "=", "a=", "=b", "a=b,a=c", "", ","])
 def test_heads_in_words_that_cannot_be_are_refused(text: str) -> None:
     refused(lambda: heads_of(text))

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 KINDS = ("mlp", "swiglu")
 
 
-def random_huggingface(kind: str, seed: int = 0) -> nn.Module:
+def random_huggingface(kind: str, seed: int = 0, width: int = 128) -> nn.Module:
     """`DINOv3ViTModel` of two blocks with random weights; "swiglu" has the gated MLP of the "plus" sizes."""
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
     gated = kind == "swiglu"
     config = DINOv3ViTConfig(
-        hidden_size=128,
-        intermediate_size=256,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=width // 64,
         num_register_tokens=4,
         use_gated_mlp=gated,
         hidden_act="silu" if gated else "gelu",

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from edgekit.precision import FACTS
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("edgekit", "benchmarks", "tests")
 _UNREAD = {"node_modules", "_lib", "__pycache__", "dist"}
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|[\s/])edgekit (.*)")
-_PATH = re.compile(r"(?<![\w/.-])((?:edgekit|docs|tests|benchmarks|recipes)/[\w./*<>-]*)")
+_PATH = re.compile(r"(?<![\w/.@-])((?:edgekit|docs|tests|benchmarks|recipes)/[\w./*<>-]*)")
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class Text:
                     yield found[1].rstrip("."), found[2].split()
 
     def paths(self) -> Iterator[str]:
-        """Paths of the repository."""
+        """Paths of the repository; `@edgekit/web` is a package, and edgekit/w8a8 the name of an artifact."""
         for name in _PATH.findall(re.sub(r"\]\([^)]*\)", "]", self.text)):  # links are relative: see `links`
-            if "<" not in name:
+            if "<" not in name and name.removeprefix("edgekit/") not in FACTS:
                 yield name.rstrip(".,:")
 
     def names(self) -> Iterator[str]:

@@ -34,7 +34,7 @@ from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.heads import quantize_heads
+from edgekit.quantization.heads import quantize_heads
 from tests.support import models
 from tests.support.official_heads import every_kind
 from tests.support.plans import rtn_plan

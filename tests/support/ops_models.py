@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import native as ops
 from edgekit.native.reference import BlockWeights, FloatBlockWeights, FloatLinear, IntegerLinear, Rope
+from tests.support import wasm_ops
 
 
 def block_weights(
@@ -155,8 +156,29 @@ def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def isa() -> str:
+    """The instruction set that `run` and `native_attention` compute with."""
+    return wasm_ops.UNIT or ops.isa()
+
+
 def run(model: bytes, x: np.ndarray, threads: int = 1) -> np.ndarray:
+    if wasm_ops.UNIT:
+        return wasm_ops.run(model, x)
     return session(model, threads).run(None, {"x": x})[0]
+
+
+def native_attention(qkv: np.ndarray, heads: int, scale: float, mode: int) -> np.ndarray:
+    """Through the C interface: the ONNX op does not offer bfloat16."""
+    if wasm_ops.UNIT:
+        return wasm_ops.attention(qkv, heads, scale, mode)
+    library = ctypes.CDLL(str(ops.ort_library()))
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    out = np.empty((batch, tokens, width), np.float32)
+    pointer = ctypes.POINTER(ctypes.c_float)
+    sizes = [ctypes.c_int64(size) for size in (batch, tokens, width, heads)]
+    given = np.ascontiguousarray(qkv, np.float32).ctypes.data_as(pointer), out.ctypes.data_as(pointer)
+    assert not library.edgekit_attention_run(*given, *sizes, ctypes.c_float(scale), ctypes.c_int32(mode), None, None)
+    return out
 
 
 def _noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:

@@ -24,7 +24,7 @@ from edgekit.plan.quant import (
     gemm_names,
 )
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.simulate import token_peak
+from edgekit.quantization.simulate import token_peak
 from edgekit.surgery import state_of
 from edgekit.surgery.fold_attention_scale import fold_attention_scale
 from edgekit.surgery.fold_layerscale import fold_layerscale

@@ -10,7 +10,7 @@ from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.latency import LatencyReport, Speedup
 from edgekit.measure.noise import Noise
-from edgekit.quantize.explanation import BlockDrift, LayerDrift
+from edgekit.quantization.explanation import BlockDrift, LayerDrift
 from edgekit.report import BuildReport, Command
 from edgekit.report.verdict import judge
 

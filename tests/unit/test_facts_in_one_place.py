@@ -21,14 +21,17 @@ ALLOWED = {
 """Modules outside the homes that name a precision or a format: this may only shrink."""
 
 
+NAMED = frozenset(FORMATS) - {"edgekit"}  # which is the name of the package, of its engine and of its ops' domain, too
+
+
 def names_in(path: Path) -> set[str]:
     """Strings of a module that are a precision or a format, or an artifact's name such as "onnx/w8a8"."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             first, slash, rest = node.value.partition("/")
-            artifact = first in FORMATS and slash and " " not in rest and "." not in rest
-            if node.value in FORMATS or node.value in FACTS or artifact:
+            artifact = first in NAMED and slash and " " not in rest and "." not in rest
+            if node.value in NAMED or node.value in FACTS or artifact:
                 found.add(node.value)
     return found
 

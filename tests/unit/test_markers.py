@@ -15,7 +15,7 @@ from tests.support.markers import markers_of
         ("tests/conformance/test_drift.py::test_drift[openvino-w8a8-fused]", {"openvino", "native"}),
         ("tests/unit/native/test_ops_parity.py::test_blocks_equal_the_reference", {"native"}),
         ("tests/e2e/test_heads.py::test_a_build_with_heads", {"slow"}),
-        ("tests/unit/quantize/test_quantize_rounding.py::test_gptq_is_no_worse", set()),
+        ("tests/unit/quantization/test_quantize_rounding.py::test_gptq_is_no_worse", set()),
     ],
 )
 def test_markers_are_told_by_folder_and_name(name: str, wanted: set[str]) -> None:

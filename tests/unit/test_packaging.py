@@ -11,7 +11,7 @@ from pathlib import Path
 from edgekit.native import build
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib"}  # made by running, not written by anyone
+LEFT_OUT = {"__pycache__", "node_modules", "dist", "_lib", "wasm"}  # made by running, not written by anyone
 
 
 def checkout_in(folder: Path) -> Path:
@@ -19,6 +19,7 @@ def checkout_in(folder: Path) -> Path:
     checkout = folder / "checkout"
     checkout.mkdir()
     shutil.copytree(ROOT / "edgekit", checkout / "edgekit", ignore=shutil.ignore_patterns(*LEFT_OUT - {"_lib"}))
+    shutil.copytree(ROOT / "recipes", checkout / "recipes")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, checkout / name)
     return checkout
@@ -65,4 +66,8 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     }
     assert "edgekit/native/openvino/extension.cpp" in written
     assert written - packed == set()
+    assert "edgekit/py.typed" in packed
+    recipes = {f"edgekit/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
+    assert recipes
+    assert recipes <= packed
     assert build.compiler() is None or f"edgekit/native/_lib/{build.LIBRARY.name}" in packed

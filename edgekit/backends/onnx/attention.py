@@ -10,13 +10,19 @@ from edgekit.plan.quant import MatmulPlan, dither
 
 
 def integer_attention(
-    graph: GraphBuilder, matmul: MatmulPlan, scale: float, qkv: tuple[ir.Value, ir.Value, ir.Value], tokens: int
+    graph: GraphBuilder,
+    matmul: MatmulPlan,
+    scale: float,
+    qkv: tuple[ir.Value, ir.Value, ir.Value],
+    tokens: int,
+    *,
+    fixed: bool = True,
 ) -> ir.Value:
-    """softmax(q k^T * scale) v for q, k, v of (B, H, tokens, d), as `edgekit.quantize.simulate.IntegerMix` computes it.
+    """softmax(q k^T * scale) v of q, k, v (B, H, tokens, d), as `edgekit.quantization.simulate.IntegerMix` has it.
 
     q, k and v are int8 per head, stored as uint8 with zero point 128 so that no CPU saturates. The numerators
     exp(s - max) are uint8 with one fixed scale, rounded after the plan's `dither`, and their rounded sum divides at the
-    end: no probability is lost.
+    end: no probability is lost. Where not `fixed`, `tokens` is the most there may be.
     """
     name = matmul.name
     q, k, v = (
@@ -33,6 +39,9 @@ def integer_attention(
     numerators = graph.node("Sub", [logits, peak], f"{name}.numerators/Sub")
     numerators = graph.node("Exp", [numerators], f"{name}.numerators/Exp")
     offsets = graph.constant(f"{name}.dither", dither(tokens, matmul.probability_scale))
+    if not fixed:
+        count = graph.node("Shape", [k], f"{name}.count/Shape", {"start": 2, "end": 3})
+        offsets = graph.node("Slice", [offsets, graph.ints(0), count], f"{name}.dither/Slice")
     numerators = graph.node("Add", [numerators, offsets], f"{name}.numerators/Add")
     unit = graph.constant(f"{name}.probability_scale", np.array(matmul.probability_scale, np.float32))
     nothing = graph.constant("uint8(0)", np.array(0, np.uint8))

@@ -41,6 +41,7 @@ class OnnxBackend(Backend):
         ("w8a8", "fused"),
         ("w8a16", "fused"),
     )
+    any_size: ClassVar[bool] = True
 
     @override
     def fused_missing(self) -> str | None:
@@ -80,11 +81,11 @@ class OnnxBackend(Backend):
             reason = next(iter(str(error).strip().splitlines()), "")
             raise ExportError(f"the {precision} graph breaks the ONNX rules", why=reason) from error
         if source.plan is None:
-            verify_float(path, source.model, precision, variant, source.heads)
+            verify_float(path, source.model, precision, variant, source.heads, source.probes)
         elif variant == "fused":
             verify_blocks(path, source.plan)
         else:
-            verify_plan(path, source.plan, variant)
+            verify_plan(path, source.plan, variant, source.most_tokens)
 
     @override
     def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
@@ -150,7 +151,7 @@ def _model(source: ExportSource, precision: Precision, variant: Variant, metadat
     from edgekit.backends.onnx.gemms import BlockedGemms, DynamicGemms, FloatGemms, StaticGemms
 
     storage: Storage = "int8"
-    plan = source.plan
+    plan, sides = source.plan, source.preprocess.sides
     graph = GraphBuilder(ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.FLOAT)
     if plan is None:
         config, tensors = source.model.config, folded_tensors(source)
@@ -158,9 +159,9 @@ def _model(source: ExportSource, precision: Precision, variant: Variant, metadat
     else:
         storage, config, tensors = storage_for(source), plan.config, plan.float_tensors
         strategy = {"fused": FusedGemms, "dynamic": DynamicGemms}.get(variant, StaticGemms)
-        gemms = (BlockedGemms if precision == "w4a8" else strategy)(graph, plan, storage)
+        gemms = (BlockedGemms if precision == "w4a8" else strategy)(graph, plan, storage, sides)
     emitter = FusedOnnxEmitter if variant == "fused" else OnnxEmitter
-    e = emitter(config, tensors, gemms, graph, source.head_plan, storage)
+    e = emitter(config, tensors, gemms, graph, source.head_plan, storage, sides)
     if isinstance(e, FusedOnnxEmitter):
         e.fuse(plan, precision)
     return model_of(e, opset=21 if precision == "w4a8" else OPSET, metadata=metadata, heads=source.heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +15,11 @@ from edgekit import __version__
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.onnx.builder import contract_value
 from edgekit.backends.onnx.heads import OnnxHeadEmitter
+from edgekit.backends.onnx.sizes import OnnxArithmetic, patch_counts
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.emitter import Activation
 from edgekit.graph.heads import emit_heads
+from edgekit.graph.sizes import Places, dimension
 
 if TYPE_CHECKING:
     from edgekit.graph.heads import Head
@@ -29,11 +32,22 @@ _FUNCTIONS = {"relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid"}
 class OnnxEmitter(OnnxHeadEmitter):
     """`edgekit.graph.emitter.Emitter` on values of a graph in the making; heads are float32 behind any backbone."""
 
+    places: Places[ir.Value]  # of the patches, where images may be of any size
+
+    @override
+    def measure(self, pixels: ir.Value) -> None:
+        if self.sides is not None:
+            self.arithmetic = OnnxArithmetic(self.graph)
+            self.counts = patch_counts(self.graph, pixels, self.config.patch)
+            self.places = Places(self.arithmetic, self.config, *self.arithmetic.patch_grid(self.counts))
+
     @override
     def prepend_tokens(self, patches: ir.Value) -> ir.Value:
         graph = self.graph
         batch = graph.node("Shape", [patches], "batch/Shape", {"start": 0, "end": 1})
         each = graph.node("Concat", [batch, graph.ints(1, 1)], "batch/Concat", {"axis": 0})  # [B, 1, 1]
+        if self.sides is not None:
+            return self._prepend_placed(each, patches)
         cls = graph.node("Expand", [self.weight("cls_token"), each], "cls_token/Expand")  # (B, 1, D)
         if not self.learned_positions:
             return self._prepend_unplaced(cls, each, patches)
@@ -47,6 +61,15 @@ class OnnxEmitter(OnnxHeadEmitter):
             cls, patches = graph.split(tokens, (1, self.tokens - self.prefix), 1, "register_tokens/Split", outputs)
             tokens = graph.node("Concat", [cls, registers, patches], "register_tokens/Concat", {"axis": 1})
         return tokens
+
+    def _prepend_placed(self, each: ir.Value, patches: ir.Value) -> ir.Value:
+        """Tokens of images of any size; `each` is [B, 1, 1]."""
+        graph = self.graph
+        prefix = graph.node("Expand", [graph.constant("prefix_tokens", self.prefix_tokens), each], "prefix/Expand")
+        if self.learned_positions:
+            positions = self.arithmetic.narrowed(self.places.positions(self.patch_positions))
+            patches = graph.node("Add", [patches, positions], "pos_embed/Add")
+        return graph.node("Concat", [prefix, patches], "tokens/Concat", {"axis": 1})
 
     def _prepend_unplaced(self, cls: ir.Value, each: ir.Value, patches: ir.Value) -> ir.Value:
         """Tokens of a model that adds no positions; `each` is [B, 1, 1]."""
@@ -71,9 +94,7 @@ class OnnxEmitter(OnnxHeadEmitter):
     @override
     def turn(self, name: str, x: ir.Value, shift: np.ndarray | None) -> ir.Value:
         graph, half = self.graph, self.config.head_dim // 2
-        cos, sin = (
-            graph.constant(f"rope.{part}", table) for part, table in zip(("cos", "sin"), self.rotation, strict=True)
-        )
+        cos, sin = self._tables
         halves = graph.split(x, (half, half), -1, f"{name}.halves/Split", (f"{name}.low", f"{name}.high"))
         swapped = graph.node("Concat", halves[::-1], f"{name}.swapped/Concat", {"axis": -1})
         straight = graph.node("Mul", [x, cos], f"{name}.straight/Mul")
@@ -82,6 +103,14 @@ class OnnxEmitter(OnnxHeadEmitter):
         if shift is None:
             return turned
         return graph.node("Add", [turned, graph.constant(f"{name}.shift", shift)], f"{name}.shifted/Add")
+
+    @cached_property
+    def _tables(self) -> list[ir.Value]:
+        """cos and sin (N, d), once for all blocks."""
+        if self.sides is not None:
+            return [self.arithmetic.narrowed(table) for table in self.places.tables]
+        named = zip(("cos", "sin"), self.rotation, strict=True)
+        return [self.graph.constant(f"rope.{part}", table) for part, table in named]
 
     @override
     def join_heads(self, name: str, x: ir.Value) -> ir.Value:
@@ -152,18 +181,18 @@ def model_of(
         heads: further outputs, by name.
     """
     graph, config = e.graph, e.config
-    height, width = (side * config.patch for side in config.grid)
+    height, width = ("height", "width") if e.sides else (side * config.patch for side in config.grid)
     given = contract_value(ir.Value(), INPUT_NAME, ("batch", 3, height, width))
     pixels = graph.node("Cast", [given], f"{INPUT_NAME}/Cast", {"to": graph.float_type}) if e.narrow else given
     backbone = emit_backbone(e, pixels)
     outputs = [
-        contract_value(backbone.hidden, OUTPUT_NAMES[0], ("batch", e.tokens, config.width)),
+        contract_value(backbone.hidden, OUTPUT_NAMES[0], ("batch", "tokens" if e.sides else e.tokens, config.width)),
         contract_value(backbone.pooled, OUTPUT_NAMES[1], ("batch", config.width)),
     ]
     for name, x in emit_heads(e, heads or {}, backbone.blocks, backbone.hidden).items():
-        shape = (heads or {})[name].shape(config.grid)
-        shaped = graph.node("Reshape", [x, graph.ints(-1, *shape)], name)
-        outputs.append(contract_value(shaped, name, ("batch", *shape)))
+        shape = (heads or {})[name].shape(e.grid)
+        shaped = graph.node("Reshape", [x, e.shape(-1, *shape)], name)
+        outputs.append(contract_value(shaped, name, ("batch", *map(dimension, shape))))
     model = ir.Model(
         ir.Graph(
             [given],

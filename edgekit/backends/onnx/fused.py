@@ -23,7 +23,7 @@ class FusedGemms(StaticGemms):
     """The plan's integers in blocks that are not whole; the patch embedding is float."""
 
     @override
-    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int | None) -> ir.Value:
         """Beside 16-bit activations the plan has integer weights alone: those of a block that is not whole."""
         if not isinstance(gemm.input, FloatInput):
             return super().integer(gemm, x, tokens)
@@ -46,7 +46,10 @@ class FusedOnnxEmitter(FusedBlocks[ir.Value], OnnxEmitter):
     def custom_op(self, kind: str, inputs: list[ir.Value | None], attributes: Attributes, name: str) -> ir.Value:
         self.graph.custom_domains[DOMAIN] = VERSION
         y = self.graph.node(kind, inputs, f"{name}/{kind}", attributes, domain=DOMAIN)
-        y.shape, y.type = ir.Shape(("batch", self.tokens, self.config.width)), ir.TensorType(ir.DataType.FLOAT)
+        y.shape, y.type = (
+            ir.Shape(("batch", "tokens" if self.sides else self.tokens, self.config.width)),
+            ir.TensorType(ir.DataType.FLOAT),
+        )
         return y
 
     @override

@@ -22,7 +22,8 @@ from edgekit.backends.onnx.weights import (
     integer_weight,
 )
 from edgekit.errors import ExportError
-from edgekit.graph.emitter import Tensors
+from edgekit.graph.backbone import PATCH_EMBED
+from edgekit.graph.emitter import Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.plan.quant import (
@@ -38,9 +39,13 @@ from edgekit.plan.quant import (
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a GEMM's input that share one static quantizer: all tokens, or one of several groups."""
+    """Rows of a GEMM's input that share one static quantizer: all tokens, or one of several groups.
 
-    tokens: int
+
+    `tokens` is None where their number is known at run time only.
+    """
+
+    tokens: int | None
     quantizer: StaticInput
     part: str = ""  # ".head", ".tail": added to the names of a group's nodes
 
@@ -89,10 +94,15 @@ class StaticGemms(FloatGemms):
     the form that ONNX Runtime turns into one QGemm (u8 x s8 -> int32 -> float32). Outputs are never quantized.
     """
 
-    def __init__(self, graph: GraphBuilder, plan: QuantPlan, storage: Storage = "int8") -> None:
+    def __init__(
+        self, graph: GraphBuilder, plan: QuantPlan, storage: Storage = "int8", sides: Sides | None = None
+    ) -> None:
+        """`sides` are those of images whose size is known at run time only."""
         super().__init__(graph, plan.config, plan.float_tensors)
-        self.plan, self.storage = plan, storage
-        self.tokens = plan.config.tokens(*plan.image_size)
+        self.plan, self.storage, self.sides = plan, storage, sides
+        self.tokens = None if sides else plan.config.tokens(*plan.image_size)
+        self._leading: dict[str, ir.Value] = {}  # (B, tokens) of all tokens, of the patches, of a token group
+        self._shapes: dict[tuple[str, int], ir.Value] = {}  # the same and a number of channels
 
     def gemm(self, name: str) -> GemmPlan | None:
         """The plan's entry.
@@ -123,12 +133,27 @@ class StaticGemms(FloatGemms):
         if gemm is None:
             return super().patch_embed(name, pixels)
         (rows, columns), patch = self.config.grid, self.config.patch
-        x = self.graph.node(
-            "Reshape", [pixels, self.graph.ints(-1, 3, rows, patch, columns, patch)], f"{name}.unfold/Reshape"
-        )
+        if self.sides is None:
+            count, unfolded = rows * columns, self.graph.ints(-1, 3, rows, patch, columns, patch)
+            flat = self.graph.ints(-1, rows * columns, 3 * patch**2)
+        else:
+            count, unfolded, flat = None, *self._patch_shapes(name, pixels)
+        x = self.graph.node("Reshape", [pixels, unfolded], f"{name}.unfold/Reshape")
         x = self.graph.node("Transpose", [x], f"{name}.unfold/Transpose", {"perm": [0, 2, 4, 1, 3, 5]})
-        x = self.graph.node("Reshape", [x, self.graph.ints(-1, rows * columns, 3 * patch**2)], f"{name}.rows/Reshape")
-        return self.integer(gemm, x, rows * columns)
+        x = self.graph.node("Reshape", [x, flat], f"{name}.rows/Reshape")
+        return self.integer(gemm, x, count)
+
+    def _patch_shapes(self, name: str, pixels: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Shapes (B, 3, rows, patch, columns, patch) and (B, P, 3 patch^2) of images (B, 3, H, W) of any size."""
+        graph, patch = self.graph, self.config.patch
+        counts = graph.node("Div", [_shape(graph, pixels, name, 2, 4), graph.ints(patch)], f"{name}.patches/Div")
+        rows, columns = graph.split(counts, (1, 1), 0, f"{name}.patches/Split", (f"{name}.nrows", f"{name}.ncolumns"))
+        edge = graph.ints(patch)
+        parts = [graph.ints(-1, 3), rows, edge, columns, edge]
+        unfolded = graph.node("Concat", parts, f"{name}.unfold/Concat", {"axis": 0})
+        product = graph.node("Mul", [rows, columns], f"{name}.count/Mul")
+        parts = [graph.ints(-1), product, graph.ints(3 * patch**2)]
+        return unfolded, graph.node("Concat", parts, f"{name}.rows/Concat", {"axis": 0})
 
     @override
     def attention(self, name: str, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
@@ -136,16 +161,21 @@ class StaticGemms(FloatGemms):
         matmul = self.plan.matmuls.get(name)
         if matmul is None:
             return super().attention(name, q, k, v)
-        tokens = self.tokens
-        return integer_attention(self.graph, matmul, self.tensors[f"{name}.scale"].item(), (q, k, v), tokens)
+        most = (
+            self.config.tokens(self.sides[1], self.sides[1])
+            if self.sides
+            else self.config.tokens(*self.plan.image_size)
+        )
+        scale = self.tensors[f"{name}.scale"].item()
+        return integer_attention(self.graph, matmul, scale, (q, k, v), most, fixed=self.sides is None)
 
-    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int | None) -> ir.Value:
         """GEMM (B, tokens, in) -> (B, tokens, out) with the input quantizer that the plan names."""
         match gemm.input:
             case StaticInput():
                 return self.static(gemm, x, Rows(tokens, gemm.input))
             case TokenGroupInput(split, head, tail):
-                groups = Rows(split, head, ".head"), Rows(tokens - split, tail, ".tail")
+                groups = Rows(split, head, ".head"), Rows(tokens and tokens - split, tail, ".tail")
                 return self.token_groups(gemm, x, groups)
             case TokenScaledInput(quotient):
                 return token_scaled_gemm(self.graph, gemm, x, lambda x: self.product(gemm, x, Rows(tokens, quotient)))
@@ -172,6 +202,7 @@ class StaticGemms(FloatGemms):
     def product(self, gemm: GemmPlan, x: ir.Value, rows: Rows, bias: np.ndarray | None = None) -> ir.Value:
         """x W^T over static integers, with a `bias` (out,) in steps of the int32 accumulator if there is one."""
         name, quantizer, (out, features) = gemm.name + rows.part, rows.quantizer, gemm.weight.shape
+        shape = self._output_shape(name, x, rows, out)
         x = self.graph.node("Reshape", [x, self.graph.ints(-1, features)], f"{name}.input/Reshape")
         x = quantize_dequantize(self.graph, name, x, quantizer)
         weight, zero = integer_weight(self.graph, gemm, self.storage, rows.part)
@@ -187,14 +218,38 @@ class StaticGemms(FloatGemms):
                 self.graph.node("DequantizeLinear", [steps, scale], f"{name}.bias/DequantizeLinear", {"axis": 0})
             )
         y = self.graph.node("Gemm", inputs, f"{name}/Gemm")
-        return self.graph.node("Reshape", [y, self.graph.ints(-1, rows.tokens, out)], f"{name}.output/Reshape")
+        return self.graph.node("Reshape", [y, shape], f"{name}.output/Reshape")
+
+    def _output_shape(self, name: str, x: ir.Value, rows: Rows, out: int) -> ir.Value:
+        """Shape (B, tokens, out) for an input (B, tokens, in): of any number of tokens one for all GEMMs."""
+        if rows.tokens is not None:
+            return self.graph.ints(-1, rows.tokens, out)
+        kind = ("patches" if name == PATCH_EMBED else "tokens") + rows.part
+        if kind not in self._leading:
+            self._leading[kind] = _shape(self.graph, x, kind, 0, 2)
+        if (kind, out) not in self._shapes:
+            parts = [self._leading[kind], self.graph.ints(out)]
+            self._shapes[kind, out] = self.graph.node("Concat", parts, f"{kind}.{out}/Concat", {"axis": 0})
+        return self._shapes[kind, out]
 
     def token_groups(self, gemm: GemmPlan, x: ir.Value, groups: tuple[Rows, Rows]) -> ir.Value:
         """The same GEMM over the first tokens (CLS and registers) and over the patches, each with its own scale."""
         sizes, names = [rows.tokens for rows in groups], [f"{gemm.name}{rows.part}.tokens" for rows in groups]
-        pieces = self.graph.split(x, sizes, 1, f"{gemm.name}.input/Split", names)
+        pieces = self._pieces(x, sizes, f"{gemm.name}.input", names)
         outputs = [self.static(gemm, piece, rows) for piece, rows in zip(pieces, groups, strict=True)]
         return self.graph.node("Concat", outputs, f"{gemm.name}/Concat", {"axis": 1})
+
+    def _pieces(self, x: ir.Value, sizes: list[int | None], name: str, names: list[str]) -> list[ir.Value]:
+        """The first tokens of x, and the rest, of which there may be any number."""
+        first, rest = sizes
+        assert first is not None
+        if rest is not None:
+            return self.graph.split(x, (first, rest), 1, f"{name}/Split", names)
+        ints, ends = self.graph.ints, ((0, first), (first, 2**31 - 1))
+        return [
+            self.graph.node("Slice", [x, ints(start), ints(end), ints(1)], f"{part}/Slice")
+            for (start, end), part in zip(ends, names, strict=True)
+        ]
 
 
 class DynamicGemms(StaticGemms):
@@ -204,7 +259,7 @@ class DynamicGemms(StaticGemms):
     """
 
     @override
-    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int | None) -> ir.Value:
         """Whatever input quantizer the plan names, the range is that of the tensor at hand."""
         name = gemm.name
         quantized, scale, zero = self.graph.multiple(
@@ -241,7 +296,7 @@ class BlockedGemms(StaticGemms):
         return super().gemm(name) if gemm is None or block_size_of(gemm) is None else gemm
 
     @override
-    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int) -> ir.Value:
+    def integer(self, gemm: GemmPlan, x: ir.Value, tokens: int | None) -> ir.Value:
         """MatMul over blocked int4 weights where they can be, else static QDQ."""
         if gemm.weight_bits > 4 or block_size_of(gemm) is None:
             return super().integer(gemm, x, tokens)
@@ -249,6 +304,11 @@ class BlockedGemms(StaticGemms):
         return self.graph.node(
             "Add", [y, self.graph.constant(f"{gemm.name}.bias", gemm.bias_dynamic)], f"{gemm.name}/Add"
         )
+
+
+def _shape(graph: GraphBuilder, x: ir.Value, name: str, start: int, end: int) -> ir.Value:
+    """Some sides of the shape of x, int64."""
+    return graph.node("Shape", [x], f"{name}/Shape", {"start": start, "end": end})
 
 
 def quantize_dequantize(graph: GraphBuilder, name: str, x: ir.Value, quantizer: StaticInput) -> ir.Value:

@@ -11,13 +11,15 @@ from typing_extensions import override
 from edgekit.artifact import OUTPUT_NAMES
 from edgekit.backends.onnx.builder import Attributes, GraphBuilder
 from edgekit.backends.onnx.weights import Storage
-from edgekit.graph.emitter import Conv, Corners, Emitter, Grid
+from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Sides
 from edgekit.graph.gemms import GemmStrategy
+from edgekit.graph.sizes import Side
 from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HEADS, HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
 
 _FLOAT = ir.DataType.FLOAT
+_STEPS = {"add": "Add", "multiply": "Mul", "divide": "Div"}
 
 
 class OnnxHeadEmitter(Emitter[ir.Value]):
@@ -31,11 +33,13 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         graph: GraphBuilder,
         head_plan: HeadPlan | None = None,
         storage: Storage = "int8",
+        sides: Sides | None = None,
     ) -> None:
         """`graph` is the one that `gemms` writes to; `storage` is that of the heads' integer weights."""
-        super().__init__(config, tensors, gemms, head_plan)
+        super().__init__(config, tensors, gemms, head_plan, sides)
         self.graph, self.storage = graph, storage
         self.narrow = graph.float_type != _FLOAT
+        self.counts: ir.Value  # rows and columns of patches (2,) int64, of images of any size
         self._quantizers: dict[str | None, StaticInput] = {}  # of each value that is fake-quantized, by its name
 
     @override
@@ -45,7 +49,7 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
     @override
     def patch_map(self, tokens: ir.Value) -> ir.Value:
         x = self._node("Transpose", [self._patches(tokens)], "", {"perm": [0, 2, 1]})  # (B, D, P)
-        return self._node("Reshape", [x, self.graph.ints(0, 0, self.rows, self.columns)])
+        return self._node("Reshape", [x, self.shape(0, 0, *self.grid)])
 
     @override
     def concat(self, values: Sequence[ir.Value]) -> ir.Value:
@@ -56,7 +60,7 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         mode = "align_corners" if corners == "aligned" else "half_pixel"
         # ONNX Runtime's move to channels-last breaks a Resize that names its axes, so it gets all four sizes.
         outer = self._node("Shape", [image], "", {"start": 0, "end": 2})
-        sizes = self._node("Concat", [outer, self.graph.ints(*size)], "", {"axis": 0})
+        sizes = self._node("Concat", [outer, self.shape(*size)], "", {"axis": 0})
         attributes: Attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
         return self._node("Resize", [image, None, None, sizes], "", attributes)
 
@@ -147,13 +151,28 @@ class OnnxHeadEmitter(Emitter[ir.Value]):
         return x
 
     def _patches(self, tokens: ir.Value) -> ir.Value:
-        ints = self.graph.ints
-        return self._node("Slice", [self._head_type(tokens), ints(self.prefix - self.tokens), ints(2**31 - 1), ints(1)])
+        ints, first = self.graph.ints, self.prefix if self.sides else self.prefix - self.tokens
+        return self._node("Slice", [self._head_type(tokens), ints(first), ints(2**31 - 1), ints(1)])
 
     def _head_type(self, x: ir.Value) -> ir.Value:
         """x in float32 where a head takes it from a float16 backbone."""
         of_a_head = (x.name or "").startswith((HEADS, "norm/Cast", OUTPUT_NAMES[0]))
         return self._node("Cast", [x], "", {"to": _FLOAT}) if self.in_head and self.narrow and not of_a_head else x
+
+    def shape(self, *sides: int) -> ir.Value:
+        """A shape (sides,) int64, some of whose sides may be `edgekit.graph.sizes.Side`."""
+        if not any(isinstance(side, Side) for side in sides):
+            return self.graph.ints(*sides)
+        parts = [self._side(side) if isinstance(side, Side) else self.graph.ints(side) for side in sides]
+        return self._node("Concat", parts, "", {"axis": 0})
+
+    def _side(self, side: Side) -> ir.Value:
+        """The value (1,) int64 of a side that is known at run time only."""
+        ints = self.graph.ints
+        x = self._node("Gather", [self.counts, ints(("rows", "columns").index(side.axis))], "", {"axis": 0})
+        for step, number in side.steps:
+            x = self._node(_STEPS[step], [x, ints(number)])
+        return x
 
     def number(self, value: np.ndarray | np.generic, name: str = "") -> ir.Value:
         """A constant: of a head in float32, of the backbone in the graph's float type."""

@@ -31,7 +31,7 @@ def token_scaled_gemm(
 
 
 def per_token_gemm(graph: GraphBuilder, gemm: GemmPlan, x: ir.Value, storage: Storage) -> ir.Value:
-    """GEMM (B, N, in) -> (B, N, out) with the arithmetic of `edgekit.quantize.simulate.per_token_scale`.
+    """GEMM (B, N, in) -> (B, N, out) with the arithmetic of `edgekit.quantization.simulate.per_token_scale`.
 
     MatMulInteger of ONNX Runtime knows one zero point per tensor, so the tokens' own are taken out afterwards: the
     sum of (q - z) w is that of q w minus z times the column sums of w, exactly, in int32.

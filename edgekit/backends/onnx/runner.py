@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.artifact import INPUT_NAME, Artifact
-from edgekit.backends.base import runtime_errors
+from edgekit.backends.base import require_fit, runtime_errors
 from edgekit.cpu import cpu_saturates
 from edgekit.errors import DataError
 
@@ -50,6 +50,7 @@ class OnnxRunner:
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         """Run pixels (B, 3, H, W) float32: every output of the artifact by name, float32."""
+        require_fit(self.artifact, pixel_values)
         with runtime_errors(f"{self.artifact.path} does not run"):
             results = self.session.run(self._outputs, {INPUT_NAME: np.ascontiguousarray(pixel_values, np.float32)})
         return dict(zip(self._outputs, results, strict=True))

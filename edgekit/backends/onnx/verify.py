@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,11 @@ def verify_float(
     precision: Precision,
     variant: Variant,
     heads: Mapping[str, Head] | None = None,
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Run a float file in ONNX Runtime on one seeded image and compare it with torch.
+
+    `sizes` are (height, width) of the images in pixels, one image of each; without any it is that of the baked model.
 
     Raises:
         BackendMissing: it is a fused file and the op library is not here.
@@ -59,20 +62,22 @@ def verify_float(
     def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(names, {INPUT_NAME: pixels}), strict=True))
 
-    require_near(model, precision, run, heads=heads, relative=False)
+    require_near(model, precision, run, heads=heads, relative=False, sizes=sizes)
 
 
-def verify_plan(path: Path, plan: QuantPlan, variant: Variant) -> int:
+def verify_plan(path: Path, plan: QuantPlan, variant: Variant, tokens: int | None = None) -> int:
     """Compare every integer, scale, zero point and bias of a standard-op file with `plan`; returns the GEMMs checked.
 
-    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well.
+    Walks from each GEMM node to its constants, so that a right number in the wrong place is found as well. `tokens` is
+    the most that an image may have; None takes the number at the plan's own size.
 
     Raises:
         ExportError: a number differs, a planned GEMM is missing, or something is quantized that the plan does not name.
     """
     file = _File.read(path)
     problems = [problem for gemm in plan.gemms.values() for problem in _gemm_problems(file, gemm)]
-    matmuls, tokens = plan.matmuls if variant != "dynamic" else {}, plan.config.tokens(*plan.image_size)
+    matmuls = plan.matmuls if variant != "dynamic" else {}
+    tokens = tokens or plan.config.tokens(*plan.image_size)
     problems += [problem for matmul in matmuls.values() for problem in _matmul_problems(file, matmul, tokens)]
     problems += [problem for name in plan.kept_float for problem in _float_problems(file, plan, name)]
     problems += _unplanned(file, {*plan.gemms}, {*matmuls})
@@ -215,7 +220,10 @@ def _matmul_problems(file: _File, matmul: MatmulPlan, tokens: int) -> Iterator[s
     for part, scale in roles:
         yield from _same(f"{matmul.name} {part} scale", scale, _second(file, f"{matmul.name}.{part}/QuantizeLinear"))
     offsets = dither(tokens, matmul.probability_scale)
-    yield from _same(f"{matmul.name} dither", offsets, _second(file, f"{matmul.name}.numerators/Add"))
+    yield from _same(f"{matmul.name} dither", offsets, file.constants.get(f"{matmul.name}.dither"))
+    added = file.nodes.get(f"{matmul.name}.numerators/Add")
+    if added is None or added.input[1] not in (f"{matmul.name}.dither", f"{matmul.name}.dither/Slice"):
+        yield f"{matmul.name} does not add its dither"
     for product in ("logits", "mix"):
         if f"{matmul.name}.{product}/MatMulInteger" not in file.nodes:
             yield f"{matmul.name} {product} is not an integer product"

@@ -50,6 +50,7 @@ class OpenVinoBackend(Backend):
         ("w8a16", "fused"),
     )
     image_input: ClassVar[bool] = True
+    any_size: ClassVar[bool] = True
     peers: ClassVar[Mapping[Engine, Precision]] = {"nncf": "w8a8"}
     throughput_loader: ClassVar[str | None] = "edgekit.backends.openvino.runner:load_for_throughput"
     hint: Hint = "latency"
@@ -64,6 +65,12 @@ class OpenVinoBackend(Backend):
         except BackendMissing as error:
             return str(error)
         return None
+
+    @override
+    def own_arithmetic(self, precision: Precision, variant: Variant) -> str | None:
+        from edgekit.backends.openvino.runner import own_arithmetic
+
+        return own_arithmetic(precision, variant)
 
     @override
     def engine_missing(self, engine: Engine) -> str | None:
@@ -101,7 +108,7 @@ class OpenVinoBackend(Backend):
         else:
             from edgekit.backends.openvino.verify import verify_plan
 
-            verify_plan(path, source.plan, precision)
+            verify_plan(path, source.plan, precision, source.most_tokens)
 
     @override
     def notes(self, source: ExportSource, precision: Precision, variant: Variant) -> list[str]:
@@ -139,7 +146,7 @@ class OpenVinoBackend(Backend):
 
         core = core_for(artifact.variant)
         model = read_model(artifact.path, core)
-        return audit_model(model, core, plugin_settings(model, "latency", None))
+        return audit_model(model, core, plugin_settings(model, "latency", None, artifact.arithmetic))
 
 
 def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.Model:
@@ -147,15 +154,15 @@ def _model(source: ExportSource, precision: Precision, variant: Variant) -> ov.M
     from edgekit.backends.openvino.fused import FusedGemms, FusedOpenVinoEmitter
     from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 
-    plan = source.plan
+    plan, sides = source.plan, source.preprocess.sides
     if plan is None:
         config, tensors = source.model.config, folded_tensors(source)
-        gemms = FloatGemms(config, tensors)
+        gemms = FloatGemms(config, tensors, sides)
     else:
         config, tensors = plan.config, plan.float_tensors
-        gemms = (FusedGemms if variant == "fused" else WeightGemms if precision == "w8" else StaticGemms)(plan)
+        gemms = (FusedGemms if variant == "fused" else WeightGemms if precision == "w8" else StaticGemms)(plan, sides)
     emitter = FusedOpenVinoEmitter if variant == "fused" else OpenVinoEmitter
-    e = emitter(config, tensors, gemms, source.head_plan)
+    e = emitter(config, tensors, gemms, source.head_plan, sides)
     if isinstance(e, FusedOpenVinoEmitter):
         e.fuse(plan, precision)
     return model_of(e, source.heads)

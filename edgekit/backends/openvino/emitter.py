@@ -17,9 +17,11 @@ from typing_extensions import override
 from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.openvino.builder import constant, ints
 from edgekit.backends.openvino.heads import OpenVinoHeadEmitter
+from edgekit.backends.openvino.sizes import OpenVinoArithmetic
 from edgekit.graph.backbone import emit_backbone
 from edgekit.graph.emitter import Activation
 from edgekit.graph.heads import emit_heads
+from edgekit.graph.sizes import Places
 from edgekit.plan.heads import HEADS
 
 if TYPE_CHECKING:
@@ -29,11 +31,21 @@ if TYPE_CHECKING:
 class OpenVinoEmitter(OpenVinoHeadEmitter):
     """`edgekit.graph.emitter.Emitter` on node outputs, all of them float32."""
 
+    places: Places[ov.Output]  # of the patches, where images may be of any size
+
+    @override
+    def measure(self, pixels: ov.Output) -> None:
+        if self.sides is not None:
+            arithmetic = OpenVinoArithmetic()
+            self.counts = arithmetic.patch_counts(pixels, self.config.patch)
+            self.places = Places(arithmetic, self.config, *arithmetic.floats(self.counts))
+
     @override
     def prepend_tokens(self, patches: ov.Output) -> ov.Output:
         x, width = patches, self.config.width
         if self.learned_positions:
-            positions = constant(self.patch_positions, "pos_embed.patches")
+            table = self.patch_positions
+            positions = self.places.positions(table) if self.sides else constant(table, "pos_embed.patches")
             x = op.add(patches, positions, name="patch_embed/pos_embed").output(0)
         tokens = constant(self.prefix_tokens.astype(np.float32), "prefix_tokens")  # (1, 1 + R, D)
         shape = op.shape_of(x, name="tokens.shape")
@@ -57,7 +69,9 @@ class OpenVinoEmitter(OpenVinoHeadEmitter):
 
     @cached_property
     def _tables(self) -> list[ov.Output]:
-        """cos and sin (N, d), one constant each for all blocks."""
+        """cos and sin (N, d), once for all blocks."""
+        if self.sides is not None:
+            return list(self.places.tables)
         return [constant(table, f"rope.{part}") for part, table in zip(("cos", "sin"), self.rotation, strict=True)]
 
     @override
@@ -135,12 +149,14 @@ def model_of(e: OpenVinoEmitter, heads: Mapping[str, Head] | None = None) -> ov.
         heads: further outputs, by name.
     """
     config, heads = e.config, heads or {}
-    pixels = op.parameter([-1, 3, *(side * config.patch for side in config.grid)], np.float32, name=INPUT_NAME)
+    sides = [ov.Dimension(*e.sides)] * 2 if e.sides else [side * config.patch for side in config.grid]
+    pixels = op.parameter(ov.PartialShape([-1, 3, *sides]), np.float32, name=INPUT_NAME)
     pixels.output(0).get_tensor().set_names({INPUT_NAME})
     backbone = emit_backbone(e, pixels.output(0))
     outputs = dict(zip(OUTPUT_NAMES, (backbone.hidden, backbone.pooled), strict=True))
     for name, x in emit_heads(e, heads, backbone.blocks, backbone.hidden).items():
-        shape = ints([-1, *heads[name].shape(config.grid)], f"{HEADS}{name}/shape")
+        wanted = (-1, *heads[name].shape(e.grid))
+        shape = e.shape(*wanted) if e.sides else ints(list(wanted), f"{HEADS}{name}/shape")
         outputs[name] = op.reshape(x, shape, False, name=f"{HEADS}{name}").output(0)
     for name, output in outputs.items():
         output.get_tensor().set_names({name})

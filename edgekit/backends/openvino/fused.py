@@ -16,7 +16,7 @@ from edgekit.backends.openvino.builder import constant
 from edgekit.backends.openvino.emitter import OpenVinoEmitter
 from edgekit.backends.openvino.gemms import FloatGemms, StaticGemms, WeightGemms
 from edgekit.backends.verification import refuse_differences
-from edgekit.graph.emitter import Tensors
+from edgekit.graph.emitter import Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.models.config import ViTConfig
 from edgekit.native.blocks import BLOCK, first_inputs, whole_blocks
@@ -44,21 +44,26 @@ class FusedGemms(StaticGemms):
         """Beside 16-bit activations the plan has integer weights alone: those of a block that is not whole."""
         gemm = self.plan.gemms.get(name)
         weights_alone = gemm is not None and isinstance(gemm.input, FloatInput)
-        return WeightGemms(self.plan).linear(name, x) if weights_alone else super().linear(name, x)
+        return WeightGemms(self.plan, self.sides).linear(name, x) if weights_alone else super().linear(name, x)
 
     @override
     def patch_embed(self, name: str, pixels: ov.Output) -> ov.Output:
-        return FloatGemms(self.config, self.tensors).patch_embed(name, pixels)
+        return FloatGemms(self.config, self.tensors, self.sides).patch_embed(name, pixels)
 
 
 class FusedOpenVinoEmitter(FusedBlocks[ov.Output], OpenVinoEmitter):
     """Writes edgekit's ops; `fuse` says with which plan."""
 
     def __init__(
-        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self,
+        config: ViTConfig,
+        tensors: Tensors,
+        gemms: GemmStrategy[ov.Output],
+        head_plan: HeadPlan | None = None,
+        sides: Sides | None = None,
     ) -> None:
         """As every emitter. Raises BackendMissing when the extension is not built here."""
-        super().__init__(config, tensors, gemms, head_plan)
+        super().__init__(config, tensors, gemms, head_plan, sides)
         self._factory = NodeFactory("opset13")
         self._factory.add_extension(_library())
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from edgekit.backends.openvino.builder import LEVELS, QUANTIZER, constant, dequantized, fake_quantize, ints
 from edgekit.errors import ExportError
-from edgekit.graph.emitter import Tensors
+from edgekit.graph.emitter import Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
 from edgekit.plan.quant import LEAST_PEAK, GemmPlan, StaticInput, TokenGroupInput, TokenScaledInput, dither
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class FloatGemms(GemmStrategy[ov.Output]):
     """Every product in float32, with weights and biases straight from the model's tensors."""
 
-    def __init__(self, config: ViTConfig, tensors: Tensors) -> None:
-        self.config, self.tensors = config, tensors
+    def __init__(self, config: ViTConfig, tensors: Tensors, sides: Sides | None = None) -> None:
+        """`sides` are those of images whose size is known at run time only."""
+        self.config, self.tensors, self.sides = config, tensors, sides
 
     @override
     def linear(self, name: str, x: ov.Output) -> ov.Output:
@@ -41,7 +42,7 @@ class FloatGemms(GemmStrategy[ov.Output]):
         x = op.convolution(pixels, self.weight(name), sides, none, none, [1, 1], name=name).output(0)
         x = op.add(x, self.bias(name, (1, -1, 1, 1)), name=f"{name}/bias").output(0)  # (B, D, rows, columns)
         rows, columns = self.config.grid
-        shape = ints([0, self.config.width, rows * columns], "patch_embed.shape")
+        shape = ints([0, self.config.width, -1 if self.sides else rows * columns], "patch_embed.shape")
         x = op.reshape(x, shape, True, name="patch_embed.flatten")  # (B, D, P)
         return op.transpose(x, ints([0, 2, 1], "patch_embed.order"), name="patch_embed.tokens").output(0)
 
@@ -71,8 +72,8 @@ class WeightGemms(FloatGemms):
     the corrected one repairs an activation error that does not occur here.
     """
 
-    def __init__(self, plan: QuantPlan) -> None:
-        super().__init__(plan.config, plan.float_tensors)
+    def __init__(self, plan: QuantPlan, sides: Sides | None = None) -> None:
+        super().__init__(plan.config, plan.float_tensors, sides)
         self.plan = plan
 
     @override
@@ -117,8 +118,8 @@ class StaticGemms(WeightGemms):
         Ranges per row in one FakeQuantize would be shorter, but the low-precision pass (2026.4) throws on zero points
         that differ between rows.
         """
-        name, tokens = gemm.name, self.config.tokens(*self.plan.image_size)
-        lengths = ints([groups.split, tokens - groups.split], f"{name}.group_lengths")
+        name, rest = gemm.name, -1 if self.sides else self.config.tokens(*self.plan.image_size) - groups.split
+        lengths = ints([groups.split, rest], f"{name}.group_lengths")
         first, rest = op.variadic_split(x, ints(1, f"{name}.group_axis"), lengths, name=f"{name}.groups").outputs()
         weight, bias = self.weight(name), self.bias(name)
         parts = [
@@ -161,8 +162,11 @@ class StaticGemms(WeightGemms):
         axis = ints([-1], f"{name}.axis")
         shifted = op.subtract(logits, op.reduce_max(logits, axis, True, name=f"{name}.max"), name=f"{name}.shifted")
         numerators = op.exp(shifted, name=f"{name}.numerators")
-        offsets = dither(self.config.tokens(*self.plan.image_size), matmul.probability_scale)
-        numerators = op.add(numerators, constant(offsets, f"{name}.dither"), name=f"{name}.dithered").output(0)
+        most = self.config.tokens(*(self.sides[1:] * 2 if self.sides else self.plan.image_size))
+        offsets = constant(dither(most, matmul.probability_scale), f"{name}.dither")
+        if self.sides:
+            offsets = first_columns(f"{name}.dither", offsets, logits)
+        numerators = op.add(numerators, offsets, name=f"{name}.dithered").output(0)
         high = constant(np.float32((LEVELS - 1) * matmul.probability_scale), f"{name}.p_high")
         ends = [constant(np.float32(0), f"{name}.p_low"), high]
         numerators = op.fake_quantize(numerators, *ends, *ends, LEVELS, name=f"{name}.p{QUANTIZER}").output(0)
@@ -200,6 +204,14 @@ def integer_weight(gemm: GemmPlan, shape: tuple[int, ...]) -> ov.Output:
     if groups == 1:
         return weight
     return op.reshape(weight, ints(list(shape), f"{name}.weight_shape"), False, name=f"{name}.weight/joined").output(0)
+
+
+def first_columns(name: str, row: ov.Output, like: ov.Output) -> ov.Output:
+    """The first numbers of a row, as many as `like` (B, H, N, columns) has columns."""
+    shape = op.shape_of(like, name=f"{name}.shape")
+    count = op.gather(shape, ints([3], f"{name}.count_index"), ints(0, f"{name}.count_axis"), name=f"{name}.count")
+    start, step = ints([0], f"{name}.start"), ints([1], f"{name}.step")
+    return op.slice(row, start, count, step, name=f"{name}.first").output(0)
 
 
 def symmetric_integers(name: str, x: ov.Output, scale: np.ndarray) -> ov.Output:

@@ -10,8 +10,9 @@ from openvino import opset13 as op
 from typing_extensions import override
 
 from edgekit.backends.openvino.builder import QUANTIZER, constant, dequantized, fake_quantize, ints
-from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Tensors
+from edgekit.graph.emitter import Conv, Corners, Emitter, Grid, Sides, Tensors
 from edgekit.graph.gemms import GemmStrategy
+from edgekit.graph.sizes import Side
 from edgekit.models.config import ViTConfig
 from edgekit.plan.heads import HeadPlan, LayerPlan
 from edgekit.plan.quant import StaticInput
@@ -21,9 +22,15 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
     """Operations that only heads have; the backbone's are in `edgekit.backends.openvino.emitter`."""
 
     def __init__(
-        self, config: ViTConfig, tensors: Tensors, gemms: GemmStrategy[ov.Output], head_plan: HeadPlan | None = None
+        self,
+        config: ViTConfig,
+        tensors: Tensors,
+        gemms: GemmStrategy[ov.Output],
+        head_plan: HeadPlan | None = None,
+        sides: Sides | None = None,
     ) -> None:
-        super().__init__(config, tensors, gemms, head_plan)
+        super().__init__(config, tensors, gemms, head_plan, sides)
+        self.counts: tuple[ov.Output, ov.Output]  # rows and columns of patches, (1,) int64, of images of any size
         self._quantizers: dict[str, StaticInput] = {}  # of each FakeQuantize in heads, by its name
 
     @override
@@ -35,7 +42,7 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
     @override
     def patch_map(self, tokens: ov.Output) -> ov.Output:
         x = op.transpose(self._patches(tokens), self.ints([0, 2, 1]), name=self.name_of("transpose"))  # (B, D, P)
-        shape = self.ints([0, 0, self.rows, self.columns])
+        shape = self.shape(0, 0, *self.grid)
         return op.reshape(x, shape, True, name=self.name_of("reshape")).output(0)
 
     @override
@@ -47,7 +54,7 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
         mode = "align_corners" if corners == "aligned" else "half_pixel"
         return op.interpolate(
             image,
-            self.ints(list(size)),
+            self.shape(*size),
             "linear_onnx",
             "sizes",
             axes=self.ints([2, 3]),
@@ -124,8 +131,23 @@ class OpenVinoHeadEmitter(Emitter[ov.Output]):
 
     def _patches(self, tokens: ov.Output) -> ov.Output:
         """Cut out the patch tokens: (B, N, D) -> (B, P, D)."""
-        start, stop, step, axis = (self.ints([value]) for value in (self.prefix, self.tokens, 1, 1))
+        end = 2**31 - 1 if self.sides else self.tokens
+        start, stop, step, axis = (self.ints([value]) for value in (self.prefix, end, 1, 1))
         return op.slice(tokens, start, stop, step, axis, name=self.name_of("slice")).output(0)
+
+    def shape(self, *sides: int) -> ov.Output:
+        """A shape (sides,) int64, some of whose sides may be `edgekit.graph.sizes.Side`."""
+        if not any(isinstance(side, Side) for side in sides):
+            return self.ints(list(sides))
+        parts = [self._side(side) if isinstance(side, Side) else self.ints([side]) for side in sides]
+        return op.concat(parts, 0, name=self.name_of("shape")).output(0)
+
+    def _side(self, side: Side) -> ov.Output:
+        """The value (1,) int64 of a side that is known at run time only."""
+        x = self.counts[("rows", "columns").index(side.axis)]
+        for step, number in side.steps:
+            x = getattr(op, step)(x, self.ints([number]), name=self.name_of(step)).output(0)
+        return x
 
     def ints(self, value: int | list[int], name: str = "") -> ov.Output:
         """An int64 constant, of a head where it has no name."""

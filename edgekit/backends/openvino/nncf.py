@@ -99,6 +99,7 @@ def nncf_quantize(
         update={
             "name": "openvino/w8a8_nncf",
             "precision": "w8a8",
+            "arithmetic": "default",  # a peer is run as its own tools run it
             "tools": source.tools | {"nncf": nncf.__version__},
             "notes": (f"quantized by NNCF, not by edgekit's plan: {asdict(options)}",),
         }

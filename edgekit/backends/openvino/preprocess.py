@@ -21,7 +21,7 @@ _PILLOW_CUBIC = -0.5  # Pillow's bicubic coefficient; OpenVINO's default is -0.7
 def embed_preprocessing(artifact: Artifact, path: Path) -> Artifact:
     """Write `artifact` again with `image` (B, height, width, 3) uint8 RGB, any height and width, as its input.
 
-    Resize, centre crop and normalisation are those of `edgekit.images.preprocess`, step by step.
+    Resize, crop and normalisation are those of `edgekit.images.preprocess`, step by step.
 
     Raises:
         ExportError: the artifact already takes images.
@@ -55,7 +55,10 @@ def embed_preprocessing(artifact: Artifact, path: Path) -> Artifact:
 
 def transformed(image: ov.Output, transform: Preprocess) -> ov.Output:
     """Preprocessing in the graph: (B, height, width, 3) uint8 -> (B, 3, H, W) float32 as the model wants it."""
-    x = _centre_crop(_resized(image, transform.resize, transform.input_size), transform.input_size)
+    if transform.whole_image is not None:
+        x = _interpolated(image, ints([*transform.input_size], "image.target"))
+    else:
+        x = _centre_crop(_resized(image, transform.resize, transform.input_size), transform.input_size)
     x = op.convert(x, "f32", name="image/float").output(0)
     if transform.normalize == "host":  # the model itself does not
         mean, std = (np.array(v, np.float32).reshape(1, 1, 1, 3) for v in (transform.mean, transform.std))
@@ -80,6 +83,11 @@ def _resized(image: ov.Output, edge: int, crop: tuple[int, int]) -> ov.Output:
     target = op.divide(op.multiply(sides, ints(edge, "image.edge"), name="image.scaled"), shortest, name="image.target")
     if crop[0] != crop[1]:  # a square crop is never longer than the shortest edge
         target = _covering(target.output(0), crop)
+    return _interpolated(image, target)
+
+
+def _interpolated(image: ov.Output, target: ov.Node | ov.Output) -> ov.Output:
+    """The image (B, height, width, 3) by Pillow's antialiased bicubic at `target` (height, width)."""
     return op.interpolate(
         image,
         target,

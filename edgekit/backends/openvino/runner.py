@@ -1,4 +1,4 @@
-"""Runs an IR on the CPU with the arithmetic its plan means: float32, and int8 only where int8 products are exact."""
+"""Runs an IR on the CPU with the arithmetic its plan means (float32, exact int8), or with the plugin's own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import openvino as ov
 from openvino import opset13 as op
 
 from edgekit.artifact import Artifact
-from edgekit.backends.base import runtime_errors
+from edgekit.backends.base import require_fit, runtime_errors
 from edgekit.errors import DataError
-from edgekit.precision import Variant
+from edgekit.precision import Arithmetic, Precision, Variant
 
 Hint = Literal["latency", "throughput"]
 _SEVEN_BITS = 64  # 2 * 255 * 64 fits int16
 
 
 class OpenVinoRunner:
-    """A compiled IR. Float arithmetic is float32 (the plugin's own default would be bfloat16 on some CPUs).
+    """A compiled IR. Float arithmetic is float32, unless the artifact leaves it to the plugin (bfloat16 on some CPUs).
 
     It may be called from several threads, which take turns. A request for each thread was no faster (ViT-S/14, two
     cores, 8 callers: 186 ms an image, taking turns 169 ms): compiled for latency, the plugin runs one at a time.
@@ -41,7 +41,7 @@ class OpenVinoRunner:
         self._input = artifact.inputs[0]
         self._outputs = [spec.name for spec in artifact.outputs]
         model = read_model(artifact.path, core)
-        self.compiled = core.compile_model(model, "CPU", plugin_settings(model, hint, threads))
+        self.compiled = core.compile_model(model, "CPU", plugin_settings(model, hint, threads, artifact.arithmetic))
         self._queue = ov.AsyncInferQueue(self.compiled) if hint == "throughput" else None
         self._request = self.compiled.create_infer_request()
         self._alone = threading.Lock()
@@ -51,6 +51,7 @@ class OpenVinoRunner:
 
         An artifact with embedded preprocessing takes (B, height, width, 3) uint8 instead, as its input spec says.
         """
+        require_fit(self.artifact, pixel_values)
         with self._alone, runtime_errors(f"{self.artifact.path} does not run"):
             if self._queue is not None:
                 return self._spread(pixel_values)
@@ -77,22 +78,38 @@ def load_for_throughput(argument: dict[str, Any], threads: int | None) -> OpenVi
     return OpenVinoRunner(Artifact.model_validate(argument), threads, "throughput", None)
 
 
-def plugin_settings(model: ov.Model, hint: Hint, threads: int | None) -> dict[str, Any]:
+def plugin_settings(
+    model: ov.Model, hint: Hint, threads: int | None, arithmetic: Arithmetic = "plan"
+) -> dict[str, Any]:
     """CPU plugin configuration: float32 arithmetic, and no quantization of activations that the plan does not know.
 
-    Where int8 products of the model's weights would saturate, the plan's integers are multiplied as floats: right, on
-    AVX2 about as fast, on AVX-512 without VNNI half as fast (7-bit weights run in int8 there).
+    With the arithmetic "default" all of that is left to the plugin. Where int8 products of the model's weights would
+    saturate, the plan's integers are multiplied as floats: right, on AVX2 about as fast, on AVX-512 without VNNI half
+    as fast (7-bit weights run in int8 there).
     """
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-        "PERFORMANCE_HINT": hint.upper(),
-    }
-    if _beyond_seven_bits(model) and int8_saturates():
-        settings["LP_TRANSFORMS_MODE"] = "NO"
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
+    if arithmetic == "default":
+        return settings
+    settings |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    if _beyond_seven_bits(model) and int8_saturates():
+        settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
+
+
+@cache
+def own_arithmetic(precision: Precision, variant: Variant) -> str | None:
+    """Clause on what the plugin does of its own accord with such a file on this CPU; None: what the plan means."""
+    core = ov.Core()
+    floats = core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
+    group = int(core.get_property("CPU", "DYNAMIC_QUANTIZATION_GROUP_SIZE"))
+    found = [] if floats == "f32" or precision == "fp16" else [f"floats are {floats}"]  # fp16 files: as fp32 ones
+    if precision == "w8" and group:
+        found.append(f"activations are rounded to 8 bits in groups of {group}")
+    if precision == "w8a8" and variant == "standard" and int8_saturates():
+        found.append("sums of int8 products saturate at 16 bits")
+    return ", ".join(found) or None
 
 
 def _beyond_seven_bits(model: ov.Model) -> bool:

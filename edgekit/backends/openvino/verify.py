@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from edgekit.plan.quant import QuantPlan
 
 
-def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
+def verify_plan(path: Path, plan: QuantPlan, precision: Precision, tokens: int | None = None) -> int:
     """Compare the IR at `path` with `plan`; returns how many GEMMs were checked.
+
+    `tokens` is the most that an image may have; None takes the number at the plan's own size.
 
     Raises:
         ExportError: a constant, a quantizer range or its levels differ, or a planned GEMM is not in the file.
@@ -26,7 +28,7 @@ def verify_plan(path: Path, plan: QuantPlan, precision: Precision) -> int:
     nodes = {node.get_friendly_name(): node for node in ov.Core().read_model(path).get_ordered_ops()}
     problems = [problem for gemm in plan.gemms.values() for problem in _differences(gemm, nodes, precision)]
     if precision != "w8":
-        tokens = plan.config.tokens(*plan.image_size)
+        tokens = tokens or plan.config.tokens(*plan.image_size)
         problems += [p for matmul in plan.matmuls.values() for p in _product_differences(matmul, tokens, nodes)]
     refuse_differences(path, problems)
     return len(plan.gemms)

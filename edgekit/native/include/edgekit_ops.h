@@ -43,7 +43,8 @@ typedef struct {
 } edgekit_rope;
 
 /* y = x W^T + b: int8 weight (out, in) row-major, float scale and bias (out).
-   EDGEKIT_EXACT: y = x E + b with the float matrix (in, out) row-major; weight and scale are not read. */
+   EDGEKIT_EXACT, and one linear layer of another tier that has `exact`: y = x E + b with the float matrix (in, out) row-major;
+   weight and scale are not read. */
 typedef struct {
     const int8_t* weight;
     const float* scale;

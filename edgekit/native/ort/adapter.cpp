@@ -1,5 +1,6 @@
 // ONNX Runtime's custom ops of domain "edgekit", version 1: QViTBlock, ViTBlock and FusedQKVAttention.
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <string>
@@ -40,6 +41,8 @@ Status* guarded(const Api* api, const char* op, Body&& body) {
         return ort::create_status(api, ort::invalid_argument, (std::string(op) + ": " + problem.text).c_str());
     } catch (const std::bad_alloc&) {
         return ort::create_status(api, ort::fail, (std::string(op) + ": out of memory").c_str());
+    } catch (const std::exception& error) {
+        return ort::create_status(api, ort::fail, (std::string(op) + ": " + error.what()).c_str());
     }
 }
 
@@ -159,7 +162,7 @@ public:
         if (!cos && !sin) return;
         if (!cos || !sin) refuse("takes both rope_cos and rope_sin or neither");
         const Tensor a = input_of(api, context, first, "rope_cos"), b = input_of(api, context, first + 1, "rope_sin");
-        if (a.shape.size() != 2 || a.shape[1] * 2 * heads != width || a.shape != b.shape)
+        if (a.shape.size() != 2 || width % (2 * heads) || a.shape[1] != width / (2 * heads) || a.shape != b.shape)
             refuse("rope_cos has shape " + shown(a.shape) + " and rope_sin " + shown(b.shape) + ", not (P, D / H / 2)");
         rope_ = {static_cast<const float*>(a.data), static_cast<const float*>(b.data), a.shape[0]};
         present_ = true;

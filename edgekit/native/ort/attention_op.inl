@@ -14,7 +14,7 @@ struct AttentionOp {
     AttentionOp(const Api* a, const KernelInfo* info)
         : api(a), heads(int_attribute(a, info, "num_heads")), scale(float_attribute(a, info, "scale")),
           mode(choice(string_attribute(a, info, "mode"), "mode", {"f32", "hybrid", "u8", "i16"})) {
-        if (heads < 1) refuse("num_heads " + std::to_string(heads) + " is below 1");
+        if (heads < 1 || heads > 1 << 10) refuse("num_heads " + std::to_string(heads) + " is not in 1..1024");
     }
 
     void compute(KernelContext* context) const {

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "block.h"
+#include "guard.h"
 #include "workspace.h"
 
 using namespace edgekit;

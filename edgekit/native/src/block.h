@@ -55,16 +55,35 @@ private:
     std::vector<float> scale, bias, exact;
 };
 
-// Keeps the sentence for edgekit_last_error(); EDGEKIT_INVALID.
-int refuse(std::string why);
+bool all_finite(const float* values, int64_t count);
 
 // Empty when the block can be run, else what is wrong with it.
 std::string problem_of(const edgekit_block_spec& spec);
 std::string problem_of(const Attention& attention, int64_t batch, int64_t tokens, int64_t width, int64_t heads);
 std::string problem_of(const edgekit_rope& rope, int64_t tokens, int64_t dim);
 
-// False when memory is short.
-bool attend_all(Attention attention, int64_t batch, const edgekit_threads* threads);
+class Slots;
+
+// Queries and keys of (batch, tokens, stride), in place.
+void rotate_all(const Attention& attention, const Rope& rope, float* qkv, int64_t batch, const edgekit_threads* threads);
+size_t packed_bytes(const Attention& attention, int64_t batch);
+// `packed` has packed_bytes(). False when memory is short.
+bool attend_all(const Attention& attention, int64_t batch, const edgekit_threads* threads, char* packed, Slots* slots);
+
+// What a block keeps between its stages: the projection, the mixed values, the packed heads.
+struct BlockMemory {
+    float* qkv;
+    float* mixed;
+    char* packed;
+};
+struct BlockBytes {
+    size_t qkv, mixed, packed;  // of BlockMemory
+    size_t task;                // of a task's scratch
+};
+BlockBytes bytes_of(const BlockData& block, int64_t batch, int64_t tokens, const edgekit_threads* threads);
+// x and y (batch, tokens, width), which may be the same; rope may be null. False when memory is short.
+bool run_block(const BlockData& block, const float* x, float* y, int64_t batch, int64_t tokens, const edgekit_threads* threads,
+               const Rope* rope, const BlockMemory& memory, Slots* slots);
 
 }  // namespace edgekit
 
@@ -73,3 +92,10 @@ struct edgekit_block {
     std::unique_ptr<edgekit::Memory> weights;
     std::vector<float> norms[4];
 };
+
+namespace edgekit {
+
+// Empty when the block is made, else what is wrong with its constants.
+std::string make_block(const edgekit_block_spec& spec, std::unique_ptr<edgekit_block>& block);
+
+}  // namespace edgekit

@@ -24,7 +24,11 @@ struct Load {
     void add(const Load& other) {
         for (int i = 0; i < 2 * sums; ++i) of[i] += other.of[i];
     }
-    int heaviest() const { return *std::max_element(of, of + 2 * sums); }
+    int heaviest() const {
+        uint8_t most = 0;
+        for (uint8_t each : of) most = std::max(most, each);
+        return most;
+    }
 };
 
 struct Step {
@@ -35,14 +39,18 @@ struct Step {
 
     // False where it alone could overflow.
     bool weigh() {
-        for (int i = 0; i < sums; ++i) {
-            int positive = 0, negative = 0;
-            for (int w : {weight[2 * i], weight[2 * i + 1]}) (w < 0 ? negative : positive) += w < 0 ? -w : w;
-            if (positive > most_in_sum || negative > most_in_sum) return false;
+        int16_t most = 0;
+        for (int i = 0; i < sums; ++i) {  // in 16 bits throughout, for the same reason
+            int16_t pair;
+            std::memcpy(&pair, weight + 2 * i, 2);
+            const int16_t low = int16_t(int16_t(uint16_t(pair) << 8) >> 8), high = int16_t(pair >> 8), none = 0;
+            const int16_t positive = int16_t(std::max(low, none) + std::max(high, none));
+            const int16_t negative = int16_t(-std::min(low, none) - std::min(high, none));
+            most = std::max(most, std::max(positive, negative));
             load.of[i] = uint8_t(positive), load.of[sums + i] = uint8_t(negative);
         }
-        heaviest = load.heaviest();
-        return true;
+        heaviest = most;
+        return most <= most_in_sum;
     }
 
     // Takes half of the weights away, into the step returned.
@@ -60,8 +68,8 @@ struct Chain {
     const Step* steps[longest_chain];
 };
 
-std::vector<Step> steps_of(const int8_t* weight, int in, int out, int panel, int window) {
-    std::vector<Step> steps;
+void steps_of(const int8_t* weight, int in, int out, int panel, int window, std::vector<Step>& steps) {
+    steps.clear();
     for (int first = window; first < std::min(in, window + chain_window); first += 4) {
         Step step;
         step.offset = uint32_t(first);
@@ -70,31 +78,43 @@ std::vector<Step> steps_of(const int8_t* weight, int in, int out, int panel, int
         if (!step.weigh()) steps.push_back(step.split());
         steps.push_back(step);
     }
-    std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.heaviest > b.heaviest; });
-    return steps;
 }
 
+// The steps in order of their heaviest sum, the heaviest first, by counting.
+std::vector<const Step*> sorted(const std::vector<Step>& steps) {
+    int places[most_in_sum + 2] = {};
+    for (const Step& step : steps) ++places[most_in_sum - step.heaviest + 1];
+    for (int i = 0; i <= most_in_sum; ++i) places[i + 1] += places[i];
+    std::vector<const Step*> order(steps.size());
+    for (const Step& step : steps) order[size_t(places[most_in_sum - step.heaviest]++)] = &step;
+    return order;
+}
+
+// The longest first.
 std::vector<Chain> chains_of(const std::vector<Step>& steps) {
-    std::vector<Chain> full, open;
-    for (const Step& step : steps) {
-        auto chain = std::find_if(open.begin(), open.end(), [&](const Chain& c) { return c.load.fits(step.load); });
+    std::vector<Chain> chains, open;
+    for (const Step* step : sorted(steps)) {
+        auto chain = std::find_if(open.begin(), open.end(), [&](const Chain& c) { return c.load.fits(step->load); });
         if (chain == open.end()) chain = open.insert(chain, Chain());
-        chain->load.add(step.load);
-        chain->steps[chain->length++] = &step;
-        if (chain->length == longest_chain) full.push_back(*chain), open.erase(chain);
+        chain->load.add(step->load);
+        chain->steps[chain->length++] = step;
+        if (chain->length == longest_chain) chains.push_back(*chain), open.erase(chain);
     }
-    full.insert(full.end(), open.begin(), open.end());
-    std::stable_sort(full.begin(), full.end(), [](const Chain& a, const Chain& b) { return a.length > b.length; });
-    return full;
+    for (int length = longest_chain - 1; length; --length)
+        for (const Chain& chain : open)
+            if (chain.length == length) chains.push_back(chain);
+    return chains;
 }
 
 }  // namespace
 
 ChainedWeights chain(const int8_t* weight, int in, int out, int panels) {
     ChainedWeights all;
+    all.packed.reserve(size_t(panels) * panel_outputs * size_t(in + 3) * 9 / 8);  // some steps are split
+    std::vector<Step> steps;
     for (int panel = 0; panel < panels; ++panel)
         for (int window = 0; window < in; window += chain_window) {
-            const std::vector<Step> steps = steps_of(weight, in, out, panel, window);
+            steps_of(weight, in, out, panel, window, steps);
             ChainedSteps chained = {uint32_t(all.order.size()), {}};
             for (const Chain& each : chains_of(steps)) {
                 ++chained.chains[each.length - 1];

@@ -15,18 +15,61 @@ struct DotF32 {
     static inline vf dot(vf sum, vi a, vi w) { return sum + (vf)a * (vf)w; }
 };
 
+// Instructions that take one lane of a register for all of the other: no activation has to be spread before.
+template <class Dot>
+concept ByLane = requires(typename Dot::acc sum, vi a) { Dot::template dot_lane<0>(sum, a, a); };
+
 static constexpr int columns = VECTORS * LANES;  // of one tile: 16 or 32
 static_assert(columns % panel_outputs == 0 && 32 % columns == 0);
 
 // Prefetch distance of weights in bytes: those of a whole model do not stay in the caches.
 static constexpr size_t weights_ahead = 2048;
 
+template <int v>
+static inline __attribute__((always_inline)) vi weights_of(const char* w, size_t panel_bytes) {
+    constexpr int panel = v * LANES / panel_outputs;
+    vi weights;
+    __builtin_memcpy(&weights, w + panel * panel_bytes + v * LANES % panel_outputs * 4, sizeof weights);
+    return weights;
+}
+
+// One step whose activations are lane `lane` of the rows, a vector of weights after the other.
+template <class Dot, int R, int lane, int v = 0>
+static inline __attribute__((always_inline)) void add_step(typename Dot::acc (&sums)[R][VECTORS], const vi (&rows)[R],
+                                                           const char* w, size_t panel_bytes) {
+    if constexpr (v < VECTORS) {
+        const vi weights = weights_of<v>(w, panel_bytes);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sums[r][v] = Dot::template dot_lane<lane>(sums[r][v], rows[r], weights);
+        add_step<Dot, R, lane, v + 1>(sums, rows, w, panel_bytes);
+    }
+}
+
+template <class Dot, int R, int lane = 0>
+static inline __attribute__((always_inline)) void add_steps(typename Dot::acc (&sums)[R][VECTORS], const vi (&rows)[R],
+                                                            const char* w, size_t panel_bytes) {
+    if constexpr (lane < LANES) {
+        __builtin_prefetch(w + weights_ahead);
+        add_step<Dot, R, lane>(sums, rows, w, panel_bytes);
+        add_steps<Dot, R, lane + 1>(sums, rows, w + step_bytes, panel_bytes);
+    }
+}
+
 // tile (R, columns) = a (R, steps) x w; `a` in units of 4 bytes.
 template <class Dot, int R>
 static inline __attribute__((always_inline)) void multiply_tile(const char* a, size_t a_stride, const char* w,
                                                                 size_t panel_bytes, int steps, char* tile) {
     typename Dot::acc sums[R][VECTORS] = {};
-    for (int s = 0; s < steps; ++s) {
+    int s = 0;
+    if constexpr (ByLane<Dot>) {
+        for (; s + LANES <= steps; s += LANES, w += LANES * step_bytes) {
+            vi rows[R];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) __builtin_memcpy(&rows[r], a + r * a_stride + s * 4, sizeof(vi));
+            add_steps<Dot, R>(sums, rows, w, panel_bytes);
+        }
+    }
+    for (; s < steps; ++s) {
         vi weights[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {

@@ -3,6 +3,8 @@
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 
+#include "cpu_x86.h"
+
 #define NAME "avx2"
 #define LANES 8
 #define VECTORS 2
@@ -36,7 +38,7 @@ static constexpr int activation_offset = 0;
 
 namespace edgekit {
 const Kernels* kernels_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kernels : nullptr;
+    return x86_has(X86Feature::avx2) ? &avx2::kernels : nullptr;
 }
 }
 #else

@@ -3,6 +3,8 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
+#include "cpu_x86.h"
+
 #define NAME "avx512vnni"
 #define LANES 16
 #define VECTORS 2
@@ -21,8 +23,7 @@ static constexpr int activation_offset = 0;
 
 namespace edgekit {
 const Kernels* kernels_avx512vnni() {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
-               ? &avx512vnni::kernels : nullptr;
+    return x86_has(X86Feature::avx512vnni) ? &avx512vnni::kernels : nullptr;
 }
 }
 #else

@@ -1,8 +1,9 @@
 // AVX2 with VNNI in 256-bit registers: exact dot products of uint8 with int8.
 #include "kernels.h"
 #if defined(__AVXVNNI__) && defined(__FMA__)
-#include <cpuid.h>
 #include <immintrin.h>
+
+#include "cpu_x86.h"
 
 #define NAME "avxvnni"
 #define LANES 8
@@ -39,10 +40,7 @@ static constexpr int activation_offset = 0;
 
 namespace edgekit {
 const Kernels* kernels_avxvnni() {
-    // __builtin_cpu_supports does not know "avxvnni" in every compiler: leaf 7, subleaf 1, EAX bit 4.
-    unsigned a, b, c, d;
-    const bool vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16);
-    return vnni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avxvnni::kernels : nullptr;
+    return x86_has(X86Feature::avxvnni) ? &avxvnni::kernels : nullptr;
 }
 }
 #else

@@ -1,9 +1,11 @@
-// Any CPU: the compiler's generic vectors, SSE2 on x86-64 and NEON on AArch64.
+// Any CPU: the compiler's generic vectors, SSE2 on x86-64, NEON on AArch64, SIMD128 in WebAssembly.
 #include "kernels.h"
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 #define NAME "base"
@@ -12,6 +14,9 @@
 #if defined(__aarch64__)
 #define ROWS 6
 #define VECTOR_REGISTER "w"
+#elif defined(__wasm__)
+#define ROWS 2
+#define VECTOR_REGISTER "r"
 #else
 #define ROWS 2
 #define VECTOR_REGISTER "x"
@@ -22,6 +27,8 @@ namespace edgekit { namespace base {
 
 #if defined(__aarch64__)
 #include "neon_s16.inl"
+#elif defined(__wasm_simd128__)
+#include "wasm_s16.inl"
 #else
 struct DotS16 {
     using acc = vi;

@@ -8,7 +8,7 @@
 #define NAME "neon_i8mm"
 #define LANES 4
 #define VECTORS 4
-#define ROWS 6
+#define ROWS 5
 #define VECTOR_REGISTER "w"
 
 namespace edgekit { namespace neon_i8mm {
@@ -21,6 +21,10 @@ struct DotU8S8 {
     static constexpr int group = 4;
     static inline vi dot(vi sum, vi a, vi w) {
         return (vi)vusdotq_s32((int32x4_t)sum, vreinterpretq_u8_s32((int32x4_t)a), vreinterpretq_s8_s32((int32x4_t)w));
+    }
+    template <int lane>
+    static inline vi dot_lane(vi sum, vi a, vi w) {  // sudot
+        return (vi)vsudotq_laneq_s32((int32x4_t)sum, vreinterpretq_s8_s32((int32x4_t)w), vreinterpretq_u8_s32((int32x4_t)a), lane);
     }
 };
 using ScoresU8S8 = DotU8S8;

@@ -112,8 +112,8 @@ struct Kernels {
     void (*pack_head)(const Attention&, int image, int head, char* packed);
     size_t (*attend_scratch)(const Attention&);
     void (*attend)(const Attention&, int image, int head, int first_row, int rows, const char* packed, char* scratch);
-    // For the benchmarks: multiply-accumulates of `rounds` rounds in registers; one GEMM on packed data.
-    double (*ceiling)(Format, int rounds);
+    double (*ceiling)(Format, int rounds);  // multiply-accumulates of `rounds` rounds in registers, for the benchmarks
+    // Sums alone: rows of activations, row_stride() apart, give rows of padded_out().
     void (*gemm)(const Linear&, const char* activations, float* out, int rows);
 };
 

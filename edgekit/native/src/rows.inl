@@ -255,9 +255,11 @@ static inline void linear_any(const Linear& linear, Input x, int rows, float* ou
 
 static size_t rows_scratch(const BlockData& block, int rows) {
     const size_t hidden_width = block.fc1.padded_out() / (block.gated ? 2 : 1);
-    const size_t narrow = input_bytes(block.qkv, rows), wide = input_bytes(block.fc2, rows);
-    return padded((block.width + LANES) * sizeof(float), 64) + (narrow > wide ? narrow : wide) +
-           padded(rows * hidden_width * sizeof(float), 64);
+    size_t most = 0;  // some may be floats beside integers
+    const Linear* const all[] = {&block.qkv, &block.proj, &block.fc1, &block.fc2};
+    for (const Linear* linear : all)
+        most = most > input_bytes(*linear, rows) ? most : input_bytes(*linear, rows);
+    return padded((block.width + LANES) * sizeof(float), 64) + most + padded(rows * hidden_width * sizeof(float), 64);
 }
 
 static void project(const BlockData& block, const float* x, float* qkv, int rows, char* scratch) {

@@ -18,6 +18,9 @@ static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 #if defined(VECTOR_MAX)
 static inline vf larger(vf a, vf b) { return (vf)VECTOR_MAX(a, b); }
 static inline vf smaller(vf a, vf b) { return (vf)VECTOR_MIN(a, b); }
+#elif defined(__wasm_simd128__)
+static inline vf larger(vf a, vf b) { return (vf)wasm_f32x4_pmax((v128_t)b, (v128_t)a); }
+static inline vf smaller(vf a, vf b) { return (vf)wasm_f32x4_pmin((v128_t)b, (v128_t)a); }
 #else
 static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 static inline vf smaller(vf a, vf b) { return a < b ? a : b; }
@@ -99,6 +102,14 @@ static inline void store_integers(uint8_t* p, vi v) {
     __builtin_memcpy(p, &bytes, 4);
 }
 static inline void store_integers(int16_t* p, vi v) { vst1_s16(p, vmovn_s32((int32x4_t)v)); }
+#elif defined(__wasm_simd128__)
+static inline void store_integers(uint8_t* p, vi v) {
+    const v128_t words = wasm_i16x8_narrow_i32x4((v128_t)(v & 255), (v128_t)v);
+    wasm_v128_store32_lane(p, wasm_u8x16_narrow_i16x8(words, words), 0);
+}
+static inline void store_integers(int16_t* p, vi v) {
+    wasm_v128_store64_lane(p, wasm_i16x8_narrow_i32x4((v128_t)v, (v128_t)v), 0);
+}
 #else
 static inline void store_integers(uint8_t* p, vi v) {
     const vu8 bytes = __builtin_convertvector(v, vu8);
@@ -136,6 +147,11 @@ static inline void store_bytes(uint8_t* p, vi a, vi b, vi c, vi d, int shift) {
     const int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32((int32x4_t)c), (int32x4_t)d), add);
     if constexpr (is_signed) vst1q_s8((int8_t*)p, vqmovn_high_s16(vqmovn_s16(low), high));
     else vst1q_u8(p, vqmovun_high_s16(vqmovun_s16(low), high));
+#elif defined(__wasm_simd128__)
+    const v128_t add = wasm_i16x8_splat(int16_t(shift));
+    const v128_t low = wasm_i16x8_add_sat(wasm_i16x8_narrow_i32x4((v128_t)a, (v128_t)b), add);
+    const v128_t high = wasm_i16x8_add_sat(wasm_i16x8_narrow_i32x4((v128_t)c, (v128_t)d), add);
+    wasm_v128_store(p, is_signed ? wasm_i8x16_narrow_i16x8(low, high) : wasm_u8x16_narrow_i16x8(low, high));
 #else
     constexpr int least = is_signed ? -128 : 0;
     const vi all[] = {a, b, c, d};

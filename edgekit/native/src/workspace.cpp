@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 
+#if defined(__wasm__)
+#include <atomic>
+#endif
 #include <mutex>
 
 #include "kernels.h"
@@ -10,13 +13,26 @@
 namespace edgekit {
 namespace {
 
+#if defined(__wasm__)  // its C++ library has no mutex
+class Lock {
+public:
+    void lock() { while (taken_.test_and_set(std::memory_order_acquire)) {} }
+    void unlock() { taken_.clear(std::memory_order_release); }
+
+private:
+    std::atomic_flag taken_;
+};
+#else
+using Lock = std::mutex;
+#endif
+
 struct Free {
     char* data;
     size_t capacity;
 };
 
 struct Pool {
-    std::mutex lock;
+    Lock lock;
     Free free[32] = {};
     ~Pool() {
         for (Free& slot : free) ::free(slot.data);
@@ -32,7 +48,7 @@ Pool& pool() {
 
 Workspace::Workspace(size_t bytes) {
     {
-        std::lock_guard<std::mutex> guard(pool().lock);
+        std::lock_guard<Lock> guard(pool().lock);
         Free* best = nullptr;
         for (Free& slot : pool().free)
             if (slot.data && slot.capacity >= bytes && slot.capacity / 4 <= bytes && (!best || slot.capacity < best->capacity))
@@ -56,7 +72,7 @@ Workspace::~Workspace() {
     if (!data_) return;
     char* dropped = data_;
     {
-        std::lock_guard<std::mutex> guard(pool().lock);
+        std::lock_guard<Lock> guard(pool().lock);
         Free* place = nullptr;  // an empty slot, else the smallest buffer makes room
         for (Free& slot : pool().free)
             if (!place || slot.capacity < place->capacity) place = &slot;

@@ -13,7 +13,7 @@ from edgekit.backends.base import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.precision import Precision
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from tests.support.pixels import noise
 from tests.support.plans import rtn_plan
 

@@ -338,3 +338,27 @@ def test_a_choice_that_does_not_run_here_is_named_and_the_next_measured_is_taken
     assert model.artifact.name == "onnx/fp32"
     assert "onnx/fp32_fused, which was chosen for its latency" in model.reason
     assert "does not run here" in model.reason
+
+
+def test_a_folder_of_several_sizes_runs_each_in_its_own_file(
+    folder: Path, artifact: Artifact, tiny_model: VisionTransformer
+) -> None:
+    transform = Preprocess.for_size(56, 84)
+    other = OnnxBackend().export(
+        export_source(tiny_model.bake(56, 84), transform, None), "fp32", "standard", folder / "onnx/model_56x84.onnx"
+    )
+    row = other.model_copy(update={"name": "onnx/fp32_56x84"}).to_row(folder)
+    write_rows(folder, rows_of(folder)[0], row)
+    model = edgekit.load(folder)
+    assert model.artifact.preprocess.input_size == (70, 70)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8))
+    exact = model(picture, resize="exact")
+    assert exact.grid == (4, 6)
+    assert exact["last_hidden_state"].shape == (1, 25, 128)
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 56, 84)).astype(np.float32)
+    with torch.no_grad():
+        expected = tiny_model(torch.from_numpy(pixels))[0].numpy()
+    np.testing.assert_allclose(model(pixels)["last_hidden_state"], expected, atol=1e-4)
+    assert model(picture).grid == (5, 5)  # cropped to the main size by its own transform
+    with pytest.raises(DataError, match="70x70"):
+        model(picture.resize((42, 42)), resize="exact")

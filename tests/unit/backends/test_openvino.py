@@ -22,7 +22,7 @@ from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan, StaticInput, dither
 from edgekit.precision import Precision
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery import restore
 from edgekit.workflows.compare import latency_of
 from tests.support.cpu import int8_gemms

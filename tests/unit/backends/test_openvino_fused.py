@@ -23,7 +23,7 @@ from edgekit.models.vit import VisionTransformer
 from edgekit.native import build
 from edgekit.native.openvino_library import NAME, build_extension
 from edgekit.plan.quant import QuantPlan
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.artifact import Artifact, Preprocess
+from edgekit.artifact import Artifact, Preprocess, WholeImage
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.errors import DataError, ExportError
 from edgekit.images.preprocess import preprocess
@@ -40,10 +40,11 @@ def export(model: VisionTransformer, folder: Path, transform: Preprocess) -> Art
 
 @pytest.mark.parametrize("crop", [(56, 56), (84, 42), (28, 126)])
 @pytest.mark.parametrize("normalize", ["host", "graph"])
-def test_pixels_equal_pillow(crop: tuple[int, int], normalize: str) -> None:
+@pytest.mark.parametrize("whole", [None, WholeImage()], ids=["cropped", "whole"])
+def test_pixels_equal_pillow(crop: tuple[int, int], normalize: str, whole: WholeImage | None) -> None:
     from edgekit.backends.openvino.preprocess import transformed
 
-    transform = Preprocess.for_size(*crop, normalize=normalize)
+    transform = Preprocess.for_size(*crop, normalize=normalize).model_copy(update={"whole_image": whole})
     image = ov.opset13.parameter([-1, -1, -1, 3], np.uint8)
     graph = ov.Model([ov.opset13.result(transformed(image.output(0), transform))], [image])
     compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

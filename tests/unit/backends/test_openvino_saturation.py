@@ -18,7 +18,7 @@ from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from tests.support.pixels import OBLONG, noise
 from tests.support.plans import export_source, rtn_plan
 

@@ -23,7 +23,7 @@ from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import GemmPlan, QuantPlan, StaticInput
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.simulate import simulate
 from edgekit.surgery import state_of
 from tests.support.metrics import expected
 from tests.support.pixels import OBLONG, noise

@@ -63,3 +63,39 @@ def test_every_flag_of_the_table_is_a_parameter_of_the_build():
     known = inspect.signature(build).parameters
     assert [flag for flag in (*RECIPE_FLAGS, "recipe") if flag not in known] == []
     assert {field.rpartition(".")[0] or field for field, _ in RECIPE_FLAGS.values()} <= Recipe.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes", "sides"),
+    [
+        ("dynamic", (), (112, 1022)),
+        ("dynamic:224-518", (), (224, 518)),
+        ("224,Dynamic:98-980,518x784", ((224, 224), (518, 784)), (98, 980)),
+        ("224", ((224, 224),), None),
+    ],
+)
+def test_a_range_of_sizes_is_a_word(words, sizes, sides):
+    made = recipe_from({"image_size": words})
+    assert (made.image_size, made.any_size) == (sizes, sides)
+
+
+def test_a_flag_takes_the_place_of_a_files_range(tmp_path):
+    file = tmp_path / "r.toml"
+    file.write_text('image_size = ["dynamic:98-518", [308, 308]]\n')
+    assert recipe_from({"recipe": file}).any_size == (98, 518)
+    assert recipe_from({"recipe": file}).main_size == (308, 308)
+    assert recipe_from({"recipe": file, "image_size": "224"}).any_size is None
+
+
+@pytest.mark.parametrize(
+    "word", ["dynamic:", "dynamic:224", "dynamic:518-224", "dynamic:0-9", "dynamics", "dynamic,dynamic"]
+)
+def test_what_is_no_range_is_refused(word):
+    with pytest.raises(RecipeError):
+        recipe_from({"image_size": word})
+
+
+def test_a_range_whose_size_is_no_multiple_comes_with_the_nearest():
+    with pytest.raises(RecipeError) as error:
+        located(recipe_from({"image_size": "dynamic:300-500"}))
+    assert error.value.fix == "--image-size dynamic:308-490"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgekit.distill.beginning import begin
 from edgekit.distill.distributed import DistributedContext, autocast_of
 from edgekit.distill.group import Group, chosen
 from edgekit.distill.images import Split, Stream
@@ -16,7 +17,7 @@ from edgekit.distill.judge import Score
 from edgekit.distill.log import Log
 from edgekit.distill.loss import TokenLoss
 from edgekit.distill.recipe import DistillRecipe
-from edgekit.distill.student import Student, StudentSpec, begin
+from edgekit.distill.student import Student, StudentSpec
 from edgekit.distill.train import Run, parameter_groups, rate_at
 from edgekit.errors import RecipeError
 from edgekit.models.vit import VisionTransformer, random_model

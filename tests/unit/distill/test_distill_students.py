@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit.distill.beginning import begin
 from edgekit.distill.loss import BlockLoss, Standard, TokenLoss
-from edgekit.distill.student import Student, StudentSpec, begin
+from edgekit.distill.student import Student, StudentSpec
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.vit import VisionTransformer, random_model

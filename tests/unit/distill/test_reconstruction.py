@@ -14,9 +14,9 @@ from edgekit.errors import DataError
 from edgekit.models.config import ARCHITECTURES
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import FloatInput, QuantPlan
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.sensitivity import sqnr_db
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.sensitivity import sqnr_db
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
 from tests.support.pixels import pictures
 

@@ -43,7 +43,8 @@ def flags_in(path: Path) -> frozenset[str]:
 @cache
 def known_flags() -> frozenset[str]:
     """Those of all commands, of the benchmarks, and of edgekit itself."""
-    found = {"--version"}.union(*map(options_of, COMMANDS))
+    own = {flag for parameter in typer.main.get_command(app).params for flag in parameter.opts}
+    found = own.union(*map(options_of, COMMANDS))
     return frozenset(found.union(*(flags_in(path) for path in (ROOT / "benchmarks").glob("*.py"))))
 
 

@@ -23,7 +23,7 @@ from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant
-from edgekit.quantize.heads import quantize_heads
+from edgekit.quantization.heads import quantize_heads
 from tests.support import official_heads as official
 from tests.support.cpu import int8_gemms
 from tests.support.models import TINY_REG
@@ -32,8 +32,8 @@ from tests.support.plans import rtn_plan
 SIZE = (70, 56)  # 5 x 4 patches
 CONFIG = replace(TINY_REG, depth=4)
 WIDTH, LAST = CONFIG.width, CONFIG.depth - 1
-FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml")
-MOST = ["onnx", "openvino", "tflite", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "tflite", "coreml", "edgekit")
+MOST = ["onnx", "openvino", "tflite", "edgekit", pytest.param("coreml", marks=pytest.mark.full)]  # which takes its time
 
 
 def pixels() -> np.ndarray:
@@ -127,7 +127,14 @@ def test_every_kind_of_head_gives_what_torch_gives(format_: Format, variant: Var
 @pytest.mark.parametrize("format_", MOST)
 @pytest.mark.parametrize(
     ("precision", "variant"),
-    [("fp16", "standard"), ("w8", "standard"), ("w8a8", "standard"), ("w8a8", "fused"), ("w8a16", "fused")],
+    [
+        ("fp16", "standard"),
+        ("w8", "standard"),
+        ("w8a8", "standard"),
+        ("w8a16", "standard"),
+        ("w8a8", "fused"),
+        ("w8a16", "fused"),
+    ],
 )
 def test_heads_see_the_features_of_the_precision(
     format_: Format, precision: Precision, variant: Variant, model, heads, plan: QuantPlan, tmp_path: Path
@@ -146,7 +153,7 @@ def test_heads_see_the_features_of_the_precision(
 def head_plan(model, heads) -> HeadPlan:
     """Of everything, however much it costs these random heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgekit.quantize.heads.LEAST_SQNR_DB", -100.0)
+        patch.setattr("edgekit.quantization.heads.LEAST_SQNR_DB", -100.0)
         return quantize_heads(model, heads, np.concatenate([pixels()] * 5))
 
 
@@ -156,7 +163,7 @@ def test_heads_compute_with_the_integers_of_their_plan(
     format_: Format, precision: Precision, model, heads, plan: QuantPlan, head_plan: HeadPlan, tmp_path: Path
 ):
     """Over a backbone that its plan leaves float: what differs from torch is the heads' alone."""
-    alone = precision == "w8"
+    alone = precision == "w8" or get_backend(format_).own_kernels
     wanted = head_plan.weights_alone() if alone else head_plan
     given = {"model": model, "heads": heads, "plan": replace(plan, gemms={}), "head_plan": wanted}
     artifact = exported(format_, precision, "standard", tmp_path, **given)
@@ -224,3 +231,18 @@ def arrays_of(value: object) -> list[np.ndarray]:
     if isinstance(value, tuple):
         return [array for part in value for array in arrays_of(part)]
     return [array for part in vars(value).values() for array in arrays_of(part)] if hasattr(value, "__dict__") else []
+
+
+@pytest.mark.parametrize("format_", ["onnx", "openvino"])
+def test_heads_of_a_file_for_any_size_have_maps_of_their_image(format_: Format, heads, tmp_path: Path):
+    model, backend = random_model(CONFIG), get_backend(format_)
+    transform = CONFIG.preprocess(*SIZE, sides=(28, 140))
+    source = ExportSource(model, transform, None, "tiny", "MIT", "0" * 64, "digest", heads=heads)
+    artifact = backend.export(source, "fp32", "standard", tmp_path / f"model{backend.suffix}")
+    runner = backend.runner(artifact, threads=1)
+    for size in ((28, 28), (42, 112), (84, 98)):
+        given = np.random.default_rng(1).standard_normal((2, 3, *size), np.float32)
+        wanted, found = run_with_heads(model, heads, given), runner(given)
+        for name, head in heads.items():
+            assert found[name].shape == (2, *head.shape(CONFIG.grid_of(*size))), name
+        assert max(distances(found, wanted).values()) < 1e-3, size

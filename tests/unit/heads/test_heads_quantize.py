@@ -18,7 +18,7 @@ from edgekit.heads.saliency import SaliencyHead, SaliencyProgram
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.heads import HeadPlan
 from edgekit.plan.quant import StaticInput
-from edgekit.quantize.heads import output_sqnr_db, quantize_heads
+from edgekit.quantization.heads import output_sqnr_db, quantize_heads
 from tests.support import official_heads as official
 from tests.support.models import TINY
 
@@ -56,7 +56,7 @@ def images(n: int = 12) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def limit(monkeypatch: pytest.MonkeyPatch) -> float:
     """What random weights reach: their outputs hardly differ from one noise image to the next."""
-    monkeypatch.setattr("edgekit.quantize.heads.LEAST_SQNR_DB", 20.0)
+    monkeypatch.setattr("edgekit.quantization.heads.LEAST_SQNR_DB", 20.0)
     return 20.0
 
 

@@ -13,18 +13,8 @@ from safetensors.torch import save_file
 from edgekit.errors import DataError, RecipeError
 from edgekit.heads.own import family_of, own_heads, remarks, unknown
 from edgekit.models import zoo
-from tests.support.own_heads import (
-    SIZES,
-    assert_equal,
-    broken,
-    classifier,
-    depth_model,
-    heads_of,
-    official_depth_keys,
-    outputs,
-    pixels,
-    published,
-)
+from tests.support.depth_anything import depth_model, official_depth_keys
+from tests.support.own_heads import SIZES, assert_equal, broken, classifier, heads_of, outputs, pixels, published
 
 METRIC = {"depth_estimation_type": "metric", "max_depth": 80}
 

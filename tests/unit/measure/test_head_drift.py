@@ -42,6 +42,18 @@ def test_rmse_is_in_metres_and_mae_of_saliency():
     assert saliency.summary() == {"task": "saliency", "measure": "MAE", "unit": "", "value": 1.5, "low": 0, "high": 3}
 
 
+def test_metric_depth_has_absrel_and_delta1_beside_rmse():
+    reference = np.array([[[2.0, 4.0]], [[1.0, 1.0]]])
+    candidate = np.array([[[2.2, 4.4]], [[1.0, 1.3]]])  # 10 % off; equal, and off by more than a factor of 1.25
+    depth = measure_head_drift("depth", "depth", reference, candidate)
+    further = {figure.measure: figure.value for figure in depth.further}
+    assert further["AbsRel"].value == pytest.approx((0.1 + 0.15) / 2)
+    assert further["delta1"].value == pytest.approx((1 + 0.5) / 2)
+    assert (further["delta1"].low, further["delta1"].high) == (0.5, 1)
+    assert depth.summary()["delta1"] == 0.75
+    assert measure_head_drift("depth", "relative depth", reference, candidate).further == ()
+
+
 def test_outputs_that_cannot_be_compared_are_refused():
     with pytest.raises(DataError, match=r"\(2, 3\) against \(2, 4\)"):
         measure_head_drift("cls", "classification", np.zeros((2, 4)), np.zeros((2, 3)))

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.support import matrix
+from benchmarks.support.depth_model import huggingface_keys
 from edgekit.bundle.write import _licence_of_weights
+from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.models import zoo
 from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
-from edgekit.models.vit import VisionTransformer, random_model
+from edgekit.models.vit import random_model
+from tests.support.depth_anything import depth_model
+from tests.support.dinov2 import timm_state, timm_tokens
 from tests.support.dinov3 import official_state, random_huggingface
 from tests.support.models import TINY, TINY_REG, TINY_ROPE, TINY_SWIGLU
 
 LICENCE = "# DINOv3 License\n\n*Last Updated: August 19, 2025*\n\nBy clicking ...\n"
-
-
-def timm_state(model: VisionTransformer) -> dict[str, Tensor]:
-    """As timm stores DINOv2: no mask token, the position in the class token where there are registers, fc1 for w12."""
-    state = {key: value.clone() for key, value in model.state_dict().items() if key != "mask_token"}
-    if "register_tokens" in state:
-        state["reg_token"] = state.pop("register_tokens")
-        positions = state.pop("pos_embed")
-        state["cls_token"] = state["cls_token"] + positions[:, :1]
-        state["pos_embed"] = positions[:, 1:].clone()
-    return {key.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): value for key, value in state.items()}
-
-
-def timm_tokens(model: VisionTransformer, size: tuple[int, int], pixels: Tensor) -> Tensor:
-    """All tokens with timm's `resample_abs_pos_embed`: bicubic, antialias, to the target size."""
-    rows, columns = (side // 14 for side in size)
-    square = model.config.grid[0]
-    grid = model.pos_embed[:, 1:].reshape(1, square, square, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
-    positions = torch.cat([model.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-    resized = VisionTransformer(replace(model.config, grid=(rows, columns)))
-    resized.load_state_dict({**model.state_dict(), "pos_embed": positions})
-    return resized.eval()(pixels)[0]
 
 
 @torch.no_grad()
@@ -76,7 +58,8 @@ def test_the_way_to_resize_positions_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("registers", ["", "_reg4"])
 def test_timms_names_are_known(size: str, registers: str) -> None:
     entry = zoo.find(f"vit_{size}_patch14{registers}_dinov2.lvd142m")
-    assert entry.sources[0].describe() == f"hub:timm/vit_{size}_patch14{registers}_dinov2.lvd142m"
+    described = entry.sources[0].describe().partition("@")[0]  # behind it a commit, where one is pinned
+    assert described == f"hub:timm/vit_{size}_patch14{registers}_dinov2.lvd142m"
     assert entry.config.interpolation == "antialias"
     assert entry.config.registers == (4 if registers else 0)
 
@@ -111,6 +94,50 @@ def test_what_is_made_of_dinov3_keeps_its_licence(tmp_path: Path) -> None:
         zoo.load(file)
     save_checkpoint(model, file, licence="MIT", origin="trained from scratch")
     assert zoo.load(file).licence == "MIT"
+
+
+def rf_detr(patch: int) -> dict[str, Tensor]:
+    """Keys of RF-DETR's checkpoints: transformers' names of a DINOv2 inside the encoder of its backbone."""
+    model = random_model(replace(TINY, patch=patch))
+    backbone = {f"backbone.0.encoder.encoder.{key}": value for key, value in huggingface_keys(model).items()}
+    return backbone | {"backbone.0.projector.stages.0.0.cv1.conv.weight": torch.zeros(4, 4, 1, 1)}
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["state", "with arguments"])
+def test_rf_detr_is_refused_by_its_name_and_never_built_as_a_plain_dinov2(
+    patch: int, wrapped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own files hold the arguments of a run beside the weights, as a type that is not unpickled."""
+    state = rf_detr(patch)
+    torch.save({"model": state, "args": Namespace(lr=1e-4)} if wrapped else state, tmp_path / "rf-detr-nano.pth")
+    with pytest.raises(DataError, match="rf-detr-nano") as caught:
+        load_checkpoint(tmp_path / "rf-detr-nano.pth")
+    assert caught.value.why == "it looks like RF-DETR: its DINOv2 attends in windows"
+    assert main(["inspect", str(tmp_path / "rf-detr-nano.pth")]) == 1
+    assert "RF-DETR: its DINOv2 attends in windows" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_inspected_with_family_size_heads_and_licence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth_model().save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["family"] == "Depth Anything V2 of width 128"
+    assert said["parameters"] == load_checkpoint(tmp_path).config.parameters
+    assert said["head predicted_depth"].endswith("relative depth from blocks 0, 2, 3, 5")
+    assert said["licence"] == "Apache-2.0"
+
+
+def test_models_says_what_is_measured_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    timed = {row.model for path in matrix.all_hosts() for row in matrix.read(path) if row.p50_ms}
+    assert {name for name, row in rows.items() if "latency" in row["measured"]} == timed & rows.keys()
+    assert rows["depth_anything_v2_vits"]["family"] == "Depth Anything V2"
+    assert rows["depth_anything_v2_vits"]["size_mb"] == pytest.approx(99.2, abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoint import load_checkpoint
 from edgekit.models.vit import ARCHITECTURES, VisionTransformer, ViTConfig, random_model
+from tests.support.dinov2 import transformers_model
 from tests.support.models import TINY, TINY_REG, TINY_SWIGLU
 
 TINY_SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -20,20 +20,6 @@ VITS_SHAPE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads"
 
 def pixels(height: int, width: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def transformers_model(shape: dict[str, int], registers: int, swiglu: bool = False, image_size: int = 518) -> nn.Module:
-    """Random weights of every kind, LayerScale of order one."""
-    torch.manual_seed(0)
-    common = {**shape, "image_size": image_size, "patch_size": 14, "use_swiglu_ffn": swiglu}
-    if registers:
-        model: nn.Module = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**common, num_register_tokens=registers))
-    else:
-        model = Dinov2Model(Dinov2Config(**common))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def converted(model: nn.Module, folder) -> VisionTransformer:

@@ -9,22 +9,28 @@ import subprocess
 import sys
 import threading
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import DepthAnythingForDepthEstimation
 
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import sha256_of
-from edgekit.heads.own import decoders_of
+from edgekit.heads.own import decoders_of, remarks, wanted_heads
+from edgekit.heads.read import read_heads
 from edgekit.models import zoo
-from edgekit.models.checkpoint import save_checkpoint
+from edgekit.models.checkpoint import load_checkpoint, save_checkpoint
 from edgekit.models.config import ARCHITECTURES
+from edgekit.models.depth_anything import depth_kind, head_parameters
 from edgekit.models.download import download
 from edgekit.models.sources import HubSource, UrlSource, WheelSource, cache_dir
 from edgekit.models.vit import random_model
+from tests.support.depth_anything import SIZES, depth_config, depth_model, official_depth_keys
 from tests.support.models import TINY
 
 
@@ -79,15 +85,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def server(checkpoint):
-    served = Server(checkpoint.read_bytes())
+@contextmanager
+def serving(content: bytes):
+    served = Server(content)
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
     yield served
     served.shutdown()
     served.server_close()
     thread.join()
+
+
+@pytest.fixture
+def server(checkpoint):
+    with serving(checkpoint.read_bytes()) as served:
+        yield served
 
 
 def entry_of(*sources, name="tiny_remote") -> zoo.ZooEntry:
@@ -114,8 +126,56 @@ def test_the_table_holds_every_official_model_with_a_digest_and_the_hub_behind_i
         converted = table[hub.repo]
         assert converted.config == replace(config, interpolation="antialias" if config.registers else "size")
         assert table[arch].interpolation == ("antialias" if config.registers else "offset")
-    assert len({entry.sha256 for entry in zoo.entries() if entry.sha256}) == 9
+    assert (
+        len({entry.sha256 for entry in zoo.entries() if entry.sha256}) == 28
+    )  # 9 official, 6 and 4 of the hub, 9 of depth
     assert all(entry.licence and entry.origin and entry.sources[0].describe() for entry in zoo.entries())
+
+
+def test_the_table_holds_every_depth_anything_v2_with_digest_and_licence():
+    found = {entry.name: entry for entry in zoo.entries() if entry.family.startswith("Depth Anything V2")}
+    assert len(found) == 18
+    for kind, parts in {"": "", "_metric_hypersim": "-Metric-Indoor", "_metric_vkitti": "-Metric-Outdoor"}.items():
+        for encoder, size in {"vits": "Small", "vitb": "Base", "vitl": "Large"}.items():
+            official = found[f"depth_anything_v2{kind}_{encoder}"]
+            converted = found[f"depth-anything/Depth-Anything-V2{parts}-{size}-hf"]
+            file, hub = official.sources
+            assert isinstance(file, UrlSource)
+            assert file.url.endswith(f"-{size}/resolve/main/{official.name}.pth")
+            assert hub == converted.sources[0]
+            assert (official.interpolation, converted.interpolation) == ("offset", "size")
+            assert official.licence == converted.licence == ("Apache-2.0" if size == "Small" else "CC-BY-NC-4.0")
+            assert official.heads == converted.heads == ("predicted_depth",)
+            said = {depth_kind(12, described={}, name=entry.name) for entry in (official, converted)}
+            assert {each.max_depth for each in said} == {{"": None, "_metric_hypersim": 20, "_metric_vkitti": 80}[kind]}
+            assert not any(each.assumed for each in said)
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_the_size_of_a_depth_head_is_that_of_the_module(size: str):
+    with torch.device("meta"):
+        model = DepthAnythingForDepthEstimation(depth_config(SIZES[size]))
+    found = sum(value.numel() for part in (model.neck, model.head) for value in part.parameters())
+    assert head_parameters(SIZES[size].width) == found
+
+
+def test_a_depth_anything_is_downloaded_with_its_head(tmp_path, monkeypatch):
+    depth_model().save_pretrained(tmp_path)
+    file = tmp_path / "official.safetensors"
+    save_file(official_depth_keys(load_file(tmp_path / "model.safetensors")), file)
+    with serving(file.read_bytes()) as server:
+        source = UrlSource(server.url, sha256_of(file))
+        entry = replace(entry_of(source, name="depth_anything_v2_metric_vkitti_tiny"), licence="CC-BY-NC-4.0")
+        entry = replace(entry, config=load_checkpoint(file).config)
+        monkeypatch.setattr(zoo, "ENTRIES", (entry,))
+        loaded = zoo.load(entry.name)
+        monkeypatch.setattr(zoo, "ENTRIES", (replace(entry, sources=(UrlSource(server.url, "0" * 64),)),))
+        with pytest.raises(DataError, match="is not the file that is expected"):
+            zoo.load(entry.name)
+    wanted = wanted_heads({}, True, loaded)
+    head = read_heads(wanted, loaded)["predicted_depth"]
+    assert (head.task, head.kind.max_depth) == ("depth", 80)
+    assert any("not for commercial use" in line for line in remarks(wanted, loaded))
 
 
 def test_listing_the_zoo_loads_neither_torch_nor_a_runtime():

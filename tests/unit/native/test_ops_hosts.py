@@ -15,21 +15,22 @@ import pytest
 
 from edgekit.native import build
 from edgekit.native.reference import fused_qkv_attention, qvit_block, vit_block
+from tests.support.ops_build import compiled
 from tests.support.ops_models import block_weights, float_weights, rope_tables
 
 pytestmark = pytest.mark.full
-HOST = Path(__file__).parents[2] / "support" / "ops_host.cpp"
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64")
 SIMDE = Path("/usr/include/simde")
-SHIM = """
+SHIM = r"""
 #include <cpuid.h>
 #include <immintrin.h>
 #include <simde/x86/avx512/dpbusd.h>
 #include <simde/x86/avx512/dpwssd.h>
 #define _mm256_dpbusd_avx_epi32(s, a, b) __m256i(simde_mm256_dpbusd_epi32(s, a, b))
 #define _mm256_dpwssd_avx_epi32(s, a, b) __m256i(simde_mm256_dpwssd_epi32(s, a, b))
-#define __get_cpuid_count(leaf, subleaf, a, b, c, d) (*(a) = 16)
+#define __get_cpuid_count(leaf, subleaf, a, b, c, d) \
+    (__get_cpuid_count(leaf, subleaf, a, b, c, d) && ((subleaf) == 1 ? (*(a) = 16) : 1))
 """
 
 
@@ -102,33 +103,6 @@ def rotated_cases(rng: np.random.Generator, tiles: bool) -> list[Case]:
         header = (0, 2, 29, width, 0, heads, 0, 0, 3, 0, tokens)
         found.append(Case(header, [qkv, *rope], fused_qkv_attention(qkv, **given), 3e-6))
     return found
-
-
-def compiled(
-    folder: Path,
-    compiler: str,
-    machine: str,
-    *flags: str,
-    special: dict[str, tuple[str, ...]] | None = None,
-    isas: tuple[str, ...] = (),
-) -> Path:
-    """The host, with the kernels linked into it.
-
-    `special` are flags of units in place of the table's; `isas` are all the instruction sets there are, best first,
-    where they are not those of the table.
-    """
-    units = build.units(machine)
-    special = build.unit_flags(machine) | (special or {})
-    if isas:
-        units = [path for path in units if not path.stem.startswith("isa_") or path.stem.removeprefix("isa_") in isas]
-        special["dispatch"] = ("-DEDGEKIT_UNITS=" + "".join(f"UNIT({isa})" for isa in isas),)
-    common = [compiler, *build.FLAGS, *flags, f"-I{build.NATIVE / 'include'}", f"-I{build.NATIVE / 'src'}"]
-    objects = []
-    for source in [HOST, *(path for path in units if path.parent.name == "src")]:
-        objects.append(str(folder / f"{source.stem}.o"))
-        subprocess.run([*common, *special.get(source.stem, ()), "-c", str(source), "-o", objects[-1]], check=True)
-    subprocess.run([compiler, *flags, *objects, "-pthread", "-o", str(folder / "host")], check=True)
-    return folder / "host"
 
 
 def said_by(command: list[str], case: Case, folder: Path, environment: dict[str, str] | None = None) -> dict[str, str]:

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from edgekit import native as ops
-from edgekit.native import build
+from edgekit.native import build, wasm
+from tests.support import wasm_ops
 
 HERE = Path(__file__).parent
 ISAS = {isa.name: isa for machine in ("x86_64", "aarch64") for isa in build.isas(machine)}
+WASM = {isa.name: isa for isa in wasm.ISAS}
+PARITY = [sys.executable, "-m", "pytest", str(HERE / "test_ops_parity.py"), "-p", "no:cacheprovider"]
 
 
 @pytest.mark.parametrize("isa", sorted(ISAS))
@@ -32,9 +35,31 @@ def test_parity_on_each_instruction_set(isa: str) -> None:
         check=True,
     )
     assert said.stdout.strip() == isa
-    command = [sys.executable, "-m", "pytest", str(HERE / "test_ops_parity.py"), "-p", "no:cacheprovider"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(PARITY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.skipif(wasm_ops.missing() is not None, reason=str(wasm_ops.missing()))
+@pytest.mark.parametrize("isa", WASM)
+def test_parity_in_webassembly(isa: str) -> None:
+    """In Node; which relaxed dot product is exact depends on its release and on the CPU."""
+    try:
+        wasm_ops.kernels(isa).close()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    environment = {**os.environ, "EDGEKIT_TEST_WASM": isa}
+    done = subprocess.run(PARITY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.skipif(wasm_ops.missing() is not None, reason=str(wasm_ops.missing()))
+def test_the_webassembly_libraries_are_small_and_the_last_runs_everywhere() -> None:
+    libraries = wasm.wasm_libraries()
+    assert [path.name for path in libraries] == [wasm.file_of(isa) for isa in WASM]
+    assert all(path.stat().st_size <= 240_000 for path in libraries)
+    last = wasm_ops.kernels([*WASM][-1])
+    assert last.opened["isa"] == "base"
+    last.close()
 
 
 def test_an_instruction_set_for_tests_is_listed_and_chosen_by_nobody() -> None:
@@ -45,7 +70,7 @@ def test_an_instruction_set_for_tests_is_listed_and_chosen_by_nobody() -> None:
 
 
 def test_each_row_of_the_table_is_a_file_and_each_file_a_row() -> None:
-    assert {f"{isa.unit}.cpp" for isa in ISAS.values()} == {
+    assert {f"{isa.unit}.cpp" for isa in (ISAS | WASM).values()} == {
         path.name for path in (build.NATIVE / "src").glob("isa_*.cpp")
     }
 

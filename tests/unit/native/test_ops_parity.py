@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgekit import native as ops
 from edgekit.native.reference import (
     ATTENTION,
     AttentionMode,
@@ -26,11 +24,13 @@ from tests.support.ops_models import (
     block_weights,
     float_block_model,
     float_weights,
+    isa,
+    native_attention,
     rope_tables,
     run,
 )
 
-TILES = ops.isa().startswith("amx")
+TILES = isa().startswith("amx")
 BF16 = 4  # edgekit_attention_mode
 BOUND = {"speed": 8e-3, "quality": 1.5e-3 if TILES else 3e-4}
 """A value on the edge of two integers may round either way: one step of 255 at the speed tier, of the 1023 of the
@@ -45,18 +45,6 @@ def block(x: np.ndarray, weights: BlockWeights, heads: int, tier: Tier, rope: Ro
     """The definition, with the attention that this instruction set has for the tier."""
     mode: AttentionMode = "bf16" if TILES else ATTENTION[tier]
     return qvit_block(x, weights, heads=heads, scale=np.float32(0.3), tier=tier, attention=mode, rope=rope)
-
-
-def native_attention(qkv: np.ndarray, heads: int, scale: float, mode: int) -> np.ndarray:
-    """Through the C interface: the ONNX op does not offer bfloat16."""
-    library = ctypes.CDLL(str(ops.ort_library()))
-    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    out = np.empty((batch, tokens, width), np.float32)
-    pointer = ctypes.POINTER(ctypes.c_float)
-    sizes = [ctypes.c_int64(size) for size in (batch, tokens, width, heads)]
-    given = np.ascontiguousarray(qkv, np.float32).ctypes.data_as(pointer), out.ctypes.data_as(pointer)
-    assert not library.edgekit_attention_run(*given, *sizes, ctypes.c_float(scale), ctypes.c_int32(mode), None, None)
-    return out
 
 
 @pytest.mark.parametrize("mode", ["f32", "hybrid", "u8", "i16"])

@@ -12,8 +12,8 @@ import torch
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import VisionTransformer, random_model
 from edgekit.plan.quant import QuantPlan, TokenGroupInput
-from edgekit.quantize.engine import quantize
-from edgekit.quantize.simulate import simulate
+from edgekit.quantization.engine import quantize
+from edgekit.quantization.simulate import simulate
 from edgekit.recipe import QuantizeRecipe
 from edgekit.surgery import centre_keys as before
 from edgekit.surgery import centre_turned_keys as behind

@@ -9,8 +9,8 @@
 
 #include "picture.h"
 
-// pixel_values of one picture -> pooler_output
-using Embed = std::function<std::vector<float>(const std::vector<float>& pixel_values)>;
+// pixel_values (3, height, width) of one picture -> pooler_output
+using Embed = std::function<std::vector<float>(const std::vector<float>& pixel_values, int height, int width)>;
 
 constexpr double least_cosine = 0.99;    // of INT8 with FP32 (golden/README.md)
 constexpr double most_difference = 1.0;  // mean, in levels; 0 from a .ppm
@@ -33,6 +33,8 @@ public:
         return values;
     }
 
+    const std::string& header() const { return header_; }
+
 private:
     std::string bytes_, header_;
 };
@@ -49,6 +51,21 @@ inline bool report(const std::string& name, double cosine, double difference) {
     return passed;
 }
 
+// The golden images of several shapes, which a model for any size has to take.
+inline bool check_shapes(const std::string& golden, const Embed& embed) {
+    const Safetensors file(golden + "sizes.safetensors");
+    const std::string ending = ".pixel_values\"";
+    bool passed = true;
+    for (size_t at = file.header().find(ending); at != std::string::npos; at = file.header().find(ending, at + 1)) {
+        const size_t start = file.header().rfind('"', at - 1) + 1;
+        const std::string size = file.header().substr(start, at - start);  // "70x112"
+        const int height = atoi(size.c_str()), width = atoi(size.c_str() + size.find('x') + 1);
+        const auto pixels = file.tensor<float>(size + ".pixel_values"), expected = file.tensor<float>(size + ".pooler_output");
+        passed &= pixels.size() == size_t(3) * height * width && report(size, cosine(embed(pixels, height, width), expected), 0);
+    }
+    return passed;
+}
+
 inline bool check_golden(const std::string& bundle, const Embed& embed) {
     const std::string golden = bundle + "/golden/";
     const Transform transform = read_transform(bundle);
@@ -59,8 +76,9 @@ inline bool check_golden(const std::string& bundle, const Embed& embed) {
     for (size_t i = 0, d = outputs.size() / images; i < images; ++i) {
         const auto from = inputs.begin() + long(i * size);
         const auto expected = outputs.begin() + long(i * d);
-        passed &= report("tensor " + std::to_string(i), cosine(embed({from, from + long(size)}), {expected, expected + long(d)}), 0);
+        passed &= report("tensor " + std::to_string(i), cosine(embed({from, from + long(size)}, transform.height, transform.width), {expected, expected + long(d)}), 0);
     }
+    if (transform.patch) passed &= check_shapes(golden, embed);
     const Safetensors pictures(golden + "pictures.safetensors");
     for (const auto& entry : std::filesystem::directory_iterator(golden + "pictures")) {
         const std::string name = entry.path().stem().string();
@@ -73,7 +91,7 @@ inline bool check_golden(const std::string& bundle, const Embed& embed) {
         for (size_t i = 0; i < std::min(wanted.size(), crop.rgb.size()); ++i)
             difference += std::abs(int(wanted[i]) - crop.rgb[i]) / double(wanted.size());
         const auto expected = pictures.tensor<float>(name + ".pooler_output");
-        passed &= report(entry.path().filename().string(), cosine(embed(pixel_values(crop, transform)), expected), difference);
+        passed &= report(entry.path().filename().string(), cosine(embed(pixel_values(crop, transform), crop.height, crop.width), expected), difference);
     }
     return passed;
 }
@@ -83,7 +101,10 @@ inline int embed_pictures(const std::string& bundle, int count, char** pictures,
     if (!strcmp(pictures[0], "--check")) return check_golden(bundle, embed) ? 0 : 1;
     const Transform transform = read_transform(bundle);
     std::vector<std::vector<float>> found;
-    for (int i = 0; i < count; ++i) found.push_back(embed(pixel_values(cropped(read_picture(pictures[i]), transform), transform)));
+    for (int i = 0; i < count; ++i) {
+        const Picture picture = fitted(read_picture(pictures[i]), transform);
+        found.push_back(embed(pixel_values(picture, transform), picture.height, picture.width));
+    }
     if (count == 2) return printf("cosine similarity %.4f\n", cosine(found[0], found[1])), 0;
     for (float value : found[0]) printf("%g\n", value);
     return 0;

@@ -53,11 +53,10 @@ int main(int argc, char** argv) try {
     check(RegisterCustomOps(options, OrtGetApiBase()));
     check(ort::create_session(api, environment, argv[2], options, &session));
     check(ort::create_cpu_memory(api, 1 /* arena */, 0 /* default */, &memory));
-    const Transform transform = read_transform(argv[1]);
-    const int64_t shape[] = {1, 3, transform.height, transform.width};
     const char *input_name = "pixel_values", *output_name = "pooler_output";
 
-    return embed_pictures(argv[1], argc - 3, argv + 3, [&](std::vector<float> pixel_values) {
+    return embed_pictures(argv[1], argc - 3, argv + 3, [&](std::vector<float> pixel_values, int height, int width) {
+        const int64_t shape[] = {1, 3, height, width};
         ort::Value *input, *output = nullptr;
         check(ort::create_tensor(api, memory, pixel_values.data(), pixel_values.size() * sizeof(float), shape, 4,
                                  ort::element_float, &input));

@@ -11,11 +11,9 @@ int main(int argc, char** argv) try {
                                                  ov::hint::inference_precision(ov::element::f32));
     // Without the last one, OpenVINO would compute in bfloat16 what is float in the model, on CPUs that have it.
     ov::InferRequest request = model.create_infer_request();
-    const Transform transform = read_transform(argv[1]);
-    const ov::Shape shape{1, 3, size_t(transform.height), size_t(transform.width)};
 
-    return embed_pictures(argv[1], argc - 3, argv + 3, [&](const std::vector<float>& pixel_values) {
-        ov::Tensor input(ov::element::f32, shape);
+    return embed_pictures(argv[1], argc - 3, argv + 3, [&](const std::vector<float>& pixel_values, int height, int width) {
+        ov::Tensor input(ov::element::f32, ov::Shape{1, 3, size_t(height), size_t(width)});
         if (input.get_size() != pixel_values.size()) throw std::runtime_error("the bundle is of another image size");
         std::copy(pixel_values.begin(), pixel_values.end(), input.data<float>());
         request.set_tensor("pixel_values", input);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -14,9 +15,10 @@
 
 struct Transform {
     int height, width;  // of the crop
-    int shortest_edge;
+    int shortest_edge;  // 0: the picture is resized whole, without a crop
     bool normalize;  // false: the graph does it
     float mean[3], deviation[3];
+    int patch, least, most;  // of a model for images of any size: their sides are multiples of `patch`; 0 of any other
 };
 
 inline std::string read_text(const std::string& path) {
@@ -34,8 +36,14 @@ inline const char* value_of(const std::string& json, const std::string& key, siz
 
 inline Transform read_transform(const std::string& bundle) {
     const std::string json = read_text(bundle + "/preprocessor_config.json");
-    Transform t{atoi(value_of(json, "height")), atoi(value_of(json, "width")), atoi(value_of(json, "shortest_edge")),
-                *value_of(json, "do_normalize") == 't', {}, {}};
+    const bool cropped = json.find("\"shortest_edge\"") != std::string::npos;
+    Transform t{atoi(value_of(json, "height")), atoi(value_of(json, "width")),
+                cropped ? atoi(value_of(json, "shortest_edge")) : 0, *value_of(json, "do_normalize") == 't', {}, {}, 0, 0, 0};
+    if (json.find("\"sides\"") != std::string::npos) {
+        char* end;
+        t.patch = atoi(value_of(json, "patch_size"));
+        t.least = int(strtol(value_of(json, "sides"), &end, 10)), t.most = atoi(end + 1 + strspn(end + 1, " \n"));
+    }
     const char *mean = value_of(json, "image_mean"), *deviation = value_of(json, "image_std");
     for (int c = 0; c < 3; ++c) {
         char* end;
@@ -111,6 +119,7 @@ inline Picture resized(const Picture& in, int width, int height) {
 
 // Shorter edge to its length, more where the crop needs more; then the middle. nearbyint rounds halves to even.
 inline Picture cropped(const Picture& in, const Transform& t) {
+    if (!t.shortest_edge) return resized(in, t.width, t.height);
     const bool tall = in.width <= in.height;
     const int longer = int(double(t.shortest_edge) * std::max(in.width, in.height) / std::min(in.width, in.height));
     int width = tall ? t.shortest_edge : longer, height = tall ? longer : t.shortest_edge;
@@ -128,6 +137,25 @@ inline Picture cropped(const Picture& in, const Transform& t) {
     }
     return out;
 }
+
+// The multiple of the patch nearest to a side, halves to even as in Python, within the sides that the model takes.
+inline int nearest_side(double side, const Transform& t) {
+    const int least = (t.least + t.patch - 1) / t.patch, most = t.most / t.patch;
+    return std::min(std::max(int(std::nearbyint(side / t.patch)), least), most) * t.patch;
+}
+
+// The whole picture for a model for images of any size: its shorter edge becomes the model's own, nothing is cropped.
+inline Picture whole(const Picture& in, const Transform& t) {
+    const double scale = double(std::min(t.width, t.height)) / std::min(in.width, in.height);
+    const int width = nearest_side(in.width * scale, t), height = nearest_side(in.height * scale, t);
+    if (std::fabs(width - in.width * scale) > t.patch || std::fabs(height - in.height * scale) > t.patch)
+        throw std::runtime_error("the picture is longer than the model takes; the nearest size is " + std::to_string(height) +
+                                 "x" + std::to_string(width));
+    return in.width == width && in.height == height ? in : resized(in, width, height);
+}
+
+// As the model takes it: whole, or cropped to its one size.
+inline Picture fitted(const Picture& in, const Transform& t) { return t.patch ? whole(in, t) : cropped(in, t); }
 
 // (3, H, W) float32.
 inline std::vector<float> pixel_values(const Picture& crop, const Transform& t) {

@@ -1,5 +1,6 @@
-// How the page is built and served: local WebAssembly only, and the two headers that allow threads.
-import { defaultClientConditions, defineConfig } from 'vite';
+// How the page is built and served: local WebAssembly only, the two headers that allow threads, and the list of files that
+// public/offline.js keeps.
+import { defaultClientConditions, defineConfig, type Plugin } from 'vite';
 
 // Without these a browser gives no SharedArrayBuffer, and ONNX Runtime runs on one thread.
 const headers = {
@@ -7,7 +8,16 @@ const headers = {
   'Cross-Origin-Embedder-Policy': 'require-corp',
 };
 
+const offline: Plugin = {
+  name: 'offline',
+  generateBundle(_, bundle) {
+    const files = Object.keys(bundle).filter((name) => /\.(js|css)$/.test(name) && !/ort[.-]/.test(name));
+    this.emitFile({ type: 'asset', fileName: 'offline.json', source: JSON.stringify(files) });
+  },
+};
+
 export default defineConfig({
+  plugins: [offline],
   base: './', // works below any path
   appType: 'mpa', // a missing model is a 404, not this page again
   resolve: { conditions: ['onnxruntime-web-use-extern-wasm', ...defaultClientConditions] },

@@ -28,6 +28,8 @@ const dims = [1, ...pixels.shape.slice(1)];
 const nth = (values: Float32Array | Uint8Array, i: number) =>
   values.slice((i * values.length) / count, ((i + 1) * values.length) / count) as Float32Array;
 
+const shapes = existsSync(join(bundle, 'golden/sizes.safetensors')) ? read('golden/sizes.safetensors') : {};
+
 const LEAST_NEAR = 0.95; // its bicubic is another one: seen 0.982 on a large photo
 const TRANSPARENT = 'alpha'; // it drops transparency, we lay it on white: another picture
 const models = [['fp32', 'model.onnx'], ['fp16', 'model_fp16.onnx'], ['q8', 'model_quantized.onnx']] as const;
@@ -49,6 +51,17 @@ describe.each(models.filter(([, file]) => existsSync(join(bundle, 'onnx', file))
     for (let i = 0; i < count; i++) cosines.push(cosine(await features(nth(pixels.data, i)), nth(pooled.data, i)));
     console.log(`${dtype}: least cosine with the golden vectors ${Math.min(...cosines).toFixed(6)}`);
     expect(Math.min(...cosines)).toBeGreaterThanOrEqual(LEAST_COSINE[precision]);
+  });
+
+  const free = 'sides' in preprocess; // a file for images of any size
+  test.each(free ? Object.keys(shapes).filter((name) => name.endsWith('pixel_values')) : [])('%s', async (name) => {
+    const { shape, data } = shapes[name];
+    const { pooler_output, last_hidden_state } =
+      await extract.model({ pixel_values: new Tensor('float32', data as Float32Array, shape) });
+    const wanted = shapes[name.replace('pixel_values', 'pooler_output')].data as Float32Array;
+    const near = cosine(Float32Array.from(pooler_output.data), wanted);
+    console.log(`${dtype} ${name}: ${last_hidden_state.dims[1]} tokens, cosine with the golden vector ${near.toFixed(6)}`);
+    expect(near).toBeGreaterThanOrEqual(LEAST_COSINE[precision]);
   });
 
   test.each(pictures)('%s through its own preprocessing', async (file) => {

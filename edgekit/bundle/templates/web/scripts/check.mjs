@@ -1,5 +1,6 @@
-// Drives the built page in headless Chromium: golden check of every model, similarity of two images, no console errors.
-//   npm run check -- [IMAGE IMAGE] [--json FILE] [--screenshots DIR] [--latency FILE]
+// Drives the built page in headless Chromium: golden check of every model, similarity of two images, a camera (Chromium's
+// test picture), cancelling, no console errors; with --offline a second visit without a network.
+//   npm run check -- [IMAGE IMAGE] [--json FILE] [--screenshots DIR] [--latency FILE] [--offline]
 // Chromium is looked for at $CHROMIUM and the usual places. Exit code 1 when anything fails.
 import { access, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,7 +10,7 @@ import { preview } from 'vite';
 
 const { values: options, positionals: images } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'string' }, screenshots: { type: 'string' }, latency: { type: 'string' } },
+  options: { json: { type: 'string' }, screenshots: { type: 'string' }, latency: { type: 'string' }, offline: { type: 'boolean' } },
 });
 const LONG = 900_000; // ms; a busy machine takes minutes where a quiet one takes seconds
 
@@ -24,9 +25,9 @@ if (!executablePath) {
 const server = await preview({ logLevel: 'error', preview: { port: 0, host: '127.0.0.1' } });
 const browser = await chromium.launch({
   executablePath,
-  args: ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  args: ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'],
 });
-const result = { isolated: false, models: [], similarity: null, saliency: false, crops: [], errors: [], messages: [] };
+const result = { isolated: false, firstLoad: {}, models: [], frames: '', cancelled: '', offline: null, similarity: null, saliency: false, crops: [], errors: [], messages: [] };
 try {
   let heard = result.errors;
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
@@ -35,6 +36,10 @@ try {
   page.on('request', (request) => {
     const own = request.url().startsWith(server.resolvedUrls.local[0]) || /^(blob|data):/.test(request.url());
     if (!own) result.errors.push(`a request leaves this machine: ${request.url()}`);
+  });
+  page.on('requestfinished', async (request) => {
+    const kind = /\.(wasm|edgekit|onnx)$/.exec(request.url())?.[1];
+    if (kind && result.models.length === 0) result.firstLoad[kind] = (result.firstLoad[kind] ?? 0) + (await request.sizes()).responseBodySize;
   });
   await page.goto(server.resolvedUrls.local[0]);
   await settled(page);
@@ -65,6 +70,16 @@ try {
 
   result.saliency = await page.locator('.saliency').first().isVisible();
 
+  await page.click('#camera');
+  await page.waitForFunction(() => Number.parseInt(document.querySelector('#camera-status').textContent) >= 3, null, { timeout: LONG });
+  await page.click('#cancel');
+  await settled(page);
+  result.frames = await page.locator('#camera-status').textContent();
+  await page.click('#bench');
+  await page.click('#cancel');
+  await settled(page);
+  result.cancelled = await page.locator('#bench-status').textContent();
+
   if (options.screenshots) await screenshots(page, options.screenshots);
   if (options.latency) {
     await page.click('#bench');
@@ -74,10 +89,17 @@ try {
     if (options.screenshots) await screenshots(page, join(options.screenshots, 'latency'));
   }
 
-  heard = []; // fed nonsense, the page may say so in the console
+  heard = []; // without a network, or fed nonsense, the page may say so in the console
+  if (options.offline) {
+    await page.context().setOffline(true);
+    await page.reload();
+    result.offline = (await message(page)) || (await page.locator('#status').textContent()); // only models of edgekit are kept
+    await page.context().setOffline(false);
+  }
+
   await page.setInputFiles('#input-a', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no image') });
   result.messages.push(await message(page));
-  await page.route('**/onnx/**', (route) => route.fulfill({ status: 404 }));
+  await page.route('**/bundle/{edgekit,onnx}/**', (route) => route.fulfill({ status: 404 }));
   await page.locator('#placement').dispatchEvent('change'); // loads the model again
   result.messages.push(await message(page));
 } finally {

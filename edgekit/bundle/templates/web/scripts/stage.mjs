@@ -1,4 +1,4 @@
-// Puts what the page needs of a bundle into public/bundle: its manifest, the ONNX models, the golden files.
+// Puts what the page needs of a bundle into public/bundle: its manifest, the models, the golden files.
 //   EDGEKIT_BUNDLE=DIR npm run stage      (default: the folder above this one)
 import { copyFile, link, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
@@ -18,7 +18,8 @@ const goldenOf = async (size) => [
 ];
 
 const sizes = ['.', ...(await inFolder('.', /^\d+x\d+$/))]; // further image sizes have golden files of their own
-const models = (await inFolder('onnx', /\.onnx$/)).filter((name) => !name.includes('_fused')); // those need a native op library
+const onnx = (await inFolder('onnx', /\.onnx$/)).filter((name) => !name.includes('_fused')); // those need a native op library
+const models = [...(await inFolder('edgekit', /\.edgekit$/)), ...onnx];
 const files = ['manifest.json', ...models, ...(await Promise.all(sizes.map(goldenOf))).flat()];
 
 await rm(target, { recursive: true, force: true });

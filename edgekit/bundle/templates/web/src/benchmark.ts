@@ -1,7 +1,7 @@
 // Latency of the bundle's models in this browser: interleaved rounds, paired speedups, rows as in edgekit's runtimes.csv.
 
-import { urlOf, type Golden, type Model } from './bundle';
-import { Engine, type Placement } from './engine';
+import type { Golden, Model } from './bundle';
+import { openEngine, type Engine, type Placement } from './engine';
 import { checkGolden } from './golden';
 import { cpuName } from './host';
 import { mean, quantile } from './vectors';
@@ -33,9 +33,9 @@ export interface Row {
   placement: string;
 }
 
-/** All models on one placement, in one interleaved run. Speedups are against the FP32 model. */
+/** All models on one placement, in one interleaved run. Speedups are against the FP32 model in ONNX Runtime. */
 export async function benchmark(
-  models: Model[], placement: Placement, golden: Golden, notify: (text: string) => void,
+  models: Model[], placement: Placement, golden: Golden, notify: (text: string) => void, signal: AbortSignal,
 ): Promise<Row[]> {
   const engines: { model: Model; engine: Engine }[] = [];
   try {
@@ -43,16 +43,16 @@ export async function benchmark(
     const iterations: number[] = [];
     for (const model of models) {
       notify(`${describe(placement)}: loading ${model.name}`);
-      const engine = await Engine.open(urlOf(model.path), placement, model.preprocess.input_size);
+      const engine = await openEngine(model, placement, undefined, signal);
       engines.push({ model, engine });
-      const check = await checkGolden(engine, model, golden);
-      const usual = quantile(await engine.time(golden.pixels[0], WARMUP), 0.5);
+      const check = await checkGolden(engine, model, golden, signal);
+      const usual = quantile(await engine.time(golden.pixels[0], WARMUP, signal), 0.5);
       iterations.push(Math.max(1, Math.min(ITERATIONS, Math.floor(BUDGET_MS / (ROUNDS * usual)))));
       rows.push(row(model, placement, engine.bytes, rounded(check.sqnrDb, 2), rounded(check.meanPoolerCosine, 6)));
     }
-    const times = await interleave(engines.map(({ engine }) => engine), iterations, golden.pixels[0], (round) =>
+    const times = await interleave(engines.map(({ engine }) => engine), iterations, golden.pixels[0], signal, (round) =>
       notify(`${describe(placement)}: round ${round} of ${ROUNDS}`));
-    const reference = times[models.findIndex((model) => model.precision === 'fp32')];
+    const reference = times[models.findIndex((model) => model.precision === 'fp32' && model.format === 'onnx')];
     rows.forEach((each, i) => Object.assign(each, summary(times[i], reference)));
     return rows;
   } finally {
@@ -68,7 +68,7 @@ export function describe({ provider, threads }: Placement): string {
 
 /** Times per engine and round; every round visits all in another order, so that a slow minute hits all alike. */
 async function interleave(
-  engines: Engine[], iterations: number[], pixels: Float32Array, notify: (round: number) => void,
+  engines: Engine[], iterations: number[], pixels: Float32Array, signal: AbortSignal, notify: (round: number) => void,
 ): Promise<number[][][]> {
   const times: number[][][] = engines.map(() => []);
   const random = randoms(0);
@@ -77,8 +77,8 @@ async function interleave(
     const order = engines.map((_, i) => ({ i, key: random() })).sort((a, b) => a.key - b.key);
     for (const { i } of order) {
       await new Promise((resolve) => setTimeout(resolve, GAP_MS));
-      await engines[i].time(pixels, 1); // caches belong to the turn before
-      times[i].push(await engines[i].time(pixels, iterations[i]));
+      await engines[i].time(pixels, 1, signal); // caches belong to the turn before
+      times[i].push(await engines[i].time(pixels, iterations[i], signal));
     }
   }
   return times;

@@ -1,13 +1,14 @@
-// What the bundle holds: its ONNX models with their preprocessing, and the golden files.
+// What the bundle holds: its models with their preprocessing, and the golden files.
 
 import type { Preprocess } from './preprocess';
 import { readSafetensors, type Tensor } from './safetensors';
 
 export type Precision = 'fp32' | 'fp16' | 'w8' | 'w8a8' | 'w8a16' | 'w4' | 'w4a8';
 
-/** One row of the manifest: an ONNX model that a browser can run. */
+/** One row of the manifest: a model that a browser can run. */
 export interface Model {
   name: string;
+  format: 'edgekit' | 'onnx';
   precision: Precision;
   path: string;
   size_mb: number;
@@ -35,7 +36,7 @@ export interface GoldenPicture {
   pooled: Float32Array; // (width)
 }
 
-interface Row extends Model {
+interface Row extends Omit<Model, 'format'> {
   format: string;
   variant: string;
   status: string;
@@ -54,10 +55,13 @@ async function get(path: string): Promise<Response> {
 /** Read manifest.json. Throws when it is missing or names no model that a browser can run. */
 export async function readBundle(): Promise<Bundle> {
   const manifest: { model: { name: string; config: { patch: number } }; artifacts: Row[] } = await (await get('manifest.json')).json();
-  const models = manifest.artifacts.filter((row) => row.format === 'onnx' && row.variant !== 'fused' && row.status === 'ok');
-  if (models.length === 0) throw new Error('the bundle holds no ONNX model. Build one: edgekit build --format onnx');
+  const models = manifest.artifacts.filter(isModel);
+  if (models.length === 0) throw new Error('the bundle holds no model for browsers. Build some: edgekit build --format edgekit,onnx');
   return { name: manifest.model.name, patch: manifest.model.config.patch, models };
 }
+
+const isModel = (row: Row): row is Row & Model =>
+  row.status === 'ok' && (row.format === 'edgekit' || (row.format === 'onnx' && row.variant !== 'fused'));
 
 /** "224x224": height and width of a model's input. */
 export const sizeOf = (model: Model): string => model.preprocess.input_size.join('x');

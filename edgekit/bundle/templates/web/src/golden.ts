@@ -3,7 +3,7 @@
 import type { Golden, Model, Precision } from './bundle';
 import { decode } from './decode';
 import type { Engine } from './engine';
-import { crop, toPixelValues } from './preprocess';
+import { crop } from './preprocess';
 import { cosine, largestDifference, mean, rows, sqnrDb } from './vectors';
 
 /** Least cosine of the class token that tells a working model from a broken one; as in edgekit/golden.py. */
@@ -32,7 +32,7 @@ export interface PictureCheck {
   passed: boolean;
 }
 
-export async function checkGolden(engine: Engine, model: Model, golden: Golden): Promise<GoldenCheck> {
+export async function checkGolden(engine: Engine, model: Model, golden: Golden, signal?: AbortSignal): Promise<GoldenCheck> {
   const [height, width] = model.preprocess.input_size;
   if (golden.pixels[0].length !== 3 * height * width) {
     throw new Error(`the golden inputs are not of ${width} × ${height} pixels, which ${model.name} takes`);
@@ -42,7 +42,7 @@ export async function checkGolden(engine: Engine, model: Model, golden: Golden):
   const differences: number[] = [];
   const hiddens: Float32Array[] = [];
   for (const [i, pixels] of golden.pixels.entries()) {
-    const { last_hidden_state: hidden, pooler_output: pooled } = await engine.run(pixels);
+    const { last_hidden_state: hidden, pooler_output: pooled } = await engine.run(pixels, signal);
     const [actual, expected] = [hidden, golden.hidden[i]].map((values) => rows(values, pooled.length));
     pooler.push(cosine(pooled, golden.pooled[i]));
     tokens.push(...actual.map((token, t) => cosine(token, expected[t])));
@@ -63,13 +63,14 @@ export async function checkGolden(engine: Engine, model: Model, golden: Golden):
   };
 }
 
-export async function checkPictures(engine: Engine, model: Model, golden: Golden): Promise<PictureCheck> {
+export async function checkPictures(engine: Engine, model: Model, golden: Golden, signal?: AbortSignal): Promise<PictureCheck> {
   const differences: number[] = [];
   const cosines: number[] = [];
   for (const picture of golden.pictures) {
-    const own = crop(await decode(picture.file, picture.name), model.preprocess);
+    const whole = await decode(picture.file, picture.name);
+    const own = crop(whole, model.preprocess);
     differences.push(mean(Array.from(own.data, (level, i) => Math.abs(level - picture.crop[i]))));
-    const { pooler_output: pooled } = await engine.run(toPixelValues(own, model.preprocess));
+    const { pooler_output: pooled } = await engine.embed(whole, signal);
     cosines.push(cosine(pooled, picture.pooled));
   }
   const [difference, least] = [Math.max(...differences), Math.min(...cosines)];

@@ -1,9 +1,10 @@
-// The page: loads the bundle's model, compares two images, checks itself, measures latency.
+// The page: loads the bundle's model, compares two images, watches the camera, checks itself, measures latency.
 
 import './style.css';
 import { benchmark, describe, type Row } from './benchmark';
-import { readBundle, readGolden, sizeOf, urlOf, type Bundle, type Golden, type Model } from './bundle';
-import { Engine, type Placement } from './engine';
+import { readBundle, readGolden, sizeOf, type Bundle, type Golden, type Model } from './bundle';
+import { live } from './camera';
+import { openEngine, runsOn, type Engine, type Placement } from './engine';
 import { checkGolden, checkPictures } from './golden';
 import { hasSimd, hasThreads, hasWebGpu, placements } from './host';
 import { pcaColours } from './pca';
@@ -14,11 +15,12 @@ import { cosine, rows } from './vectors';
 
 const by = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const [modelChoice, placementChoice] = [by<HTMLSelectElement>('model'), by<HTMLSelectElement>('placement')];
-const buttons = [by<HTMLButtonElement>('example'), by<HTMLButtonElement>('check'), by<HTMLButtonElement>('bench')];
+const cancel = by<HTMLButtonElement>('cancel');
+const buttons = ['example', 'camera', 'check', 'bench'].map((id) => by<HTMLButtonElement>(id));
 const slots = ['A', 'B'].map((letter) => new Slot(by('slots'), letter, (decoding) => {
-  void attempt(async () => {
+  void attempt(async (signal) => {
     await decoding();
-    await compare();
+    await compare(signal);
   });
 }));
 
@@ -30,8 +32,10 @@ let engine: Engine | undefined;
 let examples = 0;
 
 const model = (): Model => bundle!.models[modelChoice.selectedIndex];
-const placement = (): Placement => places[placementChoice.selectedIndex];
+const placement = (): Placement => placesOf(model())[placementChoice.selectedIndex];
+const placesOf = (each: Model): Placement[] => places.filter((place) => runsOn(each, place));
 const golden = (): Promise<Golden> => readGolden(bundle!, model());
+const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
 const status = (text: string) => (by('status').textContent = text);
 
 function fail(error: unknown): void {
@@ -40,11 +44,13 @@ function fail(error: unknown): void {
 }
 
 /** Run an action when those before it are done, with the controls locked; what goes wrong is shown on the page. */
-function attempt(action: () => Promise<void>): Promise<void> {
+function attempt(action: (signal: AbortSignal) => Promise<void>): Promise<void> {
   lock(++waiting > 0);
   const run = async () => {
     by('error').hidden = true;
-    await action().catch(fail);
+    const controller = new AbortController();
+    cancel.onclick = () => controller.abort(new Error('cancelled'));
+    await action(controller.signal).catch((error) => (controller.signal.aborted ? status('Cancelled.') : fail(error)));
     lock(--waiting > 0);
   };
   return (queue = queue.then(run));
@@ -53,20 +59,27 @@ function attempt(action: () => Promise<void>): Promise<void> {
 function lock(busy: boolean): void {
   document.body.ariaBusy = String(busy);
   [modelChoice, placementChoice, ...buttons].forEach((control) => (control.disabled = busy || bundle === undefined));
+  cancel.disabled = !busy;
 }
 
-async function start(): Promise<void> {
+async function start(signal: AbortSignal): Promise<void> {
   const { name, models } = (bundle = await readBundle());
   document.title = by('title').textContent = `${name} in the browser`;
   places = await placements();
-  modelChoice.append(...models.map((each) => new Option(`${each.precision}, ${sizeOf(each)}, ${Math.round(each.size_mb)} MB`)));
-  modelChoice.selectedIndex = Math.max(0, models.findIndex((each) => each.precision === 'w8a8'));
-  placementChoice.append(...places.map((place) => new Option(describe(place))));
-  await open();
-  await example();
+  modelChoice.append(...models.map((each) => new Option(`${each.name}, ${sizeOf(each)}, ${Math.round(each.size_mb)} MB`)));
+  const usual = models.filter((each) => each.precision === 'w8a8');
+  modelChoice.selectedIndex = Math.max(0, models.indexOf(usual.find((each) => each.format === 'edgekit') ?? usual[0]));
+  listPlaces();
+  await open(signal);
+  await example(signal);
 }
 
-async function open(): Promise<void> {
+/** The ways to run the chosen model. */
+function listPlaces(): void {
+  placementChoice.replaceChildren(...placesOf(model()).map((place) => new Option(describe(place))));
+}
+
+async function open(signal: AbortSignal): Promise<void> {
   engine?.close();
   engine = undefined;
   by('verdict').hidden = by('figures').hidden = true;
@@ -74,9 +87,11 @@ async function open(): Promise<void> {
   bar.hidden = false;
   try {
     status(`Loading ${model().name} …`);
-    engine = await Engine.open(urlOf(model().path), placement(), model().preprocess.input_size, (loaded, total) => {
-      if (total) bar.value = loaded / total;
-    });
+    const whole = model().size_mb * 1e6; // servers that compress on the way do not say
+    engine = await openEngine(model(), placement(), (loaded) => {
+      bar.value = loaded / whole;
+      status(`Loading ${model().name}: ${megabytes(loaded)} of ${megabytes(whole)} MB`);
+    }, signal);
     status('The model is loaded.');
   } catch (error) {
     status('No model is loaded.');
@@ -93,7 +108,7 @@ function loaded(): Engine {
 }
 
 /** Features of both images, what they share, and their maps. */
-async function compare(): Promise<void> {
+async function compare(signal: AbortSignal): Promise<void> {
   const running = loaded();
   const transform = model().preprocess;
   for (const slot of slots) {
@@ -101,7 +116,7 @@ async function compare(): Promise<void> {
     slot.drawCrop(crop(slot.source, transform));
     const pixels = toPixelValues(slot.crop!, transform);
     const begin = performance.now();
-    slot.outputs = await running.run(pixels);
+    slot.outputs = await running.run(pixels, signal);
     status(`Ready: the last image took ${Math.round(performance.now() - begin)} ms.`);
   }
   const done = slots.filter((slot) => slot.outputs);
@@ -117,19 +132,28 @@ async function compare(): Promise<void> {
 }
 
 /** The next two of the golden images, so that there is something to see at once. */
-async function example(): Promise<void> {
+async function example(signal: AbortSignal): Promise<void> {
   const { pixels } = await golden();
   slots.forEach((slot) => {
     const i = examples++ % pixels.length;
     slot.show(toPicture(pixels[i], model().preprocess), `example ${i + 1}`);
   });
-  await compare();
+  await compare(signal);
 }
 
-async function check(): Promise<void> {
+async function watch(signal: AbortSignal): Promise<void> {
+  const notify = (text: string) => (by('camera-status').textContent = text);
+  by('frames').hidden = false;
+  status('The camera is on.');
+  const canvases = { photo: by<HTMLCanvasElement>('frame'), patches: by<HTMLCanvasElement>('frame-patches') };
+  await live(loaded(), model().preprocess, bundle!.patch, { ...canvases, notify }, signal);
+  status('The camera is off.');
+}
+
+async function check(signal: AbortSignal): Promise<void> {
   const files = await golden();
-  const found = await checkGolden(loaded(), model(), files);
-  const seen = await checkPictures(loaded(), model(), files);
+  const found = await checkGolden(loaded(), model(), files, signal);
+  const seen = await checkPictures(loaded(), model(), files, signal);
   const passed = found.passed && seen.passed;
   by('verdict').textContent =
     `${passed ? 'Passed' : 'Failed'}: ${model().name}, ${describe(placement())}. The least cosine allowed is ${found.least}.`;
@@ -150,7 +174,7 @@ async function check(): Promise<void> {
   by('verdict').hidden = by('figures').hidden = false;
 }
 
-async function measure(): Promise<void> {
+async function measure(signal: AbortSignal): Promise<void> {
   const line = by('bench-status');
   line.hidden = false;
   const found: Row[] = [];
@@ -158,8 +182,11 @@ async function measure(): Promise<void> {
   const models = bundle!.models.filter((each) => sizeOf(each) === sizeOf(model()));
   for (const place of places) {
     try {
-      found.push(...(await benchmark(models, place, await golden(), (text) => (line.textContent = text))));
+      const here = models.filter((each) => runsOn(each, place));
+      found.push(...(await benchmark(here, place, await golden(), (text) => (line.textContent = text), signal)));
     } catch (error) {
+      if (signal.aborted) line.textContent = 'Cancelled.';
+      signal.throwIfAborted();
       fail(new Error(`${describe(place)}: ${error instanceof Error ? error.message : error}`)); // the others go on
     }
     by('rows').replaceChildren(...places.flatMap((each) => latencyRows(describe(each), found)));
@@ -178,12 +205,16 @@ async function listHost(): Promise<void> {
   by('host').replaceChildren(...lines.map((text) => element('li', text)));
 }
 
-modelChoice.onchange = placementChoice.onchange = () => attempt(async () => {
-  await open();
-  await compare();
+const reopen = () => attempt(async (signal) => {
+  await open(signal);
+  await compare(signal);
 });
+placementChoice.onchange = reopen;
+modelChoice.onchange = () => (listPlaces(), reopen());
 by('example').onclick = () => attempt(example);
+by('camera').onclick = () => attempt(watch);
 by('check').onclick = () => attempt(check);
 by('bench').onclick = () => attempt(measure);
+if (import.meta.env.PROD && 'serviceWorker' in navigator) void navigator.serviceWorker.register('offline.js');
 void listHost();
 void attempt(start);

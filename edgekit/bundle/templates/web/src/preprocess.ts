@@ -1,4 +1,4 @@
-// The eval transform of DINOv2: shortest edge by bicubic, centre crop, ImageNet normalisation; equal to edgekit's in Python.
+// The eval transform: shortest edge by bicubic and centre crop, or the whole picture resized; equal to edgekit's in Python.
 
 import { resize, type Picture } from './resample';
 
@@ -9,6 +9,9 @@ export interface Preprocess {
   mean: [number, number, number];
   std: [number, number, number];
   normalize: 'host' | 'graph'; // who normalises; "graph": the model takes RGB 0..255
+  patch?: number; // pixels of a patch's edge, 14 unless it says otherwise
+  sides?: [number, number]; // shortest and longest side of a model for images of any size
+  whole_image?: object; // there where pictures are resized whole, without a crop
 }
 
 const MAX_RESIZED_PIXELS = 100_000_000;
@@ -29,6 +32,25 @@ export function crop(picture: Picture, transform: Preprocess): Picture {
     data.set(full.data.subarray(start, start + width * 3), y * width * 3);
   }
   return { data, width, height };
+}
+
+/** (height, width) of a whole picture for a model for any size: `side` is what its shorter edge becomes, as in Python. */
+export function wholeSize(picture: Picture, transform: Preprocess, side = Math.min(...transform.input_size)): [number, number] {
+  const { patch = 14, sides } = transform;
+  if (!sides) throw new Error(`the model takes ${transform.input_size.join('x')} alone`);
+  const [least, most] = [Math.ceil(sides[0] / patch), Math.floor(sides[1] / patch)];
+  const wanted = [picture.height, picture.width].map((edge) => (edge * side) / Math.min(picture.width, picture.height));
+  const found = wanted.map((edge) => Math.min(Math.max(roundHalfEven(edge / patch), least), most) * patch);
+  if (found.some((edge, i) => Math.abs(edge - wanted[i]) > patch)) {
+    throw new Error(`the image is longer than the model takes; the nearest size is ${found.join('x')}`);
+  }
+  return [found[0], found[1]];
+}
+
+/** A whole picture, nothing cropped, as a model for any size sees it. */
+export function whole(picture: Picture, transform: Preprocess, side?: number): Picture {
+  const [height, width] = wholeSize(picture, transform, side);
+  return resize(picture, width, height);
 }
 
 /** (3, H, W) float32 of a crop: normalised on the host, or 0..255 where the graph does it. */
@@ -66,6 +88,7 @@ function levels({ normalize, mean, std }: Preprocess, c: number): Float32Array {
 /** (width, height) before the crop: the shorter edge as the transform says, more where the crop needs more. */
 function resizedSize(picture: Picture, transform: Preprocess): [number, number] {
   const [cropHeight, cropWidth] = transform.input_size;
+  if (transform.whole_image) return [cropWidth, cropHeight];
   const short = transform.resize;
   const long = Math.trunc((short * Math.max(picture.width, picture.height)) / Math.min(picture.width, picture.height));
   const [width, height] = picture.width <= picture.height ? [short, long] : [long, short];

@@ -1,7 +1,7 @@
 // Preprocessing equals edgekit's Python bit for bit, on the images of preprocess.safetensors (written by Python).
 
 import { describe, expect, test } from 'vitest';
-import { crop, toPicture, toPixelValues, type Preprocess } from '../src/preprocess';
+import { crop, toPicture, toPixelValues, whole, wholeSize, type Preprocess } from '../src/preprocess';
 import { readSafetensors } from '../src/safetensors';
 import file from './preprocess.safetensors?inline';
 
@@ -50,4 +50,29 @@ test('a graph that normalises gets plain bytes', () => {
 test('an image too thin to be resized is refused', () => {
   const picture = { width: 1, height: 4_000_000, data: new Uint8Array(0) };
   expect(() => crop(picture, read(names[0]).transform)).toThrow('too thin');
+});
+
+describe('a model for images of any size', () => {
+  const transform: Preprocess = { ...read(names[0]).transform, input_size: [224, 224], patch: 14, sides: [112, 1022] };
+  const of = (height: number, width: number) => ({ height, width, data: new Uint8Array(3 * height * width) });
+
+  test.each([
+    [[100, 150], [224, 336]],
+    [[480, 640], [224, 294]],
+    [[640, 480], [294, 224]],
+    [[224, 231], [224, 224]],
+    [[224, 245], [224, 252]],
+  ])('takes %j whole, as %j', ([height, width], size) => {
+    expect(wholeSize(of(height, width), transform)).toEqual(size);
+    const picture = whole(of(height, width), transform);
+    expect([picture.height, picture.width]).toEqual(size);
+  });
+
+  test('refuses what is too long, with the nearest size', () => {
+    expect(() => wholeSize(of(100, 700), transform)).toThrow('nearest size is 224x1022');
+  });
+
+  test('is told from one of a single size', () => {
+    expect(() => wholeSize(of(100, 150), read(names[0]).transform)).toThrow('alone');
+  });
 });

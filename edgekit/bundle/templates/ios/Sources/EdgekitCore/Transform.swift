@@ -5,9 +5,12 @@ public struct Transform: Decodable {
     let mean: [Float]
     let std: [Float]
     let normalize: String // "host", or "graph": the model takes RGB 0...255
+    let wholeImage: WholeImage? // there where pictures are resized whole, without a crop
+
+    struct WholeImage: Decodable {}
 
     enum CodingKeys: String, CodingKey {
-        case inputSize = "input_size", resize, mean, std, normalize
+        case inputSize = "input_size", resize, mean, std, normalize, wholeImage = "whole_image"
     }
 
     public var height: Int { inputSize[0] }
@@ -15,6 +18,7 @@ public struct Transform: Decodable {
 
     /// Shorter edge to its length, more where the crop needs more; then the middle. Halves are rounded to even.
     public func crop(_ picture: Picture) throws -> Picture {
+        if wholeImage != nil { return picture.resized(toWidth: width, toHeight: height) }
         let (short, long) = (min(picture.width, picture.height), max(picture.width, picture.height))
         let longer = Int(Double(resize) * Double(long) / Double(short))
         var (fullWidth, fullHeight) = picture.width <= picture.height ? (resize, longer) : (longer, resize)

@@ -8,13 +8,14 @@ enum class Layout { NCHW, NHWC }
 class Transform(
     val height: Int,
     val width: Int,
-    private val shortestEdge: Int,
+    private val shortestEdge: Int?, // null: the picture is resized whole, without a crop
     private val normalize: Boolean, // false: the graph does it
     private val mean: FloatArray,
     private val deviation: FloatArray,
 ) {
     /** Shorter edge to its length, more where the crop needs more; then the middle. Halves are rounded to even. */
     fun crop(picture: Picture): Picture {
+        if (shortestEdge == null) return picture.resized(width, height)
         val longer = (shortestEdge.toDouble() * maxOf(picture.width, picture.height) / minOf(picture.width, picture.height)).toInt()
         var (w, h) = if (picture.width <= picture.height) shortestEdge to longer else longer to shortestEdge
         val missing = maxOf(width.toDouble() / w, height.toDouble() / h)
@@ -48,9 +49,10 @@ class Transform(
         fun fromJson(json: String): Transform {
             fun find(key: String, pattern: String): String =
                 requireNotNull(Regex("\"$key\"\\s*:\\s*$pattern").find(json)) { "no $key" }.groupValues[1]
+            val shortestEdge = Regex("\"shortest_edge\"\\s*:\\s*(\\d+)").find(json)?.groupValues?.get(1)?.toInt()
             fun numbers(key: String): FloatArray = find(key, "\\[([^\\]]*)]").split(',').map { it.trim().toFloat() }.toFloatArray()
             return Transform(
-                find("height", "(\\d+)").toInt(), find("width", "(\\d+)").toInt(), find("shortest_edge", "(\\d+)").toInt(),
+                find("height", "(\\d+)").toInt(), find("width", "(\\d+)").toInt(), shortestEdge,
                 find("do_normalize", "(true|false)").toBoolean(), numbers("image_mean"), numbers("image_std"),
             )
         }

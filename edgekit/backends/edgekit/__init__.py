@@ -1,0 +1,1 @@
+"""Single-file models for libedgekit, edgekit's own runtime."""
