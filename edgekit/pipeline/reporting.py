@@ -183,6 +183,26 @@ def _panels(manifest: Manifest, measured: Measured, context: BuildContext, watch
     )
 
 
+def _layers(context: BuildContext, watcher: Watcher) -> LayerDrift | None:
+    """The drift behind each block of the main 8-bit plan; None where there is no such plan."""
+    size = context.recipe.main_size
+    path = context.out / plan_file("int8", size, size)
+    if not path.exists():
+        return None
+    import torch
+
+    from edgekit.plan.quant import QuantPlan
+    from edgekit.quantization.explain import layer_drift
+
+    watcher.stage("report: drift behind each block")
+    try:
+        images = context.inputs.evaluation(size)
+        return layer_drift(QuantPlan.load(path), torch.from_numpy(images.pixel_values[:_LAYERED]))
+    except EdgekitError as error:
+        watcher.note(f"no drift behind each block: {error}")
+        return None
+
+
 def _depth_head(context: BuildContext) -> str:
     """The first head that puts out depths, "" without one."""
     return next((name for name, head in context.inputs.heads.items() if head.task in UNITS), "")
@@ -213,25 +233,6 @@ def _maps(features: Mapping[str, Features], context: BuildContext) -> Maps | Non
     if not (name := _mapped(context)):
         return None
     return Maps("saliency", {file: maps_of(each, context.loaded)[name] for file, each in features.items()})
-
-
-def _layers(context: BuildContext, watcher: Watcher) -> LayerDrift | None:
-    """The drift behind each block of the main 8-bit plan; None where there is no such plan."""
-    path = context.out / plan_file("int8", context.recipe.image_size[0], context.recipe.image_size[0])
-    if not path.exists():
-        return None
-    import torch
-
-    from edgekit.plan.quant import QuantPlan
-    from edgekit.quantization.explain import layer_drift
-
-    watcher.stage("report: drift behind each block")
-    try:
-        images = context.inputs.evaluation(context.recipe.image_size[0])
-        return layer_drift(QuantPlan.load(path), torch.from_numpy(images.pixel_values[:_LAYERED]))
-    except EdgekitError as error:
-        watcher.note(f"no drift behind each block: {error}")
-        return None
 
 
 def _worst(rows: Sequence[ArtifactRow], drift: Mapping[str, DriftReport], count: int) -> list[int]:
