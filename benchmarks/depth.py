@@ -20,8 +20,9 @@ from benchmarks.support import photos
 from benchmarks.support.depth_model import fitted_depth_anything
 from benchmarks.support.matrix import RESULTS
 from benchmarks.support.rows import keep_row
-from edgekit.artifact import FORMATS, ArtifactRow, Manifest
+from edgekit.artifact import FORMATS
 from edgekit.host import describe_host
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.pipeline import build
 from edgekit.pipeline.watch import Silent
 from edgekit.recipe import Recipe

@@ -25,7 +25,7 @@ from benchmarks.one_process import times_of
 from benchmarks.support import photos
 from benchmarks.support.dinov3_folder import write_folder
 from benchmarks.support.rows import write_csv
-from edgekit.artifact import FORMATS, Manifest
+from edgekit.artifact import FORMATS
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
 from edgekit.distill.beginning import begin
@@ -36,6 +36,7 @@ from edgekit.files import atomic_path
 from edgekit.host import describe_host
 from edgekit.images import ImageSet
 from edgekit.images.demo import demo_crops
+from edgekit.manifest import Manifest
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.models import zoo

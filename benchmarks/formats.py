@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from benchmarks.support.rows import write_csv
-from edgekit.artifact import Artifact, Manifest
+from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.fused import as_fused
 from edgekit.backends.placement import placement
 from edgekit.errors import EdgekitError
 from edgekit.host import describe_host
 from edgekit.images import load_set
+from edgekit.manifest import Manifest
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.models.vit import VisionTransformer

@@ -13,11 +13,12 @@ from typing import Any
 
 from benchmarks.support.matrix import Row
 from benchmarks.support.peers import PEERS, Peer, features
-from edgekit.artifact import Artifact, ArtifactRow, Manifest
+from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.placement import placement
 from edgekit.files import atomic_path
 from edgekit.host import describe_host
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.worker import Target

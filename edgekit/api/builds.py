@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from typing_extensions import Unpack
 
-from edgekit.artifact import ArtifactRow
 from edgekit.backends import LoadedModel, load
 from edgekit.errors import RecipeError
+from edgekit.manifest import ArtifactRow
 from edgekit.models.live import is_module, save_module
 from edgekit.pipeline import BuildResult
 from edgekit.pipeline import build as build_recipe

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact, ArtifactRow, Choice, Manifest
+from edgekit.artifact import FORMATS, IMAGE_NAME, Artifact
 from edgekit.backends.base import Runner
 from edgekit.backends.pictures import Outputs, prepared, rgb, several, shown
 from edgekit.backends.registry import format_of_suffix, get_backend
 from edgekit.errors import BackendMissing, DataError
 from edgekit.files import checked, inside
+from edgekit.manifest import ArtifactRow, Choice, Manifest
 from edgekit.precision import Arithmetic, speed_rank
 from edgekit.settings import MOST_THREADS
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.artifact import ArtifactRow, Choice, Manifest
 from edgekit.bundle.platforms import PLATFORMS, Platform
 from edgekit.errors import BackendMissing
+from edgekit.manifest import ArtifactRow, Choice, Manifest
 from edgekit.models.config import ARCHITECTURES
 from edgekit.report.content import BuildReport
 from edgekit.report.numbers import row_speed, timing

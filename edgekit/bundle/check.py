@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import load
 from edgekit.bundle.pictures import check_pictures, worst
 from edgekit.errors import BackendMissing, DriftExceeded
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.golden import FOLDER, check_golden
 from edgekit.precision import FACTS
 

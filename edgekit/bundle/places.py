@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from edgekit.artifact import Manifest
+from edgekit.manifest import Manifest
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES, Manifest
+from edgekit.artifact import INPUT_NAME, OUTPUT_NAMES
 from edgekit.backends.base import Runner
 from edgekit.bundle.pictures import FOLDER, picture_files
 from edgekit.bundle.places import names_place
@@ -17,6 +17,7 @@ from edgekit.errors import DataError
 from edgekit.files import read_text
 from edgekit.images import preprocess, read_image
 from edgekit.images.demo import DEMO
+from edgekit.manifest import Manifest
 from edgekit.measure.golden import INPUTS, OUTPUTS
 from edgekit.report.content import BuildReport
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgekit import __version__
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.manifest import ArtifactRow, Manifest
 
 _SPDX = {"Apache-2.0", "MIT", "CC-BY-NC-4.0"}
 _NAMESPACE = uuid.UUID("6f1d3c0e-5f0a-5d57-9a3e-2f1f6f0f2a10")  # any fixed one: equal bundles get equal serial numbers

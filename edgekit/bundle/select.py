@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.bundle.platforms import JS_NAMES, PLATFORMS, Platform
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import files_of, inside
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.gate import Limits, check_build
 from edgekit.precision import INT8
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import Runner, get_backend
 from edgekit.backends.loading import artifact_of
 from edgekit.bundle.card import model_card, verdict_among
@@ -23,6 +22,7 @@ from edgekit.bundle.select import Chosen, Size, select, sizes_of, suffix_of
 from edgekit.bundle.sign import SUMS, require_key, sha256_of_file, sign_bundle
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.files import atomic_path, inside, read_text, sha256_of, size_mb_of
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.golden import FOLDER as GOLDEN
 from edgekit.measure.golden import INPUTS, OUTPUTS, SIZES, check_golden
 from edgekit.native.build import NATIVE

@@ -102,8 +102,8 @@ def inspect(
 
     console = terminal()
     if build:
-        from edgekit.artifact import Manifest
         from edgekit.backends.placement import placement
+        from edgekit.manifest import Manifest
         from edgekit.report.tables import build_tables
 
         manifest = Manifest.read(build)
@@ -153,8 +153,8 @@ def _words(value: Any) -> str:
 
 
 def _build_folder(path: Path) -> dict[str, Any]:
-    from edgekit.artifact import Manifest
     from edgekit.files import read_text
+    from edgekit.manifest import Manifest
 
     Manifest.read(path)  # refuse what is no manifest
     return json.loads(read_text(path / "manifest.json"))

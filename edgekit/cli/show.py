@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from edgekit.artifact import ArtifactRow
 from edgekit.cli.verbosity import level
+from edgekit.manifest import ArtifactRow
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyRun
 from edgekit.measure.ratio import ratio

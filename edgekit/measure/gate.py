@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from edgekit.artifact import IMAGE_NAME, ArtifactRow, Frozen, Manifest
+from edgekit.artifact import IMAGE_NAME, Frozen
 from edgekit.errors import RecipeError
 from edgekit.files import atomic_path, sha256_of
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.ratio import ratio_range
 from edgekit.precision import is_float
 

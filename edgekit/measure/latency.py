@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.artifact import Artifact, Frozen, TimingRun
+from edgekit.artifact import Artifact, Frozen
 from edgekit.errors import EdgekitError
 from edgekit.host import describe_host
+from edgekit.manifest import TimingRun
 from edgekit.measure.energy import EnergyCounter
 from edgekit.measure.noise import Noise, OtherWork
 from edgekit.measure.statistics import Estimate, bootstrap_mean

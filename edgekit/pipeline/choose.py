@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.artifact import Manifest
+from edgekit.manifest import Manifest
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 from edgekit.pipeline.make import REFERENCE

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Artifact, ArtifactRow
+from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
 from edgekit.backends.base import ExportSource
+from edgekit.manifest import ArtifactRow
 from edgekit.models import zoo
 from edgekit.pipeline.inputs import BuildInputs
 from edgekit.pipeline.jobs import Job

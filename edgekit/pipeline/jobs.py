@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import PurePosixPath
 
-from edgekit.artifact import ArtifactRow, Format, Status
+from edgekit.artifact import Format
 from edgekit.backends import Backend, get_backend
 from edgekit.errors import RecipeError
+from edgekit.manifest import ArtifactRow, Status
 from edgekit.precision import FACTS, FUSED_BESIDE, VARIANTS, Arithmetic, Precision, Variant, is_float
 from edgekit.recipe import Engine, Input, Recipe
 

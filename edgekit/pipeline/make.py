@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import OUTPUT_NAMES, Artifact, ArtifactRow, Preprocess
+from edgekit.artifact import OUTPUT_NAMES, Artifact, Preprocess
 from edgekit.backends import Runner, get_backend
 from edgekit.errors import BackendMissing, DriftExceeded, EdgekitError, ExportError
 from edgekit.heads.own import decoders_of
+from edgekit.manifest import ArtifactRow
 from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.golden import check_golden
@@ -65,7 +66,7 @@ def make(job: Job, context: BuildContext, key: str, drift_key: str, watcher: Wat
         return Record(key=key, row=job.row("not here", str(error)))
     except Exception as error:
         return Record(key=key, row=job.row("failed", _logged(error, job, context.out)))
-    row = artifact.model_copy(update={"name": job.name}).to_row(context.out)
+    row = ArtifactRow.of(artifact.model_copy(update={"name": job.name}), context.out)
     if job.input == "image":  # compared with its sibling already, which is examined
         return Record(key=key, row=row, drift_key=drift_key)
     return _examined(Record(key=key, row=row), job, context, drift_key, watcher)

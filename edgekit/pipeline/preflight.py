@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekit.artifact import Manifest
 from edgekit.errors import BackendMissing, DataError, RecipeError
 from edgekit.heads.own import own_kind, remarks, wanted_heads
 from edgekit.heads.read import read_head, read_heads
 from edgekit.images.demo import DEMO, Split
 from edgekit.images.sets import ImageSet, load_set
+from edgekit.manifest import Manifest
 from edgekit.models import zoo
 from edgekit.models.config import ViTConfig
 from edgekit.pipeline.folder import refuse_unwritable

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from edgekit.artifact import ArtifactRow, Frozen
+from edgekit.artifact import Frozen
 from edgekit.errors import DataError
 from edgekit.files import inside, read_text, sealed, sealed_path, sha256_of
+from edgekit.manifest import ArtifactRow
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgekit.artifact import Manifest
 from edgekit.errors import DataError
 from edgekit.host import describe_host
+from edgekit.manifest import Manifest
 from edgekit.pipeline.choose import Measured, choose, main_size
 from edgekit.pipeline.folder import folder_lock
 from edgekit.pipeline.records import records_in

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.backends import get_backend
 from edgekit.errors import EdgekitError
 from edgekit.heads.own import decoders_of
 from edgekit.host import Host
 from edgekit.images.sets import ImageSet
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.features import Features, features_of
 from edgekit.measure.heads import UNITS

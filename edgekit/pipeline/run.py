@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.artifact import Manifest
 from edgekit.files import sealed
 from edgekit.heads.own import own_heads
 from edgekit.host import describe_host
+from edgekit.manifest import Manifest
 from edgekit.measure.golden import golden_files
 from edgekit.pipeline.choose import Measured, choose, keep_choice
 from edgekit.pipeline.context import BuildContext

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
-from edgekit.artifact import FORMATS, Format, Manifest
+from edgekit.artifact import FORMATS, Format
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, files_of, read_text
 from edgekit.heads.own import own_kind
 from edgekit.images.folder import ImageFolder
+from edgekit.manifest import Manifest
 from edgekit.measure.golden import golden_files
 from edgekit.models.zoo import path_of
 from edgekit.pipeline.jobs import Job

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.artifact import FORMATS, IMAGE_NAME, ArtifactRow, Manifest, TimingRun
+from edgekit.artifact import FORMATS, IMAGE_NAME
 from edgekit.backends import artifact_of, get_backend
 from edgekit.errors import DataError
 from edgekit.host import describe_host
+from edgekit.manifest import ArtifactRow, Manifest, TimingRun
 from edgekit.measure.golden import read_golden
 from edgekit.measure.latency import LatencyReport, LatencyRun, TimingOptions, measure_latency
 from edgekit.pipeline.records import Record, digest_of

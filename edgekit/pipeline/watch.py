@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from typing_extensions import override
 
 from edgekit import progress
-from edgekit.artifact import ArtifactRow
+from edgekit.manifest import ArtifactRow
 
 Fate = Literal["made", "kept"]
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edgekit.artifact import FORMATS, ArtifactRow
+from edgekit.artifact import FORMATS
+from edgekit.manifest import ArtifactRow
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 from edgekit.measure.statistics import MAX_DB

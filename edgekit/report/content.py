@@ -9,10 +9,11 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgekit.artifact import Frozen, Manifest, TimingRun
+from edgekit.artifact import Frozen
 from edgekit.errors import DataError
 from edgekit.files import atomic_path, read_text
 from edgekit.host import Host
+from edgekit.manifest import Manifest, TimingRun
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport
 from edgekit.quantization.explanation import Explanation, LayerDrift

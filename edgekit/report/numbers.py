@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgekit.artifact import ArtifactRow, TimingRun
 from edgekit.host import Host
+from edgekit.manifest import ArtifactRow, TimingRun
 from edgekit.measure.latency import Speedup
 from edgekit.measure.noise import MAX_LOAD
 from edgekit.measure.ratio import ratio, ratio_range

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgekit.artifact import ArtifactRow
+from edgekit.manifest import ArtifactRow
 from edgekit.measure.drift import DriftReport
 from edgekit.measure.latency import LatencyReport, Speedup
 from edgekit.measure.ratio import ratio_range

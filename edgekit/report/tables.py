@@ -8,7 +8,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.artifact import ArtifactRow, Manifest
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.report.numbers import row_speed, timing
 
 if TYPE_CHECKING:

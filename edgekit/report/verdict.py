@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from edgekit.artifact import ArtifactRow, Choice, Frozen
+from edgekit.artifact import Frozen
 from edgekit.backends import get_backend
+from edgekit.manifest import ArtifactRow, Choice
 from edgekit.measure.drift import DriftReport, Grade
 from edgekit.measure.latency import LatencyReport, Speedup, paired_speedup
 from edgekit.measure.noise import MAX_LOAD

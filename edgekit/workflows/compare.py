@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.artifact import Artifact, Manifest
+from edgekit.artifact import Artifact
 from edgekit.backends import artifact_of, get_backend
 from edgekit.backends.loading import artifact_at
 from edgekit.errors import DataError, EdgekitError
 from edgekit.images.sets import ImageSet, load_set
+from edgekit.manifest import Manifest
 from edgekit.measure.accuracy import AccuracyJudge
 from edgekit.measure.drift import DriftReport, OnTasks, measure_drift
 from edgekit.measure.features import Features, features_of

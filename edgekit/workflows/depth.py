@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from edgekit.artifact import Artifact, Manifest, Preprocess, TensorSpec
+from edgekit.artifact import Artifact, Preprocess, TensorSpec
 from edgekit.backends import load
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
 from edgekit.images import read_image
 from edgekit.images.preprocess import placed
+from edgekit.manifest import Manifest
 from edgekit.measure.heads import UNITS
 
 if TYPE_CHECKING:

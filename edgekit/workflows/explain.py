@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Manifest
 from edgekit.errors import DataError
 from edgekit.images import load_set
+from edgekit.manifest import Manifest
 from edgekit.pipeline.plans import main_plan
 from edgekit.pipeline.watch import Watcher
 from edgekit.plan.quant import QuantPlan

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.artifact import Artifact, Manifest
+from edgekit.artifact import Artifact
 from edgekit.backends.coreml.backend import CoreMlBackend
 from edgekit.backends.coreml.sizes import join_packages
 from edgekit.errors import ExportError
+from edgekit.manifest import Manifest
 from edgekit.measure.drift import DriftReport
 from edgekit.pipeline.context import BuildContext
 from edgekit.pipeline.jobs import Job, Size

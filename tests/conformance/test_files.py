@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import edgekit
-from edgekit.artifact import Manifest
 from edgekit.errors import DataError, DriftExceeded, EdgekitError, ExportError
 from edgekit.files import files_of, sha256_of, size_mb_of
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.golden import check_golden, write_golden
 from tests.conformance.conftest import SIZE, Exported, random_pixels
 from tests.support.cpu import int8_gemms
@@ -34,7 +34,7 @@ print(model.reason)
 
 def build_folder(tiny: Exported) -> Path:
     """The exported files with a manifest, as `edgekit build` leaves them."""
-    rows = tuple(tiny.export(*kind).to_row(tiny.folder) for kind in tiny.kinds())
+    rows = tuple(ArtifactRow.of(tiny.export(*kind), tiny.folder) for kind in tiny.kinds())
     Manifest(
         model={"name": "tiny", "sha256": "0" * 64}, recipe={}, recipe_digest="digest", host={}, artifacts=rows
     ).write(tiny.folder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from edgekit.artifact import Manifest
 from edgekit.backends import load
 from edgekit.cli import main
+from edgekit.manifest import Manifest
 from edgekit.pipeline import build
 from edgekit.report.verdict import Aim
 

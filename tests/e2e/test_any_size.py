@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from edgekit.artifact import Manifest
 from edgekit.backends import load
 from edgekit.bundle.check import check_bundle
 from edgekit.bundle.write import write_bundle
 from edgekit.errors import DataError
+from edgekit.manifest import Manifest
 from edgekit.measure.golden import read_golden_sizes
 from edgekit.metrics import cosine
 from edgekit.models import zoo

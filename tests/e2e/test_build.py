@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.artifact import FORMATS, FormatRow, Manifest
+from edgekit.artifact import FORMATS, FormatRow
 from edgekit.backends import load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.errors import BackendMissing, DataError, ExportError
 from edgekit.files import sha256_of
+from edgekit.manifest import Manifest
 from edgekit.measure.golden import read_golden
 from edgekit.models import zoo
 from edgekit.pipeline import build

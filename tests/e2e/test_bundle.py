@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Preprocess
 from edgekit.bundle import write_bundle
 from edgekit.bundle.check import check_bundle
 from edgekit.bundle.hub import model_config, preprocessor_config
@@ -26,6 +26,7 @@ from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import sha256_of
 from edgekit.images import read_image
+from edgekit.manifest import Manifest
 from edgekit.metrics import cosine
 from edgekit.pipeline import BuildResult, build
 from edgekit.recipe import Recipe

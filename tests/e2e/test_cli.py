@@ -123,7 +123,7 @@ def test_a_full_disk_is_said_plainly(flags, tmp_path, capsys, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edgekit.artifact.Manifest.write", full)
+    monkeypatch.setattr("edgekit.manifest.Manifest.write", full)
     code, errors = error_of(capsys, "build", *flags)
     assert code == 1
     assert "No space left on device" in errors

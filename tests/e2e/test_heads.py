@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import edgekit
-from edgekit.artifact import Manifest
 from edgekit.cli import main
 from edgekit.errors import DataError
 from edgekit.files import files_of
+from edgekit.manifest import Manifest
 from edgekit.pipeline import BuildResult, build
 from edgekit.plan.heads import HeadPlan
 from edgekit.recipe import Recipe

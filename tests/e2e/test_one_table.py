@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.artifact import Manifest
 from edgekit.backends import load
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.bundle import write_bundle
 from edgekit.cli import main
 from edgekit.files import sealed_path
+from edgekit.manifest import Manifest
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe
 from edgekit.report.content import BuildReport

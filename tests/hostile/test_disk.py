@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.artifact import Manifest
 from edgekit.files import sha256_of
+from edgekit.manifest import Manifest
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.vit import random_model
 from tests.support.models import TINY, photographs

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Preprocess
 from edgekit.errors import EdgekitError
+from edgekit.manifest import Manifest
 from tests.support.hostile import refused
 
 _SPEC = {"name": "pixel_values", "dtype": "float32", "shape": ["batch", 3, 56, 56], "layout": "NCHW"}

@@ -141,7 +141,7 @@ def test_no_room_on_the_disk_is_told_from_other_errors(tmp_path: Path, error: Ex
 
 
 def test_a_build_whose_artifact_found_no_room_fails() -> None:
-    from edgekit.artifact import ArtifactRow, Manifest
+    from edgekit.manifest import ArtifactRow, Manifest
     from edgekit.pipeline.make import UNWRITTEN
     from edgekit.pipeline.run import BuildResult
 

@@ -15,8 +15,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from edgekit.artifact import Manifest
 from edgekit.files import sealed, sealed_path, sha256_of
+from edgekit.manifest import Manifest
 from edgekit.models.checkpoint import save_checkpoint
 from edgekit.models.vit import random_model
 from edgekit.pipeline import build

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.artifact import ArtifactRow, Manifest, TimingRun
 from edgekit.host import describe_host
+from edgekit.manifest import ArtifactRow, Manifest, TimingRun
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.latency import LatencyReport, Speedup

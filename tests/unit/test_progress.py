@@ -8,9 +8,9 @@ import re
 import pytest
 from rich.console import Console
 
-from edgekit.artifact import ArtifactRow
 from edgekit.cli import main, verbosity
 from edgekit.cli.show import Live
+from edgekit.manifest import ArtifactRow
 from edgekit.progress import Schedule, Step, duration, words
 
 

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Artifact, ArtifactRow, Choice, Manifest, Preprocess, TimingRun
+from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends.loading import artifact_of
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.onnx.metadata import metadata_of
 from edgekit.errors import BackendMissing, DataError
 from edgekit.host import describe_host
 from edgekit.images import preprocess
+from edgekit.manifest import ArtifactRow, Choice, Manifest, TimingRun
 from edgekit.models.vit import VisionTransformer
 from tests.support.plans import export_source
 
@@ -38,7 +39,7 @@ def artifact(tiny_model: VisionTransformer, tmp_path_factory: pytest.TempPathFac
 def folder(artifact: Artifact, tmp_path: Path) -> Path:
     """A build folder with that one artifact, whose manifest the tests rewrite."""
     shutil.copytree(artifact.path.parent, tmp_path / "onnx")
-    write_rows(tmp_path, artifact.to_row(artifact.path.parents[1]))
+    write_rows(tmp_path, ArtifactRow.of(artifact, artifact.path.parents[1]))
     return tmp_path
 
 
@@ -347,7 +348,7 @@ def test_a_folder_of_several_sizes_runs_each_in_its_own_file(
     other = OnnxBackend().export(
         export_source(tiny_model.bake(56, 84), transform, None), "fp32", "standard", folder / "onnx/model_56x84.onnx"
     )
-    row = other.model_copy(update={"name": "onnx/fp32_56x84"}).to_row(folder)
+    row = ArtifactRow.of(other.model_copy(update={"name": "onnx/fp32_56x84"}), folder)
     write_rows(folder, rows_of(folder)[0], row)
     model = edgekit.load(folder)
     assert model.artifact.preprocess.input_size == (70, 70)

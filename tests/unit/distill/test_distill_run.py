@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgekit.artifact import Manifest
 from edgekit.distill import train
+from edgekit.manifest import Manifest
 from edgekit.models import zoo
 from edgekit.pipeline import build
 from edgekit.recipe import Recipe

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgekit.artifact import ArtifactRow, Manifest
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import sha256_of
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.measure.gate import Limits, check_build, write_junit
 
 SPEED = {"p50_ms": 9.0, "speedup_low": 1.9, "speedup_high": 2.1, "threads": 2, "batch": 1}

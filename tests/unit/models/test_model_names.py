@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Manifest
 from edgekit.cli import main
 from edgekit.errors import RecipeError
+from edgekit.manifest import Manifest
 from edgekit.measure.torch_runner import target
 from edgekit.models import zoo
 from edgekit.models.checkpoint import save_checkpoint

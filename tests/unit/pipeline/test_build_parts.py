@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from edgekit.artifact import ArtifactRow
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import atomic_path
+from edgekit.manifest import ArtifactRow
 from edgekit.pipeline.folder import folder_lock
 from edgekit.pipeline.inputs import samples_that_fit
 from edgekit.pipeline.jobs import exporter_of, jobs_of

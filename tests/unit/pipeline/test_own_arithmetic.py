@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import save_file
 
 import edgekit
-from edgekit.artifact import Artifact, ArtifactRow, Manifest
+from edgekit.artifact import Artifact
 from edgekit.errors import DataError
+from edgekit.manifest import ArtifactRow, Manifest
 from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline import build
 from edgekit.pipeline.jobs import jobs_of, on_this_machine

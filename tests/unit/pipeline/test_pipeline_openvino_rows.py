@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekit.artifact import ArtifactRow
 from edgekit.backends import loading
 from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.nncf import NncfOptions
 from edgekit.errors import RecipeError
+from edgekit.manifest import ArtifactRow
 from edgekit.pipeline import nncf
 from edgekit.pipeline.jobs import jobs_of, on_this_machine
 from edgekit.pipeline.nncf import options_of

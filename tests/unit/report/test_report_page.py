@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.artifact import ArtifactRow, Manifest, TimingRun
 from edgekit.cli import main
 from edgekit.host import describe_host
+from edgekit.manifest import ArtifactRow, Manifest, TimingRun
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.latency import LatencyReport, Speedup

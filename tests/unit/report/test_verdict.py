@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.artifact import ArtifactRow, TimingRun
+from edgekit.manifest import ArtifactRow, TimingRun
 from edgekit.measure.drift import DriftReport, measure_drift
 from edgekit.measure.features import Features
 from edgekit.measure.latency import LatencyReport, Speedup

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.artifact import Manifest, Preprocess
+from edgekit.artifact import Preprocess
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.bundle import write_bundle
 from edgekit.cli import main
 from edgekit.errors import DataError, RecipeError
 from edgekit.images.preprocess import preprocess
+from edgekit.manifest import Manifest
 from edgekit.models.vit import VisionTransformer
 from edgekit.pipeline import BuildResult
 from edgekit.report.content import BuildReport
