@@ -27,7 +27,7 @@ from benchmarks.support.dinov3_folder import write_folder
 from benchmarks.support.rows import write_csv
 from edgekit.artifact import FORMATS
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.distill.beginning import begin
 from edgekit.distill.recipe import DistillRecipe
 from edgekit.distill.student import StudentSpec

@@ -26,7 +26,7 @@ from benchmarks.support.dpt import CHANNELS, bright_dpt
 from benchmarks.support.rows import write_csv
 from edgekit.artifact import Artifact, Format, Preprocess
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.graph.heads import Head
 from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.classification import LinearClassifier

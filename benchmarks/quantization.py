@@ -23,7 +23,7 @@ from benchmarks.support.peers import PEERS, Run, load_onnxruntime
 from benchmarks.support.rows import keep_row
 from edgekit.artifact import Artifact, Preprocess
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.host import describe_host
 from edgekit.measure.drift import measure_drift
 from edgekit.measure.features import Features, features_of

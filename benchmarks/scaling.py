@@ -27,8 +27,8 @@ from benchmarks.support.matrix import CHARTS
 from benchmarks.support.rows import write_csv
 from benchmarks.support.scaling_chart import ARTIFACTS, chart, exponents
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.onnx.backend import OnnxBackend
+from edgekit.backends.source import ExportSource
 from edgekit.host import describe_host
 from edgekit.measure.latency import LatencyReport, TimingOptions, measure_latency
 from edgekit.models import zoo

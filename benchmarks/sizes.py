@@ -26,7 +26,7 @@ import torch
 from benchmarks.support.rows import write_csv
 from edgekit.artifact import OUTPUT_NAMES, Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.host import describe_host
 from edgekit.images.demo import demo_crops
 from edgekit.images.preprocess import whole

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.manifest import ArtifactRow
 from edgekit.models import zoo
 from edgekit.pipeline.inputs import BuildInputs

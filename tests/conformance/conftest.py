@@ -12,7 +12,7 @@ import torch
 
 from edgekit.artifact import FORMATS, Artifact, Format, Preprocess
 from edgekit.backends import Backend, get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import QuantPlan
 from edgekit.precision import Precision, Variant

@@ -10,8 +10,8 @@ import torch
 
 from edgekit.artifact import Artifact
 from edgekit.backends import Backend
-from edgekit.backends.base import ExportSource
 from edgekit.backends.fused import as_fused
+from edgekit.backends.source import ExportSource
 from edgekit.metrics import sqnr_db
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import random_model

@@ -13,8 +13,9 @@ from typing_extensions import override
 
 import edgekit
 from edgekit.artifact import FORMATS, OUTPUT_NAMES, Artifact, Format, FormatRow
-from edgekit.backends.base import Backend, Described, ExportSource, Runner
+from edgekit.backends.base import Backend, Described, Runner
 from edgekit.backends.metadata import manifest_text
+from edgekit.backends.source import ExportSource
 from edgekit.pipeline import build
 from edgekit.precision import Precision, Variant
 from edgekit.quantization.simulate import simulate

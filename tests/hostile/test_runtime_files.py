@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError
 from edgekit.heads.classification import LinearClassifier
 from edgekit.models.vit import random_model

@@ -26,7 +26,7 @@ import torch
 
 from edgekit.artifact import FORMATS, Format, Preprocess
 from edgekit.backends import Backend, get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.errors import EdgekitError
 from edgekit.files import sha256_of
 from edgekit.graph.heads import Head

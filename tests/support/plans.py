@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import Backend, ExportSource
+from edgekit.backends.base import Backend
+from edgekit.backends.source import ExportSource
 from edgekit.models.vit import VisionTransformer
 from edgekit.plan.quant import (
     GemmPlan,

@@ -9,8 +9,9 @@ from typing import ClassVar
 from typing_extensions import override
 
 from edgekit.artifact import Artifact, Format
-from edgekit.backends.base import Backend, Described, ExportSource, Runner
+from edgekit.backends.base import Backend, Described, Runner
 from edgekit.backends.edgekit.container import description_of
+from edgekit.backends.source import ExportSource
 from edgekit.errors import BackendMissing, ExportError
 from edgekit.precision import FACTS, Precision, Variant
 

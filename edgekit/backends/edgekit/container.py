@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.base import Described, ExportSource, folded_tensors
+from edgekit.backends.base import Described
 from edgekit.backends.fused import numbers_of
 from edgekit.backends.metadata import manifest_text
+from edgekit.backends.source import ExportSource, folded_tensors
 from edgekit.errors import DataError, ExportError
 from edgekit.native.blocks import FEED_FORWARD, first_inputs
 from edgekit.precision import FACTS, Precision

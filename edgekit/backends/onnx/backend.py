@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from edgekit.artifact import Artifact, Format
-from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors
+from edgekit.backends.base import Backend, Described, Runner
 from edgekit.backends.metadata import MANIFEST_KEY, manifest_text
+from edgekit.backends.source import ExportSource, folded_tensors
 from edgekit.errors import BackendMissing, ExportError
 from edgekit.precision import Precision, Variant
 

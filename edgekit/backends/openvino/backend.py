@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from edgekit.artifact import Artifact, Format
-from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors
+from edgekit.backends.base import Backend, Described, Runner
 from edgekit.backends.openvino.metadata import stamp, stamped
+from edgekit.backends.source import ExportSource, folded_tensors
 from edgekit.errors import BackendMissing
 from edgekit.precision import Precision, Variant
 

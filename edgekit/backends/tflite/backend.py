@@ -12,8 +12,9 @@ import numpy as np
 from typing_extensions import override
 
 from edgekit.artifact import INPUT_NAME, Artifact, Format, TensorSpec
-from edgekit.backends.base import Backend, Described, ExportSource, Runner, folded_tensors
+from edgekit.backends.base import Backend, Described, Runner
 from edgekit.backends.metadata import MANIFEST_KEY
+from edgekit.backends.source import ExportSource, folded_tensors
 from edgekit.errors import DataError, ExportError
 from edgekit.precision import Precision, Variant
 

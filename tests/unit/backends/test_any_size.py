@@ -11,7 +11,8 @@ import torch
 
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.base import Backend, ExportSource
+from edgekit.backends.base import Backend
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError
 from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer, random_model

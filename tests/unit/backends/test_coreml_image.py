@@ -12,7 +12,7 @@ from PIL import Image
 
 import edgekit
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource, rgb_source
+from edgekit.backends.source import ExportSource, rgb_source
 from edgekit.errors import ExportError
 from edgekit.metrics import sqnr_db
 from edgekit.models.vit import VisionTransformer

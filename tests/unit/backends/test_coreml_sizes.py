@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.precision import Precision

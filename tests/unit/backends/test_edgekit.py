@@ -15,9 +15,9 @@ from PIL import Image
 import edgekit
 from edgekit.artifact import Artifact
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
 from edgekit.backends.edgekit.container import golden_picture
 from edgekit.backends.fused import as_fused
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.images import preprocess
 from edgekit.images.preprocess import pixels_of

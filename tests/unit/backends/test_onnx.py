@@ -12,11 +12,11 @@ import torch
 
 from edgekit import cpu
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource, Overflow
 from edgekit.backends.onnx import backend as onnx_backend
 from edgekit.backends.onnx import runner as onnx_runner
 from edgekit.backends.onnx.backend import OnnxBackend, storage_for
 from edgekit.backends.onnx.verify import verify_plan
+from edgekit.backends.source import ExportSource, Overflow
 from edgekit.errors import ExportError
 from edgekit.files import files_of, sha256_of
 from edgekit.metrics import sqnr_db

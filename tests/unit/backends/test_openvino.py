@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.backends.openvino.runner import int8_saturates
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError, ExportError
 from edgekit.files import sha256_of
 from edgekit.metrics import sqnr_db

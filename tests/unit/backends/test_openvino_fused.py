@@ -14,10 +14,10 @@ import torch
 
 from edgekit import native as ops
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.fused import as_fused
 from edgekit.backends.onnx.backend import OnnxBackend
 from edgekit.backends.openvino.backend import OpenVinoBackend
+from edgekit.backends.source import ExportSource
 from edgekit.errors import BackendMissing, ExportError
 from edgekit.models.vit import VisionTransformer
 from edgekit.native import build

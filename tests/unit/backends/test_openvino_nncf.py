@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgekit.artifact import Artifact, Preprocess
-from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.backend import OpenVinoBackend
 from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
+from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError, DriftExceeded, ExportError
 from edgekit.models.vit import VisionTransformer
 from tests.support.cpu import int8_gemms

@@ -13,7 +13,7 @@ import torch
 import edgekit
 from edgekit.artifact import OUTPUT_NAMES, Artifact, Format, Preprocess
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.graph.heads import Head
 from edgekit.graph.torch_emitter import run_with_heads
 from edgekit.heads.classification import PooledClassifier

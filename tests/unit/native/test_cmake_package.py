@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.models.vit import random_model
 from edgekit.native import build
 from tests.support.models import TINY_REG

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgekit.backends import get_backend
-from edgekit.backends.base import ExportSource
+from edgekit.backends.source import ExportSource
 from edgekit.heads.classification import LinearClassifier
 from edgekit.models.config import ViTConfig
 from edgekit.models.vit import random_model

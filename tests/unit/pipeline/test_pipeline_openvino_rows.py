@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgekit.backends import loading
-from edgekit.backends.base import ExportSource
 from edgekit.backends.openvino.nncf import NncfOptions
+from edgekit.backends.source import ExportSource
 from edgekit.errors import RecipeError
 from edgekit.manifest import ArtifactRow
 from edgekit.pipeline import nncf
