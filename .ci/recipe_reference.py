@@ -77,6 +77,7 @@ def _values(annotation: ast.expr) -> str:
         "int | float": "number",
         "int | None": "number",
         "float | None": "number",
+        "tuple[int, int] | None": "smallest and largest side in pixels",
         "tuple[tuple[int, int], ...]": "list of `[height, width]`",
         "dict[str, str]": "table of texts",
         "tuple[Format, ...]": "list of formats",

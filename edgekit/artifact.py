@@ -191,7 +191,7 @@ class Preprocess(Frozen):
             raise DataError(
                 f"an image of {height}x{width} pixels does not fit",
                 why=f"the file takes {size} alone",
-                fix="edgekit build --image-size dynamic, or this size",
+                fix="edgekit build --image-size dynamic --out OUT",
             )
         if (nearest := self.nearest_size(height, width)) != (height, width):
             raise DataError(

@@ -16,7 +16,7 @@ from edgekit.native.library import loaded_library
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
-_FIX = "edgekit build --format edgekit --out OUT"
+_FIX = "edgekit build --out OUT --format edgekit"
 
 
 class _Output(ctypes.Structure):

@@ -46,6 +46,7 @@ def recipe(checkpoint, pictures) -> Recipe:
             "precisions": ["fp32", "w8a8"],
             "fused": False,
             "dynamic_ranges": False,
+            "runtime_defaults": False,  # their rows depend on the CPU
             "calibration": {"source": str(pictures), "samples": 8},
             "evaluation": str(pictures),
             "evaluation_samples": 6,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.artifact import FORMATS
 from edgekit.cli import COMMANDS, main
 
 
@@ -200,4 +201,4 @@ def test_models_and_doctor_are_json(capsys):
     assert json.loads(capsys.readouterr().out)[0]["aliases"] == ["demo"]
     assert main(["doctor", "--json"]) == 0
     health = json.loads(capsys.readouterr().out)
-    assert {backend["name"] for backend in health["backends"]} == {"onnx", "openvino", "coreml", "tflite"}
+    assert {backend["name"] for backend in health["backends"]} == set(FORMATS)

@@ -15,7 +15,12 @@ pytest.importorskip("ai_edge_litert")
 
 def test_they_are_rows_with_their_drift_and_not_what_is_opened_unasked(recipe: Recipe, pictures: Path, tmp_path: Path):
     asked = recipe.model_copy(
-        update={"formats": ("tflite",), "precisions": ("fp32", "w8a8", "w8a16"), "fused": True, "fused_attention": True}
+        update={
+            "formats": ("tflite",),
+            "precisions": ("fp32", "w8a8", "w8a16"),
+            "dynamic_ranges": True,
+            "fused_attention": True,
+        }
     )
     result = build(asked, tmp_path / "out", measure="drift")
     rows = {row.name: row for row in result.manifest.artifacts}

@@ -139,7 +139,7 @@ def description_of(path: Path) -> dict[str, Any]:
     Raises:
         DataError: missing, or no file of edgekit's.
     """
-    fix = "edgekit build --format edgekit --out OUT"
+    fix = "edgekit build --out OUT --format edgekit"
     try:
         return _description(path)
     except OSError as error:

@@ -14,7 +14,6 @@ from edgekit.backends.openvino.nncf import NncfOptions, nncf_quantize
 from edgekit.backends.source import ExportSource
 from edgekit.errors import DataError, DriftExceeded, ExportError
 from edgekit.models.vit import VisionTransformer
-from tests.support.cpu import int8_gemms
 
 pytest.importorskip("nncf")
 
@@ -39,7 +38,7 @@ def test_int8_by_nncf_keeps_the_contract_and_the_features(fp32: Artifact, tmp_pa
     assert artifact.size_mb < 0.5 * fp32.size_mb
     assert "nncf" in artifact.tools
     audit = OpenVinoBackend().audit(artifact)
-    assert (audit["gemms"], audit["gemms_int8"]) == (9, int8_gemms("openvino", 9))
+    assert (audit["gemms"], audit["gemms_int8"]) == (9, 9)  # at OpenVINO's own settings
     reference, quantized = class_tokens(fp32, pixels(4, seed=1)), class_tokens(artifact, pixels(4, seed=1))
     cosine = (reference * quantized).sum(1) / np.linalg.norm(reference, axis=1) / np.linalg.norm(quantized, axis=1)
     assert 0.99 < cosine.min() < 1 - 1e-6

@@ -45,4 +45,5 @@ def test_the_same_plan_gives_the_same_features(
 ) -> None:
     a, b = (features(name, model, plan, tmp_path) for name in ("onnx", format_))
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    assert cosine.min() > (0.9997 if format_ == "coreml" else 0.9999)  # Core ML's scales are float16
+    least = {"coreml": 0.9997, "edgekit": 0.9995}  # scales in float16; ranges per token instead of static ones
+    assert cosine.min() > least.get(format_, 0.9999)

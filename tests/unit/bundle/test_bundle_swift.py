@@ -64,7 +64,7 @@ def test_the_transform_reads_fields_that_the_manifest_has() -> None:
     assert keys
     names = {word.split("=")[-1].strip(' "') for word in keys[1].split(",")}
     assert names <= Preprocess.model_fields.keys()
-    assert {"input_size", "resize", "mean", "std", "normalize"} == names
+    assert {"input_size", "resize", "mean", "std", "normalize", "whole_image"} == names
 
 
 def test_the_package_asks_for_the_systems_that_the_models_need() -> None:
