@@ -28,7 +28,7 @@ class EdgekitRunner:
         if names != wanted:
             raise DataError(
                 f"{artifact.path} has outputs {', '.join(names)}, not {', '.join(wanted)}",
-                fix="edgekit export --format edgekit --out OUT",
+                fix="edgekit export --out OUT --format edgekit",
             )
 
     def __call__(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
