@@ -77,7 +77,7 @@ def is_rival(artifact: str) -> bool:
 
 
 def ratios_of(artifacts: list[str], runtimes: list[str], medians: np.ndarray) -> list[dict[str, object]]:
-    """Of each row: how many times faster than the fastest rival it is; `medians` (rows, rounds) in ms."""
+    """Ratios of each row: times as fast as the fastest rival; `medians` (rows, rounds) in ms."""
     rivals = [i for i, name in enumerate(artifacts) if is_rival(name)]
     if not rivals:
         return [{"ratio": "", "ratio_low": "", "ratio_high": ""} for _ in artifacts]
@@ -104,7 +104,7 @@ def _medians(found: list[dict[str, list[list[float]]]]) -> np.ndarray:
 
 
 def _said(command: list[str]) -> str:
-    """What a command prints; its errors end the benchmark."""
+    """Output of a command; its errors end the benchmark."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{(done.stderr or done.stdout)[-2000:]}")

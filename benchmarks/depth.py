@@ -50,7 +50,7 @@ def recipe_of(model: Path, size: int, work: Path) -> Recipe:
 
 
 def row_of(row: ArtifactRow, manifest: Manifest, size: int, threads: int | None) -> dict[str, object]:
-    """What one file costs and loses; empty where it was not measured."""
+    """Cost and loss of one file; empty where it was not measured."""
     drift, latency, run = row.drift or {}, row.latency or {}, manifest.run_of(row)
     depth = drift.get("heads", {}).get(HEAD, {})
 

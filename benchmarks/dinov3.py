@@ -58,7 +58,7 @@ FORWARD_BATCH = 4
 
 
 def photographs(folder: Path) -> Path:
-    """What the student learns from and plans are calibrated on: some kinds of stamps, and crops of demo photographs."""
+    """Images that the student learns from and plans are calibrated on: some kinds of stamps, and demo photographs."""
     if not folder.is_dir():
         with atomic_path(folder) as temporary:
             photos.prepare(temporary, categories=photos.CALIBRATION)
