@@ -144,6 +144,8 @@ def test_a_bundle_holds_golden_images_of_three_shapes(any_size: Recipe, tmp_path
     told = json.loads((bundle / "preprocessor_config.json").read_text())
     assert (told["sides"], told["patch_size"]) == ([42, 126], 14)
     pixels, pooled = shapes[84, 126]
-    save_file({f"84x126.{name}": array for name, array in (("pixel_values", pixels), ("pooler_output", -pooled))},
-              bundle / "golden" / "sizes.safetensors")  # fmt: skip
+    save_file(
+        {f"84x126.{name}": array for name, array in (("pixel_values", pixels), ("pooler_output", -pooled))},
+        bundle / "golden" / "sizes.safetensors",
+    )
     assert [check.outcome for check in check_bundle(bundle)] == ["failed", "failed"]
