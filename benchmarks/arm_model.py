@@ -1,7 +1,7 @@
 """Modelled speed of the Arm kernels' inner loops: cycles by llvm-mca against the limit of their dot instructions.
 
     python -m benchmarks.arm_model [--csv benchmarks/results/arm_model.csv]
-    python -m benchmarks.arm_model --assembly OTHER.s     # the loops of another library, for comparison
+    python -m benchmarks.arm_model --assembly OTHER.S     # the loops of another library, for comparison
 
 Nothing is run: the units of native/src are compiled to assembly for AArch64, the innermost loops with the most dot
 instructions are cut out, and LLVM's scheduling models of a small core (Cortex-A55 or A510, in order) and of a big one
@@ -50,9 +50,10 @@ _DOTS = {
     "fmla": 1,
 }  # MACs per lane
 _LABEL = re.compile(r"^\s*(\.?\w+):")
-_BRANCH = re.compile(r"^\s+(?:b\.?\w*|cbn?z|tbn?z)\s(?:.*[ ,])?(\.?L?\w+)\s*$")
-_COMMENT = re.compile(r"\s*//.*$")
-_FUNCTION = re.compile(r"^(_Z\w+|[A-Za-z]\w+):")
+_BRANCH = re.compile(r"^\s+(?:b\.?\w*|cbn?z|tbn?z)\s(?:.*[ ,])?(\.?\w+)\s*$")
+_COMMENT = re.compile(r"\s*//.*$|^\s*#.*$")
+_NUMBER = re.compile(r"^(\d+)(?=:)|(?<=\s)(\d+)[bf]$")  # a label of digits, and a branch to it
+_FUNCTION = re.compile(r"^(_z\w+|[a-z]\w+):")
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,15 @@ class Loop:
         return names.most_common(1)[0][0]
 
 
+def _named(line: str) -> str:
+    """The line with labels of digits, which hand-written kernels have, as names."""
+    return _NUMBER.sub(lambda found: f".l{found[1] or found[2]}", line)
+
+
 def loops(assembly: str) -> Iterator[Loop]:
     """The innermost loops with at least `LEAST_DOTS` dot instructions, each once."""
     function, seen = "", set()
-    lines = [_COMMENT.sub("", line).rstrip() for line in assembly.splitlines()]
+    lines = [_named(_COMMENT.sub("", line).rstrip().lower()) for line in assembly.splitlines()]
     labels: dict[str, int] = {}
     for place, line in enumerate(lines):
         if named := _FUNCTION.match(line):
